@@ -1,0 +1,57 @@
+# make run    set everything up and serve the example site (ADDRPORT=, WORKERS=, ARGS=)
+# make test   set everything up and run the whole suite: lint, types, import direction, tests (ARGS=)
+# make bench  the benchmarks
+# make lint   ruff, mypy and import-linter alone
+# make clean  remove whatever the others made
+
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+EXAMPLE := $(BIN)/python example_project/manage.py
+ADDRPORT ?= 127.0.0.1:8000
+
+.PHONY: run test bench lint clean
+.DEFAULT_GOAL := test
+
+run: $(VENV)/.run
+	$(EXAMPLE) migrate --verbosity 0
+	exec $(EXAMPLE) serve_guarded $(ADDRPORT) $(if $(WORKERS),--workers $(WORKERS)) $(ARGS)
+
+test: $(VENV)/.test
+	$(BIN)/python tests/components.py install
+	$(MAKE) --no-print-directory lint
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(VENV)/.test
+	$(BIN)/python tests/components.py install
+	$(BIN)/python -m pytest tests/benchmarks -p no:randomly --timeout 0 --capture no $(ARGS)
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) .nox build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf example_project/db.sqlite3* example_project/faults
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A fresh Debian has python3 without ensurepip; apt can add it where there is root.
+$(VENV)/.made:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed, and none was found: set PYTHON=…" >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "installing python3-venv"; \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends python3-venv; } \
+		|| { echo "$(PYTHON) cannot make virtual environments: install python3-venv" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.run: $(VENV)/.made pyproject.toml example_project/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--editable '.[health,gevent,uvicorn,rich]' --requirement example_project/requirements.txt
+	touch $@
+
+$(VENV)/.test: $(VENV)/.made pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@

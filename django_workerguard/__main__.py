@@ -1,0 +1,131 @@
+"""``python -m django_workerguard serve``: the same server without manage.py. Runs in the starting command.
+
+What unit files and images use: here even a project that cannot be imported is a failed
+load, which is tried again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from django_workerguard.config.arguments import add_arguments, collect, split_at_dashes
+from django_workerguard.config.handover import Handover
+from django_workerguard.config.options import GuardOptions
+from django_workerguard.config.resolve import COMMAND_LINE, ENVIRONMENT, Layer, from_environ, resolve
+from django_workerguard.errors import ConfigurationError, ExitCode, WorkerguardError
+from django_workerguard.launch import launch, require_linux
+from django_workerguard.policy.backoff import back_off
+
+
+def main(argv: list[str]) -> int:
+    """Parse, read the settings, become the server. Return an exit code only if that fails."""
+    own, passed_on = split_at_dashes(argv)
+    parser = _parser()
+    parsed = parser.parse_args(own)
+    try:
+        require_linux()
+        action, guard, server = collect(vars(parsed))
+        module = _prepare_path(parsed)
+        setting = _read_with_retries(module, _options(guard))
+        launch(
+            Handover(
+                action=action,
+                project=str(Path.cwd()),
+                settings_module=module,
+                sys_path=list(sys.path),
+                setting=setting,
+                guard=guard,
+                server=server,
+                passed_on=passed_on,
+            )
+        )
+    except WorkerguardError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m django_workerguard", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="serve")
+    serve = commands.add_parser("serve", help="Serve a Django project with guarded workers.")
+    serve.add_argument("--settings", help="The settings module; by default $DJANGO_SETTINGS_MODULE.")
+    serve.add_argument("--pythonpath", help="A directory to add to the import path.")
+    add_arguments(serve)
+    return parser
+
+
+def _prepare_path(parsed: argparse.Namespace) -> str:
+    """Make the project importable, as manage.py would, and return the settings module's name."""
+    for path in (parsed.pythonpath, os.getcwd()):
+        if path and os.path.abspath(path) not in sys.path:
+            sys.path.insert(0, os.path.abspath(path))
+    module: str = parsed.settings or os.environ.get("DJANGO_SETTINGS_MODULE", "")
+    if not module:
+        raise ConfigurationError(
+            "no settings module is named",
+            option="settings",
+            hint="Give --settings mysite.settings, or set DJANGO_SETTINGS_MODULE.",
+        )
+    os.environ["DJANGO_SETTINGS_MODULE"] = module
+    return module
+
+
+def _options(guard: dict[str, str]) -> GuardOptions:
+    """Resolve what is known before the settings could be read."""
+    from_env, _, _ = from_environ(os.environ, ())
+    return resolve([Layer(ENVIRONMENT, from_env), Layer(COMMAND_LINE, guard)]).options
+
+
+def _read_with_retries(module: str, options: GuardOptions) -> dict[str, Any]:
+    for attempt in range(1, options.load_retries + 1):
+        told = _read(module, options.load_timeout or None)
+        if "setting" in told:
+            setting: dict[str, Any] = told["setting"]
+            return setting
+        if attempt == 1:
+            print(told.get("traceback", ""), file=sys.stderr)
+        if attempt < options.load_retries:
+            wait = back_off(
+                attempt,
+                slot=0,
+                first=options.load_retry_delay,
+                longest=options.load_retry_max_delay,
+                transient=False,
+            )
+            print(f"The settings cannot be imported: {told['error']}; next try in {wait:.1f} s", file=sys.stderr)
+            time.sleep(wait)
+    raise CannotLoadError(f"the settings module {module} cannot be imported: {told['error']}")
+
+
+def _read(module: str, patience: float | None) -> dict[str, Any]:
+    with tempfile.TemporaryFile() as answer:
+        command = [sys.executable, "-P", "-m", "django_workerguard.config.read_settings", module, str(answer.fileno())]
+        environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        try:
+            subprocess.run(command, env=environ, pass_fds=(answer.fileno(),), timeout=patience, check=False)
+        except subprocess.TimeoutExpired:
+            return {"error": f"no end after {patience:g} s (load-timeout)"}
+        answer.seek(0)
+        try:
+            told: dict[str, Any] = json.loads(answer.read())
+        except ValueError:
+            return {"error": "the process that imported it ended without a word"}
+        return told
+
+
+class CannotLoadError(WorkerguardError):
+    """The project cannot be imported."""
+
+    exit_code = ExitCode.LOAD_FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

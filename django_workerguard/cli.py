@@ -1,0 +1,52 @@
+"""The ``workerguard`` command: look at a running server. Runs in a process of its own, without Django.
+
+A probe runs every few seconds: nothing is imported for it that it does not need.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from django_workerguard.report.verdict import KINDS, judge
+from django_workerguard.scoreboard import glance
+from django_workerguard.scoreboard.header import Vitals
+
+OK, USAGE, UNAVAILABLE, NO_SERVER = 0, 2, 69, 72  # errors.ExitCode, which would cost a probe its import
+
+
+def main(argv: list[str] | None = None, prog: str = "workerguard") -> int:
+    """Run one command and return its exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    if len(argv) == 2 and argv[0] == "probe" and argv[1] in KINDS:
+        told = _probe_the_only_one(argv[1])
+        if told is not None:
+            return told
+    from django_workerguard.commands import run  # late: argparse, JSON and dataclasses
+
+    return run(argv, prog)
+
+
+def _probe_the_only_one(kind: str) -> int | None:
+    """Probe where there is exactly one server; None where it takes a closer look."""
+    environ = os.environ
+    run_dir = environ.get("WORKERGUARD_RUN_DIR")
+    name = environ.get("WORKERGUARD_NAME")
+    found = []
+    for path in glance.boards(run_dir, environ=environ, uid=os.geteuid()):
+        words = glance.head(path)
+        if words is not None and (name is None or glance.matches(path, name)):
+            found.append(words)
+    return tell(kind, Vitals(found[0])) if len(found) == 1 else None
+
+
+def tell(kind: str, vitals: Vitals) -> int:
+    """Print the answer to a probe and return its exit code."""
+    ok, reason = judge(kind, vitals, loaded=True, now=time.monotonic())
+    sys.stdout.write(f"{'ok' if ok else 'unavailable'}: {reason}\n")
+    return OK if ok else UNAVAILABLE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,3 @@
+def settings_layer():
+    from django.conf import settings
+    return getattr(settings,"WORKERGUARD",{})

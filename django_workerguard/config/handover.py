@@ -1,0 +1,60 @@
+"""What crosses from the command that starts a server to the server itself. Runs in both.
+
+It lies in an inherited memfd: never in argv or the environment, where others could read
+what may be secret. It stays open in the arbiter, so that it crosses USR2 too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from django_workerguard.errors import ConfigurationError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Handover:
+    """Raw, unparsed values: the server resolves them, and names in its errors where each was set."""
+
+    action: str = "serve"  # serve, check, print-config
+    project: str = "/"  # the project's directory
+    settings_module: str = ""
+    sys_path: list[str] = field(default_factory=list)
+    setting: dict[str, Any] = field(default_factory=dict)  # WORKERGUARD
+    guard: dict[str, str] = field(default_factory=dict)  # the guard's options from the command line
+    server: dict[str, Any] = field(default_factory=dict)  # gunicorn's that the command has of its own
+    passed_on: list[str] = field(default_factory=list)  # what came after --
+
+
+def write(handover: Handover) -> int:
+    """Write a handover to a new memfd that survives exec, and return the descriptor.
+
+    Raises ConfigurationError where WORKERGUARD holds what cannot cross, such as a function.
+    """
+    try:
+        data = json.dumps(asdict(handover), default=plain).encode()
+    except TypeError as error:
+        raise ConfigurationError(
+            f"WORKERGUARD holds a value that cannot be handed to the server: {error}",
+            hint="Server hooks and other objects belong into gunicorn.conf.py.",
+        ) from None
+    fd = os.memfd_create("workerguard-handover", 0)
+    os.write(fd, data)
+    return fd
+
+
+def plain(value: Any) -> Any:
+    """Turn a path or a set into what JSON has. Raises TypeError for anything else."""
+    if hasattr(value, "__fspath__"):
+        return os.fspath(value)
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    raise TypeError(f"{value!r} is of type {type(value).__name__}")
+
+
+def read(fd: int) -> Handover:
+    """Read a handover, and leave the descriptor open."""
+    size = os.fstat(fd).st_size
+    return Handover(**json.loads(os.pread(fd, size, 0)))

@@ -1,0 +1,218 @@
+"""Every option of the guard, defined once: name, unit, default, help. Runs anywhere.
+
+One rule gives an option its four spellings: ``--load-retries``,
+``WORKERGUARD["LOAD_RETRIES"]``, ``WORKERGUARD_LOAD_RETRIES`` and, where uWSGI has it,
+uWSGI's own ``load-retries``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from django_workerguard.config import units
+
+NEED_APP = ("worker", "server", "off")
+NEED_APP_SYNONYMS = {"true": "server", "1": "server", "yes": "server", "on": "server"} | dict.fromkeys(
+    ("false", "0", "no"), "off"
+)
+WARMUP = ("urlconf", "templates", "lazy")
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option: its spellings, its default, its parser and its help."""
+
+    field: str
+    default: Any
+    parse: Callable[[Any], Any]
+    help: str
+    metavar: str
+    secret: bool
+
+    @property
+    def name(self) -> str:
+        return self.field.replace("_", "-")
+
+    @property
+    def flag(self) -> str:
+        return f"--{self.name}"
+
+    @property
+    def key(self) -> str:
+        return self.field.upper()
+
+    @property
+    def env(self) -> str:
+        return f"WORKERGUARD_{self.key}"
+
+
+def _option(
+    default: Any, parse: Callable[[Any], Any], help: str, *, metavar: str = "VALUE", secret: bool = False
+) -> Any:
+    return field(
+        default=default, metadata={"parse": parse, "help": help, "metavar": metavar, "secret": secret}
+    )
+
+
+def _warmup(raw: Any) -> tuple[str, ...]:
+    steps = units.words(raw)
+    for step in steps:
+        if step not in WARMUP:
+            raise ValueError(f"{step!r} is not one of {', '.join(WARMUP)}")
+    return steps
+
+
+def _paths(raw: Any) -> tuple[str, ...]:
+    paths = units.words(raw)
+    for path in paths:
+        if not path.startswith("/"):
+            raise ValueError(f"{path!r} does not begin with a slash")
+    return paths
+
+
+def _release(raw: Any) -> str:
+    spec = units.text(raw)
+    if spec and not spec.startswith(("env:", "file:", "call:")):
+        raise ValueError(f"{raw!r} is not of the form env:NAME, file:PATH or call:module:function")
+    return spec
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardOptions:
+    """The guard's options, parsed. Durations are in seconds."""
+
+    app: str | None = _option(
+        None,
+        units.dotted,
+        "The application to serve, module:callable, WSGI or ASGI; without it WSGI_APPLICATION "
+        "(ASGI_APPLICATION on an ASGI worker class), else Django's own.",
+        metavar="MODULE:CALLABLE",
+    )
+    need_app: str = _option(
+        "worker",
+        units.choice(NEED_APP, synonyms=NEED_APP_SYNONYMS),
+        "What a worker that cannot load costs: 'worker' (it leaves and is tried again, the others serve on; "
+        "exit 22 when every slot has used up its tries and none was ever ready), 'server' (or true: exit 22 "
+        "when one slot has used up its tries), 'off' (or false: it stays unloaded, and answers 503 only while "
+        "no worker is loaded). Mirrors uWSGI's need-app.",
+        metavar="worker|server|off",
+    )
+    load_retries: int = _option(
+        3, units.count(1), "Tries per slot to load before need-app acts.", metavar="N"
+    )
+    load_retry_delay: float = _option(
+        0.5, units.seconds, "The first back-off after a failed load; it doubles.", metavar="SECONDS"
+    )
+    load_retry_max_delay: float = _option(30.0, units.seconds, "The longest back-off.", metavar="SECONDS")
+    load_timeout: float = _option(
+        60.0,
+        units.seconds,
+        "How long a load may take before it is ended with a stack dump; a retry after it gets twice, at most "
+        "four times as long. 0: no limit.",
+        metavar="SECONDS",
+    )
+    load_concurrency: int | None = _option(
+        None,
+        units.count(1),
+        "How many workers load at once; by default the CPUs that the cgroup allows.",
+        metavar="N",
+    )
+    warmup: tuple[str, ...] = _option(
+        WARMUP,
+        _warmup,
+        "What the sentinel loads beyond the application: urlconf, templates, lazy (all else that Django "
+        "imports on first use).",
+        metavar="STEP,…",
+    )
+    warmup_path: tuple[str, ...] = _option(
+        (), _paths, "Paths requested through the application as part of the load.", metavar="PATH,…"
+    )
+    load_probe: tuple[str, ...] = _option(
+        (),
+        units.words,
+        "Callables run as part of the load; an exception or False fails it.",
+        metavar="MODULE:CALLABLE,…",
+    )
+    min_loaded: int = _option(
+        1, units.count(1), "The quorum: so many ready workers make the server ready.", metavar="N"
+    )
+    stand_in: bool = _option(
+        True,
+        units.switch,
+        "Answer 503 with Retry-After from a stand-in process while no worker is loaded after a failed load.",
+        metavar="on|off",
+    )
+    stand_in_after: float = _option(
+        5.0,
+        units.seconds,
+        "How long nobody must have been ready before the stand-in answers.",
+        metavar="SECONDS",
+    )
+    give_up_after: float = _option(
+        0.0,
+        units.seconds,
+        "Exit 22 after nobody was ready for so long, so that an orchestrator can act. 0: never.",
+        metavar="SECONDS",
+    )
+    health_path: str = _option(
+        "/health/", units.url_path, "Where live/, ready/ and startup/ are answered.", metavar="PATH"
+    )
+    health_token: str = _option(
+        "",
+        units.text,
+        "Bearer token that is shown the details on the health URLs.",
+        metavar="TOKEN",
+        secret=True,
+    )
+    release: str = _option(
+        "",
+        _release,
+        "Where a worker reads the release that it loaded: env:NAME, file:PATH or call:module:function.",
+        metavar="SOURCE",
+    )
+    worker_reload_mercy: float = _option(
+        60.0,
+        units.seconds,
+        "How long a leaving worker gets to finish what is in hand before it is aborted with a stack dump, "
+        "then killed; by default gunicorn's graceful_timeout if that was set. Mirrors uWSGI's "
+        "worker-reload-mercy, for every reason.",
+        metavar="SECONDS",
+    )
+    surge: int = _option(
+        1,
+        units.count(0),
+        "Workers above the target while replacing; 0 means break before make.",
+        metavar="N",
+    )
+    drain_delay: float = _option(
+        0.0,
+        units.seconds,
+        "After SIGTERM go on serving for so long with ready = 503, then stop.",
+        metavar="SECONDS",
+    )
+    run_dir: str | None = _option(
+        None,
+        units.text,
+        "Where the scoreboard and the control socket lie; by default $RUNTIME_DIRECTORY, $XDG_RUNTIME_DIR, "
+        "/dev/shm or the temporary directory.",
+        metavar="DIR",
+    )
+    name: str | None = _option(
+        None, units.text, "The server's name; by default that of the project's directory.", metavar="NAME"
+    )
+
+
+OPTIONS: Mapping[str, Option] = {
+    f.name: Option(
+        field=f.name,
+        default=f.default,
+        parse=f.metadata["parse"],
+        help=f.metadata["help"],
+        metavar=f.metadata["metavar"],
+        secret=f.metadata["secret"],
+    )
+    for f in dataclasses.fields(GuardOptions)
+}

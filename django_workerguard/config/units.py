@@ -1,0 +1,108 @@
+"""Turn what a person wrote into values: durations, sizes, counts, switches, lists. Pure.
+
+Every parser takes the raw value of a setting (any type) or of a command line or
+environment variable (a string) and raises ValueError with a sentence that says what is
+understood.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+MEGABYTE = 1024 * 1024
+BYTES = {"k": 1024, "kb": 1024, "m": MEGABYTE, "mb": MEGABYTE, "g": MEGABYTE * 1024, "gb": MEGABYTE * 1024}
+TRUE = frozenset({"1", "true", "yes", "on"})
+FALSE = frozenset({"0", "false", "no", "off", ""})
+_QUANTITY = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[a-z]*)")
+
+
+def seconds(raw: Any) -> float:
+    """Read a duration: a bare number is in seconds, "500ms", "6h" and "2d" are understood."""
+    return _quantity(raw, SECONDS, 1.0, "a duration such as 30, 1.5, 500ms, 10m or 6h, not below 0")
+
+
+def megabytes(raw: Any) -> int:
+    """Read a size, in bytes: a bare number is in megabytes as in uWSGI, "400M" and "1.5G" are understood."""
+    return int(_quantity(raw, BYTES, MEGABYTE, "a size such as 400 (megabytes), 400M or 1.5G, not below 0"))
+
+
+def _quantity(raw: Any, units: dict[str, float] | dict[str, int], bare: float, expected: str) -> float:
+    if isinstance(raw, bool):
+        raise ValueError(f"{raw!r} is not {expected}")
+    match = _QUANTITY.fullmatch(str(raw).strip().lower())
+    unit = match["unit"] if match else ""
+    if match is None or (unit and unit not in units):
+        raise ValueError(f"{raw!r} is not {expected}")
+    return float(match["number"]) * (units[unit] if unit else bare)
+
+
+def count(least: int) -> Callable[[Any], int]:
+    """Make a parser of whole numbers from ``least`` up."""
+
+    def parse(raw: Any) -> int:
+        if isinstance(raw, bool) or not re.fullmatch(r"\d+", str(raw).strip()) or int(raw) < least:
+            raise ValueError(f"{raw!r} is not a whole number from {least} up")
+        return int(raw)
+
+    return parse
+
+
+def switch(raw: Any) -> bool:
+    """Read a boolean as uWSGI writes it: true, 1, yes, on and their opposites."""
+    if isinstance(raw, bool):
+        return raw
+    word = str(raw).strip().lower()
+    if word in TRUE:
+        return True
+    if word in FALSE:
+        return False
+    raise ValueError(f"{raw!r} is not one of true, false, on, off, yes, no, 1, 0")
+
+
+def choice(names: Iterable[str], *, synonyms: dict[str, str] | None = None) -> Callable[[Any], str]:
+    """Make a parser of one word out of ``names``; ``synonyms`` map other spellings to them."""
+    names = tuple(names)
+
+    def parse(raw: Any) -> str:
+        word = str(raw).strip().lower()
+        word = (synonyms or {}).get(word, word)
+        if word not in names:
+            raise ValueError(f"{raw!r} is not one of {', '.join(names)}")
+        return word
+
+    return parse
+
+
+def words(raw: Any) -> tuple[str, ...]:
+    """Read a list of words: a list or tuple, or one string separated by commas."""
+    if isinstance(raw, str):
+        return tuple(part.strip() for part in raw.split(",") if part.strip())
+    if isinstance(raw, list | tuple) and all(isinstance(part, str) for part in raw):
+        return tuple(raw)
+    raise ValueError(f"{raw!r} is not a list of strings, nor a string separated by commas")
+
+
+def text(raw: Any) -> str:
+    """Read a string."""
+    if isinstance(raw, str) or hasattr(raw, "__fspath__"):
+        return str(raw)
+    raise ValueError(f"{raw!r} is not a string")
+
+
+def dotted(raw: Any) -> str:
+    """Read the name of an object: ``module:attribute``, as gunicorn and uWSGI write it."""
+    name = text(raw)
+    if not re.fullmatch(r"[\w.]+:[\w.]+", name):
+        raise ValueError(f"{raw!r} is not of the form module:callable")
+    return name
+
+
+def url_path(raw: Any) -> str:
+    """Read the path of a URL: it begins and ends with a slash."""
+    path = text(raw)
+    if not re.fullmatch(r"/(?:[\w.~%-]+/)+", path):
+        raise ValueError(f"{raw!r} is not a path such as /health/ (with a slash at both ends)")
+    return path

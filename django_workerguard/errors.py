@@ -1,0 +1,61 @@
+"""Errors that a person reads, and the exit codes of every command. Runs anywhere."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Exit codes of the server and of the ``workerguard`` command."""
+
+    OK = 0
+    UNEXPECTED = 1
+    USAGE = 2
+    LOAD_FAILED = 22  # uWSGI's code for need-app
+    UNAVAILABLE = 69  # a probe said no (EX_UNAVAILABLE)
+    NO_SERVER = 72  # no running server was found
+
+
+class WorkerguardError(Exception):
+    """Something that is reported in one line, never with a traceback."""
+
+    exit_code = ExitCode.UNEXPECTED
+
+
+class ConfigurationError(WorkerguardError):
+    """A wrong option, setting or path.
+
+    Says what is wrong, which option it was, where it was set and what to do.
+    """
+
+    exit_code = ExitCode.USAGE
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        option: str | None = None,
+        where: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        self.problem = problem
+        self.option = option
+        self.where = where
+        self.hint = hint
+        super().__init__(self._line())
+
+    def _line(self) -> str:
+        line = f"{self.option}: {self.problem}" if self.option else self.problem
+        if self.where:
+            line += f" (set in {self.where})"
+        if not line.endswith("."):
+            line += "."
+        if self.hint:
+            line += f" {self.hint}"
+        return line
+
+
+class NoServerError(WorkerguardError):
+    """No running server was found where one was looked for."""
+
+    exit_code = ExitCode.NO_SERVER

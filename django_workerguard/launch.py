@@ -1,0 +1,31 @@
+"""Start the server in a clean interpreter. Runs in `serve_guarded` and ``python -m django_workerguard serve``."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import NoReturn
+
+from django_workerguard.config import handover as crossing
+from django_workerguard.config.handover import Handover
+from django_workerguard.errors import ConfigurationError
+
+
+def launch(handover: Handover) -> NoReturn:
+    """Replace this process by the server. Raises ConfigurationError before, never after."""
+    fd = crossing.write(handover)
+    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    command = [sys.executable, *flags, "-P", "-m", "django_workerguard.server", "--handover", str(fd)]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(sys.executable, command, os.environ)
+
+
+def require_linux() -> None:
+    """Raise ConfigurationError where this is not Linux."""
+    if not sys.platform.startswith("linux"):
+        raise ConfigurationError(
+            f"the guarded server runs on Linux only, and this is {sys.platform}",
+            hint="Use runserver here; GuardMiddleware works under any server.",
+        )

@@ -1,0 +1,27 @@
+"""``manage.py workerguard``: the ``workerguard`` command, found where Django's commands are. Runs in manage.py."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand
+
+from django_workerguard import cli
+
+
+class Command(BaseCommand):
+    """Look at the running server."""
+
+    help = "Look at the guarded server of this project: status, events, probe, explain."
+    requires_system_checks: list[str] = []
+
+    def run_from_argv(self, argv: list[str]) -> None:
+        sys.exit(cli.main(argv[2:], prog=f"{argv[0]} workerguard"))
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("arguments", nargs="*")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        sys.exit(cli.main(options["arguments"], prog="workerguard"))

@@ -1,0 +1,83 @@
+"""What to do. Pure values, applied by the arbiter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Spawn:
+    """Start a worker in a slot. ``stay``: should its load fail, it stays unloaded."""
+
+    slot: int
+    generation: int
+    load_timeout: float
+    stay: bool = False
+    method: str = "fork"
+
+
+@dataclass(frozen=True)
+class SpawnStandIn:
+    pass
+
+
+@dataclass(frozen=True)
+class Admit:
+    """Let a loaded worker accept."""
+
+    seat: int
+
+
+@dataclass(frozen=True)
+class Duty:
+    """Tell the stand-in or an unloaded worker to answer 503, or to park."""
+
+    seat: int
+    on: bool
+
+
+@dataclass(frozen=True)
+class Retire:
+    """Ask a worker to leave; ``quick``: without finishing what is in hand."""
+
+    seat: int
+    reason: str
+    quick: bool = False
+
+
+@dataclass(frozen=True)
+class Abort:
+    """End a worker with a stack dump."""
+
+    seat: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Kill:
+    seat: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class CloseListeners:
+    pass
+
+
+@dataclass(frozen=True)
+class GiveUp:
+    """Stop the server with an exit code of its own, its workers with mercy."""
+
+    exit_code: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Halt:
+    """End the arbiter: nobody is left."""
+
+    exit_code: int
+    reason: str = ""
+
+
+Action = Spawn | SpawnStandIn | Admit | Duty | Retire | Abort | Kill | CloseListeners | GiveUp | Halt

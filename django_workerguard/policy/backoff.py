@@ -1,0 +1,26 @@
+"""How long to wait before the next try. Pure."""
+
+from __future__ import annotations
+
+GOLDEN = 0.6180339887498949
+SLOW = 4  # a cause that does not pass by itself starts so many times later
+
+
+def back_off(strikes: int, *, slot: int, first: float, longest: float, transient: bool) -> float:
+    """Return the seconds to wait after so many strikes in a row; 0 for none.
+
+    Exponential from ``first`` to ``longest``. Jittered between half and the whole by a
+    fraction derived from slot and strike: slots that failed together do not come back
+    together, and the same history gives the same waits.
+    """
+    if strikes <= 0:
+        return 0.0
+    start = first if transient else first * SLOW
+    whole = min(longest, start * 2.0 ** min(strikes - 1, 60))
+    fraction = (GOLDEN * (slot * 31 + strikes)) % 1.0
+    return whole * (0.5 + 0.5 * fraction)
+
+
+def load_timeout(base: float, timeouts: int) -> float:
+    """Return the time that the next load gets after so many time-outs in a row: twice, at most four times."""
+    return base * min(4, 2 ** min(timeouts, 2))

@@ -1,0 +1,207 @@
+"""How what happened changes what is known: one function from fleet and message to fleet. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from django_workerguard.policy import message as m
+from django_workerguard.policy.backoff import back_off
+from django_workerguard.policy.view import Fleet, Policy, Record, StandIn, State, Stop, Worker
+
+STABLE = 10.0  # seconds of being ready after which a death is not an early one
+CLEAN_STABLE = 1.0  # the same for a worker that left with exit code 0
+
+
+def fold(policy: Policy, fleet: Fleet, message: m.Message) -> Fleet:
+    """Return the fleet after what happened. A message about a seat that is free changes nothing."""
+    match message:
+        case m.Spawned():
+            return _spawned(fleet, message)
+        case m.SpawnFailed(slot, at):
+            record = _strike(policy, fleet.record(slot), at, transient=True)
+            return _with_record(replace(fleet, spawns=fleet.spawns + 1), replace(record, last_spawn=fleet.spawns + 1))
+        case m.Observed(readings, at):
+            for reading in readings:
+                fleet = _read(fleet, reading, at)
+            return fleet
+        case m.Exited():
+            return _exited(policy, fleet, message)
+        case m.Asked(seat, reason, at, quick):
+            return _asked(fleet, seat, reason, at, quick=quick)
+        case m.Aborted(seat, reason, at):
+            return _change(fleet, seat, aborted=at, reason=reason)
+        case m.Admitted(seat, at):
+            return _change(fleet, seat, admitted=True, beat_seen=at)
+        case m.DutySet(seat, on, at):
+            return _duty(fleet, seat, on, at)
+        case m.StandInSpawned(seat, pid, _):
+            return replace(fleet, stand_in=StandIn(seat=seat, pid=pid, strikes=fleet.stand_in.strikes))
+        case m.StandInGone(at):
+            strikes = fleet.stand_in.strikes + 1
+            wait = _wait(policy, strikes, slot=0, transient=True)
+            return replace(fleet, stand_in=StandIn(strikes=strikes, next_try=at + wait))
+        case m.TargetChanged(target):
+            return replace(fleet, target=target)
+        case m.GenerationStarted(at):
+            return _new_generation(fleet, at)
+        case m.RecycleAsked(slot, reason):
+            return _with_record(fleet, replace(fleet.record(slot), wanted_out=reason))
+        case m.StopAsked(at, quick, exit_code, reason):
+            return replace(fleet, stop=Stop(at=at, quick=quick, exit_code=exit_code, reason=reason))
+        case m.ListenersClosed():
+            return replace(fleet, listening=False)
+
+
+def _spawned(fleet: Fleet, message: m.Spawned) -> Fleet:
+    ordinal = fleet.spawns + 1
+    worker = Worker(
+        seat=message.seat,
+        slot=message.slot,
+        pid=message.pid,
+        generation=fleet.generation,
+        ordinal=ordinal,
+        spawned=message.at,
+        since=message.at,
+        beat_seen=message.at,
+        load_timeout=message.load_timeout,
+    )
+    fleet = replace(fleet, spawns=ordinal, workers={**fleet.workers, message.seat: worker})
+    return _with_record(fleet, replace(fleet.record(message.slot), last_spawn=ordinal))
+
+
+def _read(fleet: Fleet, reading: m.Reading, at: float) -> Fleet:
+    if reading.seat == fleet.stand_in.seat:
+        return replace(fleet, stand_in=replace(fleet.stand_in, on_duty=reading.on_duty))
+    worker = fleet.workers.get(reading.seat)
+    if worker is None:
+        return fleet
+    if reading.beat != worker.beat:
+        worker = replace(worker, beat=reading.beat, beat_seen=at)
+    if worker.state is State.UNLOADED:
+        worker = replace(worker, on_duty=reading.on_duty)
+    fleet = _with_worker(fleet, worker)
+    if reading.state is None or worker.state in (reading.state, State.RETIRING):
+        return fleet
+    worker = replace(worker, state=reading.state, since=at, beat_seen=at)
+    if reading.state is State.READY:
+        return _became_ready(_with_worker(fleet, replace(worker, ready_at=at)), worker, at)
+    return _with_worker(fleet, worker)
+
+
+def _became_ready(fleet: Fleet, worker: Worker, at: float) -> Fleet:
+    record = fleet.record(worker.slot)
+    fleet = _with_record(fleet, replace(record, failures=0, timeouts=0, next_try=0.0))
+    if worker.generation == fleet.generation:
+        fleet = replace(fleet, canary_strikes=0, canary_next_try=0.0)
+    # a worker that was already loading when another failed proves nothing about the cause
+    healed = worker.ordinal > fleet.failed_ordinal
+    return replace(
+        fleet,
+        ever_ready=True,
+        nobody_ready_since=None,
+        load_failed=fleet.load_failed and not healed,
+    )
+
+
+def _exited(policy: Policy, fleet: Fleet, message: m.Exited) -> Fleet:
+    worker = fleet.workers.get(message.seat)
+    if worker is None:
+        return fleet
+    at = message.at
+    rest = {seat: other for seat, other in fleet.workers.items() if seat != message.seat}
+    fleet = _nobody(replace(fleet, workers=rest), at)
+    match worker.state:
+        case State.RETIRING:
+            return fleet
+        case State.READY | State.UNLOADED:
+            return _with_record(fleet, _died(policy, fleet.record(worker.slot), worker, message))
+        case _:
+            return _failed_load(policy, fleet, worker, message)
+
+
+def _died(policy: Policy, record: Record, worker: Worker, message: m.Exited) -> Record:
+    lived = message.at - (worker.ready_at if worker.ready_at is not None else worker.since)
+    if lived >= (CLEAN_STABLE if message.clean else STABLE):
+        return replace(record, strikes=0, next_try=message.at, wanted_out="")
+    # the first early death is replaced at once, the next ones wait
+    wait = _wait(policy, record.strikes, slot=record.slot, transient=True)
+    return replace(record, strikes=record.strikes + 1, next_try=message.at + wait, wanted_out="")
+
+
+def _failed_load(policy: Policy, fleet: Fleet, worker: Worker, message: m.Exited) -> Fleet:
+    record = _strike(policy, fleet.record(worker.slot), message.at, transient=message.transient)
+    timed_out = worker.aborted is not None
+    record = replace(record, failures=record.failures + 1, timeouts=record.timeouts + 1 if timed_out else 0)
+    fleet = replace(fleet, load_failed=True, failed_ordinal=fleet.spawns)
+    if fleet.incumbent(worker.slot) is not None and worker.generation == fleet.generation:
+        strikes = fleet.canary_strikes + 1
+        wait = _wait(policy, strikes, slot=worker.slot, transient=message.transient)
+        fleet = replace(fleet, canary_strikes=strikes, canary_next_try=message.at + wait)
+    return _with_record(fleet, record)
+
+
+def _strike(policy: Policy, record: Record, at: float, *, transient: bool) -> Record:
+    strikes = record.strikes + 1
+    wait = _wait(policy, strikes, slot=record.slot, transient=transient)
+    return replace(record, strikes=strikes, next_try=at + wait)
+
+
+def _wait(policy: Policy, strikes: int, *, slot: int, transient: bool) -> float:
+    return back_off(
+        strikes,
+        slot=slot,
+        first=policy.load_retry_delay,
+        longest=policy.load_retry_max_delay,
+        transient=transient,
+    )
+
+
+def _new_generation(fleet: Fleet, at: float) -> Fleet:
+    """The back-off belongs to the load of a generation: new code is tried at once."""
+    records = {
+        slot: replace(record, failures=0, strikes=0, timeouts=0, next_try=at)
+        for slot, record in fleet.records.items()
+    }
+    return replace(
+        fleet,
+        generation=fleet.generation + 1,
+        records=records,
+        canary_strikes=0,
+        canary_next_try=0.0,
+        load_failed=False,
+    )
+
+
+def _duty(fleet: Fleet, seat: int, on: bool, at: float) -> Fleet:
+    if seat == fleet.stand_in.seat:
+        return replace(fleet, stand_in=replace(fleet.stand_in, duty_wanted=on, duty_since=at))
+    return _change(fleet, seat, duty_wanted=on, duty_since=at)
+
+
+def _asked(fleet: Fleet, seat: int, reason: str, at: float, *, quick: bool) -> Fleet:
+    worker = fleet.workers.get(seat)
+    if worker is None:
+        return fleet
+    worker = replace(worker, state=State.RETIRING, since=at, asked_to_leave=at, reason=reason, quick=quick)
+    record = replace(fleet.record(worker.slot), wanted_out="")
+    return _nobody(_with_record(_with_worker(fleet, worker), record), at)
+
+
+def _change(fleet: Fleet, seat: int, **changes: Any) -> Fleet:
+    worker = fleet.workers.get(seat)
+    return fleet if worker is None else _with_worker(fleet, replace(worker, **changes))
+
+
+def _nobody(fleet: Fleet, at: float) -> Fleet:
+    if fleet.nobody_ready_since is None and not fleet.ready:
+        return replace(fleet, nobody_ready_since=at)
+    return fleet
+
+
+def _with_worker(fleet: Fleet, worker: Worker) -> Fleet:
+    return replace(fleet, workers={**fleet.workers, worker.seat: worker})
+
+
+def _with_record(fleet: Fleet, record: Record) -> Fleet:
+    return replace(fleet, records={**fleet.records, record.slot: record})

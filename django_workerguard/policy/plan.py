@@ -1,0 +1,247 @@
+"""The heart: from what is to what to do. Pure: same input, same output.
+
+Called by the arbiter on every tick and wake-up. Its promises are held by property tests:
+its own retirements never take ready workers below the target, workers that serve or are
+coming never exceed target + surge, loads are bounded by the back-off, a slot is never
+starved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from django_workerguard.errors import ExitCode
+from django_workerguard.policy.action import (
+    Abort,
+    Action,
+    Admit,
+    CloseListeners,
+    Duty,
+    GiveUp,
+    Halt,
+    Kill,
+    Retire,
+    Spawn,
+    SpawnStandIn,
+)
+from django_workerguard.policy.backoff import load_timeout
+from django_workerguard.policy.view import Fleet, Policy, State, Stop, Worker
+
+ABORT_GRACE = 1.0  # seconds between a stack dump and SIGKILL
+FLUSH = 2.0  # seconds that error reporters get after a failed load
+QUICK_MERCY = 2.0  # seconds that a quick stop gives
+PARK_GRACE = 3.0  # seconds in which who answers 503 has to stop accepting
+
+
+def plan(policy: Policy, fleet: Fleet, now: float) -> tuple[Action, ...]:
+    """Return what to do now, in the order in which to do it."""
+    stop = fleet.stop
+    if stop is not None and (stop.quick or stop.exit_code or now >= stop.at + policy.drain_delay):
+        return (*_overdue(policy, fleet, now), *_stopping(fleet, stop))
+    reason = "" if stop else _give_up(policy, fleet, now)
+    if reason:
+        return (GiveUp(ExitCode.LOAD_FAILED, reason),)
+    return (
+        *_overdue(policy, fleet, now),
+        *_duties(policy, fleet, now),
+        *_admissions(fleet),
+        *_departures(policy, fleet),
+        *_spawns(policy, fleet, now),
+    )
+
+
+def next_deadline(policy: Policy, fleet: Fleet, now: float) -> float:
+    """Return when something becomes due that no event announces, in the same clock."""
+    times = [fleet.record(slot).next_try for slot in range(1, fleet.target + 1) if not fleet.in_slot(slot)]
+    times.append(fleet.canary_next_try)
+    times.extend(w.spawned + w.load_timeout for w in fleet.of(State.LOADING) if w.load_timeout)
+    if fleet.nobody_ready_since is not None:
+        times.append(fleet.nobody_ready_since + policy.stand_in_after)
+    if fleet.stop is not None:
+        times.append(fleet.stop.at + policy.drain_delay)
+    return min((at for at in times if at > now), default=now + 1.0)
+
+
+# every exit is bounded
+
+
+def _overdue(policy: Policy, fleet: Fleet, now: float) -> Iterator[Action]:
+    for worker in _in_order(fleet.workers.values()):
+        if worker.aborted is not None:
+            if now - worker.aborted > ABORT_GRACE:
+                yield Kill(worker.seat, worker.reason)
+            continue
+        yield from _past_its_time(policy, worker, now)
+    duty = fleet.stand_in
+    if duty.seat is not None and duty.on_duty and not duty.duty_wanted and now - duty.duty_since > PARK_GRACE:
+        yield Kill(duty.seat, "does not stop accepting")
+
+
+def _past_its_time(policy: Policy, worker: Worker, now: float) -> Iterator[Action]:
+    match worker.state:
+        case State.LOADING if worker.load_timeout and now - worker.spawned > worker.load_timeout:
+            yield Abort(worker.seat, f"load-timeout: {worker.load_timeout:g} s")
+        case State.FAILED if now - worker.since > FLUSH + ABORT_GRACE:
+            yield Kill(worker.seat, "did not leave after its failed load")
+        case State.UNLOADED if worker.on_duty and not worker.duty_wanted and now - worker.duty_since > PARK_GRACE:
+            yield Kill(worker.seat, "does not stop accepting")
+        case State.LOADED if worker.admitted and policy.timeout and now - worker.beat_seen > policy.timeout:
+            yield Abort(worker.seat, f"timeout: loaded, but not accepting after {policy.timeout:g} s")
+        case State.READY | State.UNLOADED if policy.timeout and now - worker.beat_seen > policy.timeout:
+            yield Abort(worker.seat, f"timeout: no sign of life for {policy.timeout:g} s")
+        case State.RETIRING if worker.asked_to_leave is not None:
+            nothing_in_hand = worker.quick or worker.ready_at is None
+            mercy = min(policy.mercy, QUICK_MERCY) if nothing_in_hand else policy.mercy
+            if now - worker.asked_to_leave > mercy:
+                yield Abort(worker.seat, f"worker-reload-mercy: {mercy:g} s ({worker.reason})")
+
+
+# the end of the server
+
+
+def _stopping(fleet: Fleet, stop: Stop) -> Iterator[Action]:
+    if fleet.listening:
+        yield CloseListeners()
+    for worker in _in_order(fleet.workers.values()):
+        again = stop.quick and not worker.quick
+        if worker.state is not State.RETIRING or again:
+            yield Retire(worker.seat, "stop", quick=stop.quick)
+    if not fleet.workers:
+        yield Halt(stop.exit_code, stop.reason)
+
+
+def _give_up(policy: Policy, fleet: Fleet, now: float) -> str:
+    """Say why the server is to end for want of an application; "" if it is not."""
+    since = fleet.nobody_ready_since
+    if policy.give_up_after and since is not None and now - since >= policy.give_up_after:
+        return f"give-up-after: nobody was ready for {policy.give_up_after:g} s"
+    if policy.never_give_up:
+        return ""
+    slots = range(1, fleet.target + 1)
+    used_up = [slot for slot in slots if _used_up(policy, fleet, slot)]
+    if policy.need_app == "server" and used_up:
+        return f"need-app=server: slot {used_up[0]} could not load the application in {policy.load_retries} tries"
+    if policy.need_app == "worker" and not fleet.ever_ready and len(used_up) == len(slots):
+        return f"need-app=worker: no slot could load the application in {policy.load_retries} tries"
+    return ""
+
+
+def _used_up(policy: Policy, fleet: Fleet, slot: int) -> bool:
+    return fleet.record(slot).failures >= policy.load_retries and fleet.incumbent(slot) is None
+
+
+# who answers
+
+
+def _duties(policy: Policy, fleet: Fleet, now: float) -> Iterator[Action]:
+    """503 is answered only while nobody is ready, and by nobody once a worker waits to be admitted."""
+    alone = not fleet.of(State.READY, State.LOADED)
+    unloaded = _in_order(fleet.of(State.UNLOADED))
+    for worker in unloaded:
+        if worker.duty_wanted != alone:
+            yield Duty(worker.seat, alone)
+    standing_in = fleet.stand_in
+    if standing_in.seat is None:
+        if policy.stand_in and now >= standing_in.next_try:
+            yield SpawnStandIn()
+        return
+    since = fleet.nobody_ready_since
+    late = since is not None and now - since >= policy.stand_in_after
+    wanted = alone and not unloaded and fleet.load_failed and late
+    if wanted != standing_in.duty_wanted:
+        yield Duty(standing_in.seat, wanted)
+
+
+def _admissions(fleet: Fleet) -> Iterator[Action]:
+    """A loaded worker accepts only when nobody who answers 503 still does."""
+    unloaded = fleet.of(State.UNLOADED)
+    if any(who.on_duty or who.duty_wanted for who in (*unloaded, fleet.stand_in)):
+        return
+    for worker in _in_order(fleet.of(State.LOADED)):
+        if not worker.admitted:
+            yield Admit(worker.seat)
+
+
+def _departures(policy: Policy, fleet: Fleet) -> Iterator[Action]:
+    for worker in _in_order(fleet.workers.values()):
+        if worker.slot > fleet.target and worker.state not in (State.RETIRING, State.FAILED):
+            yield Retire(worker.seat, "scale: above the target")
+    for slot in range(1, fleet.target + 1):
+        incumbent, successor = fleet.incumbent(slot), fleet.successor(slot)
+        if incumbent is not None and successor is not None and successor.state is State.READY:
+            yield Retire(incumbent.seat, _why_out(fleet, slot, incumbent) or "replaced")
+    if policy.surge == 0:
+        yield from _break_before_make(policy, fleet)
+
+
+def _break_before_make(policy: Policy, fleet: Fleet) -> Iterator[Action]:
+    busy = len(fleet.workers) < fleet.target or fleet.of(State.RETIRING, State.LOADING, State.LOADED, State.FAILED)
+    if busy or fleet.ready <= (1 if fleet.target > 1 else 0):
+        return
+    for slot in range(1, fleet.target + 1):
+        incumbent = fleet.incumbent(slot)
+        reason = _why_out(fleet, slot, incumbent) if incumbent else ""
+        if incumbent is not None and reason:
+            yield Retire(incumbent.seat, reason)
+            return
+
+
+def _why_out(fleet: Fleet, slot: int, incumbent: Worker) -> str:
+    """Say why a slot's incumbent is to be replaced; "" if it is not."""
+    if incumbent.generation < fleet.generation:
+        return f"reload: generation {incumbent.generation} of {fleet.generation}"
+    return fleet.record(slot).wanted_out
+
+
+# who comes
+
+
+def _spawns(policy: Policy, fleet: Fleet, now: float) -> Iterator[Action]:
+    room = 1 if fleet.load_failed else policy.load_concurrency
+    room -= len(fleet.of(State.LOADING, State.FAILED))
+    for slot in (*_empty(policy, fleet, now), *_to_succeed(policy, fleet, now)):
+        if room <= 0:
+            return
+        room -= 1
+        record = fleet.record(slot)
+        yield Spawn(
+            slot,
+            fleet.generation,
+            load_timeout(policy.load_timeout, record.timeouts),
+            stay=policy.need_app == "off" and record.failures + 1 >= policy.load_retries,
+        )
+
+
+def _empty(policy: Policy, fleet: Fleet, now: float) -> list[int]:
+    """Slots with nobody in them that are due, the one that has waited longest first."""
+    taken = {w.slot for w in fleet.workers.values() if w.state is not State.RETIRING or policy.surge == 0}
+    due = [
+        slot
+        for slot in range(1, fleet.target + 1)
+        if slot not in taken and fleet.record(slot).next_try <= now
+    ]
+    return sorted(due, key=lambda slot: (fleet.record(slot).last_spawn, slot))
+
+
+def _to_succeed(policy: Policy, fleet: Fleet, now: float) -> list[int]:
+    """Slots whose incumbent is to be replaced and whose successor may come now."""
+    slots = range(1, fleet.target + 1)
+    budget = policy.surge - sum(1 for slot in slots if fleet.successor(slot) is not None)
+    if budget <= 0 or fleet.canary_next_try > now:
+        return []
+    found = []
+    for slot in slots:
+        incumbent = fleet.incumbent(slot)
+        if incumbent is None or incumbent.state not in (State.READY, State.UNLOADED):
+            continue
+        if fleet.successor(slot) is None and _why_out(fleet, slot, incumbent) and fleet.record(slot).next_try <= now:
+            found.append(slot)
+    proven = any(w.generation == fleet.generation for w in fleet.of(State.READY))
+    if not proven:  # the first of a new generation is the canary
+        trying = any(w.generation == fleet.generation for w in fleet.of(State.LOADING, State.LOADED, State.FAILED))
+        budget = 0 if trying else 1
+    return sorted(found, key=lambda slot: (fleet.record(slot).last_spawn, slot))[:budget]
+
+
+def _in_order(workers: Iterable[Worker]) -> list[Worker]:
+    return sorted(workers, key=lambda w: w.ordinal)

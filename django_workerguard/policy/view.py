@@ -1,0 +1,156 @@
+"""The fleet as the arbiter knows it: what is. Pure values; times are seconds the arbiter was awake."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cached_property
+
+
+class State(Enum):
+    """Where a worker is in its life."""
+
+    LOADING = "loading"
+    LOADED = "loaded"  # waits to be admitted
+    READY = "ready"
+    UNLOADED = "unloaded"  # could not load and stays (need-app=off)
+    FAILED = "failed"  # could not load and is leaving
+    RETIRING = "retiring"
+
+
+SERVING_OR_COMING = frozenset({State.LOADING, State.LOADED, State.READY, State.UNLOADED})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """The options that decide. Durations in seconds; 0 switches a limit off."""
+
+    need_app: str = "worker"
+    load_retries: int = 3
+    load_retry_delay: float = 0.5
+    load_retry_max_delay: float = 30.0
+    load_timeout: float = 60.0
+    load_concurrency: int = 1
+    min_loaded: int = 1
+    stand_in: bool = True
+    stand_in_after: float = 5.0
+    give_up_after: float = 0.0
+    mercy: float = 60.0
+    timeout: float = 30.0  # gunicorn's, for requests
+    surge: int = 1
+    drain_delay: float = 0.0
+    never_give_up: bool = False  # a development server with the reloader
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worker:
+    """One process that loads or serves the application."""
+
+    seat: int
+    slot: int
+    pid: int
+    generation: int
+    ordinal: int  # the how-manieth spawn of this arbiter
+    spawned: float
+    load_timeout: float
+    state: State = State.LOADING
+    since: float = 0.0
+    ready_at: float | None = None
+    beat: int = 0
+    beat_seen: float = 0.0  # when the beat was last seen to change
+    admitted: bool = False
+    on_duty: bool = False  # what an unloaded worker does just now
+    duty_wanted: bool = False
+    duty_since: float = 0.0
+    asked_to_leave: float | None = None
+    reason: str = ""  # why it was asked to leave or aborted
+    quick: bool = False
+    aborted: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What is remembered of a slot across its processes."""
+
+    slot: int
+    failures: int = 0  # failed loads in a row
+    strikes: int = 0  # failed loads, failed forks and early deaths in a row
+    timeouts: int = 0  # loads in a row that timed out
+    next_try: float = 0.0
+    last_spawn: int = 0  # an ordinal
+    wanted_out: str = ""  # why the incumbent is to be replaced
+
+
+@dataclass(frozen=True, kw_only=True)
+class StandIn:
+    """The parked process that answers 503 while nobody can serve."""
+
+    seat: int | None = None
+    pid: int = 0
+    on_duty: bool = False
+    duty_wanted: bool = False
+    duty_since: float = 0.0
+    next_try: float = 0.0
+    strikes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stop:
+    """That the server was asked to stop, and how."""
+
+    at: float
+    quick: bool = False
+    exit_code: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fleet:
+    """Everything that the plan looks at."""
+
+    target: int
+    generation: int = 1
+    spawns: int = 0
+    workers: Mapping[int, Worker] = field(default_factory=dict)  # by seat
+    records: Mapping[int, Record] = field(default_factory=dict)  # by slot
+    stand_in: StandIn = StandIn()
+    ever_ready: bool = False
+    nobody_ready_since: float | None = 0.0
+    load_failed: bool = False  # and no worker spawned after it has become ready
+    failed_ordinal: int = 0  # the spawns at the last failed load
+    canary_strikes: int = 0  # failed loads of this generation's successors in a row
+    canary_next_try: float = 0.0
+    listening: bool = True
+    stop: Stop | None = None
+
+    def record(self, slot: int) -> Record:
+        return self.records.get(slot) or Record(slot=slot)
+
+    @cached_property
+    def _by_slot(self) -> Mapping[int, list[Worker]]:
+        found: dict[int, list[Worker]] = {}
+        for worker in sorted(self.workers.values(), key=lambda w: w.ordinal):
+            if worker.state in SERVING_OR_COMING:
+                found.setdefault(worker.slot, []).append(worker)
+        return found
+
+    def in_slot(self, slot: int) -> list[Worker]:
+        """The slot's processes that serve or are coming, oldest first."""
+        return self._by_slot.get(slot, [])
+
+    def incumbent(self, slot: int) -> Worker | None:
+        found = self.in_slot(slot)
+        return found[0] if found else None
+
+    def successor(self, slot: int) -> Worker | None:
+        found = self.in_slot(slot)
+        return found[1] if len(found) > 1 else None
+
+    def of(self, *states: State) -> list[Worker]:
+        return [w for w in self.workers.values() if w.state in states]
+
+    @property
+    def ready(self) -> int:
+        """How many slots have a ready worker."""
+        return len({w.slot for w in self.of(State.READY)})

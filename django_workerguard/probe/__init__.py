@@ -1,0 +1,1 @@
+"""What the machine says: clocks, processes, memory, cgroups. The roots are parameters."""

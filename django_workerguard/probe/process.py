@@ -1,0 +1,34 @@
+"""Who a process is, and how much memory it holds, from /proc. Runs anywhere."""
+
+from __future__ import annotations
+
+import os
+
+PROC = "/proc"
+
+
+def start_time(pid: int, *, proc: str = PROC) -> int:
+    """Return when a process started, in clock ticks since boot; 0 if it is gone or a zombie.
+
+    A pid alone is reused; pid and start time together are an identity.
+    """
+    try:
+        with open(f"{proc}/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
+        return 0 if fields[0] in "ZX" else int(fields[19])
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def is_alive(pid: int, started: int, *, proc: str = PROC) -> bool:
+    """Say whether the process with this pid is the one that started then."""
+    return pid > 0 and started > 0 and start_time(pid, proc=proc) == started
+
+
+def resident_bytes(pid: int, *, proc: str = PROC) -> int:
+    """Return a process's resident memory in bytes; 0 if it is gone."""
+    try:
+        with open(f"{proc}/{pid}/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError, ValueError):
+        return 0

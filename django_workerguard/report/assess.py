@@ -1,0 +1,92 @@
+"""What a person should know of a server, out of a snapshot. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from django_workerguard.report.verdict import LONGEST_SILENCE
+
+OVERDUE = 1.0  # seconds; a next try this close is not worth a number
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something a person should know: how bad, a fixed code, the slot if it is one slot's, and a sentence."""
+
+    severity: str  # critical, warning, notice
+    code: str
+    slot: int | None
+    text: str
+
+
+def assess(snapshot: Mapping[str, Any]) -> list[Finding]:
+    """List the findings, the worst first."""
+    order = {"critical": 0, "warning": 1, "notice": 2}
+    return sorted((*_server(snapshot), *_slots(snapshot)), key=lambda finding: order[finding.severity])
+
+
+def with_findings(snapshot: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the snapshot with its findings: the document of ``status --json``."""
+    return {**snapshot, "findings": [asdict(finding) for finding in assess(snapshot)]}
+
+
+def _server(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
+    arbiter = snapshot["arbiter"]
+    ready, target, quorum = snapshot["ready"], snapshot["target"], snapshot["min_loaded"]
+    if arbiter["beat_age"] > LONGEST_SILENCE:
+        text = f"the arbiter (pid {arbiter['pid']}) has not ticked for {arbiter['beat_age']:.0f} s: is it stopped?"
+        yield Finding("critical", "arbiter-silent", None, text)
+    if snapshot["stand_in"]:
+        yield Finding("critical", "stand-in", None, "nobody is loaded: the stand-in answers 503")
+    elif ready < quorum:
+        text = f"{ready} of {target} workers are ready, {quorum} needed"
+        yield Finding("critical" if snapshot["quorum_reached"] else "warning", "below-quorum", None, text)
+    if arbiter["phase"] in ("draining", "stopping"):
+        yield Finding("notice", arbiter["phase"], None, f"the server is {arbiter['phase']}")
+    if arbiter["errors"]:
+        text = f"the arbiter survived {arbiter['errors']} errors of its own: see its log"
+        yield Finding("warning", "arbiter-errors", None, text)
+    if snapshot["release"] == "mixed":
+        releases = sorted({slot["release"] for slot in snapshot["slots"] if slot["release"]})
+        yield Finding("warning", "mixed-releases", None, f"the workers run different releases: {', '.join(releases)}")
+
+
+def _slots(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
+    newest = snapshot["arbiter"]["generation"]
+    for slot in snapshot["slots"]:
+        number = slot["slot"]
+        behind = slot["state"] == "ready" and slot["generation"] < newest
+        if behind and slot["failures"]:
+            text = (
+                f"slot {number}: generation {newest} cannot be loaded ({_why(slot)}); generation "
+                f"{slot['generation']} serves on{_next(slot)}"
+            )
+            yield Finding("warning", "reload-stuck", number, text)
+        elif slot["state"] == "unloaded":
+            yield Finding("critical", "unloaded", number, f"slot {number} stays unloaded: {_why(slot)}")
+        elif slot["failures"]:
+            text = f"slot {number} cannot load the application: {_why(slot)}; {slot['failures']} tries{_next(slot)}"
+            yield Finding("warning", "load-failing", number, text)
+        if slot["suspect"]:
+            yield Finding("warning", "suspect", number, f"slot {number}: its last requests all ended in 5xx")
+        for step in slot["load_steps"]:
+            yield from _left_behind(number, step)
+
+
+def _left_behind(number: int, step: Mapping[str, Any]) -> Iterator[Finding]:
+    left = [f"{step[key]} {what}" for key, what in (("threads_left", "threads"), ("sockets_left", "sockets")) if step[key]]
+    if left:
+        yield Finding("notice", "left-behind", number, f"slot {number}: step {step['name']} left {' and '.join(left)}")
+
+
+def _why(slot: Mapping[str, Any]) -> str:
+    error = slot["last_error"] or {}
+    message = str(error.get("message", "")).partition("\n")[0][:200]
+    return f"{error.get('type', 'unknown')}: {message}" if message else str(error.get("type", "unknown"))
+
+
+def _next(slot: Mapping[str, Any]) -> str:
+    wait = slot["next_try_in"]
+    return f", the next in {wait:.1f} s" if wait is not None and wait > OVERDUE / 10 else ""

@@ -1,0 +1,50 @@
+"""What the health URLs answer. Pure."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Literal
+
+from django_workerguard.report.verdict import judge
+from django_workerguard.scoreboard.header import Vitals
+
+Kind = Literal["live", "ready", "startup"]
+KINDS: tuple[Kind, ...] = ("live", "ready", "startup")
+RETRY_AFTER = 2
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An HTTP answer: status code, headers and body."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+    @property
+    def reason(self) -> str:
+        return "OK" if self.status == 200 else "Service Unavailable"
+
+
+def answer(
+    kind: Kind, vitals: Vitals | None, *, loaded: bool, now: float, wants_json: bool, detailed: bool
+) -> Answer:
+    """Answer one probe: 200, or 503 with Retry-After. Without ``detailed`` it says yes or no and nothing else."""
+    ok, reason = judge(kind, vitals, loaded=loaded, now=now)
+    word = "ok" if ok else "unavailable"
+    if wants_json:
+        content = {"status": word, "detail": reason} if detailed else {"status": word}
+        body, mime = json.dumps(content) + "\n", "application/json"
+    else:
+        body, mime = (f"{word}: {reason}\n" if detailed else f"{word}\n"), "text/plain; charset=utf-8"
+    return respond(200 if ok else 503, body, mime)
+
+
+def respond(status: int, body: str, mime: str, *, retry_after: int = RETRY_AFTER) -> Answer:
+    """Make an answer that no cache keeps; a 503 says when to come again."""
+    data = body.encode()
+    headers = [("Content-Type", mime), ("Content-Length", str(len(data))), ("Cache-Control", "no-store")]
+    if status == 503:
+        headers.append(("Retry-After", str(retry_after)))
+    return Answer(status, tuple(headers), data)

@@ -1,0 +1,111 @@
+"""A snapshot, events and a slot's story as text for a terminal. Pure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from django_workerguard.report.assess import assess
+
+COLUMNS = ("SLOT", "STATE", "PID", "GEN", "FOR", "REQUESTS", "5XX", "IN FLIGHT", "MEMORY", "LOAD", "NEXT TRY", "RELEASE")
+
+
+def table(snapshot: Mapping[str, Any]) -> str:
+    """Render ``workerguard status``."""
+    arbiter = snapshot["arbiter"]
+    head = (
+        f"{snapshot['name']} on {snapshot['host']}: {snapshot['ready']} of {snapshot['target']} ready, "
+        f"generation {arbiter['generation']}, {arbiter['phase']}; arbiter pid {arbiter['pid']}, up "
+        f"{span(snapshot['at'] - arbiter['started_at'])}"
+    )
+    lines = [head, f"{snapshot['worker_class']} at {', '.join(snapshot['bind'])}", ""]
+    lines += _aligned([COLUMNS, *(_row(slot, snapshot["at"]) for slot in snapshot["slots"])])
+    found = assess(snapshot)
+    if found:
+        lines += ["", *(f"{finding.severity}: {finding.text}" for finding in found)]
+    return plain("\n".join(lines))
+
+
+def _row(slot: Mapping[str, Any], now: float) -> tuple[str, ...]:
+    wait = slot["next_try_in"]
+    pid = str(slot["pid"] or "-") + (f" → {slot['successor']}" if slot["successor"] else "")
+    return (
+        str(slot["slot"]),
+        slot["state"].replace("_", "-") + (" (suspect)" if slot["suspect"] else ""),
+        pid,
+        str(slot["generation"]),
+        span(now - slot["since"]) if slot["since"] else "-",
+        str(slot["requests"]),
+        str(slot["errors_5xx"]),
+        str(slot["in_flight"]),
+        f"{slot['rss_bytes'] / 1048576:.0f} MB" if slot["rss_bytes"] else "-",
+        f"{slot['load_seconds']:.2f} s" if slot["load_seconds"] is not None else "-",
+        f"{wait:.1f} s" if wait is not None else "-",
+        slot["release"] or "-",
+    )
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def span(seconds: float) -> str:
+    """Say a duration in its largest two units."""
+    whole = max(0, int(seconds))
+    for size, unit, smaller, small_unit in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
+        if whole >= size:
+            return f"{whole // size}{unit}{whole % size // smaller:02}{small_unit}"
+    return f"{whole}s"
+
+
+def event_line(event: Mapping[str, Any]) -> str:
+    """Render one event of the journal."""
+    at = datetime.fromtimestamp(event.get("at", 0), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    fields = " ".join(
+        f"{key}={_value(value)}" for key, value in event.items() if key not in ("at", "event", "number") and value not in (None, "")
+    )
+    return plain(f"{at} {event.get('event', '?'):<14} {fields}").replace("\n", " ")
+
+
+def _value(value: Any) -> str:
+    text = str(value)
+    return repr(text) if " " in text else text
+
+
+def story(snapshot: Mapping[str, Any], slot: Mapping[str, Any], events: Iterable[Mapping[str, Any]]) -> str:
+    """Render ``workerguard explain SLOT``: what it does, what its load took, what failed, what happened."""
+    lines = [f"slot {slot['slot']}: {slot['state'].replace('_', '-')} for {span(snapshot['at'] - slot['since'])}"]
+    if slot["pid"]:
+        lines[0] += f", pid {slot['pid']}, generation {slot['generation']}"
+    if slot["next_try_in"] is not None:
+        lines.append(f"next try in {slot['next_try_in']:.1f} s, after {slot['failures']} failed loads in a row")
+    lines += [f"  {finding.severity}: {finding.text}" for finding in assess(snapshot) if finding.slot == slot["slot"]]
+    if slot["load_steps"]:
+        lines += ["", "its load:", *_aligned([_step(step) for step in slot["load_steps"]])]
+    if slot["step"]:
+        lines.append(f"  in step {slot['step']} now")
+    if slot["last_error"]:
+        lines += ["", *_last_error(slot["last_error"])]
+    happened = [event_line(event) for event in events if event.get("slot") == slot["slot"]]
+    if happened:
+        lines += ["", "what happened:", *happened[-30:]]
+    return plain("\n".join(lines))
+
+
+def _step(step: Mapping[str, Any]) -> tuple[str, ...]:
+    megabytes = [f"{step[key] / 1048576:.1f} MB" for key in ("peak_bytes", "retained_bytes")]
+    return (f"  {step['name']}", f"{step['seconds'] * 1000:.0f} ms", f"peak {megabytes[0]}", f"kept {megabytes[1]}")
+
+
+def _last_error(error: Mapping[str, Any]) -> list[str]:
+    when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(error.get("at", 0)))
+    step = f" in step {error['step']}" if error.get("step") else ""
+    return [f"last error, {when}{step}: {error.get('type')}: {error.get('message')}", str(error.get("traceback") or "")]
+
+
+def plain(text: str) -> str:
+    """Take out what could command a terminal: what a worker wrote is not to be trusted with one."""
+    return "".join(char if char.isprintable() or char in "\n\t" else "�" for char in text)

@@ -1,0 +1,236 @@
+"""The scoreboard itself: a mapped file of words and texts. Runs in the arbiter, workers and readers."""
+
+from __future__ import annotations
+
+import errno
+import json
+import mmap
+import os
+import stat
+import time
+from pathlib import Path
+from typing import Any
+
+from django_workerguard.errors import WorkerguardError
+from django_workerguard.scoreboard.header import FEATURES, MAGIC, VERSION, WORD, Header, Vitals
+from django_workerguard.scoreboard.layout import ABOUT_WORDS, TEXT_WORDS, Layout, Seat, Slot
+
+READ_TRIES = 50
+RELEASE_BYTES = 64
+
+
+class BoardError(WorkerguardError):
+    """A file that is not a scoreboard of this version, or not a whole one."""
+
+
+class Board:
+    """A mapped scoreboard.
+
+    ``words`` is a view of 64-bit words: reading or writing one item moves a whole word.
+    """
+
+    def __init__(self, mapping: mmap.mmap, layout: Layout, *, fd: int, path: Path | None) -> None:
+        self._mapping = mapping
+        self.layout = layout
+        self.fd = fd
+        self.path = path
+        self.words = memoryview(mapping).cast("Q")
+
+    @classmethod
+    def create(cls, layout: Layout, path: Path | None, *, pid: int = 0, start: int = 0) -> Board:
+        """Make a new board, every block of it allocated; anonymous where ``path`` is None.
+
+        ``pid`` and ``start`` are the arbiter's identity. The file has its name only once
+        it is whole. Raises OSError: no room, no right, too many open files.
+        """
+        unfinished = path.with_suffix(".new") if path is not None else None
+        if unfinished is None:
+            fd = os.memfd_create("workerguard")
+        else:
+            fd = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(fd, 0, layout.size)
+            board = cls(mmap.mmap(fd, layout.size), layout, fd=fd, path=path)
+            board._name_itself(pid, start)
+            if unfinished is not None and path is not None:
+                unfinished.rename(path)
+        except OSError:
+            os.close(fd)
+            if unfinished is not None:
+                unfinished.unlink(missing_ok=True)
+            raise
+        return board
+
+    def _name_itself(self, pid: int, start: int) -> None:
+        for word, value in (
+            (Header.MAGIC, MAGIC),
+            (Header.VERSION, VERSION),
+            (Header.FEATURES, FEATURES),
+            (Header.SIZE, self.layout.size),
+            (Header.SEATS, self.layout.seats),
+            (Header.SLOTS, self.layout.slots),
+            (Header.PID, pid),
+            (Header.START, start),
+            (Header.STARTED_AT, int(time.time() * 1e6)),
+        ):
+            self.words[word] = value
+
+    @classmethod
+    def open(cls, path: Path) -> Board:
+        """Map an existing board to read it.
+
+        Raises BoardError with one line that says what is wrong with the file; OSError.
+        """
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            layout = _check(fd, path)
+            mapping = mmap.mmap(fd, layout.size, prot=mmap.PROT_READ)
+        finally:
+            os.close(fd)
+        return cls(mapping, layout, fd=-1, path=path)
+
+    @property
+    def vitals(self) -> Vitals:
+        """What a probe needs, as it is now."""
+        return Vitals(self.words)
+
+    def close(self) -> None:
+        """Unmap. Views taken from ``words`` must be gone."""
+        self.words.release()
+        self._mapping.close()
+        if self.fd >= 0:
+            os.close(self.fd)
+
+    def write_bytes(self, offset: int, data: bytes) -> None:
+        """Copy bytes to the word at ``offset``."""
+        self._mapping[offset * WORD : offset * WORD + len(data)] = data
+
+    def read_bytes(self, offset: int, length: int) -> bytes:
+        """Copy ``length`` bytes from the word at ``offset``."""
+        return self._mapping[offset * WORD : offset * WORD + length]
+
+    # texts: [sequence, length, bytes…]; the sequence is odd while the one writer writes
+
+    def write_text(self, offset: int, capacity: int, data: bytes) -> None:
+        """Write a text region of ``capacity`` words at ``offset``; what does not fit is cut off."""
+        data = data[: (capacity - 2) * WORD]
+        sequence = self.words[offset] | 1
+        self.words[offset] = sequence
+        self.words[offset + 1] = len(data)
+        self.write_bytes(offset + 2, data)
+        self.words[offset] = sequence + 1
+
+    def read_text(self, offset: int, capacity: int) -> bytes:
+        """Read a text region; b"" where nothing was written or its writer died while writing."""
+        for _ in range(READ_TRIES):
+            before = self.words[offset]
+            length = min(self.words[offset + 1], (capacity - 2) * WORD)
+            data = self.read_bytes(offset + 2, length)
+            if before % 2 == 0 and self.words[offset] == before:
+                return data
+        return b""
+
+    def write_json(self, offset: int, capacity: int, value: Any) -> None:
+        """Write a JSON document into a text region; it must fit."""
+        self.write_text(offset, capacity, json.dumps(value, separators=(",", ":")).encode())
+
+    def read_json(self, offset: int, capacity: int) -> Any:
+        """Read a JSON document; None where there is none that can be read."""
+        try:
+            return json.loads(self.read_text(offset, capacity))
+        except ValueError:
+            return None
+
+    # regions by name
+
+    def write_about(self, about: dict[str, Any]) -> None:
+        self.write_json(self.layout.about, ABOUT_WORDS, about)
+
+    def read_about(self) -> dict[str, Any]:
+        about = self.read_json(self.layout.about, ABOUT_WORDS)
+        return about if isinstance(about, dict) else {}
+
+    def seat_text(self, index: int) -> int:
+        return self.layout.seat(index) + Seat.WORDS
+
+    def slot_text(self, number: int) -> int:
+        return self.layout.slot(number) + Slot.WORDS
+
+    def write_seat_report(self, index: int, report: dict[str, Any]) -> None:
+        """Write what the worker in a seat has to tell: its load's steps and its error."""
+        self.write_json(self.seat_text(index), TEXT_WORDS, fit(report, TEXT_WORDS))
+
+    def read_seat_report(self, index: int) -> dict[str, Any]:
+        report = self.read_json(self.seat_text(index), TEXT_WORDS)
+        return report if isinstance(report, dict) else {}
+
+    def write_last_error(self, slot: int, error: dict[str, Any]) -> None:
+        self.write_json(self.slot_text(slot), TEXT_WORDS, fit({"error": error}, TEXT_WORDS)["error"])
+
+    def read_last_error(self, slot: int) -> dict[str, Any] | None:
+        error = self.read_json(self.slot_text(slot), TEXT_WORDS)
+        return error if isinstance(error, dict) else None
+
+    def write_release(self, index: int, release: str) -> None:
+        data = release.encode()[:RELEASE_BYTES].ljust(RELEASE_BYTES, b"\0")
+        self.write_bytes(self.layout.seat(index) + Seat.RELEASE, data)
+
+    def read_release(self, index: int) -> str:
+        data = self.read_bytes(self.layout.seat(index) + Seat.RELEASE, RELEASE_BYTES)
+        return data.partition(b"\0")[0].decode(errors="ignore")
+
+    def clear_seat(self, index: int) -> None:
+        """Reset a seat before it is handed out: a worker killed while writing leaves it odd."""
+        start = self.layout.seat(index)
+        for word in range(start, start + Seat.WORDS + 2):
+            self.words[word] = 0
+
+
+def fit(report: dict[str, Any], capacity: int) -> dict[str, Any]:
+    """Shorten a report's traceback from its top, then its other texts, until it fits. Pure."""
+    room = (capacity - 2) * WORD
+    excess = len(json.dumps(report, separators=(",", ":"))) - room
+    error = report.get("error")
+    if excess <= 0 or not isinstance(error, dict):
+        return report if excess <= 0 else {"steps": report.get("steps", [])[-20:]}
+    shortened = dict(error)
+    for field, keep in (("traceback", 2000), ("message", 500)):
+        value = str(shortened.get(field, ""))
+        encoded = len(json.dumps(value))
+        if excess > 0 and encoded > keep:
+            # JSON escapes cost up to six bytes a character: cut by the share that is too much
+            share = max(0.0, 1 - (excess + 64) / encoded)
+            shortened[field] = "…" + value[len(value) - int(len(value) * share * 0.9) :]
+            excess -= encoded - len(json.dumps(shortened[field]))
+    steps = report.get("steps", [])
+    return {**report, "error": shortened} if excess <= 0 else {"steps": steps[-20:], "error": _bare(error)}
+
+
+def _bare(error: dict[str, Any]) -> dict[str, Any]:
+    return {key: str(value)[:200] for key, value in error.items() if key != "traceback"} | {"traceback": ""}
+
+
+def _check(fd: int, path: Path) -> Layout:
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        raise BoardError(f"{path} is not a scoreboard: not a regular file")
+    head = os.pread(fd, Header.WORDS * WORD, 0)
+    if len(head) < Header.WORDS * WORD:
+        raise BoardError(f"{path} is truncated")
+    words = memoryview(head).cast("Q")
+    if words[Header.MAGIC] != MAGIC:
+        raise BoardError(f"{path} is not a scoreboard")
+    if words[Header.VERSION] != VERSION:
+        raise BoardError(
+            f"{path} is a scoreboard of version {words[Header.VERSION]}, this program reads version {VERSION}; "
+            "use the workerguard command of the server's own environment"
+        )
+    layout = Layout(seats=words[Header.SEATS], slots=words[Header.SLOTS])
+    if words[Header.SIZE] != layout.size or status.st_size != layout.size:
+        raise BoardError(f"{path} is truncated")
+    return layout
+
+
+def is_full(error: OSError) -> bool:
+    """Say whether an error means that there was no room."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)

@@ -1,0 +1,96 @@
+"""Find the boards of running servers, and read no more than their headers. Runs in readers.
+
+Imports next to nothing, for the same reason as `header`.
+"""
+
+from __future__ import annotations
+
+import os
+
+from django_workerguard.probe.process import is_alive
+from django_workerguard.scoreboard.header import MAGIC, VERSION, WORD, Header
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+SHARED_MEMORY = "/dev/shm"  # noqa: S108 - memory, not a temporary directory
+SUFFIX = ".board"
+
+
+def temporary(environ: Mapping[str, str]) -> str:
+    """Return the temporary directory."""
+    return environ.get("TMPDIR") or "/tmp"  # noqa: S108 - where Linux has it
+
+
+def places(run_dir: str | None, *, environ: Mapping[str, str], uid: int) -> list[tuple[str, str]]:
+    """List the run directories that a server would try, best first, each with the setting that names it."""
+    if run_dir is not None:
+        return [(os.path.abspath(run_dir), "run-dir")]
+    found = [
+        (os.path.join(environ[name].split(":")[0], sub).rstrip("/"), f"${name}")
+        for name, sub in (("RUNTIME_DIRECTORY", ""), ("XDG_RUNTIME_DIR", "workerguard"))
+        if environ.get(name, "").startswith("/")
+    ]
+    found.append((f"{SHARED_MEMORY}/workerguard-{uid}", SHARED_MEMORY))
+    found.append((f"{temporary(environ)}/workerguard-{uid}", "the temporary directory"))
+    return found
+
+
+def search(run_dir: str | None, *, environ: Mapping[str, str], uid: int) -> list[str]:
+    """List every directory in which this user may find a server's board; root sees every user's."""
+    found = [path for path, _ in places(run_dir, environ=environ, uid=uid)]
+    if run_dir is None:
+        found.append(f"/run/user/{uid}/workerguard")
+        found += [f"/run/{name}" for name in _names("/run")]
+        if uid == 0:
+            found += [f"/run/user/{name}/workerguard" for name in _names("/run/user")]
+            for parent in (SHARED_MEMORY, temporary(environ)):
+                found += [f"{parent}/{name}" for name in _names(parent) if name.startswith("workerguard-")]
+    return list(dict.fromkeys(found))
+
+
+def boards(run_dir: str | None, *, environ: Mapping[str, str], uid: int) -> Iterator[str]:
+    """Yield the path of every file that is called a board."""
+    for directory in search(run_dir, environ=environ, uid=uid):
+        for name in _names(directory):
+            if name.endswith(SUFFIX):
+                yield f"{directory}/{name}"
+
+
+def _names(directory: str) -> list[str]:
+    try:
+        return sorted(os.listdir(directory))
+    except OSError:
+        return []
+
+
+def label(path: str) -> str:
+    """Return the ``NAME.PID`` of a board's path."""
+    return os.path.basename(path).removesuffix(SUFFIX)
+
+
+def matches(path: str, name: str) -> bool:
+    """Say whether a board is that of the server called so: NAME, or NAME.PID where several have one name."""
+    whole = label(path)
+    return name in (whole, whole.rpartition(".")[0])
+
+
+def head(path: str) -> memoryview | None:
+    """Read the header of a board whose arbiter lives; None for anything else."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        data = os.read(fd, Header.WORDS * WORD)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    if len(data) < Header.WORDS * WORD:
+        return None
+    words = memoryview(data).cast("Q")
+    if words[Header.MAGIC] != MAGIC or words[Header.VERSION] != VERSION:
+        return None
+    return words if is_alive(words[Header.PID], words[Header.START]) else None

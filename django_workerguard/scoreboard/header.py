@@ -1,0 +1,62 @@
+"""The board's first words: what a probe needs. Runs in readers and in the arbiter.
+
+Imports nothing: ``workerguard probe`` runs every few seconds on every host.
+"""
+
+from __future__ import annotations
+
+WORD = 8
+MAGIC = 0x4452415547524B57  # "WKRGUARD"
+VERSION = 1
+FEATURES = 0
+
+
+class Header:
+    """Words of the header; all written by the arbiter."""
+
+    MAGIC = 0
+    VERSION = 1
+    FEATURES = 2
+    SIZE = 3  # bytes
+    SEATS = 4
+    SLOTS = 5
+    PID = 6
+    START = 7  # clock ticks, the arbiter's identity together with PID
+    STARTED_AT = 8  # Unix time, µs
+    BEAT = 9  # monotonic ns of the last tick
+    GENERATION = 10
+    TARGET = 11
+    READY = 12
+    QUORUM = 13  # min-loaded
+    REACHED = 14  # 1 once the first quorum was reached
+    PHASE = 15
+    EVENTS = 16  # events ever written
+    SAMPLES = 17  # samples ever taken
+    STAND_IN = 18  # 1 while the stand-in answers
+    ERRORS = 19  # faults of the arbiter's own, survived
+    WORDS = 64
+
+
+class Phase:
+    """What the arbiter is doing."""
+
+    STARTING = 0
+    SERVING = 1
+    DRAINING = 2  # drain-delay: serves on, ready is false
+    STOPPING = 3
+    NAMES = ("starting", "serving", "draining", "stopping")
+
+
+class Vitals:
+    """The few numbers that a probe needs; ``beat`` in seconds of the monotonic clock."""
+
+    __slots__ = ("beat", "phase", "quorum", "reached", "ready", "stand_in", "target")
+
+    def __init__(self, words: memoryview) -> None:
+        self.beat: float = words[Header.BEAT] / 1e9
+        self.phase: int = words[Header.PHASE]
+        self.target: int = words[Header.TARGET]
+        self.ready: int = words[Header.READY]
+        self.quorum: int = words[Header.QUORUM]
+        self.reached: bool = words[Header.REACHED] == 1
+        self.stand_in: bool = words[Header.STAND_IN] == 1

@@ -1,0 +1,62 @@
+"""The journal: the last 10,000 events, in the order in which they happened. The arbiter writes, anyone reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from django_workerguard.scoreboard.board import READ_TRIES, Board
+from django_workerguard.scoreboard.header import WORD, Header
+from django_workerguard.scoreboard.layout import EVENT_WORDS, EVENTS
+
+ROOM = (EVENT_WORDS - 2) * WORD
+
+
+def write_event(board: Board, event: dict[str, Any]) -> None:
+    """Append an event; a text that does not fit is shortened, numbers and names never."""
+    number = board.words[Header.EVENTS]
+    start = board.layout.event(number % EVENTS)
+    data = _encode(event)
+    board.words[start] = 0
+    board.words[start + 1] = len(data)
+    board.write_bytes(start + 2, data)
+    board.words[start] = number + 1
+    board.words[Header.EVENTS] = number + 1
+
+
+def read_events(board: Board, *, after: int = 0) -> Iterator[dict[str, Any]]:
+    """Yield the events that are still there, oldest first, each with its ``number`` from 1; those > ``after``."""
+    written = board.words[Header.EVENTS]
+    for number in range(max(after, written - EVENTS), written):
+        event = _read(board, number)
+        if event is not None:
+            yield event
+
+
+def _read(board: Board, number: int) -> dict[str, Any] | None:
+    start = board.layout.event(number % EVENTS)
+    for _ in range(READ_TRIES):
+        if board.words[start] != number + 1:
+            return None  # overwritten meanwhile
+        length = min(board.words[start + 1], ROOM)
+        data = board.read_bytes(start + 2, length)
+        if board.words[start] == number + 1:
+            try:
+                return {"number": number + 1, **json.loads(data)}
+            except ValueError:
+                return None
+    return None
+
+
+def _encode(event: dict[str, Any]) -> bytes:
+    data = json.dumps(event, separators=(",", ":")).encode()
+    limit = 160
+    while len(data) > ROOM and limit > 0:
+        short = {
+            key: value[:limit] + "…" if isinstance(value, str) and len(value) > limit else value
+            for key, value in event.items()
+        }
+        data = json.dumps(short, separators=(",", ":")).encode()
+        limit //= 2
+    return data if len(data) <= ROOM else json.dumps({"event": str(event.get("event"))[:40]}).encode()

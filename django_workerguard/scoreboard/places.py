@@ -1,0 +1,152 @@
+"""Where scoreboards and control sockets lie, and which servers run. Runs in the arbiter and in readers.
+
+A server called NAME with the arbiter's pid PID owns ``NAME.PID.board`` and ``NAME.PID.sock``
+in its run directory. A file whose arbiter is gone is stale; the next start removes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from django_workerguard.errors import ConfigurationError
+from django_workerguard.probe.process import is_alive, start_time
+from django_workerguard.scoreboard import glance
+from django_workerguard.scoreboard.board import Board, BoardError
+from django_workerguard.scoreboard.header import Header
+from django_workerguard.scoreboard.layout import Layout
+
+_BOARD = re.compile(r"(?P<name>.+)\.(?P<pid>\d+)\.board")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A new board and what a person should know of where it lies."""
+
+    board: Board
+    warning: str | None = None
+
+
+def server_name(name: str | None, project: Path) -> str:
+    """Return the server's name as a file name: the one given, else that of the project's directory."""
+    return re.sub(r"[^\w.@-]", "_", name or project.name or "django").strip(".") or "django"
+
+
+def open_board(
+    layout: Layout, name: str, run_dir: str | None, *, environ: Mapping[str, str], uid: int, pid: int
+) -> Opened:
+    """Make the board of this arbiter in the first place that can be written.
+
+    Where none can, the board is anonymous: the server serves, and says that commands
+    cannot see it. Raises ConfigurationError where the user named a directory that cannot be used.
+    """
+    problems = []
+    for place, source in glance.places(run_dir, environ=environ, uid=uid):
+        try:
+            _prepare(Path(place), uid)
+            sweep(Path(place))
+            board = Board.create(layout, Path(place, f"{name}.{pid}.board"), pid=pid, start=start_time(pid))
+        except OSError as error:
+            problems.append(f"{place}: {error.strerror}")
+            if run_dir is not None:
+                raise ConfigurationError(
+                    f"{run_dir!r} cannot hold the scoreboard: {error.strerror}",
+                    option="run-dir",
+                    hint=f"It takes {layout.size // 1024} KiB in a directory that this user may write.",
+                ) from None
+            continue
+        return Opened(board, _slow(Path(place), source))
+    warning = f"no place for the scoreboard ({'; '.join(problems)}): the workerguard commands cannot see this server"
+    return Opened(Board.create(layout, None), warning)
+
+
+def _prepare(path: Path, uid: int) -> None:
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = path.stat()
+    if status.st_uid not in (uid, 0) or status.st_mode & 0o002 and not status.st_mode & 0o1000:
+        raise PermissionError(1, "it belongs to another user or anybody may write to it")
+
+
+def _slow(place: Path, source: str) -> str | None:
+    if source != "the temporary directory" or _is_tmpfs(place):
+        return None
+    return f"the scoreboard lies on a disk ({place}): name a tmpfs with --run-dir"
+
+
+def _is_tmpfs(path: Path) -> bool:
+    mounts = []
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/mounts").read_text().splitlines():
+            _, point, kind, *_ = line.split()
+            if path.is_relative_to(point):
+                mounts.append((len(point), kind))
+    return bool(mounts) and max(mounts)[1] in ("tmpfs", "ramfs")
+
+
+def sweep(directory: Path) -> None:
+    """Remove the boards and sockets of arbiters that are gone."""
+    unfinished = [path.with_suffix(".board") for path in directory.glob("*.new")]
+    for path in (*directory.glob("*.board"), *unfinished):
+        try:
+            board = Board.open(path)
+        except (OSError, BoardError):
+            match = _BOARD.fullmatch(path.name)
+            alive = match is None or Path("/proc", match["pid"]).exists()
+        else:
+            alive = is_live(board)
+            board.close()
+        if not alive:
+            for stale in (path, path.with_suffix(".sock"), path.with_suffix(".new")):
+                with contextlib.suppress(OSError):
+                    stale.unlink()
+
+
+def is_live(board: Board) -> bool:
+    """Say whether the arbiter that wrote a board still runs."""
+    return is_alive(board.words[Header.PID], board.words[Header.START])
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server as found in a run directory."""
+
+    name: str
+    pid: int
+    board: Board
+    project: str
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}.{self.pid}"
+
+
+def find_servers(run_dir: str | None, *, environ: Mapping[str, str], uid: int) -> Iterator[Server]:
+    """Yield every running server that this user may see; root sees every user's.
+
+    Looks into every place that a server could have used. A file that is no whole
+    scoreboard of this version is passed over; `unreadable` tells of those.
+    """
+    for path in glance.boards(run_dir, environ=environ, uid=uid):
+        try:
+            board = Board.open(Path(path))
+        except (OSError, BoardError):
+            continue
+        if not is_live(board):
+            board.close()
+            continue
+        about = board.read_about()
+        yield Server(glance.label(path).rpartition(".")[0], board.words[Header.PID], board, str(about.get("project", "/")))
+
+
+def unreadable(run_dir: str | None, *, environ: Mapping[str, str], uid: int) -> Iterator[str]:
+    """Yield a line for each board whose file cannot be read, with the reason."""
+    for path in glance.boards(run_dir, environ=environ, uid=uid):
+        try:
+            Board.open(Path(path)).close()
+        except BoardError as error:
+            yield str(error)
+        except OSError as error:
+            yield f"{path}: {error.strerror}"

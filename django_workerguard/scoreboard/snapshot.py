@@ -1,0 +1,109 @@
+"""A consistent picture of a server: the versioned JSON that every reader is built on. Runs in readers."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from django_workerguard.probe.clock import monotonic_ns
+from django_workerguard.scoreboard.board import Board
+from django_workerguard.scoreboard.header import Header, Phase
+from django_workerguard.scoreboard.layout import Seat, SeatState, Slot, SlotState
+
+SNAPSHOT_VERSION = 1
+
+
+def snapshot(board: Board) -> dict[str, Any]:
+    """Read the whole board into plain values: numbers in seconds and bytes, times as Unix seconds."""
+    words = board.words
+    now = monotonic_ns()
+    about = board.read_about()
+    shown = range(1, min(words[Header.TARGET], board.layout.slots) + 1)
+    leaving = (n for n in range(len(shown) + 1, board.layout.slots + 1) if words[board.layout.slot(n) + Slot.SEAT])
+    slots = [_slot(board, number, now) for number in (*shown, *leaving)]
+    releases = {slot["release"] for slot in slots if slot["release"]}
+    return {
+        "version": SNAPSHOT_VERSION,
+        "at": time.time(),
+        "arbiter": {
+            "pid": words[Header.PID],
+            "generation": words[Header.GENERATION],
+            "started_at": words[Header.STARTED_AT] / 1e6,
+            "beat_age": (now - words[Header.BEAT]) / 1e9,
+            "phase": Phase.NAMES[min(words[Header.PHASE], len(Phase.NAMES) - 1)],
+            "errors": words[Header.ERRORS],
+        },
+        "host": about.get("host", ""),
+        "name": about.get("name", ""),
+        "project": about.get("project", ""),
+        "bind": about.get("bind", []),
+        "worker_class": about.get("worker_class", ""),
+        "release": releases.pop() if len(releases) == 1 else ("mixed" if releases else ""),
+        "target": words[Header.TARGET],
+        "ready": words[Header.READY],
+        "min_loaded": words[Header.QUORUM],
+        "quorum_reached": bool(words[Header.REACHED]),
+        "stand_in": bool(words[Header.STAND_IN]),
+        "slots": slots,
+    }
+
+
+def _slot(board: Board, number: int, now: int) -> dict[str, Any]:
+    words = board.words
+    at = board.layout.slot(number)
+    incumbent = _seat(board, words[at + Slot.SEAT])
+    successor = _seat(board, words[at + Slot.SUCCESSOR])
+    next_try = words[at + Slot.NEXT_TRY]
+    report = incumbent.get("report", {})
+    return {
+        "slot": number,
+        "pid": incumbent.get("pid"),
+        "successor": successor.get("pid"),
+        "state": _name(words[at + Slot.STATE]),
+        "generation": words[at + Slot.GENERATION],
+        "since": words[at + Slot.SINCE] / 1e6,
+        "requests": words[at + Slot.REQUESTS] + incumbent.get("requests", 0) + successor.get("requests", 0),
+        "errors_5xx": words[at + Slot.ERRORS_5XX] + incumbent.get("errors", 0) + successor.get("errors", 0),
+        "in_flight": incumbent.get("in_flight", 0) + successor.get("in_flight", 0),
+        "suspect": incumbent.get("suspect", False),
+        "rss_bytes": incumbent.get("rss", 0),
+        "release": incumbent.get("release", ""),
+        "load_seconds": words[at + Slot.LOAD_NS] / 1e9 if words[at + Slot.LOAD_NS] else None,
+        "load_steps": report.get("steps", []),
+        "step": report.get("step"),
+        "exits": words[at + Slot.EXITS],
+        "failures": words[at + Slot.FAILURES],
+        "next_try_in": max(0.0, (next_try - now) / 1e9) if next_try else None,
+        "last_error": board.read_last_error(number),
+    }
+
+
+def _name(state: int) -> str:
+    return SlotState(state).name.lower() if state < len(SlotState) else "unknown"
+
+
+def _seat(board: Board, index_plus_one: int) -> dict[str, Any]:
+    if not 1 <= index_plus_one <= board.layout.seats:
+        return {}
+    index = index_plus_one - 1
+    at = board.layout.seat(index)
+    words = board.words
+    return {
+        "pid": words[at + Seat.PID] or None,
+        "requests": words[at + Seat.REQUESTS],
+        "errors": words[at + Seat.ERRORS_5XX],
+        "in_flight": words[at + Seat.IN_FLIGHT],
+        "suspect": is_suspect(words[at + Seat.STREAK]),
+        "rss": words[at + Seat.RSS],
+        "release": board.read_release(index),
+        "report": board.read_seat_report(index),
+        "ready": words[at + Seat.STATE] == SeatState.READY,
+    }
+
+
+def is_suspect(streak: int) -> bool:
+    """Say whether so many 5xx in a row put a worker under suspicion. Pure."""
+    return streak >= SUSPECT_AFTER
+
+
+SUSPECT_AFTER = 3

@@ -1,0 +1,1 @@
+"""The guarded server: gunicorn yes, Django never."""

@@ -1,0 +1,48 @@
+"""Load the application once, as a worker would, and say what happened. Runs in place of the arbiter."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from django_workerguard.errors import ExitCode
+from django_workerguard.scoreboard.board import Board
+from django_workerguard.scoreboard.layout import Layout
+from django_workerguard.server import loading
+from django_workerguard.server.configuration import GuardedApplication
+from django_workerguard.server.guard import Guard
+from django_workerguard.server.worker import is_asgi
+
+MEGABYTE = 1024 * 1024
+
+
+def check(app: GuardedApplication) -> int:
+    """Print the load's steps, or why it failed, and return the exit code."""
+    board = Board.create(Layout(seats=1, slots=1), None)
+    guard = Guard(
+        board=board,
+        seat=0,
+        slot=1,
+        generation=1,
+        wake_fd=-1,
+        dump_fd=-1,
+        request=app.load_request(asgi=is_asgi(app.cfg.worker_class)),
+        health_path=app.guard.options.health_path,
+        health_token="",
+    )
+    try:
+        loading.load(guard, leaving=lambda: None)
+        failed = False
+    except BaseException:
+        failed = True
+    report = board.read_seat_report(0)
+    for step in report.get("steps", []):
+        print(f"{step['name']:24} {step['seconds'] * 1000:8.0f} ms {step['retained_bytes'] / MEGABYTE:8.1f} MB kept")
+    if failed:
+        error = report.get("error") or {}
+        place = f" in step {error['step']}" if error.get("step") else ""
+        print(f"{error.get('traceback', '')}", file=sys.stderr)
+        print(f"Error: the load failed{place}: {error.get('type')}: {error.get('message')}", file=sys.stderr)
+        return ExitCode.LOAD_FAILED
+    print(f"The application loads (pid {os.getpid()}).")
+    return ExitCode.OK

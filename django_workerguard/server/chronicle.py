@@ -1,0 +1,199 @@
+"""What happened, told once to the log and once to the journal. Runs in the arbiter."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from typing import Any
+
+from django_workerguard.policy.view import Fleet, State, Worker
+from django_workerguard.scoreboard.board import Board
+from django_workerguard.scoreboard.journal import write_event
+from django_workerguard.scoreboard.header import Header
+from django_workerguard.scoreboard.layout import Seat
+from django_workerguard.server.control import Request
+from django_workerguard.server.exits import Exit, leave_word
+from django_workerguard.server.seats import Seats
+
+LOADING = (State.LOADING, State.LOADED, State.FAILED)
+
+
+class Chronicle:
+    """Writes each event of the server's life to the journal and, once, to gunicorn's error log."""
+
+    def __init__(self, board: Board, log: Any) -> None:
+        self._board = board
+        self._log = log
+        self._last_failure: tuple[str, ...] = ()
+        self._repeated = 0
+        self._not_spawned: str = ""
+
+    def _event(self, event: str, **fields: Any) -> None:
+        write_event(self._board, {"at": round(time.time(), 6), "event": event, **fields})
+
+    def _about(self, event: str, worker: Worker, **fields: Any) -> None:
+        self._event(event, slot=worker.slot, pid=worker.pid, generation=worker.generation, **fields)
+
+    def _say(self, level: str, worker: Worker, action: str, text: str, *values: Any) -> None:
+        prefix = f"slot={worker.slot} gen={worker.generation} pid={worker.pid}"
+        getattr(self._log, level)(f"{prefix} {text}", *values, extra={"action": action})
+
+    # the server
+
+    def started(self, app: Any, pid: int, listeners: list[str], *, replaces: int) -> None:
+        """Write who this server is, and that it has started."""
+        name = app.guard.options.name or ""
+        self._board.write_about(
+            {
+                "host": socket.gethostname(),
+                "name": name,
+                "project": app.handover.project,
+                "bind": listeners,
+                "worker_class": app.cfg.worker_class_str,
+                "replaces": replaces,  # the arbiter that was sent SIGUSR2; 0: none
+            }
+        )
+        self._event("started", pid=pid, bind=listeners, target=app.cfg.workers)
+
+    def halted(self, reason: str, code: int) -> None:
+        self._event("halted", reason=reason, exit_code=code)
+        if reason:
+            leave_word(reason)
+
+    def gave_up(self, reason: str) -> None:
+        self._event("gave-up", reason=reason)
+        self._log.error("Giving up: %s", reason, extra={"action": "gave-up"})
+
+    def stopping(self, *, quick: bool, drain_delay: float) -> None:
+        self._event("stopping", quick=quick, drain_delay=drain_delay)
+        if drain_delay and not quick:
+            self._log.info("Draining: serving on for %g s, ready is false", drain_delay, extra={"action": "draining"})
+
+    def reloading(self, generation: int, asked_by: str) -> None:
+        self._event("reload", generation=generation, by=asked_by)
+        self._log.info("Reload: generation %d begins (%s)", generation, asked_by, extra={"action": "reload"})
+
+    def scaled(self, target: int, asked_by: str) -> None:
+        self._event("scaled", target=target, by=asked_by)
+
+    def asked(self, request: Request, refused: str | None) -> None:
+        if request.do != "wake":
+            self._event("asked", do=request.do, by_pid=request.pid, by_uid=request.uid, refused=refused)
+
+    # workers
+
+    def spawned(self, worker: Worker) -> None:
+        self._not_spawned = ""
+        self._about("spawned", worker)
+
+    def not_spawned(self, slot: int, reason: str, fleet: Fleet) -> None:
+        self._event("spawn-failed", slot=slot, reason=reason)
+        if reason != self._not_spawned:
+            self._log.error("slot=%d cannot start a process: %s", slot, reason, extra={"action": "spawn-failed"})
+        self._not_spawned = reason
+
+    def compare(self, before: Fleet, after: Fleet, seats: Seats) -> None:
+        """Tell of the states that have changed."""
+        for seat, worker in after.workers.items():
+            known = before.workers.get(seat)
+            if known is None or known.state is worker.state:
+                continue
+            if worker.state is State.READY:
+                self._became_ready(worker, seats, after)
+            elif worker.state is State.UNLOADED:
+                self._failed(worker, dict(seats.report(seat).get("error") or {}))
+
+    def _became_ready(self, worker: Worker, seats: Seats, fleet: Fleet) -> None:
+        spawned, loaded = seats.word(worker.seat, Seat.SPAWNED), seats.word(worker.seat, Seat.LOAD_END)
+        took = max(0.0, (loaded - spawned) / 1e9)
+        first = fleet.ready == fleet.target and not self._board.words[Header.REACHED]
+        self._about("ready", worker, load_seconds=round(took, 3), ready=fleet.ready, target=fleet.target)
+        self._say("info", worker, "ready", "ready after %.2f s (%d of %d)", took, fleet.ready, fleet.target)
+        self._last_failure, self._repeated = (), 0
+        if first:
+            self._log.info("All %d workers are ready", fleet.target, extra={"action": "all-ready"})
+
+    def retired(self, worker: Worker | None, reason: str) -> None:
+        if worker is not None:
+            self._about("retiring", worker, reason=reason)
+            self._say("info", worker, "retiring", "asked to leave: %s", reason)
+
+    def aborted(self, worker: Worker | None, reason: str) -> None:
+        if worker is not None:
+            self._about("aborted", worker, reason=reason)
+            self._say("critical", worker, "aborted", "aborted: %s", reason)
+
+    def killed(self, worker: Worker | None, reason: str) -> None:
+        if worker is not None:
+            self._about("killed", worker, reason=reason)
+            self._say("critical", worker, "killed", "killed: %s", reason)
+
+    def exited(self, worker: Worker, end: Exit, dump: str, seats: Seats) -> bool:
+        """Tell of a process that is gone; return whether the cause may pass by itself."""
+        if worker.state in LOADING:
+            return self._exited_loading(worker, end, dump, seats)
+        self._about("exited", worker, end=str(end), reason=worker.reason, state=worker.state.value)
+        asked = worker.state is State.RETIRING
+        level = "info" if end.clean or (asked and worker.aborted is None) else "error"
+        self._say(level, worker, "exited", "gone: %s%s", end, f" ({worker.reason})" if worker.reason else "")
+        if dump:
+            self._say("error", worker, "stacks", "its stacks were:\n%s", dump)
+        if not end.clean and not asked:
+            self._board.write_last_error(worker.slot, _error(worker, end, dump, None))
+        return True
+
+    def _exited_loading(self, worker: Worker, end: Exit, dump: str, seats: Seats) -> bool:
+        report = seats.report(worker.seat)
+        told = report.get("error")
+        if isinstance(told, dict):
+            self._failed(worker, told)
+            return bool(seats.word(worker.seat, Seat.TRANSIENT))
+        self._failed(worker, _error(worker, end, dump, report.get("step")))
+        return worker.aborted is not None or end.transient
+
+    def _failed(self, worker: Worker, error: dict[str, Any]) -> None:
+        self._board.write_last_error(worker.slot, error)
+        kind, message, step = (str(error.get(key) or "") for key in ("type", "message", "step"))
+        self._about("load-failed", worker, type=kind, message=message, step=step)
+        where = f" in step {step}" if step else ""
+        identity = (kind, message, step, str(error.get("traceback")))
+        if identity == self._last_failure:
+            self._repeated += 1
+            self._say("error", worker, "load-failed", "load failed as before (%d times): %s", self._repeated + 1, kind)
+            return
+        self._last_failure, self._repeated = identity, 0
+        text = "load failed%s: %s: %s\n%s"
+        self._say("error", worker, "load-failed", text, where, kind, message, error.get("traceback") or "")
+
+    def next_try(self, fleet: Fleet, gone: Worker, now: float) -> None:
+        record = fleet.record(gone.slot)
+        if gone.state in LOADING and record.next_try > now:
+            wait = record.next_try - now
+            self._about("back-off", gone, seconds=round(wait, 3), failures=record.failures)
+            self._say("info", gone, "back-off", "next try in %.1f s (failed loads in a row: %d)", wait, record.failures)
+
+    # who answers 503
+
+    def duty(self, fleet: Fleet, seat: int, *, on: bool) -> None:
+        who = "stand-in" if seat == fleet.stand_in.seat else "unloaded worker"
+        self._event("duty", who=who, seat=seat, on=on)
+        text = "Nobody is loaded: the %s answers 503" if on else "A worker is loaded: the %s stops answering"
+        self._log.warning(text, who, extra={"action": "duty"})
+
+    def stand_in_gone(self, end: Exit, *, stopping: bool) -> None:
+        self._event("stand-in-exited", end=str(end))
+        if not stopping:
+            self._log.warning("The stand-in is gone: %s", end, extra={"action": "stand-in-exited"})
+
+
+def _error(worker: Worker, end: Exit, dump: str, step: str | None) -> dict[str, Any]:
+    """Describe the end of a process that could not say anything itself."""
+    if worker.aborted is not None:
+        kind, message = worker.reason.partition(":")[0], f"{worker.reason.partition(': ')[2]}; {end}"
+    else:
+        kind, message = str(end), "the process ended without a word"
+        with contextlib.suppress(ValueError):
+            kind = kind.split(" by ")[1] if end.signal is not None else "exit"
+            message = str(end) if end.signal is None else message
+    return {"type": kind, "message": message, "traceback": dump, "step": step, "at": time.time()}

@@ -1,0 +1,241 @@
+"""gunicorn's configuration in the guard's layers: every value knows where it was set. Runs in the arbiter."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Mapping
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+from typing import Any, NoReturn
+
+from gunicorn.app.base import Application
+from gunicorn.config import Config, get_default_config_file
+
+from django_workerguard.config.handover import Handover
+from django_workerguard.config.loading import LoadRequest
+from django_workerguard.config.options import OPTIONS
+from django_workerguard.config.resolve import (
+    COMMAND_LINE,
+    CONFIG_FILE,
+    DEFAULT,
+    ENVIRONMENT,
+    SETTING,
+    Layer,
+    Resolved,
+    from_environ,
+    resolve,
+    split,
+)
+from django_workerguard.errors import ConfigurationError
+
+REFUSED = {
+    "preload_app": "the application would be loaded in the arbiter, whose failure costs the whole server",
+    "reuse_port": "the kernel would give connections to workers that do not accept yet",
+    "daemon": "the server must stay the child of who supervises it; use systemd, a container or nohup",
+    "paste": "PasteDeploy applications are not Django's",
+}
+
+
+class GuardedApplication(Application):
+    """gunicorn's application object, without an application: the workers load it themselves."""
+
+    def __init__(self, handover: Handover, environ: Mapping[str, str] = os.environ) -> None:
+        self.handover = handover
+        self._environ = environ
+        self.sources: dict[str, str] = {}
+        self.warnings: list[str] = []
+        self.guard: Resolved
+        super().__init__(prog="serve_guarded")
+
+    def do_load_config(self) -> None:
+        """Read every layer. Raises ConfigurationError where gunicorn would end the process."""
+        try:
+            self.load_default_config()
+            self.load_config()
+            self.cfg.validate()
+            self._conclude()
+        except ConfigurationError:
+            raise
+        except Exception as error:
+            raise ConfigurationError(str(error)) from error
+
+    def load_config(self) -> None:
+        names = self.cfg.settings.keys()
+        guard_setting, server_setting = split(self.handover.setting, names)
+        guard_env, server_env, unknown = from_environ(self._environ, names)
+        self.warnings += [f"{name} in the environment is no option of the guard" for name in unknown]
+        parser = _Parser(self.cfg)
+        passed_on = parser.read(self.handover.passed_on, "the command line, after --")
+        cmd_args = parser.read(self.cfg.get_cmd_args_from_env(), "GUNICORN_CMD_ARGS")
+        self.cfg.set("default_proc_name", Path(self.handover.project).name or "django")
+        self._apply(Layer(SETTING, server_setting))
+        path = self.handover.server.get("config") or passed_on.get("config") or cmd_args.get("config")
+        guard_file = self._read_file(path)
+        self._apply(Layer("GUNICORN_CMD_ARGS", cmd_args))
+        self._apply(Layer(ENVIRONMENT, server_env))
+        self._apply(Layer("{flag} on the command line, after --", passed_on))
+        self._apply(Layer(COMMAND_LINE, self.handover.server))
+        self.chdir()
+        self.guard = resolve(
+            [
+                Layer(SETTING, guard_setting),
+                guard_file,
+                Layer(ENVIRONMENT, guard_env),
+                Layer(COMMAND_LINE, self.handover.guard),
+            ]
+        )
+
+    def _apply(self, layer: Layer) -> None:
+        for name, value in layer.values.items():
+            self._set(name, value, layer.where(name))
+
+    def _set(self, name: str, value: Any, where: str) -> None:
+        try:
+            self.cfg.set(name, value)
+        except Exception as error:
+            problem = str(error) or f"{value!r} is not understood"
+            raise ConfigurationError(problem, option=name.replace("_", "-"), where=where) from None
+        self.sources[name] = where
+
+    def _read_file(self, path: str | None) -> Layer:
+        """Read gunicorn.conf.py, as gunicorn finds it; return what it says of the guard's options."""
+        path = path or get_default_config_file()
+        if path is None:
+            return Layer(CONFIG_FILE, {})
+        django_before = "django" in sys.modules
+        content = self.load_config_from_file(path)
+        if "django" in sys.modules and not django_before:
+            self.warnings.append(
+                f"{path} imports Django: every worker will inherit it, and what it holds, from the arbiter"
+            )
+        for name in content:
+            if name in self.cfg.settings:
+                self.sources[name] = path
+        guard, server = split(content.get("WORKERGUARD", {}), self.cfg.settings.keys(), where=f"WORKERGUARD in {path}")
+        self._apply(Layer(CONFIG_FILE, server, file=path))
+        return Layer(CONFIG_FILE, guard, file=path)
+
+    def load_config_from_module_name_or_filename(self, location: str) -> dict[str, Any]:
+        content = self._content(location)
+        for name, value in content.items():
+            if name in self.cfg.settings:
+                self._set(name, value, location)
+        return content
+
+    def _content(self, location: str) -> dict[str, Any]:
+        try:
+            if location.startswith("python:"):
+                return dict(self.get_config_from_module_name(location.removeprefix("python:")))
+            return dict(_run_file(location.removeprefix("file:")))
+        except ConfigurationError:
+            raise
+        except BaseException as error:
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            raise ConfigurationError(
+                f"{location} cannot be read: {type(error).__name__}: {error} (line {last.lineno} of {last.filename})",
+                option="config",
+                where=self.sources.get("config", DEFAULT),
+            ) from None
+
+    def _conclude(self) -> None:
+        for name, why in REFUSED.items():
+            if self.cfg.settings[name].get():
+                raise ConfigurationError(
+                    f"it cannot be used here: {why}", option=name.replace("_", "-"), where=self.sources.get(name)
+                )
+        if "control_socket" not in self.sources:
+            self.cfg.set("control_socket_disable", True)  # it would add a thread to the arbiter
+        self._check_together()
+
+    def _check_together(self) -> None:
+        workers, quorum = self.cfg.workers, self.guard.options.min_loaded
+        if workers < 1:
+            raise ConfigurationError(
+                "at least one worker is needed", option="workers", where=self.sources.get("workers")
+            )
+        if quorum > workers:
+            raise ConfigurationError(
+                f"a quorum of {quorum} cannot be reached by {workers} workers",
+                option="min-loaded",
+                where=self.guard.sources["min_loaded"],
+                hint=f"workers was set in {self.sources.get('workers', DEFAULT)}.",
+            )
+
+    @property
+    def mercy(self) -> float:
+        """How long a leaving worker gets, in seconds."""
+        if "graceful_timeout" in self.sources and not self.guard.is_set("worker_reload_mercy"):
+            return float(self.cfg.graceful_timeout)
+        return self.guard.options.worker_reload_mercy
+
+    def load_request(self, *, asgi: bool) -> LoadRequest:
+        """Return what a worker is to load."""
+        options = self.guard.options
+        return LoadRequest(
+            app=options.app or self.cfg.wsgi_app,
+            interface="asgi" if asgi else "wsgi",
+            warmup=options.warmup,
+            warmup_path=options.warmup_path,
+            load_probe=options.load_probe,
+            release=options.release,
+        )
+
+    def load(self) -> NoReturn:
+        raise RuntimeError("the arbiter never loads the application")
+
+    def describe(self) -> str:
+        """Return every value with where it was set, a line each; secrets masked."""
+        lines = []
+        for field, option in OPTIONS.items():
+            value = getattr(self.guard.options, field)
+            shown = "********" if option.secret and value else _shown(value)
+            lines.append((option.name, shown, self.guard.sources[field]))
+        for name in sorted(self.cfg.settings):
+            if name not in REFUSED and name != "config":
+                lines.append(
+                    (name.replace("_", "-"), _shown(self.cfg.settings[name].get()), self.sources.get(name, DEFAULT))
+                )
+        width = max(len(name) for name, _, _ in lines)
+        return "\n".join(f"{name:{width}}  {value}  [{source}]" for name, value, source in lines)
+
+
+class _Parser:
+    """gunicorn's own argument parser, whose errors name where the arguments came from."""
+
+    def __init__(self, cfg: Config) -> None:
+        self._parser = cfg.parser()
+
+    def read(self, arguments: list[str], where: str) -> dict[str, Any]:
+        def error(message: str) -> NoReturn:
+            raise ConfigurationError(message, where=where)
+
+        self._parser.error = error  # type: ignore[method-assign]
+        parsed: argparse.Namespace = self._parser.parse_args(arguments)
+        if parsed.args:
+            raise ConfigurationError(
+                f"{parsed.args[0]!r} is not an option", where=where, hint="Name the application with --app."
+            )
+        return {name: value for name, value in vars(parsed).items() if value is not None and name != "args"}
+
+
+def _run_file(filename: str) -> dict[str, Any]:
+    """Run a configuration file as the module ``__config__``, as gunicorn does."""
+    if not os.path.exists(filename):
+        raise ConfigurationError(f"{filename!r} does not exist", option="config")
+    loader = SourceFileLoader("__config__", filename)
+    module = module_from_spec(spec_from_loader("__config__", loader) or ModuleSpec("__config__", loader))
+    sys.modules["__config__"] = module
+    loader.exec_module(module)
+    return vars(module)
+
+
+def _shown(value: Any) -> str:
+    if callable(value):
+        return f"<{getattr(value, '__qualname__', value)}()>"
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return "" if value is None else str(value)

@@ -1,0 +1,130 @@
+"""How others reach the arbiter without a thread: a pipe that rings, a socket that asks. Runs in the arbiter.
+
+Requests are datagrams of JSON, ``{"do": "reload"}``; each is answered
+``{"accepted": true}`` or ``{"accepted": false, "reason": …}``. The kernel says who asked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import struct
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+CREDENTIALS = struct.Struct("3i")
+LONGEST = 4096
+LONGEST_PATH = 107  # of a unix socket
+
+
+@dataclass(frozen=True)
+class Request:
+    """What somebody asks for, and who."""
+
+    do: str
+    arguments: dict[str, Any]
+    pid: int
+    uid: int
+    address: Any = field(repr=False, default=None)
+
+
+class WakePipe:
+    """A pipe whose bytes raise SIGIO in the arbiter: children that may not signal it can ring it."""
+
+    def __init__(self) -> None:
+        self.read_fd, self.write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        ring_on(self.read_fd)
+
+    def drain(self) -> None:
+        with contextlib.suppress(OSError):
+            while len(os.read(self.read_fd, LONGEST)) == LONGEST:
+                pass
+
+
+def ring_on(fd: int) -> None:
+    """Have the kernel raise SIGIO in this process when a descriptor becomes readable."""
+    fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC | os.O_NONBLOCK)
+
+
+class ControlSocket:
+    """The datagram socket in the run directory."""
+
+    def __init__(self, path: Path, *, allowed_uids: frozenset[int]) -> None:
+        """Raise OSError where the socket cannot be made."""
+        if len(os.fsencode(path)) > LONGEST_PATH:
+            raise OSError(36, f"the path is longer than {LONGEST_PATH} bytes")
+        self.path = path
+        self._allowed = allowed_uids
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+        before = os.umask(0o177)
+        try:
+            self._socket.bind(str(path))
+        finally:
+            os.umask(before)
+        ring_on(self._socket.fileno())
+
+    def surrender(self) -> int:
+        """Give the descriptor up, in a child: it must not be closed again when its number is another's."""
+        return self._socket.detach()
+
+    def requests(self) -> list[Request]:
+        """Return the requests that wait, refusing at once those that are not allowed or not understood."""
+        found = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                data, ancillary, _, address = self._socket.recvmsg(LONGEST, socket.CMSG_SPACE(CREDENTIALS.size))
+                pid, uid = _credentials(ancillary)
+                if uid not in self._allowed:
+                    self._answer(address, accepted=False, reason=f"user {uid} may not control this server")
+                    continue
+                try:
+                    asked = json.loads(data)
+                    found.append(Request(str(asked.pop("do")), asked, pid, uid, address))
+                except (ValueError, KeyError, AttributeError, TypeError):
+                    self._answer(address, accepted=False, reason="not a request")
+        return found
+
+    def answer(self, request: Request, refused: str | None) -> None:
+        if refused is None:
+            self._answer(request.address, accepted=True)
+        else:
+            self._answer(request.address, accepted=False, reason=refused)
+
+    def _answer(self, address: Any, **content: Any) -> None:
+        with contextlib.suppress(OSError, TypeError):  # the asker may be gone
+            self._socket.sendto(json.dumps(content).encode(), socket.MSG_DONTWAIT, address)
+
+    def close(self) -> None:
+        self._socket.close()
+        with contextlib.suppress(OSError):
+            self.path.unlink()
+
+
+def _credentials(ancillary: list[tuple[int, int, bytes]]) -> tuple[int, int]:
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
+            pid, uid, _ = CREDENTIALS.unpack(data[: CREDENTIALS.size])
+            return pid, uid
+    return 0, -1
+
+
+def ask(path: Path, do: str, *, patience: float = 5.0, **arguments: Any) -> dict[str, Any]:
+    """Send one request to a server and return its answer. Runs in commands.
+
+    Raises OSError: nobody listens, no right, no answer within ``patience`` seconds.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as asker:
+        asker.bind("")  # an address of the kernel's choice, so that the answer finds us
+        asker.settimeout(patience)
+        asker.connect(str(path))
+        asker.send(json.dumps({"do": do, **arguments}).encode())
+        answer: dict[str, Any] = json.loads(asker.recv(LONGEST))
+        return answer

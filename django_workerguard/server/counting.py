@@ -1,0 +1,81 @@
+"""Count requests in the worker's seat, on gunicorn's own request hooks. Runs in the worker."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+from gunicorn.config import PostRequest, PreRequest
+
+from django_workerguard.scoreboard.layout import Seat
+
+Hook = Callable[..., Any]
+
+
+class RequestCount:
+    """The seat's words about requests. ``threads``: several threads count at once."""
+
+    def __init__(self, words: memoryview, base: int, *, threads: bool) -> None:
+        self._words = words
+        self._requests = base + Seat.REQUESTS
+        self._errors = base + Seat.ERRORS_5XX
+        self._in_flight = base + Seat.IN_FLIGHT
+        self._streak = base + Seat.STREAK
+        self._lock: AbstractContextManager[Any] = threading.Lock() if threads else contextlib.nullcontext()
+
+    def started(self) -> None:
+        with self._lock:
+            self._words[self._in_flight] += 1
+
+    def ended(self, status: int) -> None:
+        words = self._words
+        with self._lock:
+            words[self._requests] += 1
+            if words[self._in_flight]:
+                words[self._in_flight] -= 1
+            if status >= 500:
+                words[self._errors] += 1
+                words[self._streak] += 1
+            elif words[self._streak]:
+                words[self._streak] = 0
+
+    @property
+    def streak(self) -> int:
+        """How many requests in a row ended in 5xx."""
+        return int(self._words[self._streak])
+
+
+def chain_hooks(worker: Any, count: RequestCount) -> None:
+    """Put the count around the user's pre_request and post_request."""
+    before = worker.cfg.settings["pre_request"].get()
+    after = worker.cfg.settings["post_request"].get()
+    quiet = before is PreRequest.default and not worker.log.error_log.isEnabledFor(10)
+    worker.cfg.settings["pre_request"].set(_before(count, None if quiet else before))
+    worker.cfg.settings["post_request"].set(_after(count, None if after is PostRequest.default else after))
+
+
+def _before(count: RequestCount, user: Hook | None) -> Hook:
+    started = count.started
+
+    def pre_request(worker: Any, request: Any) -> None:
+        started()
+        if user is not None:
+            user(worker, request)
+
+    return pre_request
+
+
+def _after(count: RequestCount, user: Hook | None) -> Hook:
+    ended = count.ended
+
+    def post_request(worker: Any, request: Any, environ: Any, response: Any) -> None:
+        # without a status the application raised, and gunicorn answers 500
+        ended((getattr(response, "status_code", None) or 500) if response is not None else 500)
+        if user is not None:
+            user(worker, request, environ, response)
+
+    return post_request
+

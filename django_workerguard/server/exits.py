@@ -1,0 +1,59 @@
+"""How a process ended, in words. Runs in the arbiter."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+from django_workerguard.errors import ExitCode
+
+TERMINATION_LOG = Path("/dev/termination-log")
+
+
+@dataclass(frozen=True)
+class Exit:
+    """A wait status, decoded."""
+
+    code: int | None
+    signal: int | None
+
+    @classmethod
+    def of(cls, status: int) -> Exit:
+        if os.WIFSIGNALED(status):
+            return cls(None, os.WTERMSIG(status))
+        return cls(os.waitstatus_to_exitcode(status), None)
+
+    @property
+    def clean(self) -> bool:
+        return self.code == 0
+
+    @property
+    def transient(self) -> bool:
+        """Say whether the way it ended may pass by itself: SIGKILL is how a memory shortage ends a process."""
+        return self.signal == signal.SIGKILL or self.clean
+
+    def __str__(self) -> str:
+        if self.signal is None:
+            return f"exit code {self.code}"
+        try:
+            name = signal.Signals(self.signal).name
+        except ValueError:
+            name = f"signal {self.signal}"
+        return f"killed by {name}"
+
+
+def leave_word(reason: str, *, path: Path = TERMINATION_LOG) -> None:
+    """Write why the server ended to Kubernetes' termination log, where there is one."""
+    if path.exists():
+        with contextlib.suppress(OSError):
+            path.write_text(reason + "\n")
+
+
+def exit_code_of(error: BaseException) -> int:
+    """Return the exit code that an exception stands for."""
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else (0 if error.code is None else 1)
+    return ExitCode.UNEXPECTED

@@ -1,0 +1,90 @@
+"""What ties a process to its seat: made in the arbiter before the fork, used in the child."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+
+from django_workerguard.config.loading import LoadRequest
+from django_workerguard.probe.clock import monotonic_ns
+from django_workerguard.scoreboard.board import Board
+from django_workerguard.scoreboard.header import Header
+from django_workerguard.scoreboard.layout import Orders, Seat, SeatState, Slot
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guard:
+    """One seat of the board, and the line to the arbiter."""
+
+    board: Board
+    seat: int
+    slot: int
+    generation: int
+    wake_fd: int
+    dump_fd: int  # where faulthandler writes; -1: nowhere
+    request: LoadRequest
+    health_path: str
+    health_token: str
+
+    @property
+    def base(self) -> int:
+        return self.board.layout.seat(self.seat)
+
+    def say(self, state: SeatState) -> None:
+        """Tell the arbiter a new state, and wake it."""
+        self.board.words[self.base + Seat.STATE] = state
+        self.wake()
+
+    @property
+    def state(self) -> int:
+        return self.board.words[self.base + Seat.STATE]
+
+    def ordered(self, order: Orders) -> bool:
+        """Say whether the arbiter has given this order, to this process."""
+        words = self.board.words
+        return words[self.base + Seat.PID] == os.getpid() and bool(words[self.base + Seat.ORDERS] & order)
+
+    def stamp(self, word: Seat) -> None:
+        self.board.words[self.base + word] = monotonic_ns()
+
+    def wake(self) -> None:
+        """Ring the arbiter: a byte into the pipe that it watches."""
+        with contextlib.suppress(OSError):
+            os.write(self.wake_fd, b".")
+
+    @property
+    def next_try_in(self) -> float:
+        """Return the seconds until the next try of any slot to load; 0 where none is known."""
+        words = self.board.words
+        layout = self.board.layout
+        due = [words[layout.slot(n) + Slot.NEXT_TRY] for n in range(1, words[Header.TARGET] + 1)]
+        return min(((at - monotonic_ns()) / 1e9 for at in due if at), default=0.0)
+
+
+class SeatBeat:
+    """A worker's heartbeat, in its seat. Has the interface of gunicorn's WorkerTmp, but makes no file.
+
+    gunicorn makes one for every worker before the worker has a seat; until `take` it beats
+    nowhere.
+    """
+
+    def __init__(self, cfg: object) -> None:
+        self._guard: Guard | None = None
+
+    def take(self, guard: Guard) -> None:
+        self._guard = guard
+
+    def notify(self) -> None:
+        if self._guard is not None:
+            self._guard.stamp(Seat.BEAT)
+
+    def last_update(self) -> float:
+        """Return the last beat in seconds of the monotonic clock."""
+        return self._guard.board.words[self._guard.base + Seat.BEAT] / 1e9 if self._guard else 0.0
+
+    def fileno(self) -> int:
+        return self._guard.board.fd if self._guard else -1
+
+    def close(self) -> None:
+        """Nothing to close: the board outlives the worker."""

@@ -1,0 +1,156 @@
+"""The load of one worker, from the fork to the admission. Runs in the child."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from importlib import import_module
+from types import FrameType
+from typing import Any
+
+from django_workerguard.config.loading import Step
+from django_workerguard.current import CurrentWorker, set_current_worker
+from django_workerguard.errors import ExitCode
+from django_workerguard.policy.load import is_transient
+from django_workerguard.scoreboard.layout import Orders, Seat, SeatState
+from django_workerguard.server.guard import Guard
+
+SENTINEL = "django_workerguard.sentinel"
+DIRECT = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
+
+
+class SeatReporter:
+    """Writes the load's steps into the seat as they happen, so that a hang shows where."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+        self.steps: list[dict[str, Any]] = []
+        self.current: str | None = None
+
+    def begin(self, name: str) -> None:
+        self.current = name
+        self._write()
+
+    def end(self, step: Step) -> None:
+        self.current = None
+        self.steps.append(asdict(step))
+        self._write()
+
+    def _write(self, **more: Any) -> None:
+        report = {"step": self.current, "steps": self.steps, **more}
+        self._guard.board.write_seat_report(self._guard.seat, report)
+
+    def fail(self, error: dict[str, Any]) -> None:
+        self._write(error=error)
+
+
+def load(guard: Guard, *, leaving: Callable[[], None]) -> Callable[..., Any]:
+    """Load the application with the sentinel and return it, verified.
+
+    Whatever goes wrong is written into the seat and raised on. ``leaving`` is called
+    when the worker is asked to leave in the middle of it, which ends the process.
+    """
+    reporter = SeatReporter(guard)
+    set_current_worker(
+        CurrentWorker(
+            slot=guard.slot, pid=os.getpid(), generation=guard.generation, seat=guard.seat, board=guard.board
+        )
+    )
+    guard.say(SeatState.LOADING)
+    try:
+        with _direct_signals(guard, leaving):
+            sentinel = import_module(SENTINEL)
+            app: Callable[..., Any] = sentinel.load(guard.request, reporter)
+            guard.board.write_release(guard.seat, sentinel.release(guard.request.release))
+    except BaseException as error:
+        record_failure(guard, error, reporter)
+        raise
+    guard.stamp(Seat.LOAD_END)
+    guard.say(SeatState.LOADED)
+    return app
+
+
+@contextlib.contextmanager
+def _direct_signals(guard: Guard, leaving: Callable[[], None]) -> Iterator[None]:
+    """Handle signals at once, and let SIGABRT dump every thread's stack, while the load runs.
+
+    asyncio worker classes queue signals until their loop runs, which a hung load prevents.
+    """
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        leaving()
+        os._exit(ExitCode.OK)
+
+    before = {number: signal.getsignal(number) for number in (*DIRECT, signal.SIGABRT)}
+    for number in DIRECT:
+        signal.signal(number, leave)
+    signal.signal(signal.SIGABRT, signal.SIG_DFL)
+    _dump_to(guard)
+    try:
+        yield
+    finally:
+        faulthandler.disable()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+            signal.siginterrupt(number, False)
+        _dump_to(guard)
+
+
+def _dump_to(guard: Guard) -> None:
+    if guard.dump_fd >= 0:
+        faulthandler.enable(file=guard.dump_fd, all_threads=True)
+
+
+def record_failure(guard: Guard, error: BaseException, reporter: SeatReporter | None = None) -> None:
+    """Write why the load failed into the seat, then say so; report it to ``sys.excepthook`` too."""
+    reporter = reporter or SeatReporter(guard)
+    reporter.fail(_described(error, reporter.current))
+    guard.board.words[guard.base + Seat.TRANSIENT] = is_transient(_class_names(error))
+    stays = guard.ordered(Orders.STAY)
+    guard.say(SeatState.UNLOADED if stays else SeatState.FAILED)
+    if sys.excepthook is not sys.__excepthook__:
+        with contextlib.suppress(BaseException):
+            sys.excepthook(type(error), error, error.__traceback__)
+
+
+def _described(error: BaseException, step: str | None) -> dict[str, Any]:
+    try:
+        described: dict[str, Any] = dict(import_module(SENTINEL).describe_failure(error))
+    except BaseException:
+        described = _described_plainly(error)
+    return {**described, "step": step, "at": time.time()}
+
+
+def _described_plainly(error: BaseException) -> dict[str, Any]:
+    """Describe a failure where not even the sentinel can be imported, or there is no memory for it."""
+    with contextlib.suppress(BaseException):
+        lines = traceback.format_tb(error.__traceback__, limit=-5)
+        return {"type": type(error).__name__, "message": "", "traceback": "".join(lines)}
+    return {"type": type(error).__name__, "message": "", "traceback": ""}
+
+
+def _class_names(error: BaseException) -> set[str]:
+    names: set[str] = set()
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        names.update(cls.__name__ for cls in type(cause).__mro__)
+        cause = cause.__cause__ or cause.__context__
+    return names
+
+
+def wait_for_admission(guard: Guard, *, alive: Callable[[], bool]) -> bool:
+    """Wait until the arbiter lets this worker accept; False if it is to leave instead."""
+    while not guard.ordered(Orders.ADMIT):
+        if not alive():
+            return False
+        time.sleep(0.002)
+    return True

@@ -1,0 +1,120 @@
+"""Write the fleet onto the board for its readers: header, slots, samples. Runs in the arbiter."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from django_workerguard.policy.view import Fleet, State, Worker
+from django_workerguard.probe.clock import monotonic_ns
+from django_workerguard.scoreboard.board import Board
+from django_workerguard.scoreboard.header import Header, Phase
+from django_workerguard.scoreboard.layout import SAMPLES, Sample, Seat, Slot, SlotState
+from django_workerguard.server.seats import Seats
+
+SAMPLE_EVERY = 10.0  # seconds
+STATES = {
+    State.LOADING: SlotState.LOADING,
+    State.LOADED: SlotState.LOADING,
+    State.READY: SlotState.READY,
+    State.UNLOADED: SlotState.UNLOADED,
+}
+
+
+class Publisher:
+    """Keeps the arbiter's words of the board true."""
+
+    def __init__(self, board: Board, seats: Seats) -> None:
+        self._board = board
+        self._seats = seats
+        self._sampled = 0.0
+        self._states: dict[int, tuple[SlotState, int]] = {}
+
+    def publish(self, fleet: Fleet, now: float, *, phase: int, quorum: int) -> None:
+        """Write the whole fleet. ``now`` is the arbiter's awake clock, in which the fleet's deadlines are."""
+        words = self._board.words
+        words[Header.GENERATION] = fleet.generation
+        words[Header.TARGET] = fleet.target
+        words[Header.READY] = fleet.ready
+        words[Header.QUORUM] = quorum
+        words[Header.PHASE] = phase
+        words[Header.STAND_IN] = fleet.stand_in.on_duty
+        if fleet.ready >= quorum:
+            words[Header.REACHED] = 1
+        beat = monotonic_ns()
+        for slot in range(1, self._board.layout.slots + 1):
+            self._slot(fleet, slot, lambda at: beat + int((at - now) * 1e9) if at > now else 0)
+        words[Header.BEAT] = beat
+        if now - self._sampled >= SAMPLE_EVERY:
+            self._sampled = now
+            self._sample(fleet)
+
+    def _slot(self, fleet: Fleet, slot: int, deadline: Callable[[float], int]) -> None:
+        words, at = self._board.words, self._board.layout.slot(slot)
+        incumbent, successor = fleet.incumbent(slot), fleet.successor(slot)
+        record = fleet.record(slot)
+        state = slot_state(fleet, slot)
+        shown = incumbent or _leaving(fleet, slot)
+        identity = (state, shown.pid if shown else 0)
+        if self._states.get(slot) != identity:
+            self._states[slot] = identity
+            words[at + Slot.SINCE] = int(time.time() * 1e6)
+            if shown is not None:
+                self._seats.measure((shown.seat,))
+        words[at + Slot.STATE] = state
+        words[at + Slot.SEAT] = shown.seat + 1 if shown else 0
+        words[at + Slot.SUCCESSOR] = successor.seat + 1 if successor else 0
+        words[at + Slot.FAILURES] = record.failures
+        words[at + Slot.NEXT_TRY] = deadline(max(record.next_try, self._canary(fleet, incumbent)))
+        words[at + Slot.GENERATION] = shown.generation if shown else fleet.generation
+        if shown is not None:
+            words[at + Slot.LOAD_NS] = self._load_ns(shown)
+
+    @staticmethod
+    def _canary(fleet: Fleet, incumbent: Worker | None) -> float:
+        behind = incumbent is not None and incumbent.generation < fleet.generation
+        return fleet.canary_next_try if behind else 0.0
+
+    def _load_ns(self, worker: Worker) -> int:
+        end = self._seats.word(worker.seat, Seat.LOAD_END)
+        return max(0, end - self._seats.word(worker.seat, Seat.SPAWNED)) if end else 0
+
+    def fold(self, slot: int, seat: int) -> None:
+        """Add a gone process's counters to its slot, so that they survive it."""
+        words, at = self._board.words, self._board.layout.slot(slot)
+        words[at + Slot.REQUESTS] += self._seats.word(seat, Seat.REQUESTS)
+        words[at + Slot.ERRORS_5XX] += self._seats.word(seat, Seat.ERRORS_5XX)
+        words[at + Slot.EXITS] += 1
+
+    def _sample(self, fleet: Fleet) -> None:
+        self._seats.measure()
+        words = self._board.words
+        index = words[Header.SAMPLES] % SAMPLES
+        for slot in range(1, fleet.target + 1):
+            at, of = self._board.layout.sample(slot, index), self._board.layout.slot(slot)
+            worker = fleet.incumbent(slot)
+            words[at + Sample.AT] = int(time.time())
+            words[at + Sample.STATE] = words[of + Slot.STATE]
+            words[at + Sample.GENERATION] = words[of + Slot.GENERATION]
+            for sample, folded, counted in (
+                (Sample.REQUESTS, words[of + Slot.REQUESTS], Seat.REQUESTS),
+                (Sample.ERRORS_5XX, words[of + Slot.ERRORS_5XX], Seat.ERRORS_5XX),
+                (Sample.IN_FLIGHT, 0, Seat.IN_FLIGHT),
+                (Sample.RSS, 0, Seat.RSS),
+            ):
+                words[at + sample] = folded + (self._seats.word(worker.seat, counted) if worker else 0)
+        words[Header.SAMPLES] += 1
+
+
+def _leaving(fleet: Fleet, slot: int) -> Worker | None:
+    return next((w for w in fleet.workers.values() if w.slot == slot), None)
+
+
+def slot_state(fleet: Fleet, slot: int) -> SlotState:
+    """Say in one word what a slot is doing."""
+    incumbent = fleet.incumbent(slot)
+    if incumbent is not None:
+        return STATES[incumbent.state]
+    if any(w.slot == slot and w.state is State.RETIRING for w in fleet.workers.values()):
+        return SlotState.RETIRING
+    return SlotState.BACK_OFF if slot <= fleet.target and fleet.spawns else SlotState.EMPTY

@@ -1,0 +1,92 @@
+"""The arbiter's side of the seats: who sits where, what they say, what they are told. Runs in the arbiter.
+
+Pids, indices and roles come from this table only, never from the shared memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from django_workerguard.policy.message import Reading
+from django_workerguard.policy.view import State
+from django_workerguard.probe.clock import monotonic_ns
+from django_workerguard.probe.process import resident_bytes, start_time
+from django_workerguard.scoreboard.board import Board
+from django_workerguard.scoreboard.layout import Kind, Orders, Seat, SeatState
+
+STATES = {
+    SeatState.LOADING: State.LOADING,
+    SeatState.LOADED: State.LOADED,
+    SeatState.READY: State.READY,
+    SeatState.FAILED: State.FAILED,
+    SeatState.UNLOADED: State.UNLOADED,
+}
+
+
+class Seats:
+    """The seats of one board."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self.pids: dict[int, int] = {}  # by seat
+
+    def take(self, kind: Kind, *, slot: int, generation: int, orders: Orders) -> int | None:
+        """Reserve and reset a free seat, and return its index; None where all are taken."""
+        for index in range(self._board.layout.seats):
+            if index not in self.pids:
+                break
+        else:
+            return None
+        self._board.clear_seat(index)
+        self._write(index, Seat.KIND, kind)
+        self._write(index, Seat.SLOT, slot)
+        self._write(index, Seat.GENERATION, generation)
+        self._write(index, Seat.ORDERS, orders)
+        self._write(index, Seat.SPAWNED, monotonic_ns())
+        self.pids[index] = 0
+        return index
+
+    def adopt(self, index: int, pid: int) -> None:
+        """Register the process in a seat: from now on it may act on its orders."""
+        self.pids[index] = pid
+        self._write(index, Seat.START, start_time(pid))
+        self._write(index, Seat.PID, pid)
+
+    def free(self, index: int) -> None:
+        """Give a seat back."""
+        self.pids.pop(index, None)
+        self._write(index, Seat.PID, 0)
+        self._write(index, Seat.KIND, Kind.FREE)
+
+    def order(self, index: int, order: Orders, *, on: bool = True) -> None:
+        orders = Orders(self.word(index, Seat.ORDERS))
+        self._write(index, Seat.ORDERS, orders | order if on else orders & ~order)
+
+    def readings(self) -> tuple[Reading, ...]:
+        """Read what every process says of itself."""
+        return tuple(
+            Reading(
+                seat=index,
+                state=STATES.get(SeatState(state)) if (state := self.word(index, Seat.STATE)) < len(SeatState) else None,
+                beat=self.word(index, Seat.BEAT),
+                on_duty=bool(self.word(index, Seat.DUTY)),
+            )
+            for index, pid in self.pids.items()
+            if pid
+        )
+
+    def word(self, index: int, word: Seat) -> int:
+        return self._board.words[self._board.layout.seat(index) + word]
+
+    def report(self, index: int) -> dict[str, Any]:
+        return self._board.read_seat_report(index)
+
+    def measure(self, indices: Iterable[int] | None = None) -> None:
+        """Write the resident memory of some processes, or of all, into their seats."""
+        for index in self.pids if indices is None else indices:
+            if self.pids.get(index):
+                self._write(index, Seat.RSS, resident_bytes(self.pids[index]))
+
+    def _write(self, index: int, word: Seat, value: int) -> None:
+        self._board.words[self._board.layout.seat(index) + word] = value

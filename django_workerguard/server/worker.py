@@ -1,0 +1,169 @@
+"""The guard around any gunicorn worker class. Runs in the worker; made in the arbiter."""
+
+from __future__ import annotations
+
+import _thread
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from django_workerguard.current import current_worker
+from django_workerguard.errors import ExitCode
+from django_workerguard.scoreboard.layout import Orders, Seat, SeatState
+from django_workerguard.server import loading
+from django_workerguard.server.counting import RequestCount, chain_hooks
+from django_workerguard.server.guard import Guard
+from django_workerguard.server.hygiene import die_with
+from django_workerguard.server.patience import patient_listeners
+from django_workerguard.server.wrapper import GuardedASGI, GuardedWSGI, HealthURLs
+
+FAREWELL = 5.0  # seconds that receivers of worker_retiring get
+ASGI_CLASSES = ("ASGIWorker", "UvicornWorker")
+
+
+def is_asgi(worker_class: type) -> bool:
+    """Say whether a worker class serves ASGI applications."""
+    return any(cls.__name__ in ASGI_CLASSES for cls in worker_class.__mro__)
+
+
+def guarded(worker_class: type[Any]) -> type[Any]:
+    """Return the guarded form of a gunicorn worker class."""
+    if issubclass(worker_class, GuardMixin):
+        return worker_class
+    return type(f"Guarded{worker_class.__name__}", (GuardMixin, worker_class), {"asynchronous": is_asgi(worker_class)})
+
+
+class GuardMixin:
+    """Loads with the sentinel, waits to be admitted, says when it accepts and when it leaves."""
+
+    guard: Guard
+    asynchronous = False
+    _announced = False
+    _retiring = False
+    _farewell_said = False
+
+    # gunicorn's base class, as far as it is leaned on
+    cfg: Any
+    log: Any
+    ppid: int
+    alive: bool
+    sockets: list[Any]
+
+    def take(self, guard: Guard) -> None:
+        """Give this worker its seat; called in the arbiter before the fork."""
+        self.guard = guard
+        self.tmp: Any
+        self.tmp.take(guard)
+
+    def load_wsgi(self) -> None:
+        if not die_with(self.ppid):
+            raise SystemExit(ExitCode.OK)
+        try:
+            app = loading.load(self.guard, leaving=lambda: self.cfg.worker_exit(self.guard, self))
+        except BaseException:
+            self._stay_or_leave()
+            raise SystemExit(ExitCode.LOAD_FAILED) from None
+        count = RequestCount(self.guard.board.words, self.guard.base, threads=self.cfg.threads > 1)
+        patient_listeners(self.sockets, count)
+        self._wrap(app, count)
+        self._announce("announce_loaded")
+
+    def _stay_or_leave(self) -> None:
+        if self.guard.state == SeatState.UNLOADED:
+            standin = import_module("django_workerguard.server.standin")
+            standin.attend(self)
+
+    def _wrap(self, app: Callable[..., Any], count: RequestCount) -> None:
+        health = HealthURLs(self.guard)
+        if self.asynchronous:
+            self.wsgi: Any = GuardedASGI(app, health, count, admit=self._admitted, failed=self._lifespan_failed)
+            self.asgi = self.wsgi
+        else:
+            chain_hooks(self, count)
+            self.wsgi = GuardedWSGI(app, health)
+
+    def run(self) -> None:
+        if not self._has_lifespan and not loading.wait_for_admission(self.guard, alive=lambda: self.alive):
+            return
+        super().run()  # type: ignore[misc]
+        deadline = time.monotonic() + FAREWELL
+        while self._retiring and not self._farewell_said and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    @property
+    def _has_lifespan(self) -> bool:
+        """Say whether the server will start the application's lifespan, which then waits for the admission."""
+        if not self.asynchronous:
+            return False
+        uvicorn = getattr(self, "config", None)
+        mode = getattr(uvicorn, "lifespan", None) or getattr(self.cfg, "asgi_lifespan", "auto")
+        return bool(mode != "off")
+
+    async def _admitted(self) -> None:
+        import asyncio  # late: the arbiter must not load it before a gevent worker has patched it
+
+        while self.alive and not self.guard.ordered(Orders.ADMIT):
+            await asyncio.sleep(0.002)
+
+    def _lifespan_failed(self, error: BaseException) -> None:
+        if self.guard.state != SeatState.FAILED:
+            loading.record_failure(self.guard, error)
+
+    def notify(self) -> None:
+        super().notify()  # type: ignore[misc]
+        if not self._announced and self.guard.state == SeatState.LOADED:
+            self._announced = True
+            self._watch_for_the_end()
+            self.guard.stamp(Seat.READY)
+            self.guard.say(SeatState.READY)
+
+    def _watch_for_the_end(self) -> None:
+        """Put a look at SIGTERM in front of whatever the worker class does about it."""
+        before = signal.getsignal(signal.SIGTERM)
+
+        def retiring(number: int, frame: Any) -> None:
+            if not self._retiring:
+                self._retiring = True
+                # not by threading.Thread, whose start() waits: a gevent hub may not
+                _thread.start_new_thread(self._say_farewell, ())
+            if callable(before):
+                before(number, frame)
+            elif before is signal.SIG_DFL:
+                raise SystemExit(ExitCode.OK)
+
+        signal.signal(signal.SIGTERM, retiring)
+        signal.siginterrupt(signal.SIGTERM, False)
+
+    def handle_abort(self, sig: int, frame: Any) -> None:
+        """Show what faulthandler cannot see, greenlets and tasks, before gunicorn ends the worker."""
+        self._dump_concurrency()
+        super().handle_abort(sig, frame)  # type: ignore[misc]
+
+    def handle_abort_signal(self) -> None:
+        self._dump_concurrency()
+        super().handle_abort_signal()  # type: ignore[misc]
+
+    def _dump_concurrency(self) -> None:
+        if self.guard.dump_fd < 0:
+            return
+        with os.fdopen(os.dup(self.guard.dump_fd), "a") as file:
+            if "gevent" in sys.modules:
+                import_module("gevent.util").print_run_info(file=file)
+            elif self.asynchronous:
+                asyncio = import_module("asyncio")
+                for task in asyncio.all_tasks(getattr(self, "loop", None)):
+                    task.print_stack(file=file)
+
+    def _say_farewell(self) -> None:
+        try:
+            self._announce("announce_retiring")
+        finally:
+            self._farewell_said = True
+
+    def _announce(self, what: str) -> None:
+        """Send one of the package's Django signals, from where Django is loaded."""
+        getattr(import_module(loading.SENTINEL), what)(current_worker())

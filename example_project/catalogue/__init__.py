@@ -1,0 +1,1 @@
+"""A small lending library: shelves, authors, books and loans."""

@@ -1,0 +1,1 @@
+"""The example site: settings, URLs, entry points and faults."""

@@ -1,0 +1,1 @@
+"""The suite: unit, integration, process, browser and benchmarks; the folder says what a test costs."""

@@ -1,0 +1,116 @@
+"""What the tests need beyond the Python packages, and how it gets here. Runs before the suite and inside it.
+
+``python tests/components.py install`` installs what it can and says in one line which tests
+are left out for want of the rest.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+SCRIPTS = sysconfig.get_path("scripts")
+PIP_INSTALL = (sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+
+
+@dataclass(frozen=True)
+class Component:
+    """One program: the file to look for, and what installs it."""
+
+    program: str
+    apt: tuple[str, ...] = ()
+    pip: str = ""
+
+    def path(self) -> str | None:
+        return shutil.which(self.program, path=os.pathsep.join((SCRIPTS, os.environ["PATH"], "/usr/sbin")))
+
+
+COMPONENTS = {
+    "nginx": Component("nginx", apt=("nginx-light",)),
+    "wrk": Component("wrk", apt=("wrk",)),
+    # uWSGI comes as source: a compiler, and the headers where Python is Debian's own.
+    "uwsgi": Component("uwsgi", apt=("gcc", "libc6-dev", "python3-dev"), pip="uwsgi==2.0.31"),
+}
+
+
+def missing(name: str) -> str | None:
+    """Return why the tests that need `name` cannot run here; None where they can."""
+    if name == "root":
+        return None if os.geteuid() == 0 else "not run by root"
+    if COMPONENTS[name].path():
+        return None
+    return f"{COMPONENTS[name].program} is not installed"
+
+
+def install(names: Iterable[str]) -> None:
+    """Install the components that are not here yet. Failures are left for `report` to tell."""
+    absent = [COMPONENTS[name] for name in names if COMPONENTS[name].path() is None]
+    _apt_install({package for component in absent for package in component.apt if not _satisfied(package)})
+    for component in absent:
+        if component.pip:
+            _run(*PIP_INSTALL, component.pip)
+
+
+def report() -> str:
+    """Return the line that says which tests are left out and why; '' where none is."""
+    reasons = {name: reason for name in ("root", *COMPONENTS) if (reason := missing(name))}
+    if not reasons:
+        return ""
+    return "left out: the tests that need " + "; ".join(
+        f"{name} ({reason}{_why_not_installed(name)})" for name, reason in reasons.items()
+    )
+
+
+def _satisfied(package: str) -> bool:
+    match package:
+        case "gcc":
+            return shutil.which("gcc") is not None
+        case "libc6-dev":
+            return Path("/usr/include/stdlib.h").exists()
+        case "python3-dev":
+            return Path(sysconfig.get_path("include"), "Python.h").exists()
+    return False
+
+
+def _why_not_installed(name: str) -> str:
+    return "" if name == "root" or _can_apt() else ", and without root and apt it cannot be"
+
+
+def _can_apt() -> bool:
+    return os.geteuid() == 0 and shutil.which("apt-get") is not None
+
+
+def _apt_install(packages: set[str]) -> None:
+    if not packages or not _can_apt():
+        return
+    _run("apt-get", "update", "-qq")
+    _run("apt-get", "install", "-y", "-qq", "--no-install-recommends", *sorted(packages))
+
+
+def _run(*command: str) -> None:
+    print("$", *command, flush=True)
+    # In run level 1 nginx's package does not start a server of its own.
+    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+    result = subprocess.run(
+        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+    if result.returncode:
+        print(result.stdout[-2000:], result.stderr[-2000:], sep="\n", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["install", *names]:
+            install(names or COMPONENTS)
+            if line := report():
+                print(line)
+        case ["report"]:
+            print(report() or "nothing is left out")
+        case _:
+            sys.exit("usage: components.py install [NAME…] | report")

@@ -1,0 +1,1 @@
+"""Tests that run a real server with real processes and signals."""

@@ -1,0 +1,66 @@
+"""Fixtures of the process tests: a project with switchable faults, and a server on it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.process.harness import WORKER_CLASSES, Server
+
+PROJECT = Path(__file__).parent / "guinea"
+
+
+class Faults:
+    """The directory of fault files that the project looks at, in workers only."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        directory.mkdir()
+
+    def set(self, place: str, kind: str, times: int | None = None) -> None:
+        """Make a place fail in one way, the next so many times or until it is cleared."""
+        temporary = self.directory / f".{place}"
+        temporary.write_text(kind if times is None else f"{kind} {times}")
+        temporary.rename(self.directory / place)
+
+    def clear(self) -> None:
+        for path in self.directory.iterdir():
+            path.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def faults(tmp_path: Path) -> Faults:
+    return Faults(tmp_path / "faults")
+
+
+@pytest.fixture(params=WORKER_CLASSES.values(), ids=WORKER_CLASSES.keys())
+def worker_class(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def serve(tmp_path: Path, faults: Faults, request: pytest.FixtureRequest) -> Iterator[Callable[..., Server]]:
+    """Start servers that are taken down at the end; their logs are printed when the test failed."""
+    servers: list[Server] = []
+
+    def start(*arguments: str, project: Path = PROJECT, **options: Any) -> Server:
+        environ = {
+            "DJANGO_SETTINGS_MODULE": "guinea_settings",
+            "GUINEA_FAULTS": str(faults.directory),
+            **options.pop("environ", {}),
+        }
+        run_dir = options.pop("run_dir", tmp_path / f"run{len(servers)}")
+        if options.pop("project_copy", False):
+            project = Path(shutil.copytree(project, tmp_path / f"project{len(servers)}"))
+        server = Server(project, run_dir, ("-w", "2", *arguments), environ=environ, **options)
+        servers.append(server)
+        return server.start()
+
+    yield start
+    for server in servers:
+        server.end()
+        print(f"--- log of the server in {server.run_dir}\n{server.log}")

@@ -1,0 +1,24 @@
+import os
+
+from django.utils.decorators import sync_and_async_middleware
+from asgiref.sync import iscoroutinefunction
+
+
+@sync_and_async_middleware
+def WhoAnswers(get_response):  # noqa: N802
+    """Say in a header which process answered."""
+    if iscoroutinefunction(get_response):
+
+        async def middleware(request):
+            response = await get_response(request)
+            response["X-Worker-Pid"] = str(os.getpid())
+            return response
+
+    else:
+
+        def middleware(request):
+            response = get_response(request)
+            response["X-Worker-Pid"] = str(os.getpid())
+            return response
+
+    return middleware

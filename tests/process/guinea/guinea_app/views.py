@@ -1,0 +1,39 @@
+import os
+import time
+
+from django.http import HttpResponse, StreamingHttpResponse
+from django.shortcuts import render
+from guinea_faults import fault
+
+fault("views")
+
+
+def index(request):
+    return HttpResponse(f"pid {os.getpid()}\n")
+
+
+def page(request):
+    return render(request, "page.html", {"pid": os.getpid()})
+
+
+def slow(request):
+    time.sleep(float(request.GET.get("seconds", "1")))
+    return HttpResponse(f"pid {os.getpid()}\n")
+
+
+def stream(request):
+    def lines():
+        for number in range(int(request.GET.get("lines", "5"))):
+            yield f"line {number}\n"
+            time.sleep(0.2)
+
+    return StreamingHttpResponse(lines(), content_type="text/plain")
+
+
+def broken(request):
+    raise RuntimeError("this view always fails")
+
+
+def warm(request):
+    fault("warm")
+    return HttpResponse("warm\n")

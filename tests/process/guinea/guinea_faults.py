@@ -1,0 +1,80 @@
+"""Faults that are switched on from outside, by files, and act in workers only."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import signal
+import time
+from pathlib import Path
+
+from django_workerguard import current_worker
+
+
+def _taken(place: str) -> str | None:
+    """Return the kind of fault to act out here, counting down where it has a count."""
+    directory = os.environ.get("GUINEA_FAULTS")
+    if directory is None or current_worker() is None:
+        return None
+    try:
+        with Path(directory, place).open("r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            kind, _, times = file.read().partition(" ")
+            if not times:
+                return kind
+            if int(times) <= 0:
+                return None
+            file.seek(0)
+            file.truncate()
+            file.write(f"{kind} {int(times) - 1}")
+            return kind
+    except FileNotFoundError:
+        return None
+
+
+def half_way(place: str) -> None:
+    """Die at the first import of a module, in a way that leaves it broken in this process for ever."""
+    if _taken(place):
+        _Broken.for_ever = True
+    if _Broken.for_ever:
+        raise ImportError("the module was left half imported")
+
+
+class _Broken:
+    for_ever = False
+
+
+def fault(place: str) -> None:
+    """Fail here if that was asked for."""
+    match _taken(place):
+        case None:
+            pass
+        case "memory":
+            raise MemoryError("as if there were no memory")
+        case "import":
+            import a_module_that_does_not_exist  # noqa: F401
+        case "system-exit":
+            raise SystemExit(7)
+        case "interrupt":
+            raise KeyboardInterrupt
+        case "exception":
+            raise RuntimeError("secret-of-the-database is wrong")
+        case "exit":
+            os._exit(5)
+        case "segv":
+            os.kill(os.getpid(), signal.SIGSEGV)
+            time.sleep(60)
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "hang":
+            while True:
+                time.sleep(3600)
+        case "hang-in-c":
+            # all signals blocked, and the interpreter never comes back
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            ctypes.PyDLL(None).sleep(3600)
+        case "slow":
+            time.sleep(1.0)
+        case other:
+            raise AssertionError(f"no such fault: {other}")

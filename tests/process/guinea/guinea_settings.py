@@ -1,0 +1,20 @@
+"""Settings of the project that the process tests break."""
+
+from guinea_faults import fault
+
+fault("settings")
+
+SECRET_KEY = "guinea-secret-key-of-the-process-tests"
+DEBUG = False
+ALLOWED_HOSTS = ["localhost"]
+INSTALLED_APPS = ["guinea_app", "django_workerguard"]
+MIDDLEWARE = ["guinea_app.headers.WhoAnswers"]
+ROOT_URLCONF = "guinea_urls"
+DATABASES = {}
+TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}]
+USE_TZ = True
+WORKERGUARD = {
+    "LOAD_RETRY_DELAY": "200ms",
+    "LOAD_RETRY_MAX_DELAY": "2s",
+    "WORKER_RELOAD_MERCY": "10s",
+}

@@ -1,0 +1,19 @@
+"""URLconf with faults: at import, half-way, and in a module of views."""
+
+from django.urls import include, path
+from guinea_faults import fault, half_way
+
+fault("urlconf")
+half_way("half")
+
+from guinea_app import views  # noqa: E402
+
+urlpatterns = [
+    path("", views.index),
+    path("page", views.page),
+    path("slow", views.slow),
+    path("stream", views.stream),
+    path("broken", views.broken),
+    path("warm", views.warm),
+
+]

@@ -1,0 +1,140 @@
+"""The table: every way for a load to fail, on every worker class.
+
+A worker is killed and its replacement meets the fault. Whatever the fault, the other
+worker answers everything, the arbiter lives, the reason can be read, and the slot is
+loaded again when the cause is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass
+
+import pytest
+
+from tests.process.harness import Server
+
+
+@dataclass(frozen=True)
+class Fault:
+    place: str
+    kind: str
+    shown: str  # the type in last_error
+    times: int = 2
+
+
+FAULTS = {
+    "MemoryError at import": Fault("settings", "memory", "MemoryError"),
+    "ImportError at import": Fault("settings", "import", "ModuleNotFoundError"),
+    "SystemExit at import": Fault("settings", "system-exit", "SystemExit"),
+    "KeyboardInterrupt at import": Fault("settings", "interrupt", "KeyboardInterrupt"),
+    "exception in ready": Fault("ready", "exception", "RuntimeError"),
+    "exception in the URLconf": Fault("urlconf", "exception", "RuntimeError"),
+    "exception in a view module": Fault("views", "exception", "RuntimeError"),
+    "exception in a probe": Fault("probe", "exception", "RuntimeError"),
+    "exception in a warm-up request": Fault("warm", "exception", "RuntimeError"),
+    "MemoryError in a warm-up request": Fault("warm", "memory", "MemoryError"),
+    "os._exit": Fault("ready", "exit", "exit"),
+    "SIGSEGV": Fault("ready", "segv", "SIGSEGV"),
+    "SIGKILL": Fault("ready", "kill", "SIGKILL"),
+    "hang in Python": Fault("ready", "hang", "load-timeout", times=1),
+    "hang in C": Fault("ready", "hang-in-c", "load-timeout", times=1),
+    "URLconf broken half-way for ever": Fault("half", "half", "ImportError", times=1),
+}
+SETTLED = ("--load-timeout", "1500ms", "--load-probe", "guinea_probes:probe", "--warmup-path", "/warm")
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
+def test_one_failed_load_costs_one_slot(fault, worker_class, serve, faults):
+    server = serve("-k", worker_class, *SETTLED)
+    server.wait_ready()
+    arbiter = server.status()["arbiter"]["pid"]
+    victim, survivor = server.pids()
+    faults.set(fault.place, fault.kind, fault.times)
+
+    os.kill(victim, signal.SIGKILL)
+    failed = server.wait_event("load-failed")
+
+    assert failed["type"] == fault.shown
+    assert_answered_by(server, {survivor})
+    assert server.slot(1)["last_error"]["type"] == fault.shown
+    server.wait_event("load-failed", count=fault.times)
+    server.wait_ready()
+    assert server.status()["arbiter"]["pid"] == arbiter
+    assert server.stop() == 0
+
+
+def assert_answered_by(server: Server, pids: set[int]) -> None:
+    replies = [server.get("/") for _ in range(10)]
+    assert {reply.status for reply in replies} == {200}
+    assert {reply.pid for reply in replies} <= pids
+
+
+def test_two_fail_at_once(worker_class, serve, faults):
+    server = serve("-k", worker_class, "-w", "3")
+    server.wait_ready()
+    first, second, survivor = server.pids()
+    faults.set("ready", "memory", 4)
+
+    os.kill(first, signal.SIGKILL)
+    os.kill(second, signal.SIGKILL)
+    server.wait_event("load-failed", count=2)
+
+    assert_answered_by(server, {survivor})
+    server.wait_event("load-failed", count=4)
+    server.wait_ready()
+    assert {event["slot"] for event in server.events("load-failed")} == {1, 2}
+
+
+def test_a_load_that_fails_only_at_times_gets_there(worker_class, serve, faults):
+    faults.set("ready", "memory", 3)
+    server = serve("-k", worker_class, "-w", "3")
+    server.wait_ready()
+    assert len(server.events("load-failed")) == 3
+    assert server.statuses(10) == {200: 10}
+
+
+def test_term_to_the_server_during_a_load_ends_it(worker_class, serve, faults):
+    faults.set("ready", "hang")
+    server = serve("-k", worker_class)
+    server.wait("a load", lambda status: any(slot["step"] == "app" for slot in status["slots"]))
+    assert server.stop() == 0
+    assert not list(server.run_dir.glob("*.board"))
+
+
+def test_term_to_a_worker_during_its_load_is_a_failed_load(worker_class, serve, faults):
+    server = serve("-k", worker_class)
+    server.wait_ready()
+    victim, survivor = server.pids()
+    faults.set("ready", "hang", 1)
+    os.kill(victim, signal.SIGKILL)
+    loading = server.wait("the load", lambda status: status["slots"][0]["step"] == "app")["slots"][0]
+
+    os.kill(loading["pid"], signal.SIGTERM)
+
+    server.wait_event("load-failed")
+    assert_answered_by(server, {survivor})
+    server.wait_ready()
+
+
+def test_the_stack_of_a_hung_load_is_shown(worker_class, serve, faults):
+    faults.set("ready", "hang", 1)
+    server = serve("-k", worker_class, "--load-timeout", "1s")
+    server.wait_event("load-failed")
+    hung = next(slot["last_error"] for slot in server.status()["slots"] if slot["last_error"])
+    assert "guinea_faults.py" in hung["traceback"]
+    server.wait_ready()
+
+
+def test_any_worker_that_is_killed_while_others_load_is_replaced_too(serve, faults):
+    server = serve("-w", "4")
+    server.wait_ready()
+    before = server.pids()
+    faults.set("ready", "slow")
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+        server.wait_event("exited", lambda event, pid=pid: event["pid"] == pid)
+    server.wait_ready()
+    assert not set(before) & set(server.pids())
+

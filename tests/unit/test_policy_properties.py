@@ -1,0 +1,235 @@
+"""The promises of the plan, over random fleets and histories, with a clock that is an argument."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from django_workerguard.policy import action as a
+from django_workerguard.policy import message as m
+from django_workerguard.policy.fold import fold
+from django_workerguard.policy.plan import plan
+from django_workerguard.policy.view import SERVING_OR_COMING, Fleet, Policy, State
+
+policies = st.builds(
+    Policy,
+    need_app=st.sampled_from(["worker", "off"]),
+    load_retries=st.integers(1, 4),
+    load_retry_delay=st.floats(0.1, 2),
+    load_retry_max_delay=st.floats(2, 30),
+    load_timeout=st.sampled_from([0.0, 5.0]),
+    load_concurrency=st.integers(1, 4),
+    stand_in=st.booleans(),
+    stand_in_after=st.sampled_from([0.0, 5.0]),
+    mercy=st.floats(0, 10),
+    timeout=st.sampled_from([0.0, 10.0]),
+    surge=st.integers(0, 3),
+)
+
+
+@dataclass
+class World:
+    """A simulated machine: applies actions, and lets chance decide what becomes of every process."""
+
+    policy: Policy
+    fleet: Fleet
+    now: float = 0.0
+    beat: int = 1
+    said: dict[int, State] = field(default_factory=dict)
+    duty: dict[int, bool] = field(default_factory=dict)
+    pids: int = 100
+    spawned_at: dict[int, list[float]] = field(default_factory=dict)
+
+    def tell(self, message: m.Message) -> None:
+        self.fleet = fold(self.policy, self.fleet, message)
+
+    def turn(self) -> tuple[a.Action, ...]:
+        self.beat += 1
+        readings = [
+            m.Reading(seat, state, self.beat, self.duty.get(seat, False))
+            for seat, state in self.said.items()
+        ]
+        if self.fleet.stand_in.seat is not None:
+            readings.append(m.Reading(self.fleet.stand_in.seat, None, self.beat, self.duty.get(999, False)))
+        self.tell(m.Observed(tuple(readings), self.now))
+        actions = plan(self.policy, self.fleet, self.now)
+        assert actions == plan(self.policy, self.fleet, self.now), "same input, same output"
+        for action in actions:
+            self.apply(action)
+        return actions
+
+    def apply(self, action: a.Action) -> None:
+        match action:
+            case a.Spawn(slot, _, load_timeout, _):
+                self.pids += 1
+                seat = next(n for n in range(900) if n not in self.fleet.workers)
+                self.tell(m.Spawned(slot, seat, self.pids, load_timeout, self.now))
+                self.said[seat] = State.LOADING
+                self.spawned_at.setdefault(slot, []).append(self.now)
+            case a.SpawnStandIn():
+                self.tell(m.StandInSpawned(999, 99, self.now))
+                self.duty[999] = False
+            case a.Admit(seat):
+                assert not any(self.duty.values()), "nobody answers 503 once a worker is admitted"
+                self.tell(m.Admitted(seat, self.now))
+                self.said[seat] = State.READY
+            case a.Duty(seat, on):
+                if on:
+                    assert not self.fleet.ready, "nobody answers 503 while a worker is ready"
+                self.tell(m.DutySet(seat, on, self.now))
+                self.duty[seat] = on
+            case a.Retire(seat, reason):
+                worker = self.fleet.workers.get(seat)
+                if worker is None:
+                    return  # killed a moment before, in the same plan
+                ready = self.fleet.ready
+                self.tell(m.Asked(seat, reason, self.now))
+                if self.policy.surge and not reason.startswith("scale"):
+                    assert self.fleet.ready == ready, "planned change costs capacity"
+            case a.Abort(seat, reason):
+                self.tell(m.Aborted(seat, reason, self.now))
+            case a.Kill(seat):
+                if seat == 999:
+                    self.tell(m.StandInGone(self.now))
+                else:
+                    self.exit(seat)
+            case _:
+                raise AssertionError(f"nobody asked for {action}")
+
+    def exit(self, seat: int, *, clean: bool = False, transient: bool = True) -> None:
+        self.said.pop(seat, None)
+        self.duty.pop(seat, None)
+        self.tell(m.Exited(seat, self.now, clean=clean, transient=transient))
+
+
+chances = st.lists(
+    st.tuples(
+        st.sampled_from(["load", "fail", "die", "leave", "reload", "recycle", "scale", "wait", "stay", "refork"]),
+        st.integers(0, 30),
+        st.floats(0.05, 12),
+    ),
+    max_size=60,
+)
+
+
+def chance(world: World, what: str, which: int) -> None:
+    """Let something happen to one process, or to the server."""
+    workers = sorted(world.fleet.workers.values(), key=lambda w: w.ordinal)
+    worker = workers[which % len(workers)] if workers else None
+    match what:
+        case "reload":
+            world.tell(m.GenerationStarted(world.now))
+        case "recycle":
+            world.tell(m.RecycleAsked(which % world.fleet.target + 1, "by hand"))
+        case "scale":
+            world.tell(m.TargetChanged(which % 6 + 1))
+        case "refork":
+            world.tell(m.SpawnFailed(which % world.fleet.target + 1, world.now))
+        case _ if worker is None:
+            pass
+        case "load" if world.said[worker.seat] is State.LOADING:
+            world.said[worker.seat] = State.LOADED
+        case "fail" if world.said[worker.seat] in (State.LOADING, State.LOADED):
+            world.exit(worker.seat, transient=bool(which % 2))
+        case "stay" if world.said[worker.seat] is State.LOADING and world.policy.need_app == "off":
+            world.said[worker.seat] = State.UNLOADED
+        case "die":
+            world.exit(worker.seat)
+        case "leave" if worker.state is State.RETIRING:
+            world.exit(worker.seat, clean=True)
+
+
+def simulate(policy: Policy, target: int, history: list[tuple[str, int, float]]) -> World:
+    world = World(replace(policy, never_give_up=True), Fleet(target=target))
+    world.turn()
+    for what, which, wait in history:
+        chance(world, what, which)
+        world.now += wait
+        world.turn()
+        check_invariants(world)
+    return world
+
+
+def check_invariants(world: World) -> None:
+    policy, fleet = world.policy, world.fleet
+    coming = [w for w in fleet.workers.values() if w.state in SERVING_OR_COMING]
+    inside = [w for w in coming if w.slot <= fleet.target]
+    assert len(inside) <= fleet.target + policy.surge, "workers that serve or are coming exceed target + surge"
+    for slot in range(1, fleet.target + 1):
+        assert len(fleet.in_slot(slot)) <= 2, "a slot holds an incumbent and a successor, no more"
+    loading = fleet.of(State.LOADING)
+    assert len(loading) <= max(1, policy.load_concurrency)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(policies, st.integers(1, 6), chances)
+def test_invariants_hold_over_random_histories(policy, target, history):
+    simulate(policy, target, history)
+
+
+@settings(max_examples=150, deadline=None)
+@given(policies, st.integers(1, 6), chances)
+def test_it_heals_when_the_cause_is_gone(policy, target, history):
+    world = simulate(policy, target, history)
+    for _ in range(400):
+        for seat, worker in list(world.fleet.workers.items()):
+            if worker.state is State.RETIRING:
+                world.exit(seat, clean=True)
+            elif world.said[seat] is State.LOADING:
+                world.said[seat] = State.LOADED
+            elif worker.state is State.UNLOADED:
+                world.exit(seat)
+        world.now += 1.0
+        world.turn()
+    assert world.fleet.ready == world.fleet.target
+    assert not any(world.duty.values()), "who stood in has stopped"
+
+
+@settings(max_examples=150, deadline=None)
+@given(policies, st.integers(1, 6), st.booleans())
+def test_failing_loads_are_bounded_by_the_back_off_and_starve_no_slot(policy, target, transient):
+    world = World(replace(policy, never_give_up=True, load_timeout=0.0, need_app="worker"), Fleet(target=target))
+    for _ in range(1200):
+        world.turn()
+        for seat in list(world.fleet.workers):
+            world.exit(seat, transient=transient)
+        world.now += 0.5
+    longest = policy.load_retry_max_delay
+    for slot in range(1, target + 1):
+        times = world.spawned_at[slot]
+        waits = [later - earlier for earlier, later in zip(times[6:], times[7:], strict=False)]
+        assert len(times) >= 600 / (longest + 0.5 * target + 1) / 2, "every slot gets its tries"
+        assert all(wait >= policy.load_retry_delay / 2 for wait in waits), "no try comes before its back-off"
+
+
+@settings(max_examples=100, deadline=None)
+@given(policies, st.integers(1, 6), st.floats(0, 1e9))
+def test_a_fleet_seen_again_after_any_sleep_of_its_own_clock_is_left_alone(policy, target, start):
+    world = World(replace(policy, never_give_up=True), Fleet(target=target), now=start)
+    for _ in range(40):
+        for seat in world.fleet.workers:
+            if world.said[seat] is State.LOADING:
+                world.said[seat] = State.LOADED
+        world.turn()
+        world.now += 0.2
+    assert world.fleet.ready == target
+    # the awake clock grows by at most two seconds however long the arbiter slept
+    world.now += 2.0
+    assert world.turn() == ()
+
+
+def test_the_same_messages_replay_to_the_same_actions():
+    history = [("load", n, 0.4) for n in range(8)] + [("die", 1, 0.3), ("fail", 0, 1.0), ("reload", 0, 0.2)]
+
+    def run() -> list[tuple[a.Action, ...]]:
+        world = World(Policy(never_give_up=True, load_concurrency=2), Fleet(target=3))
+        seen = [world.turn()]
+        for what, which, wait in history:
+            chance(world, what, which)
+            world.now += wait
+            seen.append(world.turn())
+        return seen
+
+    assert run() == run()
