@@ -100,14 +100,23 @@ def _read_with_retries(module: str, options: GuardOptions) -> dict[str, Any]:
                 longest=options.load_retry_max_delay,
                 transient=False,
             )
-            print(f"The settings cannot be imported: {told['error']}; next try in {wait:.1f} s", file=sys.stderr)
+            print(
+                f"The settings cannot be imported: {told['error']}; next try in {wait:.1f} s", file=sys.stderr
+            )
             time.sleep(wait)
     raise CannotLoadError(f"the settings module {module} cannot be imported: {told['error']}")
 
 
 def _read(module: str, patience: float | None) -> dict[str, Any]:
     with tempfile.TemporaryFile() as answer:
-        command = [sys.executable, "-P", "-m", "django_workerguard.config.read_settings", module, str(answer.fileno())]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "django_workerguard.config.read_settings",
+            module,
+            str(answer.fileno()),
+        ]
         environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         try:
             subprocess.run(command, env=environ, pass_fds=(answer.fileno(),), timeout=patience, check=False)

@@ -41,11 +41,17 @@ def run(argv: list[str], prog: str) -> int:
 
 def _parser(prog: str) -> argparse.ArgumentParser:
     which = argparse.ArgumentParser(add_help=False)
-    which.add_argument("--name", default=os.environ.get("WORKERGUARD_NAME"), help="The server, NAME or NAME.PID.")
     which.add_argument(
-        "--run-dir", default=os.environ.get("WORKERGUARD_RUN_DIR"), help="Where the server keeps its scoreboard."
+        "--name", default=os.environ.get("WORKERGUARD_NAME"), help="The server, NAME or NAME.PID."
     )
-    parser = argparse.ArgumentParser(prog=prog, description="Look at the running guarded server of this project.")
+    which.add_argument(
+        "--run-dir",
+        default=os.environ.get("WORKERGUARD_RUN_DIR"),
+        help="Where the server keeps its scoreboard.",
+    )
+    parser = argparse.ArgumentParser(
+        prog=prog, description="Look at the running guarded server of this project."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     status = commands.add_parser("status", parents=[which], help="Every slot, and what a person should know.")

@@ -19,7 +19,7 @@ def launch(handover: Handover) -> NoReturn:
     command = [sys.executable, *flags, "-P", "-m", "django_workerguard.server", "--handover", str(fd)]
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execve(sys.executable, command, os.environ)
+    os.execve(sys.executable, command, os.environ)  # noqa: S606 - no shell, on purpose
 
 
 def require_linux() -> None:

@@ -29,10 +29,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "addrport", nargs="?", help="[host:]port to listen on, as runserver has it; the short form of --bind."
     )
     server = parser.add_argument_group("server (gunicorn's own; all others after --)")
-    server.add_argument("-b", "--bind", action="append", metavar="ADDRESS", help="Where to listen; repeatable.")
+    server.add_argument(
+        "-b", "--bind", action="append", metavar="ADDRESS", help="Where to listen; repeatable."
+    )
     server.add_argument("-w", "--workers", metavar="N", help="The target: how many workers.")
     server.add_argument(
-        "-k", "--worker-class", metavar="CLASS", help="sync, gthread, gevent, asgi or uvicorn_worker.UvicornWorker."
+        "-k",
+        "--worker-class",
+        metavar="CLASS",
+        help="sync, gthread, gevent, asgi or uvicorn_worker.UvicornWorker.",
     )
     server.add_argument("--threads", metavar="N", help="Threads per worker (gthread).")
     server.add_argument("--timeout", metavar="SECONDS", help="The longest silence of a serving worker.")
@@ -41,11 +46,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--print-config", action="store_true", help="Print every value and where it was set; secrets masked."
     )
-    what.add_argument("--check", action="store_true", help="Load the application once, as a worker would, and exit.")
+    what.add_argument(
+        "--check", action="store_true", help="Load the application once, as a worker would, and exit."
+    )
     guard = parser.add_argument_group("guard")
     for option in OPTIONS.values():
         guard.add_argument(
-            option.flag, dest=f"guard_{option.field}", metavar=option.metavar, help=option.help.replace("%", "%%")
+            option.flag,
+            dest=f"guard_{option.field}",
+            metavar=option.metavar,
+            help=option.help.replace("%", "%%"),
         )
 
 
@@ -57,9 +67,7 @@ def collect(parsed: dict[str, Any]) -> tuple[str, dict[str, str], dict[str, Any]
     if parsed.get("check") and parsed.get("print_config"):
         raise ConfigurationError("--check and --print-config exclude each other")
     action = "check" if parsed.get("check") else "print-config" if parsed.get("print_config") else "serve"
-    guard = {
-        field: parsed[f"guard_{field}"] for field in OPTIONS if parsed.get(f"guard_{field}") is not None
-    }
+    guard = {field: parsed[f"guard_{field}"] for field in OPTIONS if parsed.get(f"guard_{field}") is not None}
     server = {name: parsed[name] for name in SERVER_OPTIONS if parsed.get(name) is not None}
     if parsed.get("addrport"):
         if "bind" in server:

@@ -29,9 +29,10 @@ class Layer:
     values: Mapping[str, Any]
     file: str = ""
 
-    def where(self, field: str) -> str:
+    def where(self, field: str, *, flag: str | None = None) -> str:
+        """Say where an option was set; ``flag`` where its name on the command line is another."""
         key = field.upper()
-        flag = "--" + field.replace("_", "-")
+        flag = flag or "--" + field.replace("_", "-")
         return self.spelling.format(key=key, env=f"WORKERGUARD_{key}", flag=flag, file=self.file)
 
 
@@ -80,7 +81,9 @@ def split(
     Raises ConfigurationError for what is no dictionary and for an unknown key, naming the nearest one.
     """
     if not isinstance(setting, Mapping):
-        raise ConfigurationError(f"{where} is not a dictionary", hint='Write WORKERGUARD = {"NEED_APP": "worker"}.')
+        raise ConfigurationError(
+            f"{where} is not a dictionary", hint='Write WORKERGUARD = {"NEED_APP": "worker"}.'
+        )
     guard: dict[str, Any] = {}
     server: dict[str, Any] = {}
     for key, value in setting.items():

@@ -16,7 +16,8 @@ def back_off(strikes: int, *, slot: int, first: float, longest: float, transient
     if strikes <= 0:
         return 0.0
     start = first if transient else first * SLOW
-    whole = min(longest, start * 2.0 ** min(strikes - 1, 60))
+    doubled: float = start * 2.0 ** float(min(strikes - 1, 60))
+    whole = min(longest, doubled)
     fraction = (GOLDEN * (slot * 31 + strikes)) % 1.0
     return whole * (0.5 + 0.5 * fraction)
 

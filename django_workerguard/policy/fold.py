@@ -20,7 +20,9 @@ def fold(policy: Policy, fleet: Fleet, message: m.Message) -> Fleet:
             return _spawned(fleet, message)
         case m.SpawnFailed(slot, at):
             record = _strike(policy, fleet.record(slot), at, transient=True)
-            return _with_record(replace(fleet, spawns=fleet.spawns + 1), replace(record, last_spawn=fleet.spawns + 1))
+            return _with_record(
+                replace(fleet, spawns=fleet.spawns + 1), replace(record, last_spawn=fleet.spawns + 1)
+            )
         case m.Observed(readings, at):
             for reading in readings:
                 fleet = _read(fleet, reading, at)
@@ -34,7 +36,7 @@ def fold(policy: Policy, fleet: Fleet, message: m.Message) -> Fleet:
         case m.Admitted(seat, at):
             return _change(fleet, seat, admitted=True, beat_seen=at)
         case m.DutySet(seat, on, at):
-            return _duty(fleet, seat, on, at)
+            return _duty(fleet, seat, at, on=on)
         case m.StandInSpawned(seat, pid, _):
             return replace(fleet, stand_in=StandIn(seat=seat, pid=pid, strikes=fleet.stand_in.strikes))
         case m.StandInGone(at):
@@ -85,11 +87,11 @@ def _read(fleet: Fleet, reading: m.Reading, at: float) -> Fleet:
         return fleet
     worker = replace(worker, state=reading.state, since=at, beat_seen=at)
     if reading.state is State.READY:
-        return _became_ready(_with_worker(fleet, replace(worker, ready_at=at)), worker, at)
+        return _became_ready(_with_worker(fleet, replace(worker, ready_at=at)), worker)
     return _with_worker(fleet, worker)
 
 
-def _became_ready(fleet: Fleet, worker: Worker, at: float) -> Fleet:
+def _became_ready(fleet: Fleet, worker: Worker) -> Fleet:
     record = fleet.record(worker.slot)
     fleet = _with_record(fleet, replace(record, failures=0, timeouts=0, next_try=0.0))
     if worker.generation == fleet.generation:
@@ -173,7 +175,7 @@ def _new_generation(fleet: Fleet, at: float) -> Fleet:
     )
 
 
-def _duty(fleet: Fleet, seat: int, on: bool, at: float) -> Fleet:
+def _duty(fleet: Fleet, seat: int, at: float, *, on: bool) -> Fleet:
     if seat == fleet.stand_in.seat:
         return replace(fleet, stand_in=replace(fleet.stand_in, duty_wanted=on, duty_since=at))
     return _change(fleet, seat, duty_wanted=on, duty_since=at)

@@ -83,7 +83,9 @@ def _past_its_time(policy: Policy, worker: Worker, now: float) -> Iterator[Actio
             yield Abort(worker.seat, f"load-timeout: {worker.load_timeout:g} s")
         case State.FAILED if now - worker.since > FLUSH + ABORT_GRACE:
             yield Kill(worker.seat, "did not leave after its failed load")
-        case State.UNLOADED if worker.on_duty and not worker.duty_wanted and now - worker.duty_since > PARK_GRACE:
+        case State.UNLOADED if (
+            worker.on_duty and not worker.duty_wanted and now - worker.duty_since > PARK_GRACE
+        ):
             yield Kill(worker.seat, "does not stop accepting")
         case State.LOADED if worker.admitted and policy.timeout and now - worker.beat_seen > policy.timeout:
             yield Abort(worker.seat, f"timeout: loaded, but not accepting after {policy.timeout:g} s")
@@ -155,7 +157,9 @@ def _duties(policy: Policy, fleet: Fleet, now: float) -> Iterator[Action]:
 def _admissions(fleet: Fleet) -> Iterator[Action]:
     """A loaded worker accepts only when nobody who answers 503 still does."""
     unloaded = fleet.of(State.UNLOADED)
-    if any(who.on_duty or who.duty_wanted for who in (*unloaded, fleet.stand_in)):
+    duties = [(who.on_duty, who.duty_wanted) for who in unloaded]
+    duties.append((fleet.stand_in.on_duty, fleet.stand_in.duty_wanted))
+    if any(on or wanted for on, wanted in duties):
         return
     for worker in _in_order(fleet.of(State.LOADED)):
         if not worker.admitted:
@@ -171,11 +175,13 @@ def _departures(policy: Policy, fleet: Fleet) -> Iterator[Action]:
         if incumbent is not None and successor is not None and successor.state is State.READY:
             yield Retire(incumbent.seat, _why_out(fleet, slot, incumbent) or "replaced")
     if policy.surge == 0:
-        yield from _break_before_make(policy, fleet)
+        yield from _break_before_make(fleet)
 
 
-def _break_before_make(policy: Policy, fleet: Fleet) -> Iterator[Action]:
-    busy = len(fleet.workers) < fleet.target or fleet.of(State.RETIRING, State.LOADING, State.LOADED, State.FAILED)
+def _break_before_make(fleet: Fleet) -> Iterator[Action]:
+    busy = len(fleet.workers) < fleet.target or fleet.of(
+        State.RETIRING, State.LOADING, State.LOADED, State.FAILED
+    )
     if busy or fleet.ready <= (1 if fleet.target > 1 else 0):
         return
     for slot in range(1, fleet.target + 1):
@@ -234,11 +240,17 @@ def _to_succeed(policy: Policy, fleet: Fleet, now: float) -> list[int]:
         incumbent = fleet.incumbent(slot)
         if incumbent is None or incumbent.state not in (State.READY, State.UNLOADED):
             continue
-        if fleet.successor(slot) is None and _why_out(fleet, slot, incumbent) and fleet.record(slot).next_try <= now:
+        if (
+            fleet.successor(slot) is None
+            and _why_out(fleet, slot, incumbent)
+            and fleet.record(slot).next_try <= now
+        ):
             found.append(slot)
     proven = any(w.generation == fleet.generation for w in fleet.of(State.READY))
     if not proven:  # the first of a new generation is the canary
-        trying = any(w.generation == fleet.generation for w in fleet.of(State.LOADING, State.LOADED, State.FAILED))
+        trying = any(
+            w.generation == fleet.generation for w in fleet.of(State.LOADING, State.LOADED, State.FAILED)
+        )
         budget = 0 if trying else 1
     return sorted(found, key=lambda slot: (fleet.record(slot).last_spawn, slot))[:budget]
 

@@ -19,9 +19,7 @@ class AwakeClock:
     that waking up late never makes anybody else look late.
     """
 
-    def __init__(
-        self, *, longest_step: float = 2.0, monotonic: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, *, longest_step: float = 2.0, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
         self._longest_step = longest_step
         self._last = monotonic()

@@ -50,7 +50,9 @@ def _server(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding("warning", "arbiter-errors", None, text)
     if snapshot["release"] == "mixed":
         releases = sorted({slot["release"] for slot in snapshot["slots"] if slot["release"]})
-        yield Finding("warning", "mixed-releases", None, f"the workers run different releases: {', '.join(releases)}")
+        yield Finding(
+            "warning", "mixed-releases", None, f"the workers run different releases: {', '.join(releases)}"
+        )
 
 
 def _slots(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
@@ -76,9 +78,15 @@ def _slots(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _left_behind(number: int, step: Mapping[str, Any]) -> Iterator[Finding]:
-    left = [f"{step[key]} {what}" for key, what in (("threads_left", "threads"), ("sockets_left", "sockets")) if step[key]]
+    left = [
+        f"{step[key]} {what}"
+        for key, what in (("threads_left", "threads"), ("sockets_left", "sockets"))
+        if step[key]
+    ]
     if left:
-        yield Finding("notice", "left-behind", number, f"slot {number}: step {step['name']} left {' and '.join(left)}")
+        yield Finding(
+            "notice", "left-behind", number, f"slot {number}: step {step['name']} left {' and '.join(left)}"
+        )
 
 
 def _why(slot: Mapping[str, Any]) -> str:

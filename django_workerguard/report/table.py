@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from django_workerguard.report.assess import assess
 
-COLUMNS = ("SLOT", "STATE", "PID", "GEN", "FOR", "REQUESTS", "5XX", "IN FLIGHT", "MEMORY", "LOAD", "NEXT TRY", "RELEASE")
+COLUMNS = (
+    "SLOT",
+    "STATE",
+    "PID",
+    "GEN",
+    "FOR",
+    "REQUESTS",
+    "5XX",
+    "IN FLIGHT",
+    "MEMORY",
+    "LOAD",
+    "NEXT TRY",
+    "RELEASE",
+)
 
 
 def table(snapshot: Mapping[str, Any]) -> str:
@@ -49,7 +61,9 @@ def _row(slot: Mapping[str, Any], now: float) -> tuple[str, ...]:
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
 
 
 def span(seconds: float) -> str:
@@ -63,9 +77,15 @@ def span(seconds: float) -> str:
 
 def event_line(event: Mapping[str, Any]) -> str:
     """Render one event of the journal."""
-    at = datetime.fromtimestamp(event.get("at", 0), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    at = (
+        datetime.fromtimestamp(event.get("at", 0), UTC)
+        .isoformat(timespec="milliseconds")
+        .replace("+00:00", "Z")
+    )
     fields = " ".join(
-        f"{key}={_value(value)}" for key, value in event.items() if key not in ("at", "event", "number") and value not in (None, "")
+        f"{key}={_value(value)}"
+        for key, value in event.items()
+        if key not in ("at", "event", "number") and value not in (None, "")
     )
     return plain(f"{at} {event.get('event', '?'):<14} {fields}").replace("\n", " ")
 
@@ -77,12 +97,20 @@ def _value(value: Any) -> str:
 
 def story(snapshot: Mapping[str, Any], slot: Mapping[str, Any], events: Iterable[Mapping[str, Any]]) -> str:
     """Render ``workerguard explain SLOT``: what it does, what its load took, what failed, what happened."""
-    lines = [f"slot {slot['slot']}: {slot['state'].replace('_', '-')} for {span(snapshot['at'] - slot['since'])}"]
+    lines = [
+        f"slot {slot['slot']}: {slot['state'].replace('_', '-')} for {span(snapshot['at'] - slot['since'])}"
+    ]
     if slot["pid"]:
         lines[0] += f", pid {slot['pid']}, generation {slot['generation']}"
     if slot["next_try_in"] is not None:
-        lines.append(f"next try in {slot['next_try_in']:.1f} s, after {slot['failures']} failed loads in a row")
-    lines += [f"  {finding.severity}: {finding.text}" for finding in assess(snapshot) if finding.slot == slot["slot"]]
+        lines.append(
+            f"next try in {slot['next_try_in']:.1f} s, after {slot['failures']} failed loads in a row"
+        )
+    lines += [
+        f"  {finding.severity}: {finding.text}"
+        for finding in assess(snapshot)
+        if finding.slot == slot["slot"]
+    ]
     if slot["load_steps"]:
         lines += ["", "its load:", *_aligned([_step(step) for step in slot["load_steps"]])]
     if slot["step"]:
@@ -97,13 +125,23 @@ def story(snapshot: Mapping[str, Any], slot: Mapping[str, Any], events: Iterable
 
 def _step(step: Mapping[str, Any]) -> tuple[str, ...]:
     megabytes = [f"{step[key] / 1048576:.1f} MB" for key in ("peak_bytes", "retained_bytes")]
-    return (f"  {step['name']}", f"{step['seconds'] * 1000:.0f} ms", f"peak {megabytes[0]}", f"kept {megabytes[1]}")
+    return (
+        f"  {step['name']}",
+        f"{step['seconds'] * 1000:.0f} ms",
+        f"peak {megabytes[0]}",
+        f"kept {megabytes[1]}",
+    )
 
 
 def _last_error(error: Mapping[str, Any]) -> list[str]:
-    when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(error.get("at", 0)))
+    when = (
+        datetime.fromtimestamp(error.get("at", 0), UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    )
     step = f" in step {error['step']}" if error.get("step") else ""
-    return [f"last error, {when}{step}: {error.get('type')}: {error.get('message')}", str(error.get("traceback") or "")]
+    return [
+        f"last error, {when}{step}: {error.get('type')}: {error.get('message')}",
+        str(error.get("traceback") or ""),
+    ]
 
 
 def plain(text: str) -> str:

@@ -66,7 +66,7 @@ def open_board(
 def _prepare(path: Path, uid: int) -> None:
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = path.stat()
-    if status.st_uid not in (uid, 0) or status.st_mode & 0o002 and not status.st_mode & 0o1000:
+    if status.st_uid not in (uid, 0) or (status.st_mode & 0o002 and not status.st_mode & 0o1000):
         raise PermissionError(1, "it belongs to another user or anybody may write to it")
 
 
@@ -138,7 +138,12 @@ def find_servers(run_dir: str | None, *, environ: Mapping[str, str], uid: int) -
             board.close()
             continue
         about = board.read_about()
-        yield Server(glance.label(path).rpartition(".")[0], board.words[Header.PID], board, str(about.get("project", "/")))
+        yield Server(
+            glance.label(path).rpartition(".")[0],
+            board.words[Header.PID],
+            board,
+            str(about.get("project", "/")),
+        )
 
 
 def unreadable(run_dir: str | None, *, environ: Mapping[str, str], uid: int) -> Iterator[str]:

@@ -19,7 +19,9 @@ def snapshot(board: Board) -> dict[str, Any]:
     now = monotonic_ns()
     about = board.read_about()
     shown = range(1, min(words[Header.TARGET], board.layout.slots) + 1)
-    leaving = (n for n in range(len(shown) + 1, board.layout.slots + 1) if words[board.layout.slot(n) + Slot.SEAT])
+    leaving = (
+        n for n in range(len(shown) + 1, board.layout.slots + 1) if words[board.layout.slot(n) + Slot.SEAT]
+    )
     slots = [_slot(board, number, now) for number in (*shown, *leaving)]
     releases = {slot["release"] for slot in slots if slot["release"]}
     return {

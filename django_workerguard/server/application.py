@@ -89,4 +89,3 @@ def policy_of(app: GuardedApplication) -> Policy:
         drain_delay=options.drain_delay,
         never_give_up=developing,
     )
-

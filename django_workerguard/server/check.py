@@ -37,7 +37,9 @@ def check(app: GuardedApplication) -> int:
         failed = True
     report = board.read_seat_report(0)
     for step in report.get("steps", []):
-        print(f"{step['name']:24} {step['seconds'] * 1000:8.0f} ms {step['retained_bytes'] / MEGABYTE:8.1f} MB kept")
+        print(
+            f"{step['name']:24} {step['seconds'] * 1000:8.0f} ms {step['retained_bytes'] / MEGABYTE:8.1f} MB kept"
+        )
     if failed:
         error = report.get("error") or {}
         place = f" in step {error['step']}" if error.get("step") else ""

@@ -9,8 +9,8 @@ from typing import Any
 
 from django_workerguard.policy.view import Fleet, State, Worker
 from django_workerguard.scoreboard.board import Board
-from django_workerguard.scoreboard.journal import write_event
 from django_workerguard.scoreboard.header import Header
+from django_workerguard.scoreboard.journal import write_event
 from django_workerguard.scoreboard.layout import Seat
 from django_workerguard.server.control import Request
 from django_workerguard.server.exits import Exit, leave_word
@@ -68,7 +68,9 @@ class Chronicle:
     def stopping(self, *, quick: bool, drain_delay: float) -> None:
         self._event("stopping", quick=quick, drain_delay=drain_delay)
         if drain_delay and not quick:
-            self._log.info("Draining: serving on for %g s, ready is false", drain_delay, extra={"action": "draining"})
+            self._log.info(
+                "Draining: serving on for %g s, ready is false", drain_delay, extra={"action": "draining"}
+            )
 
     def reloading(self, generation: int, asked_by: str) -> None:
         self._event("reload", generation=generation, by=asked_by)
@@ -90,7 +92,9 @@ class Chronicle:
     def not_spawned(self, slot: int, reason: str, fleet: Fleet) -> None:
         self._event("spawn-failed", slot=slot, reason=reason)
         if reason != self._not_spawned:
-            self._log.error("slot=%d cannot start a process: %s", slot, reason, extra={"action": "spawn-failed"})
+            self._log.error(
+                "slot=%d cannot start a process: %s", slot, reason, extra={"action": "spawn-failed"}
+            )
         self._not_spawned = reason
 
     def compare(self, before: Fleet, after: Fleet, seats: Seats) -> None:
@@ -160,7 +164,14 @@ class Chronicle:
         identity = (kind, message, step, str(error.get("traceback")))
         if identity == self._last_failure:
             self._repeated += 1
-            self._say("error", worker, "load-failed", "load failed as before (%d times): %s", self._repeated + 1, kind)
+            self._say(
+                "error",
+                worker,
+                "load-failed",
+                "load failed as before (%d times): %s",
+                self._repeated + 1,
+                kind,
+            )
             return
         self._last_failure, self._repeated = identity, 0
         text = "load failed%s: %s: %s\n%s"
@@ -171,7 +182,14 @@ class Chronicle:
         if gone.state in LOADING and record.next_try > now:
             wait = record.next_try - now
             self._about("back-off", gone, seconds=round(wait, 3), failures=record.failures)
-            self._say("info", gone, "back-off", "next try in %.1f s (failed loads in a row: %d)", wait, record.failures)
+            self._say(
+                "info",
+                gone,
+                "back-off",
+                "next try in %.1f s (failed loads in a row: %d)",
+                wait,
+                record.failures,
+            )
 
     # who answers 503
 

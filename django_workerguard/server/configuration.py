@@ -31,13 +31,19 @@ from django_workerguard.config.resolve import (
     split,
 )
 from django_workerguard.errors import ConfigurationError
+from django_workerguard.scoreboard.layout import MAX_SEATS
 
 REFUSED = {
     "preload_app": "the application would be loaded in the arbiter, whose failure costs the whole server",
     "reuse_port": "the kernel would give connections to workers that do not accept yet",
     "daemon": "the server must stay the child of who supervises it; use systemd, a container or nohup",
     "paste": "PasteDeploy applications are not Django's",
+    "check_config": "use --check, in front of the --",
+    "print_config": "use --print-config, in front of the --",
 }
+MOST_WORKERS = MAX_SEATS // 2
+# settings whose value is a class or an address, and what reads them
+READ = {"worker_class": "worker_class", "logger_class": "logger_class", "bind": "address"}
 
 
 class GuardedApplication(Application):
@@ -61,7 +67,16 @@ class GuardedApplication(Application):
         except ConfigurationError:
             raise
         except Exception as error:
-            raise ConfigurationError(str(error)) from error
+            raise self.blame(error) from error
+
+    def blame(self, error: Exception) -> ConfigurationError:
+        """Turn what gunicorn says of a file into an error that names the setting and where it was set."""
+        said = str(error).removeprefix("Error: ")
+        for name, where in self.sources.items():
+            value = str(self.cfg.settings[name].get())
+            if "/" in value and (value in said or os.path.dirname(value) in said.split()):
+                return ConfigurationError(said, option=name.replace("_", "-"), where=where)
+        return ConfigurationError(said)
 
     def load_config(self) -> None:
         names = self.cfg.settings.keys()
@@ -73,8 +88,7 @@ class GuardedApplication(Application):
         cmd_args = parser.read(self.cfg.get_cmd_args_from_env(), "GUNICORN_CMD_ARGS")
         self.cfg.set("default_proc_name", Path(self.handover.project).name or "django")
         self._apply(Layer(SETTING, server_setting))
-        path = self.handover.server.get("config") or passed_on.get("config") or cmd_args.get("config")
-        guard_file = self._read_file(path)
+        guard_file = self._read_file(*self._named_file(passed_on, cmd_args))
         self._apply(Layer("GUNICORN_CMD_ARGS", cmd_args))
         self._apply(Layer(ENVIRONMENT, server_env))
         self._apply(Layer("{flag} on the command line, after --", passed_on))
@@ -91,21 +105,35 @@ class GuardedApplication(Application):
 
     def _apply(self, layer: Layer) -> None:
         for name, value in layer.values.items():
-            self._set(name, value, layer.where(name))
+            self._set(name, value, layer.where(name, flag=self._flag(name)))
+
+    def _flag(self, name: str) -> str | None:
+        flags = self.cfg.settings[name].cli
+        return flags[-1] if flags else None
 
     def _set(self, name: str, value: Any, where: str) -> None:
         try:
             self.cfg.set(name, value)
         except Exception as error:
-            problem = str(error) or f"{value!r} is not understood"
+            problem = _problem(value, error)
             raise ConfigurationError(problem, option=name.replace("_", "-"), where=where) from None
         self.sources[name] = where
 
-    def _read_file(self, path: str | None) -> Layer:
+    def _named_file(self, passed_on: Mapping[str, Any], cmd_args: Mapping[str, Any]) -> tuple[str | None, str]:
+        for values, where in (
+            (self.handover.server, "--config on the command line"),
+            (passed_on, "--config on the command line, after --"),
+            (cmd_args, "GUNICORN_CMD_ARGS"),
+        ):
+            if values.get("config"):
+                return str(values["config"]), where
+        return get_default_config_file(), "the project's directory"
+
+    def _read_file(self, path: str | None, where: str) -> Layer:
         """Read gunicorn.conf.py, as gunicorn finds it; return what it says of the guard's options."""
-        path = path or get_default_config_file()
         if path is None:
             return Layer(CONFIG_FILE, {})
+        self.sources["config"] = where
         django_before = "django" in sys.modules
         content = self.load_config_from_file(path)
         if "django" in sys.modules and not django_before:
@@ -115,7 +143,9 @@ class GuardedApplication(Application):
         for name in content:
             if name in self.cfg.settings:
                 self.sources[name] = path
-        guard, server = split(content.get("WORKERGUARD", {}), self.cfg.settings.keys(), where=f"WORKERGUARD in {path}")
+        guard, server = split(
+            content.get("WORKERGUARD", {}), self.cfg.settings.keys(), where=f"WORKERGUARD in {path}"
+        )
         self._apply(Layer(CONFIG_FILE, server, file=path))
         return Layer(CONFIG_FILE, guard, file=path)
 
@@ -131,31 +161,37 @@ class GuardedApplication(Application):
             if location.startswith("python:"):
                 return dict(self.get_config_from_module_name(location.removeprefix("python:")))
             return dict(_run_file(location.removeprefix("file:")))
-        except ConfigurationError:
-            raise
         except BaseException as error:
-            last = traceback.extract_tb(error.__traceback__)[-1]
-            raise ConfigurationError(
-                f"{location} cannot be read: {type(error).__name__}: {error} (line {last.lineno} of {last.filename})",
-                option="config",
-                where=self.sources.get("config", DEFAULT),
-            ) from None
+            problem = f"{location!r} cannot be read: {_in_short(error)}"
+            raise ConfigurationError(problem, option="config", where=self.sources["config"]) from None
 
     def _conclude(self) -> None:
         for name, why in REFUSED.items():
             if self.cfg.settings[name].get():
                 raise ConfigurationError(
-                    f"it cannot be used here: {why}", option=name.replace("_", "-"), where=self.sources.get(name)
+                    f"it cannot be used here: {why}",
+                    option=name.replace("_", "-"),
+                    where=self.sources.get(name),
                 )
         if "control_socket" not in self.sources:
             self.cfg.set("control_socket_disable", True)  # it would add a thread to the arbiter
+        for name, attribute in READ.items():
+            try:
+                getattr(self.cfg, attribute)
+            except Exception as error:
+                value = self.cfg.settings[name].get()
+                raise ConfigurationError(
+                    _problem(value, error), option=name.replace("_", "-"), where=self.sources.get(name)
+                ) from None
         self._check_together()
 
     def _check_together(self) -> None:
         workers, quorum = self.cfg.workers, self.guard.options.min_loaded
-        if workers < 1:
+        if not 1 <= workers <= MOST_WORKERS:
             raise ConfigurationError(
-                "at least one worker is needed", option="workers", where=self.sources.get("workers")
+                f"there can be 1 to {MOST_WORKERS} workers, not {workers}",
+                option="workers",
+                where=self.sources.get("workers"),
             )
         if quorum > workers:
             raise ConfigurationError(
@@ -194,11 +230,11 @@ class GuardedApplication(Application):
             value = getattr(self.guard.options, field)
             shown = "********" if option.secret and value else _shown(value)
             lines.append((option.name, shown, self.guard.sources[field]))
-        for name in sorted(self.cfg.settings):
-            if name not in REFUSED and name != "config":
-                lines.append(
-                    (name.replace("_", "-"), _shown(self.cfg.settings[name].get()), self.sources.get(name, DEFAULT))
-                )
+        lines += [
+            (name.replace("_", "-"), _shown(self.cfg.settings[name].get()), self.sources.get(name, DEFAULT))
+            for name in sorted(self.cfg.settings)
+            if name not in REFUSED and name != "config"
+        ]
         width = max(len(name) for name, _, _ in lines)
         return "\n".join(f"{name:{width}}  {value}  [{source}]" for name, value, source in lines)
 
@@ -213,7 +249,7 @@ class _Parser:
         def error(message: str) -> NoReturn:
             raise ConfigurationError(message, where=where)
 
-        self._parser.error = error  # type: ignore[method-assign]
+        self._parser.error = error
         parsed: argparse.Namespace = self._parser.parse_args(arguments)
         if parsed.args:
             raise ConfigurationError(
@@ -224,13 +260,32 @@ class _Parser:
 
 def _run_file(filename: str) -> dict[str, Any]:
     """Run a configuration file as the module ``__config__``, as gunicorn does."""
-    if not os.path.exists(filename):
-        raise ConfigurationError(f"{filename!r} does not exist", option="config")
     loader = SourceFileLoader("__config__", filename)
     module = module_from_spec(spec_from_loader("__config__", loader) or ModuleSpec("__config__", loader))
     sys.modules["__config__"] = module
     loader.exec_module(module)
     return vars(module)
+
+
+def _in_short(error: BaseException) -> str:
+    """Say in one line what went wrong in a file, and in which line of it."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    said = f"{type(error).__name__}: {error}"
+    if isinstance(error, SyntaxError):
+        return said
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{said} (line {last.lineno} of {last.filename})"
+
+
+def _problem(value: Any, error: Exception) -> str:
+    """Say in one line what gunicorn has against a value."""
+    said = str(error).strip(" ]\n")
+    if said.startswith("invalid literal for int"):
+        return f"{value!r} is not a whole number"
+    if said.startswith("class uri"):  # a whole traceback follows, whose last line is the cause
+        return f"{value!r} cannot be imported: {said.splitlines()[-1]}"
+    return said or f"{value!r} is not understood"
 
 
 def _shown(value: Any) -> str:

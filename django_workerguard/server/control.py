@@ -80,7 +80,9 @@ class ControlSocket:
         found = []
         with contextlib.suppress(BlockingIOError):
             while True:
-                data, ancillary, _, address = self._socket.recvmsg(LONGEST, socket.CMSG_SPACE(CREDENTIALS.size))
+                data, ancillary, _, address = self._socket.recvmsg(
+                    LONGEST, socket.CMSG_SPACE(CREDENTIALS.size)
+                )
                 pid, uid = _credentials(ancillary)
                 if uid not in self._allowed:
                     self._answer(address, accepted=False, reason=f"user {uid} may not control this server")

@@ -78,4 +78,3 @@ def _after(count: RequestCount, user: Hook | None) -> Hook:
             user(worker, request, environ, response)
 
     return post_request
-

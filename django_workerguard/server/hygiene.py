@@ -9,7 +9,10 @@ import signal
 from collections.abc import Iterable, Iterator
 
 PR_SET_PDEATHSIG = 1
-RESET = [getattr(signal, f"SIG{name}") for name in "HUP QUIT INT TERM TTIN TTOU USR1 USR2 WINCH CHLD IO ABRT".split()]
+RESET = [
+    getattr(signal, f"SIG{name}")
+    for name in ["HUP", "QUIT", "INT", "TERM", "TTIN", "TTOU", "USR1", "USR2", "WINCH", "CHLD", "IO", "ABRT"]
+]
 
 
 @contextlib.contextmanager
@@ -26,6 +29,7 @@ def shed(descriptors: Iterable[int]) -> None:
     """Give up what belongs to the arbiter: its signal handlers and its descriptors."""
     for number in RESET:
         signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # a log rotation must not kill a worker that boots
     for fd in descriptors:
         with contextlib.suppress(OSError):
             os.close(fd)

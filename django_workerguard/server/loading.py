@@ -84,7 +84,7 @@ def _direct_signals(guard: Guard, leaving: Callable[[], None]) -> Iterator[None]
     asyncio worker classes queue signals until their loop runs, which a hung load prevents.
     """
 
-    def leave(number: int, frame: FrameType | None) -> None:
+    def leave(_number: int, _frame: FrameType | None) -> None:
         leaving()
         os._exit(ExitCode.OK)
 

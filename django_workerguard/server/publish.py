@@ -8,7 +8,7 @@ from collections.abc import Callable
 from django_workerguard.policy.view import Fleet, State, Worker
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.scoreboard.board import Board
-from django_workerguard.scoreboard.header import Header, Phase
+from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.layout import SAMPLES, Sample, Seat, Slot, SlotState
 from django_workerguard.server.seats import Seats
 

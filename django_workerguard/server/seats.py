@@ -68,7 +68,9 @@ class Seats:
         return tuple(
             Reading(
                 seat=index,
-                state=STATES.get(SeatState(state)) if (state := self.word(index, Seat.STATE)) < len(SeatState) else None,
+                state=STATES.get(SeatState(state))
+                if (state := self.word(index, Seat.STATE)) < len(SeatState)
+                else None,
                 beat=self.word(index, Seat.BEAT),
                 on_duty=bool(self.word(index, Seat.DUTY)),
             )

@@ -43,12 +43,19 @@ class Refusal:
 
 def without_hooks(cfg: Any) -> None:
     """Take the user's worker hooks and the reloader out of a child's configuration: it is no worker."""
-    for name in ("pre_request", "post_request", "post_worker_init", "worker_int", "worker_abort", "worker_exit"):
+    for name in (
+        "pre_request",
+        "post_request",
+        "post_worker_init",
+        "worker_int",
+        "worker_abort",
+        "worker_exit",
+    ):
         cfg.settings[name].set(cfg.settings[name].default)
     cfg.set("reload", False)
 
 
-class StandIn(ThreadWorker):  # type: ignore[misc]
+class StandIn(ThreadWorker):
     """The worker class of the stand-in."""
 
     guard: Guard
@@ -67,7 +74,7 @@ class StandIn(ThreadWorker):  # type: ignore[misc]
         self.cfg.set("keepalive", 0)  # no connection may outlive the duty
         self.wsgi = GuardedWSGI(Refusal(self.guard), HealthURLs(self.guard))
 
-    def set_accept_enabled(self, enabled: bool) -> None:
+    def set_accept_enabled(self, enabled: bool) -> None:  # noqa: FBT001 - gunicorn's signature
         on = enabled and self.guard.ordered(Orders.DUTY)
         super().set_accept_enabled(on)
         words, word = self.guard.board.words, self.guard.base + Seat.DUTY
@@ -95,7 +102,9 @@ def attend(worker: Any) -> None:
 
     Runs until it is asked to leave; then ends the process.
     """
-    stand_in = StandIn(worker.age, worker.ppid, worker.sockets, worker.app, worker.timeout, worker.cfg, worker.log)
+    stand_in = StandIn(
+        worker.age, worker.ppid, worker.sockets, worker.app, worker.timeout, worker.cfg, worker.log
+    )
     stand_in.take(worker.guard)
     stand_in.pid = worker.pid
     stand_in.PIPE = worker.PIPE
@@ -106,4 +115,3 @@ def attend(worker: Any) -> None:
     stand_in.init_signals()
     stand_in.run()
     raise SystemExit(ExitCode.OK)
-

@@ -34,7 +34,9 @@ def guarded(worker_class: type[Any]) -> type[Any]:
     """Return the guarded form of a gunicorn worker class."""
     if issubclass(worker_class, GuardMixin):
         return worker_class
-    return type(f"Guarded{worker_class.__name__}", (GuardMixin, worker_class), {"asynchronous": is_asgi(worker_class)})
+    return type(
+        f"Guarded{worker_class.__name__}", (GuardMixin, worker_class), {"asynchronous": is_asgi(worker_class)}
+    )
 
 
 class GuardMixin:
@@ -80,7 +82,9 @@ class GuardMixin:
     def _wrap(self, app: Callable[..., Any], count: RequestCount) -> None:
         health = HealthURLs(self.guard)
         if self.asynchronous:
-            self.wsgi: Any = GuardedASGI(app, health, count, admit=self._admitted, failed=self._lifespan_failed)
+            self.wsgi: Any = GuardedASGI(
+                app, health, count, admit=self._admitted, failed=self._lifespan_failed
+            )
             self.asgi = self.wsgi
         else:
             chain_hooks(self, count)

@@ -48,7 +48,9 @@ class HealthURLs:
         from hmac import compare_digest  # late: it would cost the arbiter a megabyte
 
         scheme, _, token = authorization.partition(" ")
-        return compare_digest(token.strip().encode(errors="replace"), self._token) and scheme.lower() == "bearer"
+        return (
+            compare_digest(token.strip().encode(errors="replace"), self._token) and scheme.lower() == "bearer"
+        )
 
 
 class GuardedWSGI:
@@ -171,7 +173,7 @@ class GuardedASGI:
         async def sent(message: Any) -> None:
             nonlocal started
             if message["type"] == "lifespan.startup.failed":
-                self._failed(LifespanFailed(message.get("message", "")))
+                self._failed(LifespanFailedError(message.get("message", "")))
             elif message["type"] == "lifespan.startup.complete":
                 await self._admit()
                 started = True
@@ -193,5 +195,5 @@ class GuardedASGI:
                 await self._admit()
 
 
-class LifespanFailed(Exception):
+class LifespanFailedError(Exception):
     """The application said lifespan.startup.failed."""

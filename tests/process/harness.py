@@ -34,7 +34,7 @@ WORKER_CLASSES = {
 }
 
 
-class Waited(AssertionError):
+class WaitedError(AssertionError):
     """What was waited for did not happen."""
 
 
@@ -70,7 +70,11 @@ class Server:
         self.run_dir.mkdir(exist_ok=True)
         self.socket_path = self.run_dir / "http.sock"
         environ = {
-            **{k: v for k, v in os.environ.items() if not k.startswith(("WORKERGUARD_", "DJANGO_", "GUNICORN_", "TZ"))},
+            **{
+                k: v
+                for k, v in os.environ.items()
+                if not k.startswith(("WORKERGUARD_", "DJANGO_", "GUNICORN_", "TZ"))
+            },
             "PYTHONPATH": str(ROOT),
             "PYTHONWARNINGS": "default",
             "RUNTIME_DIRECTORY": str(self.run_dir),
@@ -134,7 +138,9 @@ class Server:
 
     # waiting for evidence
 
-    def wait(self, what: str, condition: Callable[[dict[str, Any]], Any], patience: float = PATIENCE) -> dict[str, Any]:
+    def wait(
+        self, what: str, condition: Callable[[dict[str, Any]], Any], patience: float = PATIENCE
+    ) -> dict[str, Any]:
         """Poll the snapshot until a condition holds of it, and return it."""
         deadline = time.monotonic() + patience
         last: Any = None
@@ -145,7 +151,7 @@ class Server:
                     return last
             self._still_running(what)
             time.sleep(0.02)
-        raise Waited(f"{what}: not within {patience:g} s\n{last}\n{self.log}")
+        raise WaitedError(f"{what}: not within {patience:g} s\n{last}\n{self.log}")
 
     def wait_ready(self, count: int | None = None, patience: float = PATIENCE) -> dict[str, Any]:
         def all_ready(status: dict[str, Any]) -> bool:
@@ -154,7 +160,9 @@ class Server:
 
         return self.wait(f"{count or 'all'} ready", all_ready, patience)
 
-    def wait_event(self, name: str, matching: Callable[[dict[str, Any]], Any] = lambda event: True, count: int = 1) -> dict[str, Any]:
+    def wait_event(
+        self, name: str, matching: Callable[[dict[str, Any]], Any] = lambda event: True, count: int = 1
+    ) -> dict[str, Any]:
         found: list[dict[str, Any]] = []
 
         def seen(_: dict[str, Any]) -> bool:
@@ -172,19 +180,19 @@ class Server:
         try:
             return self.process.wait(patience)
         except subprocess.TimeoutExpired:
-            raise Waited(f"the server did not end within {patience:g} s\n{self.log}") from None
+            raise WaitedError(f"the server did not end within {patience:g} s\n{self.log}") from None
 
     def _poll(self, what: str, condition: Callable[[], Any], patience: float) -> None:
         deadline = time.monotonic() + patience
         while not condition():
             if time.monotonic() > deadline:
-                raise Waited(f"{what}: not within {patience:g} s\n{self.log}")
+                raise WaitedError(f"{what}: not within {patience:g} s\n{self.log}")
             time.sleep(0.02)
 
     def _still_running(self, what: str) -> None:
         assert self.process is not None
         if self.process.poll() is not None:
-            raise Waited(f"{what}: the server ended with {self.process.returncode}\n{self.log}")
+            raise WaitedError(f"{what}: the server ended with {self.process.returncode}\n{self.log}")
 
     # what is done to it
 
@@ -193,7 +201,9 @@ class Server:
         assert self.socket_path is not None
         connection = UnixConnection(self.socket_path, timeout)
         try:
-            connection.request("GET", path, headers={"Host": "localhost", "Connection": "close", **(headers or {})})
+            connection.request(
+                "GET", path, headers={"Host": "localhost", "Connection": "close", **(headers or {})}
+            )
             response = connection.getresponse()
             body = response.read().decode(errors="replace")
             return Reply(response.status, {k.lower(): v for k, v in response.getheaders()}, body)

@@ -137,4 +137,3 @@ def test_any_worker_that_is_killed_while_others_load_is_replaced_too(serve, faul
         server.wait_event("exited", lambda event, pid=pid: event["pid"] == pid)
     server.wait_ready()
     assert not set(before) & set(server.pids())
-

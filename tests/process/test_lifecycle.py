@@ -214,7 +214,9 @@ def test_usr2_runs_two_servers_each_with_its_own_board(serve):
     server.wait_ready()
     old = server.arbiter
     server.signal(signal.SIGUSR2)
-    status = server.wait("the second", lambda status: status["arbiter"]["pid"] != old and status["ready"] == 2)
+    status = server.wait(
+        "the second", lambda status: status["arbiter"]["pid"] != old and status["ready"] == 2
+    )
     new = status["arbiter"]["pid"]
     assert server.status(old)["ready"] == 2
     assert (server.project / "server.pid").read_text().strip() == str(old)

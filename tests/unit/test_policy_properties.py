@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -48,8 +49,7 @@ class World:
     def turn(self) -> tuple[a.Action, ...]:
         self.beat += 1
         readings = [
-            m.Reading(seat, state, self.beat, self.duty.get(seat, False))
-            for seat, state in self.said.items()
+            m.Reading(seat, state, self.beat, self.duty.get(seat, False)) for seat, state in self.said.items()
         ]
         if self.fleet.stand_in.seat is not None:
             readings.append(m.Reading(self.fleet.stand_in.seat, None, self.beat, self.duty.get(999, False)))
@@ -106,7 +106,9 @@ class World:
 
 chances = st.lists(
     st.tuples(
-        st.sampled_from(["load", "fail", "die", "leave", "reload", "recycle", "scale", "wait", "stay", "refork"]),
+        st.sampled_from(
+            ["load", "fail", "die", "leave", "reload", "recycle", "scale", "wait", "stay", "refork"]
+        ),
         st.integers(0, 30),
         st.floats(0.05, 12),
     ),
@@ -156,7 +158,9 @@ def check_invariants(world: World) -> None:
     policy, fleet = world.policy, world.fleet
     coming = [w for w in fleet.workers.values() if w.state in SERVING_OR_COMING]
     inside = [w for w in coming if w.slot <= fleet.target]
-    assert len(inside) <= fleet.target + policy.surge, "workers that serve or are coming exceed target + surge"
+    assert len(inside) <= fleet.target + policy.surge, (
+        "workers that serve or are coming exceed target + surge"
+    )
     for slot in range(1, fleet.target + 1):
         assert len(fleet.in_slot(slot)) <= 2, "a slot holds an incumbent and a successor, no more"
     loading = fleet.of(State.LOADING)
@@ -190,7 +194,9 @@ def test_it_heals_when_the_cause_is_gone(policy, target, history):
 @settings(max_examples=150, deadline=None)
 @given(policies, st.integers(1, 6), st.booleans())
 def test_failing_loads_are_bounded_by_the_back_off_and_starve_no_slot(policy, target, transient):
-    world = World(replace(policy, never_give_up=True, load_timeout=0.0, need_app="worker"), Fleet(target=target))
+    world = World(
+        replace(policy, never_give_up=True, load_timeout=0.0, need_app="worker"), Fleet(target=target)
+    )
     for _ in range(1200):
         world.turn()
         for seat in list(world.fleet.workers):
@@ -199,7 +205,7 @@ def test_failing_loads_are_bounded_by_the_back_off_and_starve_no_slot(policy, ta
     longest = policy.load_retry_max_delay
     for slot in range(1, target + 1):
         times = world.spawned_at[slot]
-        waits = [later - earlier for earlier, later in zip(times[6:], times[7:], strict=False)]
+        waits = [later - earlier for earlier, later in pairwise(times[6:])]
         assert len(times) >= 600 / (longest + 0.5 * target + 1) / 2, "every slot gets its tries"
         assert all(wait >= policy.load_retry_delay / 2 for wait in waits), "no try comes before its back-off"
 

@@ -15,7 +15,7 @@ class Command(BaseCommand):
     """Look at the running server."""
 
     help = "Look at the guarded server of this project: status, events, probe, explain."
-    requires_system_checks: list[str] = []
+    requires_system_checks = ()
 
     def run_from_argv(self, argv: list[str]) -> None:
         sys.exit(cli.main(argv[2:], prog=f"{argv[0]} workerguard"))

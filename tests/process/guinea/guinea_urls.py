@@ -15,5 +15,5 @@ urlpatterns = [
     path("stream", views.stream),
     path("broken", views.broken),
     path("warm", views.warm),
-
+    path("health/", include("django_workerguard.urls")),
 ]

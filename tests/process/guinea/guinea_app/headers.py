@@ -1,11 +1,11 @@
 import os
 
-from django.utils.decorators import sync_and_async_middleware
 from asgiref.sync import iscoroutinefunction
+from django.utils.decorators import sync_and_async_middleware
 
 
 @sync_and_async_middleware
-def WhoAnswers(get_response):  # noqa: N802
+def WhoAnswers(get_response):
     """Say in a header which process answered."""
     if iscoroutinefunction(get_response):
 

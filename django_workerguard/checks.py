@@ -1,0 +1,149 @@
+"""System checks: what is wrong with the settings, and what to do about it. Runs in manage.py and the sentinel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Warning, register  # noqa: A004
+from django.urls import Resolver404, resolve
+
+from django_workerguard.conf import settings_layer
+from django_workerguard.config.options import OPTIONS
+from django_workerguard.config.resolve import SETTING, Layer, nearest
+from django_workerguard.config.resolve import parse as parse_option
+from django_workerguard.errors import ConfigurationError
+
+MIDDLEWARE = "django_workerguard.middleware.GuardMiddleware"
+REFUSED = ("PRELOAD_APP", "REUSE_PORT", "DAEMON")
+
+
+@register("workerguard")
+def check_setting(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """Check WORKERGUARD: its form, its keys, its values, and what contradicts."""
+    setting: object = settings_layer()
+    if not isinstance(setting, Mapping):
+        return [
+            Error(
+                "WORKERGUARD is not a dictionary.",
+                hint='Write WORKERGUARD = {"NEED_APP": "worker"}.',
+                id="workerguard.E001",
+            )
+        ]
+    values: dict[str, Any] = {}
+    found = [*_keys(setting), *_values(setting, values)]
+    return found or list(_contradictions(setting, values))
+
+
+def _server_options() -> set[str]:
+    from gunicorn.config import KNOWN_SETTINGS
+
+    return {known.name for known in KNOWN_SETTINGS}
+
+
+def _keys(setting: Mapping[str, Any]) -> Iterator[CheckMessage]:
+    names = _server_options()
+    for key in setting:
+        field = str(key).lower()
+        if key != str(key).upper() or (field not in OPTIONS and field not in names):
+            yield Error(
+                f"WORKERGUARD has no option {key!r}.", hint=nearest(str(key), names), id="workerguard.E002"
+            )
+
+
+def _values(setting: Mapping[str, Any], values: dict[str, Any]) -> Iterator[CheckMessage]:
+    layer = Layer(SETTING, {})
+    for field, option in OPTIONS.items():
+        if option.key not in setting:
+            values[field] = option.default
+            continue
+        try:
+            values[field] = parse_option(option, setting[option.key], layer.where(field))
+        except ConfigurationError as error:
+            yield Error(str(error), hint=option.help, id="workerguard.E003")
+
+
+def _contradictions(setting: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[CheckMessage]:
+    workers = setting.get("WORKERS")
+    if isinstance(workers, int) and values["min_loaded"] > workers:
+        yield Error(
+            f"MIN_LOADED is {values['min_loaded']}, but there are only {workers} WORKERS: the server would never be ready.",
+            hint="Lower MIN_LOADED, or raise WORKERS.",
+            id="workerguard.E004",
+        )
+    for key in REFUSED:
+        if setting.get(key):
+            yield Error(
+                f"{key} cannot be used with serve_guarded.",
+                hint="The workers load the application themselves; the reference of options says why.",
+                id="workerguard.E005",
+            )
+    if values["load_retry_delay"] > values["load_retry_max_delay"]:
+        yield Error(
+            "LOAD_RETRY_DELAY is longer than LOAD_RETRY_MAX_DELAY.",
+            hint="The first back-off cannot be longer than the longest.",
+            id="workerguard.E006",
+        )
+    after, give_up = values["stand_in_after"], values["give_up_after"]
+    if values["stand_in"] and give_up and give_up <= after:
+        yield Warning(
+            f"GIVE_UP_AFTER ({give_up:g} s) comes before STAND_IN_AFTER ({after:g} s): the stand-in will never answer.",
+            hint="Raise GIVE_UP_AFTER, or set STAND_IN to False.",
+            id="workerguard.W003",
+        )
+
+
+@register("workerguard")
+def check_middleware(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """Warn of a missing GuardMiddleware, and of one that is not first."""
+    middleware = list(getattr(settings, "MIDDLEWARE", None) or [])
+    if MIDDLEWARE not in middleware:
+        return [
+            Warning(
+                "GuardMiddleware is not in MIDDLEWARE.",
+                hint=f"Put {MIDDLEWARE!r} first: under other servers than serve_guarded it is what keeps an "
+                "unloaded worker from answering.",
+                id="workerguard.W001",
+            )
+        ]
+    if middleware[0] != MIDDLEWARE:
+        return [
+            Warning(
+                "GuardMiddleware is not the first in MIDDLEWARE.",
+                hint="What stands before it sees requests, and may redirect probes, before a worker is known to be "
+                "loaded.",
+                id="workerguard.W002",
+            )
+        ]
+    return []
+
+
+@register("workerguard", "urls")
+def check_health_path(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """Warn of a health path at which the URLconf has nothing, or something else."""
+    if not getattr(settings, "ROOT_URLCONF", None):
+        return []
+    setting: object = settings_layer()
+    option = OPTIONS["health_path"]
+    try:
+        path = (
+            parse_option(option, setting.get(option.key), option.key) if isinstance(setting, Mapping) else ""
+        )
+    except ConfigurationError:
+        return []  # E003 tells of it
+    hint = (
+        f'Add path("{path.lstrip("/")}", include("django_workerguard.urls")) to the URLconf, '
+        "or set HEALTH_PATH to where it is included."
+    )
+    try:
+        match = resolve(path)
+    except Resolver404:
+        text = (
+            f"HEALTH_PATH {path!r} leads nowhere: the probes answer there, but the list of checks does not."
+        )
+        return [Warning(text, hint=hint, id="workerguard.W004")]
+    if "workerguard" not in match.app_names:
+        text = f"HEALTH_PATH {path!r} leads to {match.view_name or match.func}, which is not the guard's."
+        return [Warning(text, hint=hint, id="workerguard.W005")]
+    return []

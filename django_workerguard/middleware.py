@@ -1,0 +1,129 @@
+"""Keep an unloaded worker from answering, under any server. Runs in the worker.
+
+Under `serve_guarded` the server itself does all of it, and this middleware takes itself
+out of the chain. Under runserver, plain gunicorn, uWSGI and others it runs the sentinel's
+steps on the first request and answers 503 until they have passed.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
+from django.core.exceptions import MiddlewareNotUsed
+from django.http import HttpRequest, HttpResponse
+
+from django_workerguard.conf import guard_options
+from django_workerguard.config.loading import LoadRequest, Step
+from django_workerguard.current import current_worker
+from django_workerguard.policy.backoff import back_off
+from django_workerguard.report.health import KINDS, Kind, respond
+from django_workerguard.sentinel import describe_failure, load_steps
+from django_workerguard.views import answer_probe, as_response, wants_json
+
+logger = logging.getLogger("django_workerguard")
+
+FIRST, LONGEST = 1.0, 30.0  # seconds of back-off between two tries in one process
+
+
+class GuardMiddleware:
+    """First in MIDDLEWARE. Truly synchronous and truly asynchronous."""
+
+    sync_capable = True
+    async_capable = True
+
+    def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
+        if current_worker() is not None:
+            raise MiddlewareNotUsed("serve_guarded answers the probes and loads the worker itself")
+        self.get_response = get_response
+        self.gate = Gate()
+        self._kinds: dict[str, Kind] = {}
+        for kind in KINDS:
+            path = f"{guard_options().health_path}{kind}"
+            self._kinds |= {path: kind, f"{path}/": kind}
+        self._is_async = iscoroutinefunction(get_response)
+        if self._is_async:
+            markcoroutinefunction(self)
+
+    def __call__(self, request: HttpRequest) -> HttpResponse | Awaitable[HttpResponse]:
+        if self._is_async:
+            return self._acall(request)
+        if not self.gate.loaded:
+            self.gate.try_to_load()
+        return self._answered_here(request) or self.get_response(request)
+
+    async def _acall(self, request: HttpRequest) -> HttpResponse:
+        if not self.gate.loaded:
+            await sync_to_async(self.gate.try_to_load, thread_sensitive=True)()
+        response: HttpResponse = self._answered_here(request) or await self.get_response(request)
+        return response
+
+    def _answered_here(self, request: HttpRequest) -> HttpResponse | None:
+        kind = self._kinds.get(request.path_info)
+        if kind is not None:
+            return as_response(answer_probe(request, kind, loaded=self.gate.loaded))
+        if self.gate.loaded:
+            return None
+        return self._refusal(request)
+
+    def _refusal(self, request: HttpRequest) -> HttpResponse:
+        wait = max(1, round(self.gate.next_try - time.monotonic()))
+        if wants_json(request):
+            told = respond(503, '{"status": "unavailable"}\n', "application/json", retry_after=wait)
+        else:
+            text = "This site is not available just now. Please try again in a moment.\n"
+            told = respond(503, text, "text/plain; charset=utf-8", retry_after=wait)
+        return as_response(told)
+
+
+class Gate:
+    """Whether this process is loaded, and when it tries again if not."""
+
+    def __init__(self) -> None:
+        self.loaded = False
+        self.next_try = 0.0
+        self._failures = 0
+        self._lock = threading.Lock()
+
+    def try_to_load(self) -> None:
+        """Run the sentinel's steps where a try is due; whoever comes meanwhile waits for its end."""
+        with self._lock:
+            if self.loaded or time.monotonic() < self.next_try:
+                return
+            options = guard_options()
+            request = LoadRequest(
+                app=None,
+                interface="wsgi",
+                warmup=options.warmup,
+                warmup_path=(),
+                load_probe=options.load_probe,
+                release="",
+            )
+            try:
+                load_steps(request, _Unreported())
+            except (Exception, SystemExit) as error:
+                self._failed(error)
+            else:
+                self.loaded = True
+
+    def _failed(self, error: BaseException) -> None:
+        self._failures += 1
+        wait = back_off(self._failures, slot=0, first=FIRST, longest=LONGEST, transient=True)
+        self.next_try = time.monotonic() + wait
+        told = describe_failure(error)
+        if self._failures == 1:
+            logger.error("This worker is not loaded and answers 503:\n%s", told["traceback"])
+        else:
+            logger.error("Still not loaded (%d tries): %s: %s", self._failures, told["type"], told["message"])
+
+
+class _Unreported:
+    def begin(self, name: str) -> None:
+        """Nobody watches here."""
+
+    def end(self, step: Step) -> None:
+        """Nobody watches here."""

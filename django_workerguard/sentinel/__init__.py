@@ -1,0 +1,27 @@
+"""The sentinel: decides that a worker is loaded. Runs in the worker, at its start.
+
+The server knows it by its dotted name only, and resolves that in the child.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django_workerguard.sentinel.cleanse import describe_failure
+from django_workerguard.sentinel.load import load, load_steps, release
+
+__all__ = ["announce_loaded", "announce_retiring", "describe_failure", "load", "load_steps", "release"]
+
+
+def announce_loaded(worker: Any) -> None:
+    """Send the signal `worker_loaded`; a receiver that raises is logged and harms nobody."""
+    from django_workerguard.signals import worker_loaded
+
+    worker_loaded.send_robust(type(worker), worker=worker)
+
+
+def announce_retiring(worker: Any) -> None:
+    """Send the signal `worker_retiring`; a receiver that raises is logged and harms nobody."""
+    from django_workerguard.signals import worker_retiring
+
+    worker_retiring.send_robust(type(worker), worker=worker)

@@ -1,0 +1,91 @@
+"""Describe a failure without the project's secrets. Runs in the worker.
+
+The names that count as secret are those of Django's error reporter. It must work where
+Django is half loaded, or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+SUBSTITUTE = "********************"
+HIDDEN = re.compile(r"API|AUTH|TOKEN|KEY|SECRET|PASS|SIGNATURE|HTTP_COOKIE", re.IGNORECASE)
+SHORTEST = 4  # characters; what is shorter would blot out half of every text
+DEEPEST = 6
+_ASSIGNMENT = re.compile(
+    r"(?P<name>['\"]?[\w.-]*(?:api_?key|auth|token|secret|pass|signature|key)[\w.-]*['\"]?\s*(?:=|:)\s*)"
+    r"(?P<value>'[^'\n]*'|\"[^\"\n]*\"|[^\s,;)}\]]+)",
+    re.IGNORECASE,
+)
+_LITERAL = re.compile(_ASSIGNMENT.pattern.replace(r"|[^\s,;)}\]]+", ""), re.IGNORECASE)
+_CREDENTIALS = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.-]*://[^\s:/@'\"]*):[^\s/@'\"]+@", re.IGNORECASE)
+
+
+def describe_failure(error: BaseException) -> dict[str, Any]:
+    """Return type, message and traceback of a failure, cleansed. Tracebacks hold no values of variables."""
+    secrets = sorted(_secrets(), key=len, reverse=True)
+    lines = traceback.format_exception(error)
+    return {
+        "type": type(error).__name__,
+        "message": cleanse(str(error), secrets),
+        "traceback": "".join(cleanse(line, secrets, source=True) for line in lines),
+    }
+
+
+def cleanse(text: str, secrets: list[str], *, source: bool = False) -> str:
+    """Replace secret values, ``password=…`` and credentials in URLs.
+
+    ``source``: of lines of source code only literals go; ``token = read()`` tells nobody anything.
+    """
+    for secret in secrets:
+        text = text.replace(secret, SUBSTITUTE)
+    text = _CREDENTIALS.sub(rf"\g<scheme>:{SUBSTITUTE}@", text)
+    if source and text.lstrip().startswith("File "):
+        return _LITERAL.sub(rf"\g<name>{SUBSTITUTE}", text)
+    return _ASSIGNMENT.sub(rf"\g<name>{SUBSTITUTE}", text)
+
+
+def _secrets() -> Iterator[str]:
+    for name, value in os.environ.items():
+        if HIDDEN.search(name) and len(value) >= SHORTEST:
+            yield value
+    with contextlib.suppress(Exception):
+        yield from _values(_settings(), hidden=False, depth=0)
+
+
+def _settings() -> Mapping[str, Any]:
+    """Return the settings as far as they were read: after a failed import, what the module had set before."""
+    if "django.conf" not in sys.modules:
+        return {}
+    from django.conf import settings
+
+    if settings.configured:
+        return {name: getattr(settings, name, None) for name in dir(settings) if name.isupper()}
+    module = sys.modules.get(os.environ.get("DJANGO_SETTINGS_MODULE", ""))
+    return {name: value for name, value in vars(module).items() if name.isupper()} if module else {}
+
+
+def _values(value: Any, *, hidden: bool, depth: int) -> Iterator[str]:
+    """Yield every string under a name that is hidden."""
+    if depth > DEEPEST:
+        return
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            secret = hidden or (isinstance(key, str) and bool(HIDDEN.search(key)))
+            yield from _values(inner, hidden=secret and not _is_dotted(inner), depth=depth + 1)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for inner in value:
+            yield from _values(inner, hidden=hidden and not _is_dotted(inner), depth=depth + 1)
+    elif hidden and isinstance(value, str) and len(value) >= SHORTEST:
+        yield value
+
+
+def _is_dotted(value: Any) -> bool:
+    """Say whether a value names a class: AUTHENTICATION_BACKENDS and PASSWORD_HASHERS are no secrets."""
+    return isinstance(value, str) and bool(re.fullmatch(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+", value))

@@ -1,0 +1,170 @@
+"""The load, step by step. Runs in the worker."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from inspect import iscoroutinefunction, signature
+from pathlib import Path
+from typing import Any
+
+from django_workerguard.config.loading import LoadRequest, Reporter
+from django_workerguard.sentinel.lazy import load_lazy_parts
+from django_workerguard.sentinel.measure import measured
+from django_workerguard.sentinel.requests import warm_up
+from django_workerguard.sentinel.urlconf import load_templates, load_urlconf
+
+STEPS: dict[str, Callable[[], None]] = {
+    "urlconf": load_urlconf,
+    "templates": load_templates,
+    "lazy": load_lazy_parts,
+}
+
+
+class WrongApplicationError(Exception):
+    """The application cannot be found, or is not of the kind that the worker class serves."""
+
+
+class ProbeError(Exception):
+    """A load probe said no."""
+
+
+def load(request: LoadRequest, reporter: Reporter) -> Callable[..., Any]:
+    """Load and verify the application, and return it. Raises whatever goes wrong, of any kind.
+
+    The project's own module comes first: it may set the environment that Django reads.
+    """
+    with measured("app", reporter):
+        app = _application(request)
+    load_steps(request, reporter, app)
+    return app
+
+
+def load_steps(request: LoadRequest, reporter: Reporter, app: Callable[..., Any] | None = None) -> None:
+    """Run every step after the application's import; without ``app`` all but the warm-up requests."""
+    with _connections_closed():
+        for name in request.warmup:
+            with measured(name, reporter):
+                STEPS[name]()
+        if app is not None:
+            for path in request.warmup_path:
+                with measured(f"warmup:{path}", reporter, shareable=False):
+                    warm_up(app, path, interface=request.interface)
+        for probe in request.load_probe:
+            with measured(f"probe:{probe}", reporter, shareable=False):
+                _run_probe(probe)
+
+
+@contextlib.contextmanager
+def _connections_closed() -> Iterator[None]:
+    """Close the connections that the load opens, on every alias: one must not cross into a later fork.
+
+    Those that were open before are somebody's: under another server, or in a test, a
+    request may be using them.
+    """
+    from django.core.cache import caches
+    from django.db import connections
+
+    before = {
+        id(connection) for connection in connections.all(initialized_only=True) if connection.connection
+    }
+    yield
+    for connection in connections.all(initialized_only=True):
+        if connection.connection is not None and id(connection) not in before:
+            connection.close()
+    if not before:
+        caches.close_all()
+
+
+def _application(request: LoadRequest) -> Callable[..., Any]:
+    name = request.app or _from_settings(request.interface)
+    app = _named(name) if name else _django_default(request.interface)
+    if not callable(app):
+        raise WrongApplicationError(f"{name} is not callable")
+    _check_kind(app, name or "Django's own application", request.interface)
+    import django
+    from django.apps import apps
+
+    if not apps.ready:
+        django.setup(set_prefix=False)
+    return app
+
+
+def _from_settings(interface: str) -> str | None:
+    """Return the setting's ``module:callable``; None where the project names no application."""
+    if not os.environ.get("DJANGO_SETTINGS_MODULE"):
+        return None
+    from django.conf import settings
+
+    dotted = getattr(settings, "ASGI_APPLICATION" if interface == "asgi" else "WSGI_APPLICATION", None)
+    if not dotted:
+        return None
+    module, _, attribute = str(dotted).rpartition(".")
+    return f"{module}:{attribute}"
+
+
+def _named(name: str) -> Any:
+    module_name, _, path = name.partition(":")
+    found: Any = import_module(module_name)
+    for attribute in path.split("."):
+        try:
+            found = getattr(found, attribute)
+        except AttributeError:
+            raise WrongApplicationError(f"{module_name} has no {path!r}") from None
+    return found
+
+
+def _django_default(interface: str) -> Callable[..., Any]:
+    if interface == "asgi":
+        from django.core.asgi import get_asgi_application
+
+        return get_asgi_application()
+    from django.core.wsgi import get_wsgi_application
+
+    return get_wsgi_application()
+
+
+def _check_kind(app: Callable[..., Any], name: str, interface: str) -> None:
+    is_asgi = iscoroutinefunction(app) or iscoroutinefunction(getattr(app, "__call__", None))  # noqa: B004
+    if is_asgi and interface == "wsgi":
+        raise WrongApplicationError(
+            f"{name} is an ASGI application, and this worker class serves WSGI: choose the worker class asgi"
+        )
+    if interface == "asgi" and not is_asgi and _arguments(app) == 2:
+        raise WrongApplicationError(
+            f"{name} is a WSGI application, and this worker class serves ASGI: choose sync, gthread or gevent"
+        )
+
+
+def _arguments(app: Callable[..., Any]) -> int | None:
+    try:
+        return len(signature(app).parameters)
+    except (TypeError, ValueError):
+        return None
+
+
+def _run_probe(name: str) -> None:
+    dotted = name if ":" in name else ":".join(name.rsplit(".", 1))
+    if _named(dotted)() is False:
+        raise ProbeError(f"the load probe {name} returned False")
+
+
+def release(spec: str) -> str:
+    """Return the release that this process runs, from ``env:NAME``, ``file:PATH`` or ``call:module:function``.
+
+    Never raises: a release that cannot be read is "".
+    """
+    kind, _, where = spec.partition(":")
+    try:
+        match kind:
+            case "env":
+                return os.environ.get(where, "")
+            case "file":
+                return Path(where).read_text().strip().partition("\n")[0]
+            case "call":
+                return str(_named(where)())
+    except Exception:
+        return ""
+    return ""

@@ -1,0 +1,47 @@
+"""Walk the URLconf as deep as it goes. Runs in the worker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def load_urlconf() -> None:
+    """Import every URLconf that is included, the error handlers, and build what reverse() looks into.
+
+    Raises what the project's modules raise.
+    """
+    from django.conf import settings
+    from django.urls import get_resolver
+
+    if not getattr(settings, "ROOT_URLCONF", None):
+        return
+    resolver = get_resolver()
+    _walk(resolver, seen=set())
+    resolver.reverse_dict  # noqa: B018 - builds namespaces and the reverse map of this language
+    for status in (400, 403, 404, 500):
+        resolver.resolve_error_handler(status)
+
+
+def _walk(resolver: Any, *, seen: set[int]) -> None:
+    if id(resolver) in seen:
+        return
+    seen.add(id(resolver))
+    for pattern in resolver.url_patterns:
+        if hasattr(pattern, "url_patterns"):
+            _walk(pattern, seen=seen)
+        getattr(pattern.pattern, "regex", None)  # compiled once, kept for ever
+
+
+def load_templates() -> None:
+    """Build every template engine with its tag libraries, loaders and context processors."""
+    from django.template import engines
+
+    for engine in engines.all():
+        inner = getattr(engine, "engine", None)
+        for part in (
+            "template_libraries",
+            "template_builtins",
+            "template_loaders",
+            "template_context_processors",
+        ):
+            getattr(inner, part, None)

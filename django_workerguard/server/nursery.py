@@ -1,0 +1,183 @@
+"""Make children and keep their table: seat, fork, register, by role. Runs in the arbiter; `_live` in the child."""
+
+from __future__ import annotations
+
+import os
+import signal
+import traceback
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from gunicorn import util
+
+from django_workerguard.scoreboard.layout import Kind, Orders, SeatState
+from django_workerguard.server.control import ControlSocket, WakePipe
+from django_workerguard.server.exits import exit_code_of
+from django_workerguard.server.guard import Guard
+from django_workerguard.server.hygiene import shed, signals_held
+from django_workerguard.server.loading import record_failure
+from django_workerguard.server.seats import Seats
+from django_workerguard.server.standin import StandIn, without_hooks
+from django_workerguard.server.worker import is_asgi
+
+LONGEST_DUMP = 1 << 20  # bytes
+
+
+@dataclass(frozen=True)
+class Child:
+    """A process of ours: its role and what belongs to it."""
+
+    pid: int
+    seat: int
+    worker: Any  # gunicorn's worker object
+    dump_fd: int
+    stand_in: bool = False
+
+    def take_dump(self) -> str:
+        """Return the stacks that the process has dumped, and close where they lay."""
+        if self.dump_fd < 0:
+            return ""
+        try:
+            size = min(os.fstat(self.dump_fd).st_size, LONGEST_DUMP)
+            return os.pread(self.dump_fd, size, 0).decode(errors="replace")
+        finally:
+            os.close(self.dump_fd)
+
+
+class Nursery:
+    """Where children come from."""
+
+    def __init__(
+        self, arbiter: Any, seats: Seats, *, wake: WakePipe, control: ControlSocket | None, fds: Iterable[int]
+    ) -> None:
+        self._arbiter = arbiter
+        self._seats = seats
+        self._wake = wake
+        self._control = control
+        self._fds = tuple(fds)
+        self._children: dict[int, Child] = {}  # by pid
+        self.refusal = ""  # why the last child could not be made
+
+    def worker(self, slot: int, generation: int, *, stay: bool) -> int | None:
+        """Start a worker and return its seat; None, and `refusal`, where there can be none."""
+        orders = Orders.STAY if stay else Orders.NONE
+        return self._start(Kind.WORKER, slot, generation, orders)
+
+    def stand_in(self) -> int | None:
+        """Start the stand-in and return its seat; None, and `refusal`, where there can be none."""
+        return self._start(Kind.STAND_IN, 0, 0, Orders.NONE)
+
+    def gone(self, pid: int) -> Child | None:
+        """Strike a dead child off the table and return it; None where it is none of ours."""
+        return self._children.pop(pid, None)
+
+    def end(self) -> None:
+        """Kill and collect whatever is left."""
+        for pid in self._children:
+            os.kill(pid, signal.SIGKILL)
+        for pid in self._children:
+            os.waitpid(pid, 0)
+
+    def _start(self, kind: Kind, slot: int, generation: int, orders: Orders) -> int | None:
+        seat = self._seats.take(kind, slot=slot, generation=generation, orders=orders)
+        if seat is None:
+            self.refusal = "no seat is free"
+            return None
+        dump_fd = _open_dump()
+        try:
+            child = self._fork(seat, slot, generation, dump_fd, stand_in=kind is Kind.STAND_IN)
+        except Exception as error:
+            self._seats.free(seat)
+            if dump_fd >= 0:
+                os.close(dump_fd)
+            self.refusal = str(error)
+            return None
+        self._seats.adopt(seat, child.pid)
+        self._children[child.pid] = child
+        if not child.stand_in:
+            self._arbiter.WORKERS[child.pid] = child.worker
+        return seat
+
+    def _fork(self, seat: int, slot: int, generation: int, dump_fd: int, *, stand_in: bool) -> Child:
+        """Make the record, run the hook, fork. The child never comes back from here."""
+        arbiter = self._arbiter
+        arbiter.worker_age += 1
+        make = StandIn if stand_in else arbiter.worker_class
+        worker = make(
+            arbiter.worker_age,
+            arbiter.pid,
+            arbiter.LISTENERS,
+            arbiter.app,
+            arbiter.timeout / 2.0,
+            arbiter.cfg,
+            arbiter.log,
+        )
+        guard = self._guard(seat, slot, generation, dump_fd)
+        worker.take(guard)
+        if not stand_in:
+            arbiter.cfg.pre_fork(arbiter, worker)
+        with signals_held():
+            pid = os.fork()
+            if pid == 0:
+                shed(self._not_for_children(dump_fd))
+        if pid == 0:
+            _live(arbiter, worker, guard, stand_in=stand_in)
+        worker.pid = pid
+        return Child(pid, seat, worker, dump_fd, stand_in=stand_in)
+
+    def _not_for_children(self, own_dump: int) -> Iterator[int]:
+        yield self._wake.read_fd
+        yield from self._fds
+        if self._control is not None:
+            yield self._control.surrender()
+        yield from (child.dump_fd for child in self._children.values() if child.dump_fd not in (-1, own_dump))
+
+    def _guard(self, seat: int, slot: int, generation: int, dump_fd: int) -> Guard:
+        app = self._arbiter.app
+        return Guard(
+            board=self._arbiter.board,
+            seat=seat,
+            slot=slot,
+            generation=generation,
+            wake_fd=self._wake.write_fd,
+            dump_fd=dump_fd,
+            health_path=app.guard.options.health_path,
+            health_token=app.guard.options.health_token,
+            request=app.load_request(asgi=is_asgi(self._arbiter.worker_class)),
+        )
+
+
+def _open_dump() -> int:
+    """Open where a child dumps its stacks; -1 where there is no descriptor left."""
+    try:
+        return os.memfd_create("workerguard-stacks")
+    except OSError:
+        return -1
+
+
+def _live(arbiter: Any, worker: Any, guard: Guard, *, stand_in: bool) -> None:
+    """Be a child, from the fork to the exit. Raises SystemExit at the end, always."""
+    worker.pid = os.getpid()
+    cfg = arbiter.cfg
+    if stand_in:
+        without_hooks(cfg)
+    try:
+        util._setproctitle(f"{'stand-in' if stand_in else 'worker'} [{arbiter.proc_name}]")
+        if not stand_in:
+            cfg.post_fork(arbiter, worker)
+        worker.init_process()
+    except SystemExit:
+        raise
+    except BaseException as error:
+        if guard.state in (SeatState.NONE, SeatState.LOADING, SeatState.LOADED):
+            record_failure(guard, error)
+        else:
+            arbiter.log.exception("Exception in worker process")
+        raise SystemExit(exit_code_of(error)) from None
+    finally:
+        try:
+            cfg.worker_exit(arbiter, worker)
+        except Exception:
+            arbiter.log.warning("Exception during worker exit:\n%s", traceback.format_exc())
+    raise SystemExit(0)

@@ -1,0 +1,95 @@
+"""The health URLs as Django views. Runs in the worker.
+
+Under `serve_guarded` the probes are answered before Django; these views answer them where
+the server is another one and the middleware is missing, and make the URLs resolvable.
+"""
+
+from __future__ import annotations
+
+import hmac
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+
+from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+
+from django_workerguard.conf import guard_options
+from django_workerguard.current import current_worker
+from django_workerguard.probe.clock import monotonic_ns
+from django_workerguard.report.health import KINDS, Answer, Kind, answer
+from django_workerguard.report.health import respond as make_answer
+from django_workerguard.report.verdict import judge
+
+
+def probe(request: HttpRequest, kind: Kind) -> HttpResponse:
+    """Answer one of live, ready and startup."""
+    worker = current_worker()
+    loaded = worker.loaded if worker is not None else True
+    return as_response(answer_probe(request, kind, loaded=loaded))
+
+
+def answer_probe(request: HttpRequest, kind: Kind, *, loaded: bool) -> Answer:
+    """Answer a probe about this process, details for those only who may have them."""
+    worker = current_worker()
+    return answer(
+        kind,
+        worker.vitals() if worker is not None else None,
+        loaded=loaded,
+        now=monotonic_ns() / 1e9,
+        wants_json=wants_json(request),
+        detailed=may_see_details(request),
+    )
+
+
+def wants_json(request: HttpRequest) -> bool:
+    """Say whether the client asks for JSON."""
+    return "application/json" in request.META.get("HTTP_ACCEPT", "") or request.GET.get("format") == "json"
+
+
+def may_see_details(request: HttpRequest) -> bool:
+    """Say whether the client is staff or bears the health-token."""
+    user = getattr(request, "user", None)
+    if user is not None and getattr(user, "is_active", False) and getattr(user, "is_staff", False):
+        return True
+    token = guard_options().health_token
+    scheme, _, given = request.META.get("HTTP_AUTHORIZATION", "").partition(" ")
+    same = hmac.compare_digest(given.strip().encode(errors="replace"), token.encode())
+    return bool(token) and scheme.lower() == "bearer" and same
+
+
+def as_response(told: Answer) -> HttpResponse:
+    """Turn an answer into Django's response."""
+    return HttpResponse(told.body, status=told.status, headers=dict(told.headers))
+
+
+def _short_list(request: HttpRequest) -> HttpResponse:
+    """Answer the full list without django-health-check: the three probes, a line each; 500 on error."""
+    worker = current_worker()
+    vitals = worker.vitals() if worker is not None else None
+    loaded = worker.loaded if worker is not None else True
+    now = monotonic_ns() / 1e9
+    verdicts = {kind: judge(kind, vitals, loaded=loaded, now=now) for kind in KINDS}
+    lines = [f"{kind}: {'OK' if ok else reason}" for kind, (ok, reason) in verdicts.items()]
+    status = 200 if all(ok for ok, _ in verdicts.values()) else 500
+    return as_response(make_answer(status, "\n".join(lines) + "\n", "text/plain; charset=utf-8"))
+
+
+def _is_gevent() -> bool:
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey is not None and bool(monkey.is_module_patched("socket"))
+
+
+def _full_list() -> Callable[..., HttpResponseBase]:
+    """Choose the list's view: it needs the extra ``health``, and on gevent must do without an event loop."""
+    if find_spec("health_check") is None:
+        return _short_list
+    from django_workerguard.contrib import health_check
+
+    view: Callable[..., HttpResponseBase] = (
+        health_check.LooplessHealthView.as_view() if _is_gevent() else health_check.GuardHealthView.as_view()
+    )
+    return view
+
+
+health = _full_list()
