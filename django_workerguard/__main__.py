@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from django_workerguard.config.arguments import add_arguments, collect, split_at_dashes
 from django_workerguard.config.handover import Handover
@@ -28,13 +28,12 @@ from django_workerguard.policy.backoff import back_off
 def main(argv: list[str]) -> int:
     """Parse, read the settings, become the server. Return an exit code only if that fails."""
     own, passed_on = split_at_dashes(argv)
-    parser = _parser()
-    parsed = parser.parse_args(own)
     try:
         require_linux()
+        parsed = _parser().parse_args(own)
         action, guard, server = collect(vars(parsed))
         module = _prepare_path(parsed)
-        setting = _read_with_retries(module, _options(guard))
+        setting = _read_with_retries(module, _options(guard), where=_named_in(parsed))
         launch(
             Handover(
                 action=action,
@@ -52,8 +51,17 @@ def main(argv: list[str]) -> int:
         return error.exit_code
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigurationError(
+            message,
+            where="the command line",
+            hint="gunicorn's own options go after --; --help shows the others.",
+        )
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m django_workerguard", description=__doc__)
+    parser = _Parser(prog="python -m django_workerguard", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="serve")
     serve = commands.add_parser("serve", help="Serve a Django project with guarded workers.")
     serve.add_argument("--settings", help="The settings module; by default $DJANGO_SETTINGS_MODULE.")
@@ -78,15 +86,23 @@ def _prepare_path(parsed: argparse.Namespace) -> str:
     return module
 
 
+def _named_in(parsed: argparse.Namespace) -> str:
+    return (
+        "--settings on the command line" if parsed.settings else "DJANGO_SETTINGS_MODULE in the environment"
+    )
+
+
 def _options(guard: dict[str, str]) -> GuardOptions:
     """Resolve what is known before the settings could be read."""
     from_env, _, _ = from_environ(os.environ, ())
     return resolve([Layer(ENVIRONMENT, from_env), Layer(COMMAND_LINE, guard)]).options
 
 
-def _read_with_retries(module: str, options: GuardOptions) -> dict[str, Any]:
+def _read_with_retries(module: str, options: GuardOptions, *, where: str) -> dict[str, Any]:
     for attempt in range(1, options.load_retries + 1):
         told = _read(module, options.load_timeout or None)
+        if "wrong" in told:
+            raise ConfigurationError(told["wrong"], option="WORKERGUARD", where=module)
         if "setting" in told:
             setting: dict[str, Any] = told["setting"]
             return setting
@@ -104,7 +120,7 @@ def _read_with_retries(module: str, options: GuardOptions) -> dict[str, Any]:
                 f"The settings cannot be imported: {told['error']}; next try in {wait:.1f} s", file=sys.stderr
             )
             time.sleep(wait)
-    raise CannotLoadError(f"the settings module {module} cannot be imported: {told['error']}")
+    raise CannotLoadError(f"settings: {module!r} cannot be imported: {told['error']} (set in {where})")
 
 
 def _read(module: str, patience: float | None) -> dict[str, Any]:

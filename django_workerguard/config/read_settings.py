@@ -1,7 +1,8 @@
 """Import a settings module, nothing else, and write its WORKERGUARD to a descriptor. Runs in a process of its own.
 
 ``python -m django_workerguard.config.read_settings MODULE FD``. Exit code 0: JSON with
-``setting`` was written; else JSON with ``error``.
+``setting`` was written; else JSON with ``error``, or with ``wrong`` where the module can be
+imported and what it says cannot be handed on.
 """
 
 from __future__ import annotations
@@ -17,15 +18,23 @@ from django_workerguard.config.handover import plain
 
 
 def main(module: str, fd: int) -> int:
-    answer: dict[str, Any]
+    told: dict[str, Any]
     try:
-        answer = {"setting": getattr(import_module(module), "WORKERGUARD", {})}
-        data = json.dumps(answer, default=plain)
+        setting = getattr(import_module(module), "WORKERGUARD", {})
     except BaseException as error:
-        answer = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
-        data = json.dumps(answer)
-    os.write(fd, data.encode())
-    return 1 if "error" in answer else 0
+        told = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+    else:
+        told = _told(setting)
+    os.write(fd, json.dumps(told, default=plain).encode())
+    return 0 if "setting" in told else 1
+
+
+def _told(setting: Any) -> dict[str, Any]:
+    try:
+        json.dumps(setting, default=plain)
+    except (TypeError, ValueError) as error:
+        return {"wrong": f"it holds a value that cannot be handed to the server: {error}"}
+    return {"setting": setting}
 
 
 if __name__ == "__main__":

@@ -16,12 +16,11 @@ def back_off(strikes: int, *, slot: int, first: float, longest: float, transient
     if strikes <= 0:
         return 0.0
     start = first if transient else first * SLOW
-    doubled: float = start * 2.0 ** float(min(strikes - 1, 60))
-    whole = min(longest, doubled)
+    whole: float = min(longest, start * 2 ** min(strikes - 1, 60))
     fraction = (GOLDEN * (slot * 31 + strikes)) % 1.0
     return whole * (0.5 + 0.5 * fraction)
 
 
 def load_timeout(base: float, timeouts: int) -> float:
     """Return the time that the next load gets after so many time-outs in a row: twice, at most four times."""
-    return base * min(4, 2 ** min(timeouts, 2))
+    return base * (1, 2, 4)[min(timeouts, 2)]

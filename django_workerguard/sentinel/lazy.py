@@ -28,6 +28,7 @@ LATE_IMPORTS = (
     "django.utils.translation",
     "encodings.idna",
     "encodings.punycode",
+    "encodings.unicode_escape",
     "zoneinfo",
     "email.mime.text",
     "asgiref.sync",
@@ -42,6 +43,8 @@ LATE_BY_APP = {
     "django.contrib.admin": (
         "django.contrib.admin.views.main",
         "django.contrib.admin.templatetags.admin_list",
+        "django.contrib.admin.forms",
+        "django.contrib.admin.actions",
     ),
     "django.contrib.sessions": ("django.contrib.sessions.serializers",),
     "django.contrib.messages": ("django.contrib.messages.storage.fallback",),

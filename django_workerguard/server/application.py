@@ -12,7 +12,7 @@ import gunicorn.workers.base
 
 from django_workerguard.config.handover import Handover
 from django_workerguard.config.options import GuardOptions
-from django_workerguard.errors import ExitCode, WorkerguardError
+from django_workerguard.errors import ConfigurationError, ExitCode, WorkerguardError
 from django_workerguard.policy.view import Policy
 from django_workerguard.probe import cgroup
 from django_workerguard.scoreboard.board import Board
@@ -58,7 +58,11 @@ def _open(app: GuardedApplication, pid: int) -> Opened:
     name = server_name(options.name, Path(app.handover.project))
     app.guard = replace(app.guard, options=replace(options, name=name))
     layout = layout_for(app.cfg.workers, surge=options.surge)
-    return open_board(layout, name, options.run_dir, environ=os.environ, uid=os.geteuid(), pid=pid)
+    try:
+        return open_board(layout, name, options.run_dir, environ=os.environ, uid=os.geteuid(), pid=pid)
+    except ConfigurationError as error:
+        where = app.guard.sources["run_dir"]
+        raise ConfigurationError(error.problem, option=error.option, where=where, hint=error.hint) from None
 
 
 def _remove(board: Board) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import traceback
 from typing import Any
 
 from gunicorn import systemd, util
@@ -67,7 +68,10 @@ class GuardedArbiter(Handlers, Arbiter):
     # start
 
     def setup(self, app: Any) -> None:
-        super().setup(app)
+        try:
+            super().setup(app)
+        except RuntimeError as error:  # a log file that cannot be opened
+            raise app.blame(error) from error
         self.worker_class = guarded(self.worker_class)
 
     def start(self) -> None:
@@ -75,14 +79,13 @@ class GuardedArbiter(Handlers, Arbiter):
         self._notify_socket = os.environ.pop("NOTIFY_SOCKET", None)
         try:
             super().start()
-        except SystemExit as error:
-            where = self.app.sources.get("bind", "default")
-            raise ConfigurationError(
-                f"cannot listen at {', '.join(map(str, self.cfg.settings['bind'].get()))}",
-                option="bind",
-                where=where,
-                hint="The lines above say why; is another server running there?",
-            ) from error
+        except (SystemExit, RuntimeError, ValueError, OSError) as error:
+            if self.pidfile is not None:
+                self.pidfile.unlink()
+            wrong = self._what_is_wrong(error)
+            if wrong is None:
+                raise
+            raise wrong from error
         finally:
             if self._notify_socket is not None:
                 os.environ["NOTIFY_SOCKET"] = self._notify_socket
@@ -97,6 +100,21 @@ class GuardedArbiter(Handlers, Arbiter):
                 self.log.warning("%s", line)
         self._chronicle.started(
             self.app, self.pid, [str(one) for one in self.LISTENERS], replaces=self.master_pid
+        )
+
+    def _what_is_wrong(self, error: BaseException) -> ConfigurationError | None:
+        """Say which setting stopped the start; None where it was an error of a hook's own."""
+        if not isinstance(error, SystemExit):
+            blamed: ConfigurationError = self.app.blame(error)
+            return blamed if blamed.option else None
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if frame.f_globals.get("__name__") != "gunicorn.sock":
+            return None
+        return ConfigurationError(
+            f"cannot listen at {', '.join(map(str, self.cfg.settings['bind'].get()))}",
+            option="bind",
+            where=self.app.sources.get("bind", "default"),
+            hint="The lines above say why; is another server running there?",
         )
 
     def _open_control(self) -> None:
@@ -146,7 +164,7 @@ class GuardedArbiter(Handlers, Arbiter):
         handler()
 
     def _patience(self) -> float:
-        now = self._clock()
+        now: float = self._clock()
         deadline: float = next_deadline(self.policy, self._fleet, now)
         return max(0.001, min(1.0, deadline - now))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import sys
 import time
 from typing import Any
 
@@ -59,7 +60,11 @@ class Chronicle:
     def halted(self, reason: str, code: int) -> None:
         self._event("halted", reason=reason, exit_code=code)
         if reason:
-            leave_word(reason)
+            kind, message, step, _ = self._last_failure or ("", "", "", "")
+            why = f"{reason}; the last failed in step {step}: {kind}: {message}" if kind else reason
+            with contextlib.suppress(OSError):  # a full disk must not keep it from ending
+                print(f"Error: {why.splitlines()[0]}", file=sys.stderr)
+            leave_word(why)
 
     def gave_up(self, reason: str) -> None:
         self._event("gave-up", reason=reason)

@@ -108,8 +108,7 @@ class GuardedApplication(Application):
             self._set(name, value, layer.where(name, flag=self._flag(name)))
 
     def _flag(self, name: str) -> str | None:
-        flags = self.cfg.settings[name].cli
-        return flags[-1] if flags else None
+        return next((flag for flag in self.cfg.settings[name].cli or () if flag.startswith("--")), None)
 
     def _set(self, name: str, value: Any, where: str) -> None:
         try:
@@ -119,7 +118,9 @@ class GuardedApplication(Application):
             raise ConfigurationError(problem, option=name.replace("_", "-"), where=where) from None
         self.sources[name] = where
 
-    def _named_file(self, passed_on: Mapping[str, Any], cmd_args: Mapping[str, Any]) -> tuple[str | None, str]:
+    def _named_file(
+        self, passed_on: Mapping[str, Any], cmd_args: Mapping[str, Any]
+    ) -> tuple[str | None, str]:
         for values, where in (
             (self.handover.server, "--config on the command line"),
             (passed_on, "--config on the command line, after --"),
@@ -173,6 +174,10 @@ class GuardedApplication(Application):
                     option=name.replace("_", "-"),
                     where=self.sources.get(name),
                 )
+        if "http_parser" not in self.sources:
+            self.cfg.set(
+                "http_parser", "python"
+            )  # the C parser, taken if installed, accepts what smuggles requests
         if "control_socket" not in self.sources:
             self.cfg.set("control_socket_disable", True)  # it would add a thread to the arbiter
         for name, attribute in READ.items():
@@ -223,6 +228,10 @@ class GuardedApplication(Application):
     def load(self) -> NoReturn:
         raise RuntimeError("the arbiter never loads the application")
 
+    def _server_value(self, name: str) -> str:
+        value = self.cfg.settings[name].get()
+        return _shown(_masked(value) if name == "raw_env" else value)
+
     def describe(self) -> str:
         """Return every value with where it was set, a line each; secrets masked."""
         lines = []
@@ -231,7 +240,7 @@ class GuardedApplication(Application):
             shown = "********" if option.secret and value else _shown(value)
             lines.append((option.name, shown, self.guard.sources[field]))
         lines += [
-            (name.replace("_", "-"), _shown(self.cfg.settings[name].get()), self.sources.get(name, DEFAULT))
+            (name.replace("_", "-"), self._server_value(name), self.sources.get(name, DEFAULT))
             for name in sorted(self.cfg.settings)
             if name not in REFUSED and name != "config"
         ]
@@ -267,6 +276,10 @@ def _run_file(filename: str) -> dict[str, Any]:
     return vars(module)
 
 
+def _masked(assignments: list[str]) -> list[str]:
+    return [f"{one.partition('=')[0]}=********" for one in assignments]
+
+
 def _in_short(error: BaseException) -> str:
     """Say in one line what went wrong in a file, and in which line of it."""
     if isinstance(error, OSError):
@@ -280,7 +293,7 @@ def _in_short(error: BaseException) -> str:
 
 def _problem(value: Any, error: Exception) -> str:
     """Say in one line what gunicorn has against a value."""
-    said = str(error).strip(" ]\n")
+    said = str(error).strip(" ].\n")
     if said.startswith("invalid literal for int"):
         return f"{value!r} is not a whole number"
     if said.startswith("class uri"):  # a whole traceback follows, whose last line is the cause

@@ -82,6 +82,7 @@ class GuardMixin:
     def _wrap(self, app: Callable[..., Any], count: RequestCount) -> None:
         health = HealthURLs(self.guard)
         if self.asynchronous:
+            import_module("gunicorn.instrument.statsd")  # gunicorn looks into it at the first request
             self.wsgi: Any = GuardedASGI(
                 app, health, count, admit=self._admitted, failed=self._lifespan_failed
             )

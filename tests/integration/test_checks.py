@@ -1,0 +1,57 @@
+"""System checks: what is found, and what it says to do."""
+
+from __future__ import annotations
+
+import pytest
+from django.core.checks import run_checks
+from django.test import override_settings
+
+GUARD = "django_workerguard.middleware.GuardMiddleware"
+
+
+def found(**settings) -> dict[str, str]:
+    with override_settings(**settings):
+        messages = run_checks(tags=["workerguard"])
+    return {message.id: f"{message.msg} {message.hint}" for message in messages}
+
+
+def test_nothing_is_found_in_good_settings():
+    assert found() == {}
+
+
+@pytest.mark.parametrize(
+    "setting, number, says",
+    [
+        (["NEED_APP"], "E001", "is not a dictionary"),
+        ({"NEED_APPS": "worker"}, "E002", "NEED_APP"),
+        ({"need_app": "worker"}, "E002", "NEED_APP"),
+        ({"WORKER": 4}, "E002", "WORKERS"),
+        ({"NEED_APP": "maybe"}, "E003", "worker, server, off"),
+        ({"LOAD_TIMEOUT": "soon"}, "E003", "30, 1.5, 500ms"),
+        ({"LOAD_RETRIES": 0}, "E003", "from 1 up"),
+        ({"HEALTH_PATH": "health"}, "E003", "slash at both ends"),
+        ({"WARMUP": ["everything"]}, "E003", "urlconf"),
+        ({"MIN_LOADED": 4, "WORKERS": 2}, "E004", "2 WORKERS"),
+        ({"PRELOAD_APP": True}, "E005", "PRELOAD_APP"),
+        ({"LOAD_RETRY_DELAY": 60}, "E006", "LOAD_RETRY_MAX_DELAY"),
+        ({"GIVE_UP_AFTER": 2}, "W003", "STAND_IN_AFTER"),
+        ({"HEALTH_PATH": "/nowhere/"}, "W004", 'path("nowhere/"'),
+        ({"HEALTH_PATH": "/admin/"}, "W005", "not the guard's"),
+    ],
+)
+def test_what_is_wrong_with_the_setting(setting, number, says):
+    messages = found(WORKERGUARD=setting)
+    assert says in messages[f"workerguard.{number}"]
+
+
+def test_a_secret_is_not_repeated():
+    messages = found(WORKERGUARD={"HEALTH_TOKEN": 12345})
+    assert "12345" not in messages["workerguard.E003"]
+
+
+def test_a_missing_middleware():
+    assert GUARD in found(MIDDLEWARE=[])["workerguard.W001"]
+
+
+def test_a_middleware_that_is_not_first():
+    assert "workerguard.W002" in found(MIDDLEWARE=["django.middleware.common.CommonMiddleware", GUARD])
