@@ -7,10 +7,12 @@ descriptor, no memory, being suspended.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from gunicorn import systemd, util
@@ -35,6 +37,13 @@ from django_workerguard.server.nursery import Child, Nursery
 from django_workerguard.server.publish import Publisher
 from django_workerguard.server.seats import Seats
 from django_workerguard.server.worker import guarded
+
+
+def _ended() -> Iterator[tuple[int, int]]:
+    """Yield every child that has ended, with its wait status."""
+    with contextlib.suppress(ChildProcessError):
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            yield ended
 
 
 class GuardedArbiter(Handlers, Arbiter):
@@ -141,18 +150,23 @@ class GuardedArbiter(Handlers, Arbiter):
             self.halt(exit_status=halt.exit_status)
 
     def _turn(self) -> None:
-        """Run one round; whatever fails in it that is not asked for is logged and survived."""
+        """Run one round. A tick that fails costs a second, and no signal."""
+        went_well = self._survives(self._tick)
+        for number in self.wait_for_signals(self._patience() if went_well else 1.0):
+            self._survives(self._handle, number)
+
+    def _survives(self, step: Callable[..., None], *arguments: Any) -> bool:
+        """Do something; whatever fails in it that is not asked for is logged and survived."""
         try:
-            self.maybe_promote_master()
-            self._tick()
-            for number in self.wait_for_signals(self._patience()):
-                self._handle(number)
-            self.manage_dirty_arbiter()
+            step(*arguments)
         except (HaltServer, SystemExit):
             raise
         except BaseException:
-            self.board.words[Header.ERRORS] += 1
-            self.log.exception("the arbiter met an error of its own and goes on")
+            with contextlib.suppress(Exception):  # there may be no memory even for this
+                self.board.words[Header.ERRORS] += 1
+                self.log.exception("the arbiter met an error of its own and goes on")
+            return False
+        return True
 
     def _handle(self, number: int) -> None:
         name = self.SIG_NAMES.get(number)
@@ -169,6 +183,7 @@ class GuardedArbiter(Handlers, Arbiter):
         return max(0.001, min(1.0, deadline - now))
 
     def _tick(self) -> None:
+        self.maybe_promote_master()
         self._wake.drain()
         self._serve_requests()
         self.reap_workers()
@@ -182,6 +197,8 @@ class GuardedArbiter(Handlers, Arbiter):
             self._fleet, self._clock(), phase=self._phase(), quorum=self.policy.min_loaded
         )
         self._tell_systemd()
+        self._nursery.kill_strays({*self._fleet.workers, self._fleet.stand_in.seat})
+        self.manage_dirty_arbiter()
 
     def _tell(self, message: m.Message) -> None:
         self._fleet = fold(self.policy, self._fleet, message)
@@ -270,46 +287,45 @@ class GuardedArbiter(Handlers, Arbiter):
 
     def reap_workers(self) -> None:
         """Collect every dead child by its role; nobody else's status is taken from anybody."""
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if not pid:
-                return
+        for pid, status in _ended():
             if pid == self.reexec_pid:
                 self.reexec_pid = 0
             elif pid == self.dirty_arbiter_pid:
                 self.handle_dirty_arbiter_exit(pid, status)
-            elif (child := self._nursery.gone(pid)) is not None:
-                self._buried(child, Exit.of(status))
+            else:
+                self._nursery.ended(pid, status)
+        for child, status in self._nursery.dead():
+            self._bury(child, Exit.of(status))
+            self._nursery.forget(child)
+            if not child.stand_in:
+                self._hook("child_exit", child.worker)
 
-    def _buried(self, child: Child, end: Exit) -> None:
+    def _bury(self, child: Child, end: Exit) -> None:
+        """Take a dead child out of the fleet. What fails for want of memory is done again at the next tick."""
         now = self._clock()
         # the last words of a process that died between two ticks
         self._tell(m.Observed(self._seats.readings(), now))
-        dump = child.take_dump()
         if child.stand_in:
             self._tell(m.StandInGone(now))
             self._chronicle.stand_in_gone(end, stopping=self._fleet.stop is not None)
-        else:
-            self.WORKERS.pop(child.pid, None)
-            gone = self._fleet.workers[child.seat]
-            transient = self._chronicle.exited(gone, end, dump, self._seats)
+            return
+        self.WORKERS.pop(child.pid, None)
+        gone = self._fleet.workers.get(child.seat)
+        if gone is not None:
+            transient = self._chronicle.exited(gone, end, child.read_dump(), self._seats)
             self._tell(m.Exited(child.seat, now, clean=end.clean, transient=transient))
             self._publisher.fold(gone.slot, child.seat)
             self._chronicle.next_try(self._fleet, gone, now)
-        self._seats.free(child.seat)
-        if not child.stand_in:
-            self._child_exit(child)
-
-    def _child_exit(self, child: Child) -> None:
-        try:
-            self.cfg.child_exit(self, child.worker)
-        except Exception:
-            self.log.exception("Exception in child_exit hook")
 
     # the end
+
+    def halt(self, reason: str | None = None, exit_status: int = 0) -> None:
+        """End the process, whatever the user's on_exit does."""
+        try:
+            super().halt(reason, exit_status)
+        except Exception:
+            self.log.exception("Exception at the end")
+        sys.exit(exit_status)
 
     def stop(self, graceful: bool = True) -> None:  # noqa: FBT001, FBT002 - gunicorn's signature
         """Take away what is left; the policy has asked the workers to leave before this."""

@@ -63,7 +63,7 @@ class Chronicle:
             kind, message, step, _ = self._last_failure or ("", "", "", "")
             why = f"{reason}; the last failed in step {step}: {kind}: {message}" if kind else reason
             with contextlib.suppress(OSError):  # a full disk must not keep it from ending
-                print(f"Error: {why.splitlines()[0]}", file=sys.stderr)
+                sys.stderr.write(f"Error: {why.splitlines()[0]}\n")
             leave_word(why)
 
     def gave_up(self, reason: str) -> None:

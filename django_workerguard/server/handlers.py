@@ -6,6 +6,7 @@ import os
 import signal
 from typing import Any
 
+from django_workerguard.errors import ExitCode
 from django_workerguard.policy import message as m
 from django_workerguard.server.control import Request
 
@@ -43,7 +44,14 @@ class Handlers:
     def _new_generation(self, asked_by: str) -> None:
         self._tell(m.GenerationStarted(self._clock()))
         self._chronicle.reloading(self._fleet.generation, asked_by)
-        self.cfg.on_reload(self)
+        self._hook("on_reload")
+
+    def _hook(self, name: str, *arguments: Any) -> None:
+        """Run one of the user's hooks; what it raises costs nobody else anything."""
+        try:
+            getattr(self.cfg, name)(self, *arguments)
+        except Exception:
+            self.log.exception("Exception in %s hook", name)
 
     def handle_term(self) -> None:
         self._stop(quick=False)
@@ -73,7 +81,10 @@ class Handlers:
             self.log.warning("%s (%s)", refused, asked_by)
             return refused
         self._tell(m.TargetChanged(target))
-        self.num_workers = target
+        try:
+            self.num_workers = target
+        except Exception:
+            self.log.exception("Exception in nworkers_changed hook")
         self._chronicle.scaled(target, asked_by)
         return None
 
@@ -95,10 +106,16 @@ class Handlers:
                 os.chown(path, self.cfg.uid, self.cfg.gid)
 
     def handle_usr2(self) -> None:
+        arbiter = os.getpid()
         try:
             self.reexec()
         except OSError as error:
             self.log.error("USR2: no second arbiter: %s", error.strerror)
+        except BaseException:
+            self.log.exception("USR2: no second arbiter")
+        finally:
+            if os.getpid() != arbiter:  # the child that could not become one
+                os._exit(ExitCode.UNEXPECTED)
 
     def _serve_requests(self) -> None:
         if self._control is None:

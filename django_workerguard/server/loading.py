@@ -72,8 +72,6 @@ def load(guard: Guard, *, leaving: Callable[[], None]) -> Callable[..., Any]:
     except BaseException as error:
         record_failure(guard, error, reporter)
         raise
-    guard.stamp(Seat.LOAD_END)
-    guard.say(SeatState.LOADED)
     return app
 
 
@@ -88,10 +86,15 @@ def _direct_signals(guard: Guard, leaving: Callable[[], None]) -> Iterator[None]
         leaving()
         os._exit(ExitCode.OK)
 
+    def abort(number: int, _frame: FrameType | None) -> None:
+        dump_concurrency(guard)
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
     before = {number: signal.getsignal(number) for number in (*DIRECT, signal.SIGABRT)}
     for number in DIRECT:
         signal.signal(number, leave)
-    signal.signal(signal.SIGABRT, signal.SIG_DFL)
+    signal.signal(signal.SIGABRT, abort)
     _dump_to(guard)
     try:
         yield
@@ -106,6 +109,18 @@ def _direct_signals(guard: Guard, leaving: Callable[[], None]) -> Iterator[None]
 def _dump_to(guard: Guard) -> None:
     if guard.dump_fd >= 0:
         faulthandler.enable(file=guard.dump_fd, all_threads=True)
+
+
+def dump_concurrency(guard: Guard, loop: Any = None) -> None:
+    """Dump what faulthandler cannot see: greenlets, and the tasks of a running event loop."""
+    if guard.dump_fd < 0:
+        return
+    with os.fdopen(os.dup(guard.dump_fd), "a") as file:
+        if "gevent" in sys.modules:
+            import_module("gevent.util").print_run_info(file=file)
+        if "asyncio" in sys.modules and loop is not None:
+            for task in sys.modules["asyncio"].all_tasks(loop):
+                task.print_stack(file=file)
 
 
 def record_failure(guard: Guard, error: BaseException, reporter: SeatReporter | None = None) -> None:
@@ -147,8 +162,15 @@ def _class_names(error: BaseException) -> set[str]:
     return names
 
 
+def say_loaded(guard: Guard) -> None:
+    """Say that everything that belongs to the load has passed; what is left is the admission."""
+    guard.stamp(Seat.LOAD_END)
+    guard.say(SeatState.LOADED)
+
+
 def wait_for_admission(guard: Guard, *, alive: Callable[[], bool]) -> bool:
     """Wait until the arbiter lets this worker accept; False if it is to leave instead."""
+    say_loaded(guard)
     while not guard.ordered(Orders.ADMIT):
         if not alive():
             return False

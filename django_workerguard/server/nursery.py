@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,15 +34,12 @@ class Child:
     dump_fd: int
     stand_in: bool = False
 
-    def take_dump(self) -> str:
-        """Return the stacks that the process has dumped, and close where they lay."""
+    def read_dump(self) -> str:
+        """Return the stacks that the process has dumped."""
         if self.dump_fd < 0:
             return ""
-        try:
-            size = min(os.fstat(self.dump_fd).st_size, LONGEST_DUMP)
-            return os.pread(self.dump_fd, size, 0).decode(errors="replace")
-        finally:
-            os.close(self.dump_fd)
+        size = min(os.fstat(self.dump_fd).st_size, LONGEST_DUMP)
+        return os.pread(self.dump_fd, size, 0).decode(errors="replace")
 
 
 class Nursery:
@@ -57,6 +54,7 @@ class Nursery:
         self._control = control
         self._fds = tuple(fds)
         self._children: dict[int, Child] = {}  # by pid
+        self._dead: dict[int, tuple[Child, int]] = {}
         self.refusal = ""  # why the last child could not be made
 
     def worker(self, slot: int, generation: int, *, stay: bool) -> int | None:
@@ -68,9 +66,29 @@ class Nursery:
         """Start the stand-in and return its seat; None, and `refusal`, where there can be none."""
         return self._start(Kind.STAND_IN, 0, 0, Orders.NONE)
 
-    def gone(self, pid: int) -> Child | None:
-        """Strike a dead child off the table and return it; None where it is none of ours."""
-        return self._children.pop(pid, None)
+    def ended(self, pid: int, status: int) -> None:
+        """Note that a child has ended; nothing where it is none of ours."""
+        child = self._children.get(pid)
+        if child is not None:
+            self._dead[pid] = (child, status)
+            del self._children[pid]
+
+    def dead(self) -> list[tuple[Child, int]]:
+        """Return the children that have ended and are not forgotten yet, with their wait statuses."""
+        return list(self._dead.values())
+
+    def forget(self, child: Child) -> None:
+        """Give back what a dead child had."""
+        del self._dead[child.pid]
+        self._seats.free(child.seat)
+        if child.dump_fd >= 0:
+            os.close(child.dump_fd)
+
+    def kill_strays(self, known: Container[int | None]) -> None:
+        """Kill children in seats that the fleet does not know: their start was broken off after the fork."""
+        for child in self._children.values():
+            if child.seat not in known:
+                os.kill(child.pid, signal.SIGKILL)
 
     def end(self) -> None:
         """Kill and collect whatever is left."""
@@ -94,7 +112,6 @@ class Nursery:
             self.refusal = str(error)
             return None
         self._seats.adopt(seat, child.pid)
-        self._children[child.pid] = child
         if not child.stand_in:
             self._arbiter.WORKERS[child.pid] = child.worker
         return seat
@@ -124,7 +141,8 @@ class Nursery:
         if pid == 0:
             _live(arbiter, worker, guard, stand_in=stand_in)
         worker.pid = pid
-        return Child(pid, seat, worker, dump_fd, stand_in=stand_in)
+        child = self._children[pid] = Child(pid, seat, worker, dump_fd, stand_in=stand_in)
+        return child
 
     def _not_for_children(self, own_dump: int) -> Iterator[int]:
         yield self._wake.read_fd

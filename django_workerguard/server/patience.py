@@ -8,7 +8,6 @@ two hundred requests a second.
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,26 +20,25 @@ _sleep = time.sleep  # gevent replaces time.sleep by one that cannot be used in 
 
 
 def patient_listeners(sockets: list[Any], count: RequestCount) -> None:
-    """Replace the listeners of a worker, in place, by such that wait while it is suspect."""
+    """Replace the sockets in a worker's listeners by such that wait while it is suspect."""
 
     def wait() -> None:
         if is_suspect(count.streak):
             _sleep(WAIT)
 
-    for index, listener in enumerate(sockets):
-        inner = getattr(listener, "sock", None)
-        if isinstance(inner, socket.socket):
-            listener.sock = _patient(socket.socket, "accept", inner, wait)
-        elif hasattr(listener, "_accept"):  # gevent's own, which its server calls by another name
-            sockets[index] = _patient(type(listener), "_accept", listener, wait)
+    for listener in sockets:
+        if hasattr(listener, "sock"):  # gunicorn's wrapper
+            listener.sock = _patient(listener.sock, "accept", wait)
+        else:  # gevent's, whose server accepts on what lies inside
+            listener._sock = _patient(listener._sock, "_accept", wait)
 
 
-def _patient(cls: type[Any], method: str, listener: Any, wait: Callable[[], None]) -> Any:
+def _patient(listener: Any, method: str, wait: Callable[[], None]) -> Any:
     def accept(self: Any) -> Any:
         wait()
         return getattr(super(patient, self), method)()
 
-    patient = type("PatientSocket", (cls,), {method: accept, "__slots__": ()})
+    patient = type("PatientSocket", (type(listener),), {method: accept})
     timeout = listener.gettimeout()
     replacement = patient(listener.family, listener.type, listener.proto, fileno=listener.detach())
     replacement.settimeout(timeout)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import _thread
-import os
 import signal
-import sys
 import time
 from collections.abc import Callable
 from importlib import import_module
@@ -111,6 +109,7 @@ class GuardMixin:
     async def _admitted(self) -> None:
         import asyncio  # late: the arbiter must not load it before a gevent worker has patched it
 
+        loading.say_loaded(self.guard)
         while self.alive and not self.guard.ordered(Orders.ADMIT):
             await asyncio.sleep(0.002)
 
@@ -145,23 +144,12 @@ class GuardMixin:
 
     def handle_abort(self, sig: int, frame: Any) -> None:
         """Show what faulthandler cannot see, greenlets and tasks, before gunicorn ends the worker."""
-        self._dump_concurrency()
+        loading.dump_concurrency(self.guard, getattr(self, "loop", None))
         super().handle_abort(sig, frame)  # type: ignore[misc]
 
     def handle_abort_signal(self) -> None:
-        self._dump_concurrency()
+        loading.dump_concurrency(self.guard, getattr(self, "loop", None))
         super().handle_abort_signal()  # type: ignore[misc]
-
-    def _dump_concurrency(self) -> None:
-        if self.guard.dump_fd < 0:
-            return
-        with os.fdopen(os.dup(self.guard.dump_fd), "a") as file:
-            if "gevent" in sys.modules:
-                import_module("gevent.util").print_run_info(file=file)
-            elif self.asynchronous:
-                asyncio = import_module("asyncio")
-                for task in asyncio.all_tasks(getattr(self, "loop", None)):
-                    task.print_stack(file=file)
 
     def _say_farewell(self) -> None:
         try:

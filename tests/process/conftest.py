@@ -27,6 +27,10 @@ class Faults:
         temporary.write_text(kind if times is None else f"{kind} {times}")
         temporary.rename(self.directory / place)
 
+    def used_up(self, place: str) -> bool:
+        """Say whether the last of the counted faults was taken."""
+        return (self.directory / place).read_text().endswith(" 0")
+
     def clear(self) -> None:
         for path in self.directory.iterdir():
             path.unlink(missing_ok=True)

@@ -109,9 +109,9 @@ def test_term_to_a_worker_during_its_load_is_a_failed_load(worker_class, serve, 
     victim, survivor = server.pids()
     faults.set("ready", "hang", 1)
     os.kill(victim, signal.SIGKILL)
-    loading = server.wait("the load", lambda status: status["slots"][0]["step"] == "app")["slots"][0]
+    server.wait("the hang", lambda status: faults.used_up("ready"))
 
-    os.kill(loading["pid"], signal.SIGTERM)
+    os.kill(server.slot(1)["pid"], signal.SIGTERM)
 
     server.wait_event("load-failed")
     assert_answered_by(server, {survivor})

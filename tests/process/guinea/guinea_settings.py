@@ -14,7 +14,7 @@ DATABASES = {}
 TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}]
 USE_TZ = True
 WORKERGUARD = {
-    "LOAD_RETRY_DELAY": "200ms",
-    "LOAD_RETRY_MAX_DELAY": "2s",
+    "LOAD_RETRY_DELAY": "100ms",
+    "LOAD_RETRY_MAX_DELAY": "1s",
     "WORKER_RELOAD_MERCY": "10s",
 }

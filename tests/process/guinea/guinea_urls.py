@@ -15,5 +15,6 @@ urlpatterns = [
     path("stream", views.stream),
     path("broken", views.broken),
     path("warm", views.warm),
+    path("sicken", views.sicken),
     path("health/", include("django_workerguard.urls")),
 ]

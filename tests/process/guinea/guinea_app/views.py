@@ -8,7 +8,18 @@ from guinea_faults import fault
 fault("views")
 
 
+class Health:
+    sick = False
+
+
+def sicken(request):
+    Health.sick = True
+    return HttpResponse("from now on this process fails\n")
+
+
 def index(request):
+    if Health.sick:
+        return HttpResponse("sick\n", status=500)
     return HttpResponse(f"pid {os.getpid()}\n")
 
 

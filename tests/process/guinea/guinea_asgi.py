@@ -1,0 +1,30 @@
+"""An ASGI application with a lifespan, around Django's."""
+
+import asyncio
+import sys
+
+from django.core.asgi import get_asgi_application
+from guinea_faults import taken
+
+django = get_asgi_application()
+
+
+async def application(scope, receive, send):
+    if scope["type"] != "lifespan":
+        await django(scope, receive, send)
+        return
+    await receive()
+    match taken("lifespan"):
+        case "says-failed":
+            await send({"type": "lifespan.startup.failed", "message": "the pool is empty"})
+            return
+        case "raises":
+            raise RuntimeError("the pool is empty")
+        case "hangs":
+            await asyncio.sleep(3600)
+        case "exits":
+            sys.exit(9)
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    print("lifespan ended", file=sys.stderr, flush=True)
+    await send({"type": "lifespan.shutdown.complete"})

@@ -1,0 +1,44 @@
+"""ASGI: a failed lifespan start is a failed load, an application without lifespan is not."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+ASGI = ["asgi", "uvicorn_worker.UvicornWorker"]
+
+
+@pytest.mark.parametrize("worker_class", ASGI)
+@pytest.mark.parametrize("kind", ["says-failed", "raises", "hangs", "exits"])
+def test_a_failed_lifespan_is_a_failed_load(serve, faults, worker_class, kind):
+    server = serve("-k", worker_class, "--app", "guinea_asgi:application", "--load-timeout", "1500ms")
+    server.wait_ready()
+    victim, survivor = server.pids()
+    faults.set("lifespan", kind, 2)
+
+    os.kill(victim, signal.SIGKILL)
+    server.wait_event("load-failed", count=2)
+
+    replies = [server.get("/") for _ in range(10)]
+    assert {reply.pid for reply in replies} == {survivor}
+    server.wait_ready()
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize("worker_class", ASGI)
+def test_an_application_without_lifespan_is_served(serve, worker_class):
+    server = serve("-k", worker_class)
+    server.wait_ready()
+    assert server.statuses(5) == {200: 5}
+    assert not server.events("load-failed")
+
+
+@pytest.mark.parametrize("worker_class", ASGI)
+def test_a_lifespan_that_starts_is_served_and_ended(serve, worker_class):
+    server = serve("-k", worker_class, "--app", "guinea_asgi:application")
+    server.wait_ready()
+    assert server.statuses(5) == {200: 5}
+    assert server.stop() == 0
+    assert server.log.count("lifespan ended") == 2

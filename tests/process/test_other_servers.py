@@ -1,0 +1,200 @@
+"""GuardMiddleware's detection under servers that are not ours, and ours behind nginx."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.components import COMPONENTS
+from tests.process.conftest import PROJECT
+from tests.process.harness import ROOT, UnixConnection
+
+
+class Plain:
+    """A server that knows nothing of the guard."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.socket = directory / "plain.sock"
+        self.log = directory / "plain.log"
+
+    @contextmanager
+    def running(self, command: list[str], environ: dict[str, str], cwd: Path = PROJECT) -> Iterator[None]:
+        with self.log.open("wb") as log:
+            process = subprocess.Popen(
+                command, cwd=cwd, env={**os.environ, **environ}, stdout=log, stderr=log
+            )
+        try:
+            yield
+        finally:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            print(self.log.read_text())
+
+    def get(self, path: str, headers: dict[str, str] | None = None) -> tuple[int, dict[str, str]]:
+        deadline = time.monotonic() + 30
+        while True:
+            connection = UnixConnection(self.socket, 10)
+            try:
+                connection.request(
+                    "GET", path, headers={"Host": "localhost", "Connection": "close", **(headers or {})}
+                )
+                response = connection.getresponse()
+                return response.status, {k.lower(): v for k, v in response.getheaders()}
+            except (FileNotFoundError, ConnectionError, http.client.HTTPException):
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+            finally:
+                connection.close()
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Plain:
+    return Plain(tmp_path)
+
+
+def environ(tmp_path: Path, **more: str) -> dict[str, str]:
+    return {
+        "DJANGO_SETTINGS_MODULE": "guinea_settings",
+        "PYTHONPATH": str(ROOT),
+        "GUINEA_FAULTS": str(tmp_path / "faults"),
+        "GUINEA_FAULTS_ANYWHERE": "1",
+        **more,
+    }
+
+
+def gunicorn(socket: Path) -> list[str]:
+    bind = ["--bind", f"unix:{socket}", "--workers", "1"]
+    return [sys.executable, "-m", "gunicorn", *bind, "guinea_wsgi:application"]
+
+
+def gunicorn_asgi(socket: Path) -> list[str]:
+    return [*gunicorn(socket)[:-1], "--worker-class", "asgi", "guinea_plain_asgi:application"]
+
+
+def uwsgi(socket: Path) -> list[str]:
+    program = COMPONENTS["uwsgi"].path() or "uwsgi"
+    options = [
+        "--master",
+        "--lazy-apps",
+        "--processes",
+        "1",
+        "--enable-threads",
+        "--die-on-term",
+        "--need-app",
+    ]
+    home = ["--home", sys.prefix] if sys.prefix != sys.base_prefix else []
+    where = ["--pythonpath", str(PROJECT), "--pythonpath", str(ROOT), "--module", "guinea_wsgi:application"]
+    return [program, "--http-socket", str(socket), *options, *home, *where]
+
+
+SERVERS = [
+    pytest.param(gunicorn, id="gunicorn"),
+    pytest.param(gunicorn_asgi, id="gunicorn-asgi"),
+    pytest.param(uwsgi, id="uwsgi", marks=pytest.mark.needs("uwsgi")),
+]
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_the_middleware_keeps_an_unloaded_worker_from_answering(plain, faults, server):
+    faults.set("views", "exception")
+    with plain.running(server(plain.socket), environ(plain.directory)):
+        status, headers = plain.get("/")
+        assert status == 503
+        assert int(headers["retry-after"]) >= 1
+        assert plain.get("/health/live/")[0] == 200
+        assert plain.get("/health/ready/")[0] == 503
+        faults.clear()
+        deadline = time.monotonic() + 60
+        while plain.get("/")[0] != 200:
+            assert time.monotonic() < deadline, plain.log.read_text()
+            time.sleep(0.1)
+        assert plain.get("/health/ready/")[0] == 200
+    assert plain.log.read_text().count("This worker is not loaded") == 1
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_a_urlconf_that_is_broken_for_ever_keeps_answering_503(plain, faults, server):
+    faults.set("half", "half", 1)
+    with plain.running(server(plain.socket), environ(plain.directory)):
+        assert [plain.get("/")[0] for _ in range(5)] == [503] * 5
+
+
+def nginx_conf(directory: Path, location: str) -> Path:
+    conf = directory / "nginx.conf"
+    conf.write_text(f"""
+        {"user root;" if os.geteuid() == 0 else ""}
+        daemon off;
+        pid {directory}/nginx.pid;
+        error_log {directory}/nginx-error.log;
+        events {{}}
+        http {{
+            access_log off;
+            client_body_temp_path {directory}/body;
+            proxy_temp_path {directory}/proxy;
+            fastcgi_temp_path {directory}/fastcgi;
+            uwsgi_temp_path {directory}/uwsgi;
+            scgi_temp_path {directory}/scgi;
+            server {{
+                listen unix:{directory}/plain.sock;
+                location / {{ {location} }}
+            }}
+        }}
+    """)
+    return conf
+
+
+UWSGI_PARAMS = "".join(
+    f"uwsgi_param {name} {value};"
+    for name, value in {
+        "QUERY_STRING": "$query_string",
+        "REQUEST_METHOD": "$request_method",
+        "CONTENT_TYPE": "$content_type",
+        "CONTENT_LENGTH": "$content_length",
+        "REQUEST_URI": "$request_uri",
+        "PATH_INFO": "$document_uri",
+        "SERVER_PROTOCOL": "$server_protocol",
+        "REMOTE_ADDR": "127.0.0.1",
+        "REMOTE_PORT": "1",
+        "SERVER_PORT": "80",
+        "SERVER_NAME": "localhost",
+    }.items()
+)
+
+
+@pytest.mark.needs("nginx")
+@pytest.mark.parametrize("protocol", ["http", "uwsgi"])
+def test_behind_nginx(serve, faults, plain, protocol):
+    extra = ["--", "--protocol", "uwsgi", "--uwsgi-allow-from", "*"] if protocol == "uwsgi" else []
+    server = serve(*extra)
+    server.wait_ready()
+    to = f"unix:{server.socket_path}"
+    location = (
+        f"uwsgi_pass {to}; {UWSGI_PARAMS}"
+        if protocol == "uwsgi"
+        else f"proxy_pass http://{to}; proxy_set_header Host localhost;"
+    )
+    conf = nginx_conf(plain.directory, location)
+    with plain.running([COMPONENTS["nginx"].path() or "nginx", "-c", str(conf)], {}):
+        assert plain.get("/")[0] == 200
+        assert plain.get("/health/ready/")[0] == 200
+        faults.set("ready", "memory")
+        os.kill(server.pids()[0], signal.SIGKILL)
+        server.wait_event("load-failed")
+        assert [plain.get("/")[0] for _ in range(20)] == [200] * 20
+        faults.clear()
+        server.wait_ready()

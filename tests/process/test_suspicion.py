@@ -1,0 +1,52 @@
+"""A worker whose requests all fail must not win the race to accept; a fleet in which all are suspect answers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+from tests.process.harness import Server
+
+
+def sick_of(server: Server) -> int:
+    """Make one worker sick and suspect; return its pid."""
+    server.get("/sicken")
+    while True:
+        reply = server.get("/")
+        if reply.status == 500:
+            sick = reply.pid
+            break
+    server.wait("suspicion", lambda status: _is_suspect(server, sick))
+    return sick
+
+
+def _is_suspect(server: Server, pid: int) -> bool:
+    server.get("/")
+    return any(slot["suspect"] for slot in server.status()["slots"] if slot["pid"] == pid)
+
+
+def test_failing_fast_does_not_win_the_traffic(worker_class, serve):
+    server = serve("-k", worker_class, "-w", "3")
+    server.wait_ready()
+    sick = sick_of(server)
+    with ThreadPoolExecutor(2) as pool:
+        answered = Counter(reply.pid for reply in pool.map(lambda _: server.get("/"), range(300)))
+    assert answered[sick] < 300 / 3 / 2, "less than half of its fair share"
+
+
+def test_where_all_are_suspect_all_still_answer(worker_class, serve):
+    server = serve("-k", worker_class)
+    server.wait_ready()
+    while not all(slot["suspect"] for slot in server.status()["slots"]):
+        server.get("/broken")
+    assert server.statuses(50, "/broken") == {500: 50}
+    assert 200 in server.statuses(10)
+
+
+def test_a_success_clears_the_suspicion(serve):
+    server = serve("-w", "1")
+    server.wait_ready()
+    server.statuses(5, "/broken")
+    assert server.slot(1)["suspect"]
+    server.get("/")
+    server.wait("no suspicion", lambda status: not status["slots"][0]["suspect"])
