@@ -1,5 +1,5 @@
 # make run    set everything up and serve the example site (ADDRPORT=, WORKERS=, ARGS=)
-# make test   set everything up and run the whole suite: lint, types, import direction, tests (ARGS=)
+# make test   set everything up and run the whole suite: lint, types, import direction, tests (ARGS=, JOBS=)
 # make bench  the benchmarks
 # make lint   ruff, mypy and import-linter alone
 # make clean  remove whatever the others made
@@ -10,6 +10,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 EXAMPLE := $(BIN)/python example_project/manage.py
 ADDRPORT ?= 127.0.0.1:8000
+# the process tests wait more than they compute
+JOBS ?= 4
 
 .PHONY: run test bench lint clean
 .DEFAULT_GOAL := test
@@ -21,7 +23,7 @@ run: $(VENV)/.run
 test: $(VENV)/.test
 	$(BIN)/python tests/components.py install
 	$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal $(ARGS)
 
 bench: $(VENV)/.test
 	$(BIN)/python tests/components.py install

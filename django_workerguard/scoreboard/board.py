@@ -14,6 +14,7 @@ from typing import Any
 from django_workerguard.errors import WorkerguardError
 from django_workerguard.scoreboard.header import FEATURES, MAGIC, VERSION, WORD, Header, Vitals
 from django_workerguard.scoreboard.layout import ABOUT_WORDS, TEXT_WORDS, Layout, Seat, Slot
+from django_workerguard.scoreboard.told import clean
 
 READ_TRIES = 50
 RELEASE_BYTES = 64
@@ -138,7 +139,7 @@ class Board:
         """Read a JSON document; None where there is none that can be read."""
         try:
             return json.loads(self.read_text(offset, capacity))
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
 
     # regions by name
@@ -161,8 +162,7 @@ class Board:
         self.write_json(self.seat_text(index), TEXT_WORDS, fit(report, TEXT_WORDS))
 
     def read_seat_report(self, index: int) -> dict[str, Any]:
-        report = self.read_json(self.seat_text(index), TEXT_WORDS)
-        return report if isinstance(report, dict) else {}
+        return clean(self.read_json(self.seat_text(index), TEXT_WORDS))
 
     def write_last_error(self, slot: int, error: dict[str, Any]) -> None:
         self.write_json(self.slot_text(slot), TEXT_WORDS, fit({"error": error}, TEXT_WORDS)["error"])

@@ -10,12 +10,13 @@ from django_workerguard.scoreboard.board import READ_TRIES, Board
 from django_workerguard.scoreboard.header import WORD, Header
 from django_workerguard.scoreboard.layout import EVENT_WORDS, EVENTS
 
+LAST = 1 << 62
 ROOM = (EVENT_WORDS - 2) * WORD
 
 
 def write_event(board: Board, event: dict[str, Any]) -> None:
     """Append an event; a text that does not fit is shortened, numbers and names never."""
-    number = board.words[Header.EVENTS]
+    number = board.words[Header.EVENTS] % LAST  # a worker gone wild may have written there
     start = board.layout.event(number % EVENTS)
     data = _encode(event)
     board.words[start] = 0
@@ -44,7 +45,7 @@ def _read(board: Board, number: int) -> dict[str, Any] | None:
         if board.words[start] == number + 1:
             try:
                 return {"number": number + 1, **json.loads(data)}
-            except ValueError:
+            except (ValueError, RecursionError):
                 return None
     return None
 

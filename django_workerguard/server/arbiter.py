@@ -141,13 +141,17 @@ class GuardedArbiter(Handlers, Arbiter):
         """Serve until asked to stop. Ends the process with SystemExit."""
         self.start()
         util._setproctitle(f"master [{self.proc_name}]")
+        self._start_control_server()
+        end = self._serve()
+        self._chronicle.halted(end.reason, end.exit_status)
+        self.halt(exit_status=end.exit_status)
+
+    def _serve(self) -> HaltServer:
         try:
-            self._start_control_server()
             while True:
                 self._turn()
-        except HaltServer as halt:
-            self._chronicle.halted(halt.reason, halt.exit_status)
-            self.halt(exit_status=halt.exit_status)
+        except HaltServer as end:
+            return end
 
     def _turn(self) -> None:
         """Run one round. A tick that fails costs a second, and no signal."""
@@ -324,7 +328,7 @@ class GuardedArbiter(Handlers, Arbiter):
         try:
             super().halt(reason, exit_status)
         except Exception:
-            self.log.exception("Exception at the end")
+            self.log.exception("Exception in on_exit hook")
         sys.exit(exit_status)
 
     def stop(self, graceful: bool = True) -> None:  # noqa: FBT001, FBT002 - gunicorn's signature

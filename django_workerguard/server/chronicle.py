@@ -111,7 +111,7 @@ class Chronicle:
             if worker.state is State.READY:
                 self._became_ready(worker, seats, after)
             elif worker.state is State.UNLOADED:
-                self._failed(worker, dict(seats.report(seat).get("error") or {}))
+                self._failed(worker, seats.report(seat).get("error", {}))
 
     def _became_ready(self, worker: Worker, seats: Seats, fleet: Fleet) -> None:
         spawned, loaded = seats.word(worker.seat, Seat.SPAWNED), seats.word(worker.seat, Seat.LOAD_END)
@@ -154,9 +154,8 @@ class Chronicle:
 
     def _exited_loading(self, worker: Worker, end: Exit, dump: str, seats: Seats) -> bool:
         report = seats.report(worker.seat)
-        told = report.get("error")
-        if isinstance(told, dict):
-            self._failed(worker, told)
+        if "error" in report:
+            self._failed(worker, report["error"])
             return bool(seats.word(worker.seat, Seat.TRANSIENT))
         self._failed(worker, _error(worker, end, dump, report.get("step")))
         return worker.aborted is not None or end.transient

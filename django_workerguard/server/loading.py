@@ -22,6 +22,7 @@ from django_workerguard.policy.load import is_transient
 from django_workerguard.scoreboard.layout import Orders, Seat, SeatState
 from django_workerguard.server.guard import Guard
 
+RESERVE = 4 << 20  # bytes that are given up when there is no memory to say that there is none
 SENTINEL = "django_workerguard.sentinel"
 DIRECT = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
 
@@ -58,6 +59,7 @@ def load(guard: Guard, *, leaving: Callable[[], None]) -> Callable[..., Any]:
     when the worker is asked to leave in the middle of it, which ends the process.
     """
     reporter = SeatReporter(guard)
+    reserve = bytearray(RESERVE)  # never touched, so it costs no memory, only a place for it
     set_current_worker(
         CurrentWorker(
             slot=guard.slot, pid=os.getpid(), generation=guard.generation, seat=guard.seat, board=guard.board
@@ -70,6 +72,7 @@ def load(guard: Guard, *, leaving: Callable[[], None]) -> Callable[..., Any]:
             app: Callable[..., Any] = sentinel.load(guard.request, reporter)
             guard.board.write_release(guard.seat, sentinel.release(guard.request.release))
     except BaseException as error:
+        del reserve
         record_failure(guard, error, reporter)
         raise
     return app
@@ -83,8 +86,10 @@ def _direct_signals(guard: Guard, leaving: Callable[[], None]) -> Iterator[None]
     """
 
     def leave(_number: int, _frame: FrameType | None) -> None:
-        leaving()
-        os._exit(ExitCode.OK)
+        try:
+            leaving()
+        finally:
+            os._exit(ExitCode.OK)
 
     def abort(number: int, _frame: FrameType | None) -> None:
         dump_concurrency(guard)
@@ -126,8 +131,9 @@ def dump_concurrency(guard: Guard, loop: Any = None) -> None:
 def record_failure(guard: Guard, error: BaseException, reporter: SeatReporter | None = None) -> None:
     """Write why the load failed into the seat, then say so; report it to ``sys.excepthook`` too."""
     reporter = reporter or SeatReporter(guard)
-    reporter.fail(_described(error, reporter.current))
     guard.board.words[guard.base + Seat.TRANSIENT] = is_transient(_class_names(error))
+    with contextlib.suppress(MemoryError):
+        reporter.fail(_described(error, reporter.current))
     stays = guard.ordered(Orders.STAY)
     guard.say(SeatState.UNLOADED if stays else SeatState.FAILED)
     if sys.excepthook is not sys.__excepthook__:

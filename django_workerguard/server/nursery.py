@@ -177,6 +177,7 @@ def _open_dump() -> int:
 def _live(arbiter: Any, worker: Any, guard: Guard, *, stand_in: bool) -> None:
     """Be a child, from the fork to the exit. Raises SystemExit at the end, always."""
     worker.pid = os.getpid()
+    worker.server = arbiter
     cfg = arbiter.cfg
     if stand_in:
         without_hooks(cfg)

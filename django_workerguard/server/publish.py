@@ -13,6 +13,7 @@ from django_workerguard.scoreboard.layout import SAMPLES, Sample, Seat, Slot, Sl
 from django_workerguard.server.seats import Seats
 
 SAMPLE_EVERY = 10.0  # seconds
+LARGEST_WORD = (1 << 64) - 1
 STATES = {
     State.LOADING: SlotState.LOADING,
     State.LOADED: SlotState.LOADING,
@@ -82,9 +83,9 @@ class Publisher:
     def fold(self, slot: int, seat: int) -> None:
         """Add a gone process's counters to its slot, so that they survive it."""
         words, at = self._board.words, self._board.layout.slot(slot)
-        words[at + Slot.REQUESTS] += self._seats.word(seat, Seat.REQUESTS)
-        words[at + Slot.ERRORS_5XX] += self._seats.word(seat, Seat.ERRORS_5XX)
-        words[at + Slot.EXITS] += 1
+        for total, counted in ((Slot.REQUESTS, Seat.REQUESTS), (Slot.ERRORS_5XX, Seat.ERRORS_5XX)):
+            words[at + total] = _sum(words[at + total], self._seats.word(seat, counted))
+        words[at + Slot.EXITS] = _sum(words[at + Slot.EXITS], 1)
 
     def _sample(self, fleet: Fleet) -> None:
         self._seats.measure()
@@ -102,8 +103,13 @@ class Publisher:
                 (Sample.IN_FLIGHT, 0, Seat.IN_FLIGHT),
                 (Sample.RSS, 0, Seat.RSS),
             ):
-                words[at + sample] = folded + (self._seats.word(worker.seat, counted) if worker else 0)
-        words[Header.SAMPLES] += 1
+                words[at + sample] = _sum(folded, self._seats.word(worker.seat, counted) if worker else 0)
+        words[Header.SAMPLES] = _sum(words[Header.SAMPLES], 1)
+
+
+def _sum(*values: int) -> int:
+    """Add words; what a worker wrote into its own may be anything, and a word holds no more than this."""
+    return min(sum(values), LARGEST_WORD)
 
 
 def _leaving(fleet: Fleet, slot: int) -> Worker | None:

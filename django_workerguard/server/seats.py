@@ -30,6 +30,7 @@ class Seats:
     def __init__(self, board: Board) -> None:
         self._board = board
         self.pids: dict[int, int] = {}  # by seat
+        self._orders: dict[int, Orders] = {}
 
     def take(self, kind: Kind, *, slot: int, generation: int, orders: Orders) -> int | None:
         """Reserve and reset a free seat, and return its index; None where all are taken."""
@@ -42,7 +43,7 @@ class Seats:
         self._write(index, Seat.KIND, kind)
         self._write(index, Seat.SLOT, slot)
         self._write(index, Seat.GENERATION, generation)
-        self._write(index, Seat.ORDERS, orders)
+        self._give(index, orders)
         self._write(index, Seat.SPAWNED, monotonic_ns())
         self.pids[index] = 0
         return index
@@ -60,8 +61,12 @@ class Seats:
         self._write(index, Seat.KIND, Kind.FREE)
 
     def order(self, index: int, order: Orders, *, on: bool = True) -> None:
-        orders = Orders(self.word(index, Seat.ORDERS))
-        self._write(index, Seat.ORDERS, orders | order if on else orders & ~order)
+        orders = self._orders[index]
+        self._give(index, orders | order if on else orders & ~order)
+
+    def _give(self, index: int, orders: Orders) -> None:
+        self._orders[index] = orders
+        self._write(index, Seat.ORDERS, orders)
 
     def readings(self) -> tuple[Reading, ...]:
         """Read what every process says of itself."""

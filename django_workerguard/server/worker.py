@@ -41,6 +41,7 @@ class GuardMixin:
     """Loads with the sentinel, waits to be admitted, says when it accepts and when it leaves."""
 
     guard: Guard
+    server: Any  # the arbiter, as gunicorn hands it to hooks; set after the fork
     asynchronous = False
     _announced = False
     _retiring = False
@@ -63,7 +64,7 @@ class GuardMixin:
         if not die_with(self.ppid):
             raise SystemExit(ExitCode.OK)
         try:
-            app = loading.load(self.guard, leaving=lambda: self.cfg.worker_exit(self.guard, self))
+            app = loading.load(self.guard, leaving=lambda: self.cfg.worker_exit(self.server, self))
         except BaseException:
             self._stay_or_leave()
             raise SystemExit(ExitCode.LOAD_FAILED) from None

@@ -20,7 +20,7 @@ def test_nothing_is_found_in_good_settings():
 
 
 @pytest.mark.parametrize(
-    "setting, number, says",
+    ("setting", "number", "says"),
     [
         (["NEED_APP"], "E001", "is not a dictionary"),
         ({"NEED_APPS": "worker"}, "E002", "NEED_APP"),

@@ -35,7 +35,7 @@ def test_a_loaded_worker_answers_asynchronously(async_client: AsyncClient):
 
 
 @pytest.mark.parametrize(
-    "accept, mime", [("text/html", "text/plain; charset=utf-8"), ("application/json", "application/json")]
+    ("accept", "mime"), [("text/html", "text/plain; charset=utf-8"), ("application/json", "application/json")]
 )
 def test_an_unloaded_worker_answers_503_and_never_reaches_the_view(broken, client, caplog, accept, mime):
     response = client.get("/", headers={"accept": accept})

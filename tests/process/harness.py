@@ -61,6 +61,7 @@ class Server:
     prefix: Sequence[str] = ()
     process: subprocess.Popen[bytes] | None = None
     socket_path: Path | None = None
+    boards_in: Path | None = None  # where the boards lie, if not in the run directory
 
     @property
     def log_path(self) -> Path:
@@ -107,7 +108,7 @@ class Server:
     @contextlib.contextmanager
     def board(self, pid: int | None = None) -> Iterator[Board]:
         pattern = f"*.{pid}.board" if pid else "*.board"
-        boards = [Board.open(path) for path in self.run_dir.glob(pattern)]
+        boards = [Board.open(path) for path in (self.boards_in or self.run_dir).glob(pattern)]
         live = sorted((b for b in boards if is_live(b)), key=lambda b: b.words[Header.STARTED_AT])
         try:
             if not live:

@@ -13,7 +13,14 @@ ASGI = ["asgi", "uvicorn_worker.UvicornWorker"]
 @pytest.mark.parametrize("worker_class", ASGI)
 @pytest.mark.parametrize("kind", ["says-failed", "raises", "hangs", "exits"])
 def test_a_failed_lifespan_is_a_failed_load(serve, faults, worker_class, kind):
-    server = serve("-k", worker_class, "--app", "guinea_asgi:application", "--load-timeout", "1500ms")
+    server = serve(
+        "-k",
+        worker_class,
+        "--app",
+        "guinea_asgi:application",
+        "--load-timeout",
+        "5s" if kind == "hangs" else "60s",
+    )
     server.wait_ready()
     victim, survivor = server.pids()
     faults.set("lifespan", kind, 2)

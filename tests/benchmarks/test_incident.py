@@ -1,0 +1,92 @@
+"""The incident: 8 workers, two killed, their replacements' first loads fail. Beside plain gunicorn in one run."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks.measure import Running, report, server
+
+CLIENTS = 4
+FAILING = 5.0  # seconds during which loads fail
+
+
+class Client(threading.Thread):
+    """Requests one after another, over new connections, until told to stop; remembers what became of each."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(daemon=True)
+        self.port = port
+        self.seen: Counter[str] = Counter()
+        self.going = True
+
+    def run(self) -> None:
+        while self.going:
+            try:
+                connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+                connection.request("GET", "/", headers={"Connection": "close"})
+                response = connection.getresponse()
+                response.read()
+                self.seen[str(response.status)] += 1
+            except (OSError, http.client.HTTPException) as error:
+                self.seen[type(error).__name__] += 1
+                time.sleep(0.01)
+            finally:
+                connection.close()
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def incident(kind: str, fail_file: Path) -> list[str]:
+    os.environ["FAIL_FILE"] = str(fail_file)
+    try:
+        with server(kind, workers=8, worker_class="sync") as running:
+            time.sleep(3)  # all eight have loaded
+            return _incident(running, fail_file, kind)
+    finally:
+        del os.environ["FAIL_FILE"]
+
+
+def _incident(running: Running, fail_file: Path, kind: str) -> list[str]:
+    clients = [Client(running.port) for _ in range(CLIENTS)]
+    for client in clients:
+        client.start()
+    fail_file.touch()
+    victims = running.children[-2:]
+    for pid in victims:
+        os.kill(pid, signal.SIGKILL)
+    time.sleep(FAILING)
+    fail_file.unlink()
+    started = time.monotonic()
+    while alive(running.pid) and len(running.children) < 8 and time.monotonic() - started < 40:
+        time.sleep(0.02)
+    healed = time.monotonic() - started
+    lives = alive(running.pid)
+    for client in clients:
+        client.going = False
+    for client in clients:
+        client.join()
+    seen = sum((client.seen for client in clients), Counter())
+    failed = sum(count for what, count in seen.items() if what != "200")
+    state = f"alive, 8 processes again after {healed:.1f} s" if lives else "dead"
+    return [f"{kind}: {seen['200']} answered, {failed} failed {dict(seen)}; the server is {state}"]
+
+
+@pytest.mark.parametrize("run", range(3))
+def test_the_incident(tmp_path, run):
+    lines = []
+    for kind in ("plain", "guarded"):
+        lines += incident(kind, tmp_path / f"fail-{kind}")
+    report(f"the incident, run {run + 1}", *lines)

@@ -1,0 +1,523 @@
+"""The arbiter lives through what ends others: no process, no memory, no room, no descriptor, hooks that raise."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from django_workerguard import cli
+from django_workerguard.errors import ExitCode
+from django_workerguard.scoreboard.board import Board
+from django_workerguard.scoreboard.layout import ABOUT_WORDS, TEXT_WORDS, Seat, Slot
+from tests.process.harness import Server, WaitedError
+
+STRANGER = 60_000 + os.getpid() % 5_000  # a user that nobody else is, so that its processes can be counted
+AS_STRANGER = ("setpriv", f"--reuid={STRANGER}", f"--regid={STRANGER}", "--clear-groups")
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+def assert_served_by_others(server: Server, victim: int) -> None:
+    replies = [server.get("/") for _ in range(10)]
+    assert {reply.status for reply in replies} == {200}
+    assert victim not in {reply.pid for reply in replies}
+
+
+def assert_healed(server: Server, arbiter: int) -> None:
+    status = server.wait_ready()
+    assert status["arbiter"]["pid"] == arbiter
+    assert server.statuses(10) == {200: 10}
+
+
+def children(pid: int) -> set[int]:
+    return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+
+
+def stand_in_of(server: Server) -> set[int]:
+    status = server.status()
+    workers = {slot[key] for slot in status["slots"] for key in ("pid", "successor")}
+    return children(server.arbiter) - workers
+
+
+# no process, no memory, no descriptor
+
+
+def limit_processes(pid: int, soft: str) -> None:
+    subprocess.run([*AS_STRANGER, "prlimit", "--pid", str(pid), f"--nproc={soft}:"], check=True)
+
+
+def limit(pid: int, what: int, soft: int) -> None:
+    """Set the soft limit of a living process, as ``prlimit --pid`` does."""
+    resource.prlimit(pid, what, (soft, resource.prlimit(pid, what)[1]))
+
+
+@pytest.mark.needs("root")
+def test_fork_fails_because_the_user_may_have_no_more_processes(serve, tmp_path):
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    os.chown(run_dir, STRANGER, STRANGER)
+    # the interpreter may lie where only root looks; RLIMIT_NPROC holds all the same
+    looks = ("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
+    server = serve(run_dir=run_dir, prefix=(*AS_STRANGER, *looks))
+    server.wait_ready()
+    victim, _ = server.pids()
+
+    limit_processes(server.arbiter, "1")
+    kill(victim)
+    failed = server.wait_event("spawn-failed", count=3)
+
+    assert "Resource temporarily unavailable" in failed["reason"]
+    assert_served_by_others(server, victim)
+    assert server.log.count("cannot start a process") == 1, "said once, not at every try"
+    limit_processes(server.arbiter, "")
+    assert_healed(server, server.arbiter)
+    assert server.status()["arbiter"]["errors"] == 0
+    assert server.stop() == 0
+
+
+def address_space(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
+
+
+@pytest.mark.parametrize("headroom", [0, 1 << 20, 8 << 20])
+def test_no_more_memory_for_the_arbiter_and_its_children(headroom, serve, worker_class):
+    server = serve("-k", worker_class)
+    server.wait_ready()
+    victim, _ = server.pids()
+
+    limit(server.arbiter, resource.RLIMIT_AS, address_space(server.arbiter) + headroom)
+    kill(victim)
+    server.wait("a failure", lambda _: server.events("load-failed") or server.events("spawn-failed"))
+
+    assert_served_by_others(server, victim)
+    limit(server.arbiter, resource.RLIMIT_AS, resource.RLIM_INFINITY)
+    assert_healed(server, server.arbiter)
+    assert server.stop() == 0
+
+
+@pytest.fixture
+def memory_cgroup() -> Iterator[Path]:
+    """Make a cgroup with the memory controller; skip where this machine lets nobody make one."""
+    parents = [Path("/sys/fs/cgroup")]
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if "memory" in controllers.split(","):
+            parents[:0] = [Path(f"/sys/fs/cgroup/memory{path}"), Path("/sys/fs/cgroup/memory")]
+    for parent in parents:
+        group = parent / f"workerguard-test-{os.getpid()}"
+        with contextlib.suppress(OSError):
+            group.mkdir()
+            if limit_file(group).exists():
+                break
+            group.rmdir()
+    else:
+        pytest.skip("no cgroup with the memory controller can be made here")
+    yield group
+    deadline = time.monotonic() + 20
+    while group.exists() and time.monotonic() < deadline:
+        for pid in (group / "cgroup.procs").read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                kill(int(pid))
+        with contextlib.suppress(OSError):
+            group.rmdir()
+        time.sleep(0.02)
+
+
+def limit_file(group: Path) -> Path:
+    v2 = group / "memory.max"
+    return v2 if v2.exists() else group / "memory.limit_in_bytes"
+
+
+@pytest.mark.needs("root")
+def test_a_worker_that_the_kernel_kills_for_want_of_memory(serve, tmp_path, memory_cgroup):
+    procs = memory_cgroup / "cgroup.procs"
+    conf = tmp_path / "gunicorn.conf.py"
+    conf.write_text(
+        "import os\n"
+        "def post_fork(server, worker):\n"
+        f"    if os.path.exists({str(tmp_path / 'confined')!r}):\n"
+        f"        open({str(procs)!r}, 'w').write('0')\n"
+    )
+    server = serve("-c", str(conf))
+    server.wait_ready()
+    victim, _ = server.pids()
+
+    limit_file(memory_cgroup).write_text(str(6 << 20))
+    (tmp_path / "confined").touch()
+    kill(victim)
+    failed = server.wait_event("load-failed", count=2)
+
+    assert failed["type"] == "SIGKILL"
+    assert_served_by_others(server, victim)
+    limit_file(memory_cgroup).write_text(str(1 << 30))
+    assert_healed(server, server.arbiter)
+    assert str(server.pids()[0]) in procs.read_text().split(), "it was the confined worker that loaded"
+
+
+def test_too_many_open_files(serve, worker_class):
+    server = serve("-k", worker_class)
+    server.wait_ready()
+    victim, _ = server.pids()
+    before, _ = resource.prlimit(server.arbiter, resource.RLIMIT_NOFILE)
+
+    limit(server.arbiter, resource.RLIMIT_NOFILE, 3)
+    kill(victim)
+    failed = server.wait_event("load-failed", count=2)
+
+    assert failed["type"] == "OSError"
+    assert "Too many open files" in failed["message"]
+    assert_served_by_others(server, victim)
+    limit(server.arbiter, resource.RLIMIT_NOFILE, before)
+    assert_healed(server, server.arbiter)
+    assert server.stop() == 0
+
+
+# no room
+
+
+def mounting(*mounts: tuple[str, Path]) -> tuple[str, ...]:
+    """Make a prefix that runs a server where some directories are tmpfs of its own, with these options."""
+    if subprocess.run(("unshare", "-m", "true"), capture_output=True).returncode:
+        pytest.skip("this machine lets nobody mount anything")
+    commands = " && ".join(f"mount -t tmpfs -o {options} none '{where}'" for options, where in mounts)
+    return ("unshare", "-m", "sh", "-c", f'{commands} && exec "$@"', "sh")
+
+
+def seen_by(server: Server, path: Path) -> Path:
+    """Return where this process sees a directory of the server's own mounts."""
+    return Path(f"/proc/{server.arbiter}/root{path}")
+
+
+def fill(directory: Path) -> Path:
+    stuffing = directory / "stuffing"
+    with stuffing.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(b"x" * 4096)
+    assert shutil.disk_usage(directory).free == 0
+    return stuffing
+
+
+@pytest.mark.needs("root")
+def test_a_run_directory_that_is_full_from_the_start(serve, tmp_path):
+    full = tmp_path / "full"
+    full.mkdir()
+    server = serve("--run-dir", str(full), prefix=mounting(("size=64k", full)))
+    assert server.wait_exit() == ExitCode.USAGE
+    assert f"Error: run-dir: {str(full)!r} cannot hold the scoreboard: No space left on device" in server.log
+    assert "Traceback" not in server.log
+
+
+@pytest.mark.needs("root")
+def test_a_full_shared_memory_costs_the_place_and_not_the_server(serve, tmp_path):
+    run_dir = tmp_path / f"workerguard-{os.geteuid()}"
+    environ = {"RUNTIME_DIRECTORY": "", "XDG_RUNTIME_DIR": "", "TMPDIR": str(tmp_path)}
+    server = serve(run_dir=run_dir, environ=environ, prefix=mounting(("size=64k", Path("/dev/shm"))))
+    server.wait_ready()
+    assert not list(seen_by(server, Path("/dev/shm")).glob("*/*")), "nothing half-made is left there"
+    kill(server.pids()[0])
+    assert_healed(server, server.arbiter)
+
+
+@pytest.mark.needs("root")
+def test_a_run_directory_that_fills_up_later(serve, tmp_path, faults):
+    memory = tmp_path / "memory"
+    memory.mkdir()
+    server = serve("--run-dir", str(memory), prefix=mounting(("size=16m", memory)))
+    server.boards_in = seen_by(server, memory)
+    server.wait_ready()
+    fill(server.boards_in)
+    faults.set("ready", "memory", 2)
+    for pid in server.pids():
+        kill(pid)
+    server.wait_event("load-failed", count=2)
+    assert_healed(server, server.arbiter)
+    assert server.stop() == 0
+
+
+@pytest.mark.needs("root")
+def test_logs_on_a_disk_that_fills_up(serve, tmp_path, worker_class):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    logs = ("--error-logfile", str(disk / "error.log"), "--access-logfile", str(disk / "access.log"))
+    server = serve("-k", worker_class, "--", *logs, prefix=mounting(("size=256k", disk)))
+    server.wait_ready()
+    stuffing = fill(seen_by(server, disk))
+    victim = server.pids()[0]
+
+    assert server.statuses(20) == {200: 20}
+    kill(victim)
+    server.wait_event("ready", count=3)
+    assert server.statuses(20) == {200: 20}
+
+    stuffing.unlink()
+    kill(server.pids()[0])
+    server.wait_event("ready", count=4)
+    assert "killed by SIGKILL" in (seen_by(server, disk) / "error.log").read_text()
+    assert_healed(server, server.arbiter)
+    assert server.stop() == 0
+
+
+@pytest.mark.needs("root")
+def test_stdout_and_stderr_on_a_full_disk(serve, tmp_path):
+    server = serve(prefix=("sh", "-c", 'exec "$@" >/dev/full 2>&1', "sh"))
+    server.wait_ready()
+    kill(server.pids()[0])
+    server.wait_event("ready", count=3)
+    assert_healed(server, server.arbiter)
+    assert server.stop() == 0
+
+
+@pytest.mark.needs("root")
+def test_with_no_place_for_the_scoreboard_it_serves_and_says_so(serve, monkeypatch, capsys):
+    nowhere = dict.fromkeys(("RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR", "TMPDIR"), "/proc/nowhere")
+    server = serve(environ=nowhere, prefix=mounting(("ro", Path("/dev/shm"))))
+    server.wait_log("(2 of 2)")
+    server.wait_log("no place for the scoreboard")
+    assert "the workerguard commands cannot see this server" in server.log
+    victim = server.get("/").pid
+    kill(victim)
+    server.wait_log(f"pid={victim} gone: killed by SIGKILL")
+    server._poll("a third worker", lambda: server.log.count("ready after") == 3, 20)
+    assert server.statuses(10) == {200: 10}
+    assert server.get("/health/ready/").status == 200
+
+    for name, value in nowhere.items():
+        monkeypatch.setenv(name, value)
+    assert cli.main(["status", "--name", server.project.name]) == ExitCode.NO_SERVER
+    assert capsys.readouterr().err.startswith("Error: no running server")
+    assert server.stop() == 0
+
+
+# whoever is killed, whatever is written
+
+
+def test_a_stand_in_that_is_killed_is_replaced(serve, faults):
+    server = serve("--stand-in-after", "200ms")
+    server.wait_ready()
+    (first,) = stand_in_of(server)
+    kill(first)
+    server.wait("another", lambda _: stand_in_of(server) not in ({first}, set()))
+
+    faults.set("ready", "memory")
+    for pid in server.pids():
+        kill(pid)
+    server.wait("the stand-in", lambda status: status["stand_in"])
+    (second,) = stand_in_of(server)
+    assert server.get("/").status == 503
+    kill(second)
+    server.wait_event("duty", lambda event: event["on"], count=2)
+    server.wait(
+        "the third", lambda status: status["stand_in"] and stand_in_of(server) not in ({second}, set())
+    )
+    assert server.get("/").status == 503
+    faults.clear()
+    assert_healed(server, server.arbiter)
+
+
+WILD_WORDS = {"all ones": (1 << 64) - 1, "the highest bit": 1 << 63, "seven": 7}
+DEEP = b"[" * 9000
+WILD_TEXTS = {
+    "bytes": os.urandom(512),
+    "deep": DEEP,
+    "numbers for texts": json.dumps({"step": 3, "steps": 5, "error": {"type": 1, "at": "noon"}}).encode(),
+    "wrong steps": json.dumps({"steps": [1, {"name": [], "seconds": "x"}], "error": ["x"]}).encode(),
+    "huge numbers": b'{"steps": [{"name": "x", "seconds": ' + b"9" * 400 + b'}], "error": {"at": 1e300}}',
+}
+
+
+class Writable(Board):
+    """A board that a process which ought not to writes into."""
+
+    @classmethod
+    def of(cls, path: Path) -> Board:
+        import mmap
+
+        read_only = Board.open(path)
+        fd = os.open(path, os.O_RDWR)
+        board = Board(mmap.mmap(fd, 0), read_only.layout, fd=fd, path=path)
+        read_only.close()
+        return board
+
+
+@pytest.fixture
+def board_of() -> Iterator[object]:
+    opened = []
+
+    def open_it(server: Server) -> Board:
+        (path,) = server.run_dir.glob("*.board")
+        opened.append(Writable.of(path))
+        return opened[-1]
+
+    yield open_it
+    for board in opened:
+        board.close()
+
+
+@pytest.mark.parametrize("text", WILD_TEXTS.values(), ids=WILD_TEXTS.keys())
+@pytest.mark.parametrize("word", WILD_WORDS.values(), ids=WILD_WORDS.keys())
+def test_a_worker_that_writes_nonsense_into_its_seat(
+    word, text, serve, faults, board_of, monkeypatch, capsys
+):
+    server = serve()
+    server.wait_ready()
+    board = board_of(server)
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(server.run_dir))
+
+    def scribble() -> None:
+        for index in range(board.layout.seats):
+            at = board.layout.seat(index)
+            for number in range(Seat.REQUESTS, Seat.WORDS):
+                board.words[at + number] = word
+            board.write_text(at + Seat.WORDS, TEXT_WORDS, text)
+
+    victim = server.pids()[0]
+    scribble()
+    kill(victim)
+    server.wait_event("exited", lambda event: event["pid"] == victim)
+    server.wait_ready()
+    scribble()
+    faults.set("ready", "kill", 1)  # a process that dies in its load leaves what it wrote
+    victim = server.pids()[1]
+    kill(victim)
+    loading = server.wait("a load", lambda status: status["slots"][1]["pid"] not in (None, victim))
+    assert loading["target"] == 2
+    scribble()
+    server.wait_event("load-failed")
+    server.wait_ready()
+    scribble()
+
+    label = next(server.run_dir.glob("*.board")).name.removesuffix(".board")
+    for command in (["status"], ["status", "--json"], ["explain", "1"], ["explain", "2"], ["events"]):
+        assert cli.main([*command, "--name", label]) == ExitCode.OK
+    assert all(line.isprintable() for line in capsys.readouterr().out.splitlines())
+    for pid in server.pids():  # whose own counters are spoilt
+        kill(pid)
+    server.wait_event("ready", count=6)
+    status = server.status()
+    assert status["arbiter"]["errors"] == 0, server.log
+    assert server.statuses(10) == {200: 10}
+    assert server.stop() == 0
+
+
+def test_a_process_that_writes_nonsense_everywhere(serve, faults, board_of):
+    """Not even what belongs to the arbiter, the pids above all, makes it kill or lose anybody."""
+    server = serve()
+    server.wait_ready()
+    before = server.pids()
+    board = board_of(server)
+    innocent = subprocess.Popen(["sleep", "600"])
+    try:
+        for index in range(board.layout.seats):
+            at = board.layout.seat(index)
+            for word in range(at + Seat.SLOT, at + Seat.ORDERS):
+                board.words[word] = innocent.pid
+            board.words[at + Seat.PID] = innocent.pid
+            board.words[at + Seat.ORDERS] = (1 << 64) - 1
+        for slot in range(1, board.layout.slots + 1):
+            for word in range(Slot.WORDS):
+                board.words[board.layout.slot(slot) + word] = (1 << 64) - 1
+        board.write_text(board.layout.about, ABOUT_WORDS, DEEP)
+
+        for pid in before:
+            kill(pid)
+        server.wait_event("exited", count=2)
+        server.wait_event("ready", count=4)
+        assert innocent.poll() is None
+    finally:
+        innocent.kill()
+        innocent.wait()
+    assert server.status()["arbiter"]["errors"] == 0, server.log
+    assert server.statuses(10) == {200: 10}
+    assert server.stop() == 0
+
+
+# hooks that raise
+
+
+HOOKS = {
+    "post_fork": "server, worker",
+    "post_worker_init": "worker",
+    "pre_fork": "server, worker",
+}
+
+
+def failing(names: dict[str, str], switch: Path) -> str:
+    hook = "def {name}({arguments}):\n    if os.path.exists({switch!r}):\n        raise RuntimeError('{name} fails')\n"
+    return "import os\n" + "".join(
+        hook.format(name=name, arguments=arguments, switch=str(switch)) for name, arguments in names.items()
+    )
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_a_hook_that_stops_a_worker_costs_that_slot_only(hook, serve, tmp_path):
+    conf, switch = tmp_path / "gunicorn.conf.py", tmp_path / "switch"
+    conf.write_text(failing({hook: HOOKS[hook]}, switch))
+    server = serve("-c", str(conf))
+    server.wait_ready()
+    victim, _ = server.pids()
+    switch.touch()
+    kill(victim)
+    server.wait_event("spawn-failed" if hook == "pre_fork" else "load-failed", count=2)
+    assert f"{hook} fails" in server.log
+    assert_served_by_others(server, victim)
+    switch.unlink()
+    assert_healed(server, server.arbiter)
+    assert server.status()["arbiter"]["errors"] == 0
+
+
+def test_hooks_that_raise_around_a_worker_cost_nothing(serve, tmp_path, worker_class):
+    conf, switch = tmp_path / "gunicorn.conf.py", tmp_path / "switch"
+    names = {
+        "child_exit": "server, worker",
+        "worker_exit": "server, worker",
+        "nworkers_changed": "server, new, old",
+        "on_reload": "server",
+        "pre_exec": "server",
+        "on_exit": "server",
+    }
+    conf.write_text(failing(names, switch))
+    server = serve("-k", worker_class, "-c", str(conf))
+    server.wait_ready()
+    switch.touch()
+
+    kill(server.pids()[0])
+    server.wait_event("ready", count=3)
+    server.signal(signal.SIGTTIN)
+    server.wait_ready(3)
+    server.signal(signal.SIGTTOU)
+    server.wait("two again", lambda status: status["target"] == 2 and len(status["slots"]) == 2)
+    server.signal(signal.SIGHUP)
+    server.wait("the new code", lambda status: all(slot["generation"] == 2 for slot in status["slots"]))
+    server.signal(signal.SIGUSR2)
+    server.wait_log("USR2: no second arbiter")
+    assert_healed(server, server.arbiter)
+    assert server.status()["arbiter"]["errors"] == 0, server.log
+    assert len(list(server.run_dir.glob("*.board"))) == 1
+    assert server.stop() == 0
+    if "uvicorn" in worker_class:
+        del names["worker_exit"]  # uvicorn ends its process by the signal that stopped it
+    for name in names:
+        assert f"RuntimeError: {name} fails" in server.log
+
+
+def test_a_hook_that_ends_the_start_leaves_nothing(serve, tmp_path):
+    conf = tmp_path / "gunicorn.conf.py"
+    conf.write_text("def on_starting(server):\n    raise RuntimeError('on_starting fails')\n")
+    server = serve("-c", str(conf))
+    with pytest.raises(WaitedError):
+        server.wait_ready()
+    assert server.wait_exit() == ExitCode.UNEXPECTED
+    assert "RuntimeError: on_starting fails" in server.log
+    assert not list(server.run_dir.glob("*.board"))
