@@ -33,14 +33,15 @@ def main(argv: list[str]) -> int:
         parsed = _parser().parse_args(own)
         action, guard, server = collect(vars(parsed))
         module = _prepare_path(parsed)
-        setting = _read_with_retries(module, _options(guard), where=_named_in(parsed))
+        told = _read_with_retries(module, _options(guard), where=_named_in(parsed))
         launch(
             Handover(
                 action=action,
                 project=str(Path.cwd()),
                 settings_module=module,
                 sys_path=list(sys.path),
-                setting=setting,
+                setting=told["setting"],
+                applications=told["applications"],
                 guard=guard,
                 server=server,
                 passed_on=passed_on,
@@ -104,8 +105,7 @@ def _read_with_retries(module: str, options: GuardOptions, *, where: str) -> dic
         if "wrong" in told:
             raise ConfigurationError(told["wrong"], option="WORKERGUARD", where=module)
         if "setting" in told:
-            setting: dict[str, Any] = told["setting"]
-            return setting
+            return told
         if attempt == 1:
             print(told.get("traceback", ""), file=sys.stderr)
         if attempt < options.load_retries:

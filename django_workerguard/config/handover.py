@@ -23,9 +23,24 @@ class Handover:
     settings_module: str = ""
     sys_path: list[str] = field(default_factory=list)
     setting: dict[str, Any] = field(default_factory=dict)  # WORKERGUARD
+    applications: dict[str, str] = field(default_factory=dict)  # WSGI_APPLICATION and ASGI_APPLICATION
     guard: dict[str, str] = field(default_factory=dict)  # the guard's options from the command line
     server: dict[str, Any] = field(default_factory=dict)  # gunicorn's that the command has of its own
     passed_on: list[str] = field(default_factory=list)  # what came after --
+
+
+def applications_of(settings: Any) -> dict[str, str]:
+    """Return what a settings module names as its applications, by interface, as ``module:callable``.
+
+    A worker that knows the name beforehand can import the project's own module first, as
+    other servers do: it may set the environment that the settings read.
+    """
+    named = {}
+    for interface in ("wsgi", "asgi"):
+        dotted = getattr(settings, f"{interface.upper()}_APPLICATION", None)
+        if isinstance(dotted, str) and "." in dotted:
+            named[interface] = ":".join(dotted.rsplit(".", 1))
+    return named
 
 
 def write(handover: Handover) -> int:

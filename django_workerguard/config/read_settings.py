@@ -1,7 +1,7 @@
-"""Import a settings module, nothing else, and write its WORKERGUARD to a descriptor. Runs in a process of its own.
+"""Import a settings module, nothing else, and write what the server needs of it. Runs in a process of its own.
 
 ``python -m django_workerguard.config.read_settings MODULE FD``. Exit code 0: JSON with
-``setting`` was written; else JSON with ``error``, or with ``wrong`` where the module can be
+``setting`` and ``applications`` was written; else JSON with ``error``, or with ``wrong`` where the module can be
 imported and what it says cannot be handed on.
 """
 
@@ -14,27 +14,28 @@ import traceback
 from importlib import import_module
 from typing import Any
 
-from django_workerguard.config.handover import plain
+from django_workerguard.config.handover import applications_of, plain
 
 
 def main(module: str, fd: int) -> int:
     told: dict[str, Any]
     try:
-        setting = getattr(import_module(module), "WORKERGUARD", {})
+        settings = import_module(module)
     except BaseException as error:
         told = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
     else:
-        told = _told(setting)
+        told = _told(settings)
     os.write(fd, json.dumps(told, default=plain).encode())
     return 0 if "setting" in told else 1
 
 
-def _told(setting: Any) -> dict[str, Any]:
+def _told(settings: Any) -> dict[str, Any]:
+    setting = getattr(settings, "WORKERGUARD", {})
     try:
         json.dumps(setting, default=plain)
     except (TypeError, ValueError) as error:
         return {"wrong": f"it holds a value that cannot be handed to the server: {error}"}
-    return {"setting": setting}
+    return {"setting": setting, "applications": applications_of(settings)}
 
 
 if __name__ == "__main__":

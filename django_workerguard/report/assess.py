@@ -69,7 +69,7 @@ def _slots(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
         elif slot["state"] == "unloaded":
             yield Finding("critical", "unloaded", number, f"slot {number} stays unloaded: {_why(slot)}")
         elif slot["failures"]:
-            text = f"slot {number} cannot load the application: {_why(slot)}; {slot['failures']} tries{_next(slot)}"
+            text = f"slot {number} cannot load the application: {_why(slot)}; {_tries(slot)}{_next(slot)}"
             yield Finding("warning", "load-failing", number, text)
         if slot["suspect"]:
             yield Finding("warning", "suspect", number, f"slot {number}: its last requests all ended in 5xx")
@@ -98,3 +98,7 @@ def _why(slot: Mapping[str, Any]) -> str:
 def _next(slot: Mapping[str, Any]) -> str:
     wait = slot["next_try_in"]
     return f", the next in {wait:.1f} s" if wait is not None and wait > OVERDUE / 10 else ""
+
+
+def _tries(slot: Mapping[str, Any]) -> str:
+    return "1 try" if slot["failures"] == 1 else f"{slot['failures']} tries"

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from gunicorn.app.base import Application
 from gunicorn.config import Config, get_default_config_file
@@ -216,9 +216,10 @@ class GuardedApplication(Application):
     def load_request(self, *, asgi: bool) -> LoadRequest:
         """Return what a worker is to load."""
         options = self.guard.options
+        interface: Literal["asgi", "wsgi"] = "asgi" if asgi else "wsgi"
         return LoadRequest(
-            app=options.app or self.cfg.wsgi_app,
-            interface="asgi" if asgi else "wsgi",
+            app=options.app or self.cfg.wsgi_app or self.handover.applications.get(interface),
+            interface=interface,
             warmup=options.warmup,
             warmup_path=options.warmup_path,
             load_probe=options.load_probe,

@@ -151,10 +151,13 @@ def _described(error: BaseException, step: str | None) -> dict[str, Any]:
 
 def _described_plainly(error: BaseException) -> dict[str, Any]:
     """Describe a failure where not even the sentinel can be imported, or there is no memory for it."""
+    errno = getattr(error, "errno", None)
+    message = os.strerror(errno) if isinstance(error, OSError) and isinstance(errno, int) else ""
+    described = {"type": type(error).__name__, "message": message}
     with contextlib.suppress(BaseException):
         lines = traceback.format_tb(error.__traceback__, limit=-5)
-        return {"type": type(error).__name__, "message": "", "traceback": "".join(lines)}
-    return {"type": type(error).__name__, "message": "", "traceback": ""}
+        return {**described, "traceback": "".join(lines)}
+    return {**described, "traceback": ""}
 
 
 def _class_names(error: BaseException) -> set[str]:

@@ -57,6 +57,7 @@ def serve(tmp_path: Path, faults: Faults, request: pytest.FixtureRequest) -> Ite
             "GUINEA_FAULTS": str(faults.directory),
             **options.pop("environ", {}),
         }
+        environ = {name: value for name, value in environ.items() if value is not None}
         run_dir = options.pop("run_dir", tmp_path / f"run{len(servers)}")
         if options.pop("project_copy", False):
             project = Path(shutil.copytree(project, tmp_path / f"project{len(servers)}"))

@@ -8,12 +8,13 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.db import connections
 
 from django_workerguard.conf import settings_layer
 from django_workerguard.config.arguments import add_arguments, collect, split_at_dashes
-from django_workerguard.config.handover import Handover
+from django_workerguard.config.handover import Handover, applications_of
 from django_workerguard.errors import WorkerguardError
 from django_workerguard.launch import launch, require_linux
 
@@ -48,6 +49,7 @@ class Command(BaseCommand):
                 settings_module=os.environ.get("DJANGO_SETTINGS_MODULE", ""),
                 sys_path=list(sys.path),
                 setting=settings_layer(),
+                applications=applications_of(settings),
                 guard=guard,
                 server=server,
                 passed_on=self.passed_on,

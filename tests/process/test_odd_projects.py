@@ -1,0 +1,203 @@
+"""Projects that are not ours, served as a new user would: through their own manage.py."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from tests.process.harness import WORKER_CLASSES
+
+MANAGE = ("manage.py", "serve_guarded")
+
+
+def startproject(directory: Path) -> Path:
+    directory.mkdir()
+    subprocess.run([sys.executable, "-m", "django", "startproject", "shop", str(directory)], check=True)
+    return directory
+
+
+def write(directory: Path, **files: str) -> None:
+    for name, text in files.items():
+        path = directory / name.replace("__", "/")
+        path = path.with_name(path.name + ".py")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(text))
+
+
+MANAGE_PY = """
+    import os
+    import sys
+
+    from django.core.management import execute_from_command_line
+
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "{settings}")
+    execute_from_command_line(sys.argv)
+"""
+
+
+def test_what_startproject_makes(serve, tmp_path, worker_class):
+    project = startproject(tmp_path / "fresh")
+    settings = project / "shop" / "settings.py"
+    settings.write_text(
+        settings.read_text() + "\nINSTALLED_APPS += ['django_workerguard']\nALLOWED_HOSTS = ['*']\n"
+    )
+    server = serve(
+        "-k", worker_class, project=project, command=MANAGE, environ={"DJANGO_SETTINGS_MODULE": None}
+    )
+    server.wait_ready()
+    assert server.get("/admin/login/").status == 200
+    assert server.status()["name"] == "fresh"
+    assert server.stop() == 0
+
+
+def test_a_settings_package_without_database_admin_or_templates(serve, tmp_path):
+    project = tmp_path / "bare"
+    write(
+        project,
+        manage=MANAGE_PY.format(settings="conf.settings.production"),
+        conf____init__="",
+        conf__settings____init__="",
+        conf__settings__base="""
+            import os
+            SECRET_KEY = os.environ["BARE_SECRET_KEY"]
+            ROOT_URLCONF = "conf.urls"
+            INSTALLED_APPS = ["django_workerguard"]
+            TEMPLATES = []
+            MIDDLEWARE = []
+        """,
+        conf__settings__production="""
+            from conf.settings.base import *
+            ALLOWED_HOSTS = [".example.com"]
+            WORKERGUARD = {"WARMUP_PATH": "/"}
+        """,
+        conf__urls="""
+            from django.http import HttpResponse
+            from django.urls import include, path
+            urlpatterns = [
+                path("", lambda request: HttpResponse("bare")),
+                path("health/", include("django_workerguard.urls")),
+            ]
+        """,
+    )
+    server = serve(
+        project=project,
+        command=MANAGE,
+        environ={"BARE_SECRET_KEY": "from-outside", "DJANGO_SETTINGS_MODULE": None},
+    )
+    server.wait_ready()
+    host = {"Host": "www.example.com"}
+    assert server.get("/", headers=host).body == "bare"
+    assert server.get("/health/", headers=host).status == 200
+    assert server.get("/health/ready/").status == 200, "probes come before ALLOWED_HOSTS"
+
+
+def test_a_thread_started_in_ready_is_reported_and_does_not_outlive_its_worker(serve, tmp_path):
+    project = tmp_path / "threaded"
+    write(
+        project,
+        manage=MANAGE_PY.format(settings="settings"),
+        settings="""
+            SECRET_KEY = "x" * 50
+            ROOT_URLCONF = "urls"
+            ALLOWED_HOSTS = ["*"]
+            INSTALLED_APPS = ["worker_app", "django_workerguard"]
+        """,
+        urls="""
+            from django.http import HttpResponse
+            from django.urls import path
+            urlpatterns = [path("", lambda request: HttpResponse("ok"))]
+        """,
+        worker_app____init__="",
+        worker_app__apps="""
+            import threading, time
+            from django.apps import AppConfig
+
+            class WorkerApp(AppConfig):
+                name = "worker_app"
+
+                def ready(self):
+                    threading.Thread(target=lambda: time.sleep(3600), daemon=True, name="poller").start()
+        """,
+    )
+    server = serve(project=project, command=MANAGE, environ={"DJANGO_SETTINGS_MODULE": None})
+    server.wait_ready()
+    steps = {step["name"]: step for step in server.slot(1)["load_steps"]}
+    assert steps["app"]["threads_left"] == 1
+    assert server.statuses(5) == {200: 5}
+    assert server.stop() == 0
+
+
+def test_a_wsgi_module_that_prepares_the_environment_comes_first(serve, tmp_path):
+    """With Windows line ends, an application of its own name, and the secret set in its WSGI module."""
+    project = tmp_path / "odd"
+    write(
+        project,
+        serving="""
+            import os
+            os.environ.setdefault("DJANGO_SETTINGS_MODULE", "settings")
+            os.environ["ODD_GREETING"] = "hello from the module"
+            from django.core.wsgi import get_wsgi_application
+            app = get_wsgi_application()
+        """,
+        settings="""
+            import os
+            SECRET_KEY = "x" * 50
+            ROOT_URLCONF = "urls"
+            ALLOWED_HOSTS = ["*"]
+            WSGI_APPLICATION = "serving.app"
+            GREETING = os.environ.get("ODD_GREETING", "nobody greets")
+        """,
+        urls="""
+            from django.conf import settings
+            from django.http import HttpResponse
+            from django.urls import path
+            urlpatterns = [path("", lambda request: HttpResponse(settings.GREETING))]
+        """,
+    )
+    for path in project.glob("*.py"):
+        path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    server = serve(project=project, environ={"DJANGO_SETTINGS_MODULE": "settings"})
+    server.wait_ready()
+    assert server.get("/").body == "hello from the module"
+
+
+@pytest.mark.parametrize("worker_class", ["asgi", WORKER_CLASSES["uvicorn"]])
+def test_an_asgi_project_streams_events(serve, tmp_path, worker_class):
+    project = tmp_path / "async"
+    write(
+        project,
+        asgi="""
+            import os
+            os.environ.setdefault("DJANGO_SETTINGS_MODULE", "settings")
+            from django.core.asgi import get_asgi_application
+            application = get_asgi_application()
+        """,
+        settings="""
+            SECRET_KEY = "x" * 50
+            ROOT_URLCONF = "urls"
+            ALLOWED_HOSTS = ["*"]
+            ASGI_APPLICATION = "asgi.application"
+        """,
+        urls="""
+            import asyncio
+            from django.http import StreamingHttpResponse
+            from django.urls import path
+
+            async def events(request):
+                async def lines():
+                    for number in range(5):
+                        yield f"data: {number}\\n\\n"
+                        await asyncio.sleep(0.2)
+                return StreamingHttpResponse(lines(), content_type="text/event-stream")
+
+            urlpatterns = [path("", events)]
+        """,
+    )
+    server = serve("-k", worker_class, project=project, environ={"DJANGO_SETTINGS_MODULE": "settings"})
+    server.wait_ready()
+    assert server.get("/").body.count("data:") == 5
+    assert server.stop() == 0
