@@ -76,7 +76,13 @@ def server(
         extra = ["--app", app, "--", "--log-level", "warning", *arguments]
         command = [sys.executable, "-m", "django_workerguard", "serve", *common, *extra]
     environ = {**os.environ, "DJANGO_SETTINGS_MODULE": "bench_settings", "PYTHONPATH": f"{ROOT}:{SITE}"}
-    process = subprocess.Popen([*(pinned(SERVER_CORE) if pin else []), *command], cwd=SITE, env=environ)
+    process = subprocess.Popen(
+        [*(pinned(SERVER_CORE) if pin else []), *command],
+        cwd=SITE,
+        env=environ,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         _wait_for(port, process)
         yield Running(process.pid, port)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import mmap
 import os
 import resource
 import shutil
@@ -18,6 +18,7 @@ import pytest
 from django_workerguard import cli
 from django_workerguard.errors import ExitCode
 from django_workerguard.scoreboard.board import Board
+from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.layout import ABOUT_WORDS, TEXT_WORDS, Seat, Slot
 from tests.process.harness import Server, WaitedError
 
@@ -92,8 +93,15 @@ def address_space(pid: int) -> int:
 
 
 @pytest.mark.parametrize("headroom", [0, 1 << 20, 8 << 20])
-def test_no_more_memory_for_the_arbiter_and_its_children(headroom, serve, worker_class):
-    server = serve("-k", worker_class)
+def test_no_more_memory_for_the_arbiter_and_its_children(headroom, serve):
+    assert_lives_without_memory(serve(), headroom)
+
+
+def test_no_more_memory_on_each_worker_class(worker_class, serve):
+    assert_lives_without_memory(serve("-k", worker_class), 1 << 20)
+
+
+def assert_lives_without_memory(server: Server, headroom: int) -> None:
     server.wait_ready()
     victim, _ = server.pids()
 
@@ -326,109 +334,77 @@ def test_a_stand_in_that_is_killed_is_replaced(serve, faults):
     assert_healed(server, server.arbiter)
 
 
-WILD_WORDS = {"all ones": (1 << 64) - 1, "the highest bit": 1 << 63, "seven": 7}
 DEEP = b"[" * 9000
-WILD_TEXTS = {
-    "bytes": os.urandom(512),
-    "deep": DEEP,
-    "numbers for texts": json.dumps({"step": 3, "steps": 5, "error": {"type": 1, "at": "noon"}}).encode(),
-    "wrong steps": json.dumps({"steps": [1, {"name": [], "seconds": "x"}], "error": ["x"]}).encode(),
-    "huge numbers": b'{"steps": [{"name": "x", "seconds": ' + b"9" * 400 + b'}], "error": {"at": 1e300}}',
+WILD = {
+    "bytes": ((1 << 64) - 1, os.urandom(512)),
+    "deep": ((1 << 64) - 1, DEEP),
+    "numbers for texts": (1 << 63, b'{"step": 3, "steps": 5, "error": {"type": 1, "at": "noon"}}'),
+    "wrong steps": (7, b'{"steps": [1, {"name": [], "seconds": "x"}], "error": ["x"]}'),
+    "huge numbers": (7, b'{"steps": [{"seconds": ' + b"9" * 400 + b'}], "error": {"at": 1e300}}'),
 }
 
 
-class Writable(Board):
-    """A board that a process which ought not to writes into."""
-
-    @classmethod
-    def of(cls, path: Path) -> Board:
-        import mmap
-
-        read_only = Board.open(path)
-        fd = os.open(path, os.O_RDWR)
-        board = Board(mmap.mmap(fd, 0), read_only.layout, fd=fd, path=path)
-        read_only.close()
-        return board
-
-
-@pytest.fixture
-def board_of() -> Iterator[object]:
-    opened = []
-
-    def open_it(server: Server) -> Board:
-        (path,) = server.run_dir.glob("*.board")
-        opened.append(Writable.of(path))
-        return opened[-1]
-
-    yield open_it
-    for board in opened:
+@contextlib.contextmanager
+def writable_board(server: Server) -> Iterator[Board]:
+    """Map the board of a server as its workers have it."""
+    (path,) = server.run_dir.glob("*.board")
+    read_only = Board.open(path)
+    fd = os.open(path, os.O_RDWR)
+    board = Board(mmap.mmap(fd, 0), read_only.layout, fd=fd, path=path)
+    read_only.close()
+    try:
+        yield board
+    finally:
         board.close()
 
 
-@pytest.mark.parametrize("text", WILD_TEXTS.values(), ids=WILD_TEXTS.keys())
-@pytest.mark.parametrize("word", WILD_WORDS.values(), ids=WILD_WORDS.keys())
-def test_a_worker_that_writes_nonsense_into_its_seat(
-    word, text, serve, faults, board_of, monkeypatch, capsys
-):
+def scribble(board: Board, word: int, text: bytes) -> None:
+    """Write into every word and text that a worker has to itself, but its state and its beat."""
+    for index in range(board.layout.seats):
+        at = board.layout.seat(index)
+        for number in range(Seat.REQUESTS, Seat.WORDS):
+            board.words[at + number] = word
+        board.write_text(at + Seat.WORDS, TEXT_WORDS, text)
+
+
+@pytest.mark.parametrize("wild", WILD.values(), ids=WILD.keys())
+def test_a_worker_that_writes_nonsense_into_its_seat(wild, serve, faults, capsys):
     server = serve()
     server.wait_ready()
-    board = board_of(server)
-    monkeypatch.setenv("RUNTIME_DIRECTORY", str(server.run_dir))
+    with writable_board(server) as board:
+        scribble(board, *wild)
+        kill(server.pids()[0])
+        server.wait_event("ready", count=3)
+        scribble(board, *wild)
+        faults.set("ready", "kill", 1)  # a process that dies in its load leaves what it wrote
+        victim = server.pids()[1]
+        kill(victim)
+        server.wait("a load", lambda status: status["slots"][1]["pid"] not in (None, victim))
+        scribble(board, *wild)
+        server.wait_event("load-failed")
+        server.wait_event("ready", count=4)
+        scribble(board, *wild)
 
-    def scribble() -> None:
-        for index in range(board.layout.seats):
-            at = board.layout.seat(index)
-            for number in range(Seat.REQUESTS, Seat.WORDS):
-                board.words[at + number] = word
-            board.write_text(at + Seat.WORDS, TEXT_WORDS, text)
-
-    victim = server.pids()[0]
-    scribble()
-    kill(victim)
-    server.wait_event("ready", count=3)
-    scribble()
-    faults.set("ready", "kill", 1)  # a process that dies in its load leaves what it wrote
-    victim = server.pids()[1]
-    kill(victim)
-    loading = server.wait("a load", lambda status: status["slots"][1]["pid"] not in (None, victim))
-    assert loading["target"] == 2
-    scribble()
-    server.wait_event("load-failed")
-    server.wait_event("ready", count=4)
-    scribble()
-
-    label = next(server.run_dir.glob("*.board")).name.removesuffix(".board")
     for command in (["status"], ["status", "--json"], ["explain", "1"], ["explain", "2"], ["events"]):
-        assert cli.main([*command, "--name", label]) == ExitCode.OK
+        assert cli.main([*command, "--run-dir", str(server.run_dir)]) == ExitCode.OK
     assert all(line.isprintable() for line in capsys.readouterr().out.splitlines())
     for pid in server.pids():  # whose own counters are spoilt
         kill(pid)
     server.wait_event("ready", count=6)
-    status = server.status()
-    assert status["arbiter"]["errors"] == 0, server.log
+    assert server.status()["arbiter"]["errors"] == 0, server.log
     assert server.statuses(10) == {200: 10}
     assert server.stop() == 0
 
 
-def test_a_process_that_writes_nonsense_everywhere(serve, faults, board_of):
+def test_a_process_that_writes_nonsense_everywhere(serve):
     """Not even what belongs to the arbiter, the pids above all, makes it kill or lose anybody."""
     server = serve()
     server.wait_ready()
     before = server.pids()
-    board = board_of(server)
     innocent = subprocess.Popen(["sleep", "600"])
     try:
-        for index in range(board.layout.seats):
-            at = board.layout.seat(index)
-            for word in range(at + Seat.SLOT, at + Seat.ORDERS):
-                board.words[word] = innocent.pid
-            board.words[at + Seat.PID] = innocent.pid
-            board.words[at + Seat.ORDERS] = (1 << 64) - 1
-        for slot in range(1, board.layout.slots + 1):
-            for word in range(Slot.WORDS):
-                board.words[board.layout.slot(slot) + word] = (1 << 64) - 1
-        board.write_text(board.layout.about, ABOUT_WORDS, DEEP)
-
+        with writable_board(server) as board:
+            scribble_over_the_arbiter(board, innocent.pid)
         for pid in before:
             kill(pid)
         server.wait_event("exited", count=2)
@@ -440,6 +416,20 @@ def test_a_process_that_writes_nonsense_everywhere(serve, faults, board_of):
     assert server.status()["arbiter"]["errors"] == 0, server.log
     assert server.statuses(10) == {200: 10}
     assert server.stop() == 0
+
+
+def scribble_over_the_arbiter(board: Board, pid: int) -> None:
+    for index in range(board.layout.seats):
+        at = board.layout.seat(index)
+        for word in (Seat.PID, Seat.SLOT, Seat.GENERATION, Seat.START):
+            board.words[at + word] = pid
+        board.words[at + Seat.ORDERS] = (1 << 64) - 1
+    for slot in range(1, board.layout.slots + 1):
+        for word in range(Slot.WORDS):
+            board.words[board.layout.slot(slot) + word] = (1 << 64) - 1
+    board.words[Header.EVENTS] = board.words[Header.SAMPLES] = (1 << 64) - 1
+    board.words[Header.ERRORS] = 0
+    board.write_text(board.layout.about, ABOUT_WORDS, DEEP)
 
 
 # hooks that raise

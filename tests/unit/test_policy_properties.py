@@ -76,6 +76,8 @@ class World:
                 self.tell(m.Admitted(seat, self.now))
                 self.said[seat] = State.READY
             case a.Duty(seat, on):
+                if seat != 999 and seat not in self.fleet.workers:
+                    return  # killed a moment before, in the same plan
                 if on:
                     assert not self.fleet.ready, "nobody answers 503 while a worker is ready"
                 self.tell(m.DutySet(seat, on, self.now))

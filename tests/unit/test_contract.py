@@ -1,0 +1,106 @@
+"""What is leaned on in gunicorn: fails when a signature, or the code around it, changes."""
+
+from __future__ import annotations
+
+import inspect
+
+import gunicorn.workers.base
+import pytest
+from gunicorn.arbiter import Arbiter
+from gunicorn.workers.base import Worker
+from gunicorn.workers.gasgi import ASGIWorker
+from gunicorn.workers.gthread import ThreadWorker
+from uvicorn_worker import UvicornWorker
+
+from django_workerguard.server.arbiter import GuardedArbiter
+from django_workerguard.server.guard import SeatBeat
+from django_workerguard.server.standin import StandIn
+from django_workerguard.server.worker import ASGI_CLASSES, GuardMixin, guarded, is_asgi
+
+OVERRIDDEN = {
+    Arbiter: {
+        "__init__": "(self, app)",
+        "setup": "(self, app)",
+        "start": "(self)",
+        "run": "(self)",
+        "stop": "(self, graceful=True)",
+        "reap_workers": "(self)",
+        "handle_chld": "(self)",
+        "handle_hup": "(self)",
+        "handle_term": "(self)",
+        "handle_int": "(self)",
+        "handle_quit": "(self)",
+        "handle_ttin": "(self)",
+        "handle_ttou": "(self)",
+        "handle_usr1": "(self)",
+        "handle_usr2": "(self)",
+        "halt": "(self, reason=None, exit_status=0)",
+        "reexec": "(self)",
+        "wait_for_signals": "(self, timeout=1.0)",
+        "wakeup": "(self)",
+        "maybe_promote_master": "(self)",
+        "manage_dirty_arbiter": "(self)",
+        "reap_dirty_arbiter": "(self)",
+        "handle_dirty_arbiter_exit": "(self, wpid, status)",
+    },
+    Worker: {
+        "__init__": "(self, age, ppid, sockets, app, timeout, cfg, log)",
+        "init_process": "(self)",
+        "load_wsgi": "(self)",
+        "notify": "(self)",
+        "run": "(self)",
+        "handle_abort": "(self, sig, frame)",
+    },
+    ThreadWorker: {
+        "set_accept_enabled": "(self, enabled)",
+        "get_thread_pool": "(self)",
+        "handle_winch": "(self, sig, fname)",
+    },
+    ASGIWorker: {"handle_abort_signal": "(self)", "load_wsgi": "(self)", "run": "(self)"},
+}
+CASES = [(cls, name, expected) for cls, methods in OVERRIDDEN.items() for name, expected in methods.items()]
+
+
+@pytest.mark.parametrize(
+    ("cls", "name", "expected"), CASES, ids=lambda value: getattr(value, "__name__", str(value))[:30]
+)
+def test_signatures(cls, name, expected):
+    assert str(inspect.signature(getattr(cls, name))) == expected
+
+
+def test_every_override_of_the_arbiter_overrides_something():
+    ours = {name for name in vars(GuardedArbiter) if name.startswith("handle_")}
+    assert all(hasattr(Arbiter, name) for name in ours)
+
+
+def test_no_exit_code_of_a_worker_halts_the_server():
+    assert GuardedArbiter.WORKER_BOOT_ERROR > 255
+    assert GuardedArbiter.APP_LOAD_ERROR > 255
+
+
+def test_a_heartbeat_has_the_interface_of_gunicorns():
+    used = {name for name in vars(gunicorn.workers.base.WorkerTmp) if not name.startswith("_")}
+    assert used <= set(dir(SeatBeat))
+
+
+def test_worker_classes_are_known_by_their_names():
+    assert {cls.__name__ for cls in (ASGIWorker, UvicornWorker)} == set(ASGI_CLASSES)
+    assert is_asgi(guarded(ASGIWorker))
+    assert not is_asgi(StandIn)
+
+
+def test_a_guarded_class_is_not_guarded_again():
+    once = guarded(ThreadWorker)
+    assert issubclass(once, GuardMixin)
+    assert guarded(once) is once
+
+
+def test_the_mixin_hides_no_attribute_of_a_worker_class_by_accident():
+    meant = {"load_wsgi", "run", "notify", "handle_abort", "handle_abort_signal"}
+    for cls in (Worker, ThreadWorker, ASGIWorker, UvicornWorker):
+        instance_names = set(inspect.getsource(cls.__init__).split("self.")) and {
+            part.split("=")[0].split(".")[0].strip()
+            for part in inspect.getsource(cls.__init__).split("self.")[1:]
+        }
+        ours = {name for name in vars(GuardMixin) if not name.startswith("__")}
+        assert not (ours - meant) & (set(dir(cls)) | instance_names)

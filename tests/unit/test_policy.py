@@ -1,0 +1,174 @@
+"""Single decisions of the policy."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from django_workerguard.policy import action as a
+from django_workerguard.policy import message as m
+from django_workerguard.policy.backoff import back_off, load_timeout
+from django_workerguard.policy.fold import fold
+from django_workerguard.policy.load import is_transient
+from django_workerguard.policy.plan import next_deadline, plan
+from django_workerguard.policy.view import Fleet, Policy, State
+from django_workerguard.probe.clock import AwakeClock
+
+POLICY = Policy(load_concurrency=2, stand_in=False, timeout=0.0)
+
+
+def told(fleet: Fleet, *messages: m.Message, policy: Policy = POLICY) -> Fleet:
+    for message in messages:
+        fleet = fold(policy, fleet, message)
+    return fleet
+
+
+def ready_fleet(count: int, *, policy: Policy = POLICY, at: float = 0.0) -> Fleet:
+    fleet = Fleet(target=count)
+    for slot in range(1, count + 1):
+        fleet = told(fleet, m.Spawned(slot, slot, 100 + slot, 60.0, at), m.Admitted(slot, at), policy=policy)
+        fleet = told(fleet, m.Observed((m.Reading(slot, State.READY, 1),), at), policy=policy)
+    return fleet
+
+
+@given(st.integers(1, 200), st.integers(1, 64), st.floats(0.01, 10), st.floats(10, 100), st.booleans())
+def test_a_back_off_lies_between_half_and_the_whole(strikes, slot, first, longest, transient):
+    wait = back_off(strikes, slot=slot, first=first, longest=longest, transient=transient)
+    whole = min(longest, first * (1 if transient else 4) * 2 ** min(strikes - 1, 60))
+    assert whole / 2 <= wait <= whole
+
+
+def test_the_time_of_a_load_grows_to_four_times():
+    assert [load_timeout(60, n) for n in range(5)] == [60, 120, 240, 240, 240]
+
+
+@pytest.mark.parametrize(
+    ("names", "transient"),
+    [
+        ({"MemoryError"}, True),
+        ({"OSError"}, True),
+        ({"OperationalError"}, True),
+        ({"ImportError"}, False),
+        (set(), False),
+    ],
+)
+def test_what_may_pass_by_itself(names, transient):
+    assert is_transient(names) is transient
+
+
+def test_a_failed_load_waits_and_a_killed_worker_does_not():
+    fleet = told(ready_fleet(2), m.Exited(1, 20.0))
+    assert [type(action) for action in plan(POLICY, fleet, 20.0)] == [a.Spawn]
+    fleet = told(fleet, m.Spawned(1, 1, 201, 60.0, 20.0), m.Exited(1, 21.0, transient=False))
+    assert plan(POLICY, fleet, 21.0) == ()
+    due = fleet.record(1).next_try
+    assert next_deadline(POLICY, fleet, 21.0) == due
+    assert [type(action) for action in plan(POLICY, fleet, due)] == [a.Spawn]
+
+
+def test_a_worker_that_loaded_before_the_failure_does_not_reset_it():
+    fleet = Fleet(target=2)
+    fleet = told(fleet, m.Spawned(1, 1, 101, 60, 0), m.Spawned(2, 2, 102, 60, 0), m.Exited(2, 1.0))
+    assert fleet.load_failed
+    fleet = told(fleet, m.Observed((m.Reading(1, State.READY, 1),), 2.0))
+    assert fleet.load_failed, "it was spawned before the failure"
+    fleet = told(fleet, m.Spawned(2, 2, 103, 60, 3), m.Observed((m.Reading(2, State.READY, 1),), 4.0))
+    assert not fleet.load_failed
+
+
+def test_need_app():
+    fleet = Fleet(target=1)
+    for number in range(3):
+        fleet = told(fleet, m.Spawned(1, 1, number, 60, 0.0), m.Exited(1, 0.0))
+    for need_app, expected in (("worker", a.GiveUp), ("server", a.GiveUp), ("off", None)):
+        policy = Policy(need_app=need_app, stand_in=False)
+        actions = plan(policy, fleet, 0.0)
+        assert (type(actions[0]) if actions else None) is expected
+
+
+def test_need_app_worker_never_ends_a_server_that_was_ready_once():
+    fleet = told(ready_fleet(1), m.Exited(1, 20.0))
+    for number in range(9):
+        fleet = told(fleet, m.Spawned(1, 1, number, 60, 0.0), m.Exited(1, 0.0))
+    assert not any(isinstance(action, a.GiveUp) for action in plan(POLICY, fleet, 0.0))
+
+
+def test_a_new_generation_has_one_canary():
+    policy = Policy(surge=3, load_concurrency=3, stand_in=False, timeout=0.0)
+    fleet = told(ready_fleet(4, policy=policy), m.GenerationStarted(50.0), policy=policy)
+    assert len(plan(policy, fleet, 50.0)) == 1
+    fleet = told(fleet, m.Spawned(1, 9, 900, 60, 50.0), policy=policy)
+    assert plan(policy, fleet, 50.0) == ()
+    fleet = told(fleet, m.Observed((m.Reading(9, State.READY, 1),), 51.0), policy=policy)
+    kinds = [type(action) for action in plan(policy, fleet, 51.0)]
+    assert kinds.count(a.Retire) == 1
+    assert kinds.count(a.Spawn) >= 2
+
+
+def test_a_canary_that_fails_holds_the_whole_reload_back():
+    fleet = told(ready_fleet(4), m.GenerationStarted(50.0), m.Spawned(1, 9, 900, 60, 50.0), m.Exited(9, 51.0))
+    assert plan(POLICY, fleet, 51.0) == ()
+    assert fleet.canary_next_try > 51.0
+    assert fleet.ready == 4
+
+
+def test_without_a_surge_it_breaks_before_it_makes_one_at_a_time():
+    policy = Policy(surge=0, stand_in=False, timeout=0.0)
+    fleet = told(ready_fleet(3, policy=policy), m.GenerationStarted(50.0), policy=policy)
+    actions = plan(policy, fleet, 50.0)
+    assert [type(action) for action in actions] == [a.Retire]
+    fleet = told(fleet, m.Asked(actions[0].seat, "reload", 50.0), policy=policy)
+    assert plan(policy, fleet, 50.0) == ()
+    fleet = told(fleet, m.Exited(actions[0].seat, 51.0, clean=True), policy=policy)
+    assert [type(action) for action in plan(policy, fleet, 51.0)] == [a.Spawn]
+
+
+def test_exits_are_bounded():
+    fleet = told(ready_fleet(1), m.StopAsked(20.0))
+    assert [type(action) for action in plan(POLICY, fleet, 20.0)] == [a.CloseListeners, a.Retire]
+    fleet = told(fleet, m.ListenersClosed(20.0), m.Asked(1, "stop", 20.0))
+    assert plan(POLICY, fleet, 20.0 + POLICY.mercy) == ()
+    assert [type(action) for action in plan(POLICY, fleet, 20.1 + POLICY.mercy)] == [a.Abort]
+    fleet = told(fleet, m.Aborted(1, "mercy", 100.0))
+    assert [type(action) for action in plan(POLICY, fleet, 101.5)] == [a.Kill]
+    fleet = told(fleet, m.Exited(1, 102.0))
+    assert plan(POLICY, fleet, 102.0) == (a.Halt(0),)
+
+
+def test_the_stand_in_comes_after_its_time_and_goes_before_anybody_is_admitted():
+    policy = Policy(stand_in_after=5.0)
+    fleet = told(ready_fleet(1, policy=policy), m.StandInSpawned(50, 500, 0.0), policy=policy)
+    fleet = told(fleet, m.Exited(1, 20.0), m.Spawned(1, 1, 201, 60, 20.0), m.Exited(1, 21.0), policy=policy)
+    assert a.Duty(50, on=True) not in plan(policy, fleet, 24.9)
+    assert a.Duty(50, on=True) in plan(policy, fleet, 25.0)
+    fleet = told(
+        fleet, m.DutySet(50, True, 25.0), m.Observed((m.Reading(50, None, 1, True),), 25.1), policy=policy
+    )
+    fleet = told(fleet, m.Spawned(1, 2, 202, 60, 26.0), policy=policy)
+    fleet = told(fleet, m.Observed((m.Reading(2, State.LOADED, 1),), 27.0), policy=policy)
+    assert plan(policy, fleet, 27.0) == (a.Duty(50, on=False),)
+    fleet = told(fleet, m.DutySet(50, False, 27.0), policy=policy)
+    assert a.Admit(2) not in plan(policy, fleet, 27.1), "it still answers"
+    fleet = told(fleet, m.Observed((m.Reading(50, None, 1, False),), 27.2), policy=policy)
+    assert a.Admit(2) in plan(policy, fleet, 27.2)
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=50))
+def test_the_awake_clock_takes_no_step_longer_than_its_longest(steps):
+    now = [0.0]
+    clock = AwakeClock(longest_step=2.0, monotonic=lambda: now[0])
+    before = clock()
+    for step in steps:
+        now[0] += step
+        after = clock()
+        assert 0 <= after - before <= 2.0 + 1e-6
+        before = after
+
+
+def test_the_awake_clock_does_not_go_back():
+    now = [100.0]
+    clock = AwakeClock(monotonic=lambda: now[0])
+    before = clock()
+    now[0] = 50.0
+    assert clock() >= before

@@ -1,0 +1,203 @@
+"""What a person and a probe are told."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from django_workerguard.report.assess import assess, with_findings
+from django_workerguard.report.health import answer
+from django_workerguard.report.table import event_line, plain, span, story, table
+from django_workerguard.report.verdict import KINDS, LONGEST_SILENCE, judge
+from django_workerguard.scoreboard.board import Board
+from django_workerguard.scoreboard.header import Header, Phase, Vitals
+from django_workerguard.scoreboard.layout import Layout
+from django_workerguard.scoreboard.snapshot import snapshot
+
+
+def vitals(*, ready=2, quorum=1, phase=Phase.SERVING, reached=1, beat=100.0) -> Vitals:
+    words = [0] * Header.WORDS
+    words[Header.BEAT] = int(beat * 1e9)
+    words[Header.PHASE], words[Header.READY], words[Header.QUORUM] = phase, ready, quorum
+    words[Header.TARGET], words[Header.REACHED] = 2, reached
+    return Vitals(words)
+
+
+@pytest.mark.parametrize(
+    ("kind", "of", "loaded", "now", "ok"),
+    [
+        ("live", vitals(), False, 101.0, True),
+        ("live", vitals(), True, 100.0 + LONGEST_SILENCE + 1, False),
+        ("live", vitals(ready=0), False, 101.0, True),
+        ("ready", vitals(), True, 101.0, True),
+        ("ready", vitals(ready=0), True, 101.0, False),
+        ("ready", vitals(), False, 101.0, False),
+        ("ready", vitals(phase=Phase.DRAINING), True, 101.0, False),
+        ("ready", vitals(phase=Phase.STOPPING), True, 101.0, False),
+        ("startup", vitals(reached=0), True, 101.0, False),
+        ("startup", vitals(ready=0), False, 101.0, True),
+        ("live", None, False, 0.0, True),
+        ("ready", None, False, 0.0, False),
+        ("startup", None, True, 0.0, True),
+    ],
+)
+def test_verdicts(kind, of, loaded, now, ok):
+    assert judge(kind, of, loaded=loaded, now=now)[0] is ok
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("wants_json", [True, False])
+def test_without_the_right_an_answer_says_yes_or_no_and_nothing_else(kind, wants_json):
+    for of in (vitals(), vitals(ready=0, reached=0)):
+        told = answer(kind, of, loaded=True, now=101.0, wants_json=wants_json, detailed=False)
+        body = told.body.decode().strip()
+        assert (json.loads(body)["status"] if wants_json else body) in ("ok", "unavailable")
+        assert ("Retry-After" in dict(told.headers)) is (told.status == 503)
+
+
+SLOT = {
+    "slot": 1,
+    "pid": 11,
+    "successor": None,
+    "state": "ready",
+    "generation": 1,
+    "since": 900.0,
+    "requests": 5,
+    "errors_5xx": 0,
+    "in_flight": 0,
+    "suspect": False,
+    "rss_bytes": 50 << 20,
+    "release": "v1",
+    "load_seconds": 0.5,
+    "load_steps": [],
+    "step": None,
+    "exits": 0,
+    "failures": 0,
+    "next_try_in": None,
+    "last_error": None,
+}
+WELL = {
+    "version": 1,
+    "at": 1000.0,
+    "arbiter": {
+        "pid": 1,
+        "generation": 1,
+        "started_at": 0.0,
+        "beat_age": 0.1,
+        "phase": "serving",
+        "errors": 0,
+    },
+    "host": "here",
+    "name": "shop",
+    "project": "/srv/shop",
+    "bind": ["http://127.0.0.1:8000"],
+    "worker_class": "sync",
+    "release": "v1",
+    "target": 1,
+    "ready": 1,
+    "min_loaded": 1,
+    "quorum_reached": True,
+    "stand_in": False,
+    "slots": [SLOT],
+}
+ERROR = {"type": "MemoryError", "message": "no memory", "traceback": "Traceback…", "at": 950.0, "step": "app"}
+
+
+def changed(slot=None, arbiter=None, **server):
+    shot = copy.deepcopy(WELL)
+    shot["slots"][0].update(slot or {})
+    shot["arbiter"].update(arbiter or {})
+    shot.update(server)
+    return shot
+
+
+def test_a_healthy_server_has_no_findings():
+    assert assess(WELL) == []
+
+
+@pytest.mark.parametrize(
+    ("shot", "code"),
+    [
+        (changed(arbiter={"beat_age": 60.0}), "arbiter-silent"),
+        (changed(stand_in=True, ready=0), "stand-in"),
+        (changed(ready=0), "below-quorum"),
+        (changed(arbiter={"phase": "draining"}), "draining"),
+        (changed(arbiter={"errors": 2}), "arbiter-errors"),
+        (changed(release="mixed"), "mixed-releases"),
+        (changed(arbiter={"generation": 2}, slot={"failures": 1, "last_error": ERROR}), "reload-stuck"),
+        (changed(slot={"state": "unloaded", "last_error": ERROR}), "unloaded"),
+        (
+            changed(slot={"state": "back_off", "failures": 2, "next_try_in": 3.0, "last_error": ERROR}),
+            "load-failing",
+        ),
+        (changed(slot={"suspect": True}), "suspect"),
+        (
+            changed(slot={"load_steps": [{"name": "app", "threads_left": 1, "sockets_left": 0}]}),
+            "left-behind",
+        ),
+    ],
+)
+def test_findings(shot, code):
+    assert code in [finding.code for finding in assess(shot)]
+    assert with_findings(shot)["findings"][0]["text"]
+
+
+def test_the_table_shows_every_slot_and_the_findings():
+    shot = changed(
+        slot={"state": "back_off", "failures": 2, "next_try_in": 3.0, "last_error": ERROR, "pid": None}
+    )
+    text = table(shot)
+    assert "back-off" in text
+    assert (
+        "warning: slot 1 cannot load the application: MemoryError: no memory; 2 tries, the next in 3.0 s"
+        in text
+    )
+
+
+def test_the_story_of_a_slot():
+    steps = [
+        {
+            "name": "app",
+            "seconds": 0.2,
+            "peak_bytes": 0,
+            "retained_bytes": 1 << 20,
+            "threads_left": 0,
+            "sockets_left": 0,
+        }
+    ]
+    shot = changed(slot={"last_error": ERROR, "load_steps": steps})
+    events = [
+        {"number": 1, "at": 1.0, "event": "ready", "slot": 1},
+        {"number": 2, "at": 2.0, "event": "ready", "slot": 2},
+    ]
+    text = story(shot, shot["slots"][0], events)
+    assert "Traceback…" in text
+    assert "200 ms" in text
+    assert "slot=2" not in text, "the events of other slots are not told"
+
+
+@given(st.text())
+def test_what_a_worker_wrote_cannot_command_a_terminal(text):
+    for shown in (plain(text), event_line({"at": 0, "event": "x", "message": text})):
+        assert not any(ord(char) < 32 and char not in "\n\t" for char in shown)
+        assert "\x1b" not in shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(5, "5s"), (65, "1m05s"), (3700, "1h01m"), (90000, "1d01h"), (-3, "0s")]
+)
+def test_spans(seconds, shown):
+    assert span(seconds) == shown
+
+
+def test_every_snapshot_can_be_assessed_and_shown():
+    board = Board.create(Layout(seats=2, slots=2), None)
+    board.words[Header.TARGET] = 2
+    shot = snapshot(board)
+    board.close()
+    assert table(with_findings(shot))
+    assert json.loads(json.dumps(shot)) == shot

@@ -1,0 +1,222 @@
+"""The board: whole words, consistent texts, a journal that wraps, files that are none."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from django_workerguard.probe.process import start_time
+from django_workerguard.scoreboard import glance
+from django_workerguard.scoreboard.board import Board, BoardError, fit
+from django_workerguard.scoreboard.header import MAGIC, Header, Vitals
+from django_workerguard.scoreboard.journal import read_events, write_event
+from django_workerguard.scoreboard.layout import (
+    EVENTS,
+    MAX_SEATS,
+    TEXT_WORDS,
+    WORD,
+    Layout,
+    Seat,
+    Slot,
+    layout_for,
+)
+from django_workerguard.scoreboard.places import open_board, server_name, sweep
+from django_workerguard.scoreboard.snapshot import snapshot
+
+SMALL = Layout(seats=2, slots=2)
+
+
+@pytest.fixture
+def board():
+    made = Board.create(SMALL, None)
+    yield made
+    made.close()
+
+
+@given(workers=st.integers(1, 2000), surge=st.integers(0, 10))
+def test_a_layout_has_seats_for_target_surge_and_retiring(workers, surge):
+    layout = layout_for(workers, surge=surge)
+    assert layout.seats <= MAX_SEATS
+    if workers <= 256:
+        assert layout.seats >= 2 * workers + surge
+
+
+def test_regions_do_not_overlap():
+    layout = Layout(seats=3, slots=3)
+    edges = [
+        layout.about,
+        *(layout.seat(n) for n in range(3)),
+        *(layout.slot(n) for n in (1, 2, 3)),
+        layout.event(0),
+    ]
+    assert edges == sorted(edges)
+    assert layout.slot(1) == layout.seat(2) + Seat.WORDS + TEXT_WORDS
+    assert layout.event(0) == layout.slot(3) + Slot.WORDS + TEXT_WORDS
+    assert layout.size % WORD == 0
+
+
+def test_a_text_that_its_writer_left_half_written_reads_as_nothing(board):
+    board.write_text(board.seat_text(0), TEXT_WORDS, b"whole")
+    assert board.read_text(board.seat_text(0), TEXT_WORDS) == b"whole"
+    board.words[board.seat_text(0)] |= 1  # killed while writing
+    assert board.read_text(board.seat_text(0), TEXT_WORDS) == b""
+    board.clear_seat(0)
+    board.write_text(board.seat_text(0), TEXT_WORDS, b"next")
+    assert board.read_text(board.seat_text(0), TEXT_WORDS) == b"next"
+
+
+def test_lengths_and_states_from_shared_memory_are_never_trusted(board):
+    board.words[board.seat_text(0)] = 2
+    board.words[board.seat_text(0) + 1] = 2**63
+    assert len(board.read_text(board.seat_text(0), TEXT_WORDS)) <= TEXT_WORDS * WORD
+    board.words[Header.TARGET] = 2**40
+    board.words[Header.PHASE] = 99
+    board.words[board.layout.slot(1) + Slot.STATE] = 77
+    board.words[board.layout.slot(1) + Slot.SEAT] = 2**50
+    shot = snapshot(board)
+    assert [slot["state"] for slot in shot["slots"]] == ["unknown", "empty"]
+
+
+@settings(max_examples=50)
+@given(
+    st.text(min_size=0, max_size=30000), st.text(max_size=3000), st.lists(st.text(max_size=50), max_size=60)
+)
+def test_a_report_of_any_size_fits(trace, message, names):
+    board = Board.create(Layout(seats=1, slots=1), None)
+    steps = [{"name": name, "seconds": 1.0} for name in names]
+    board.write_seat_report(
+        0, {"steps": steps, "error": {"type": "X", "message": message, "traceback": trace}}
+    )
+    report = board.read_seat_report(0)
+    board.close()
+    assert report["error"]["type"] == "X"
+
+
+def test_a_long_traceback_keeps_its_end():
+    trace = "first\n" + "line\n" * 10_000 + "the cause"
+    fitted = fit({"steps": [], "error": {"type": "X", "message": "m", "traceback": trace}}, TEXT_WORDS)
+    assert fitted["error"]["traceback"].endswith("the cause")
+
+
+def test_the_journal_keeps_the_last_ten_thousand(board):
+    for number in range(EVENTS + 5):
+        write_event(board, {"event": "x", "n": number})
+    events = list(read_events(board))
+    assert (len(events), events[0]["n"], events[-1]["number"]) == (EVENTS, 5, EVENTS + 5)
+    assert [event["n"] for event in read_events(board, after=EVENTS + 3)] == [EVENTS + 3, EVENTS + 4]
+
+
+@given(st.text(max_size=2000))
+def test_an_event_of_any_size_keeps_its_numbers(text):
+    board = Board.create(Layout(seats=1, slots=1), None)
+    write_event(board, {"event": "load-failed", "slot": 3, "message": text})
+    (event,) = read_events(board)
+    board.close()
+    assert (event["event"], event.get("slot", 3)) == ("load-failed", 3)
+
+
+def _write_forever(path: str) -> None:
+    import mmap
+
+    with open(path, "r+b") as file:
+        words = memoryview(mmap.mmap(file.fileno(), 0)).cast("Q")
+        at = SMALL.seat(0) + Seat.REQUESTS
+        while True:
+            words[at] = 0
+            words[at] = 2**64 - 1
+
+
+def test_words_are_never_torn(tmp_path):
+    """One process writes all zeros and all ones in turn, another reads."""
+    path = tmp_path / "x.1.board"
+    board = Board.create(SMALL, path)
+    writer = multiprocessing.get_context("fork").Process(
+        target=_write_forever, args=(str(path),), daemon=True
+    )
+    writer.start()
+    at = SMALL.seat(0) + Seat.REQUESTS
+    try:
+        seen = {board.words[at] for _ in range(300_000)}
+    finally:
+        writer.kill()
+        writer.join()
+        board.close()
+    assert seen <= {0, 2**64 - 1}
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda path: path.write_bytes(b"x" * 20), "truncated"),
+        (lambda path: path.write_bytes(b"x" * 20000), "is not a scoreboard"),
+        (lambda path: os.truncate(path, path.stat().st_size - 8), "truncated"),
+    ],
+)
+def test_a_file_that_is_no_board_is_named(tmp_path, damage, says):
+    path = tmp_path / "shop.1.board"
+    Board.create(SMALL, path).close()
+    damage(path)
+    with pytest.raises(BoardError, match=says):
+        Board.open(path)
+    assert glance.head(str(path)) is None or says == "truncated"
+
+
+def test_a_board_of_another_version_is_named(tmp_path):
+    path = tmp_path / "shop.1.board"
+    board = Board.create(SMALL, path)
+    board.words[Header.VERSION] = 99
+    board.close()
+    with pytest.raises(BoardError, match="version 99"):
+        Board.open(path)
+
+
+def test_a_board_has_its_name_only_once_it_is_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "posix_fallocate", lambda *args: (_ for _ in ()).throw(OSError(28, "no space")))
+    with pytest.raises(OSError, match="no space"):
+        Board.create(SMALL, tmp_path / "shop.1.board")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_sweep_takes_what_is_stale_and_leaves_what_lives(tmp_path):
+    dead = Board.create(SMALL, tmp_path / "dead.999999.board", pid=999999, start=1)
+    live = Board.create(
+        SMALL, tmp_path / f"live.{os.getpid()}.board", pid=os.getpid(), start=start_time(os.getpid())
+    )
+    reused = Board.create(SMALL, tmp_path / f"reused.{os.getpid()}.board", pid=os.getpid(), start=1)
+    (tmp_path / "dead.999999.sock").touch()
+    (tmp_path / "torn.999998.new").touch()
+    for board in (dead, live, reused):
+        board.close()
+    sweep(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [f"live.{os.getpid()}.board"]
+
+
+def test_the_header_at_a_glance_is_the_boards(tmp_path):
+    path = tmp_path / "shop.1.board"
+    board = Board.create(SMALL, path, pid=os.getpid(), start=start_time(os.getpid()))
+    board.words[Header.READY] = 7
+    words = glance.head(str(path))
+    assert words is not None
+    assert (words[Header.MAGIC], Vitals(words).ready) == (MAGIC, 7)
+    board.close()
+
+
+def test_names_of_files():
+    assert glance.label("/x/my.shop.12.board") == "my.shop.12"
+    assert glance.matches("/x/my.shop.12.board", "my.shop")
+    assert glance.matches("/x/my.shop.12.board", "my.shop.12")
+    assert not glance.matches("/x/my.shop.12.board", "shop")
+    assert server_name("a/b c", project=None) == "a_b_c"
+
+
+def test_without_any_place_the_board_is_anonymous(tmp_path, monkeypatch):
+    monkeypatch.setattr(glance, "places", lambda *a, **k: [(str(tmp_path / "file" / "dir"), "somewhere")])
+    (tmp_path / "file").touch()
+    opened = open_board(SMALL, "shop", None, environ={}, uid=os.geteuid(), pid=1)
+    assert opened.board.path is None
+    assert "cannot see this server" in opened.warning
+    opened.board.close()
