@@ -10,13 +10,16 @@ from django_workerguard.scoreboard.board import READ_TRIES, Board
 from django_workerguard.scoreboard.header import WORD, Header
 from django_workerguard.scoreboard.layout import EVENT_WORDS, EVENTS
 
-LAST = 1 << 62
 ROOM = (EVENT_WORDS - 2) * WORD
 
 
-def write_event(board: Board, event: dict[str, Any]) -> None:
-    """Append an event; a text that does not fit is shortened, numbers and names never."""
-    number = board.words[Header.EVENTS] % LAST  # a worker gone wild may have written there
+def write_event(board: Board, event: dict[str, Any], *, number: int | None = None) -> None:
+    """Append an event; a text that does not fit is shortened, numbers and names never.
+
+    ``number`` is how many were written before it, where the writer has counted them: the
+    board's own count may have been overwritten by a worker gone wild.
+    """
+    number = board.words[Header.EVENTS] if number is None else number
     start = board.layout.event(number % EVENTS)
     data = _encode(event)
     board.words[start] = 0

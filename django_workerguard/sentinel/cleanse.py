@@ -29,7 +29,7 @@ _CREDENTIALS = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.-]*://[^\s:/@'\"]*):[^\s/
 
 def describe_failure(error: BaseException) -> dict[str, Any]:
     """Return type, message and traceback of a failure, cleansed. Tracebacks hold no values of variables."""
-    secrets = sorted(_secrets(), key=len, reverse=True)
+    secrets = sorted({*_secrets(), *_secrets_on_the_way(error)}, key=len, reverse=True)
     lines = traceback.format_exception(error)
     return {
         "type": type(error).__name__,
@@ -60,15 +60,20 @@ def _secrets() -> Iterator[str]:
 
 
 def _settings() -> Mapping[str, Any]:
-    """Return the settings as far as they were read: after a failed import, what the module had set before."""
     if "django.conf" not in sys.modules:
         return {}
     from django.conf import settings
 
-    if settings.configured:
-        return {name: getattr(settings, name, None) for name in dir(settings) if name.isupper()}
-    module = sys.modules.get(os.environ.get("DJANGO_SETTINGS_MODULE", ""))
-    return {name: value for name, value in vars(module).items() if name.isupper()} if module else {}
+    names = dir(settings) if settings.configured else []
+    return {name: getattr(settings, name, None) for name in names if name.isupper()}
+
+
+def _secrets_on_the_way(error: BaseException) -> Iterator[str]:
+    """Yield what modules had set before their import failed: settings that could not be read to the end."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_name == "<module>":
+            constants = {name: value for name, value in frame.f_globals.items() if name.isupper()}
+            yield from _values(constants, hidden=False, depth=0)
 
 
 def _values(value: Any, *, hidden: bool, depth: int) -> Iterator[str]:

@@ -191,4 +191,9 @@ async def _request(app: Callable[..., Any], path: str, *, secure: bool) -> tuple
             ended.set()
 
     await app(scope, receive, send)
+    # synchronous views have run in a thread of their own, with connections of its own
+    from asgiref.sync import sync_to_async
+    from django.db import connections
+
+    await sync_to_async(connections.close_all, thread_sensitive=True)()
     return told["status"], told["location"]

@@ -26,12 +26,16 @@ class Chronicle:
     def __init__(self, board: Board, log: Any) -> None:
         self._board = board
         self._log = log
+        self._written = 0  # events
         self._last_failure: tuple[str, ...] = ()
         self._repeated = 0
         self._not_spawned: str = ""
 
     def _event(self, event: str, **fields: Any) -> None:
-        write_event(self._board, {"at": round(time.time(), 6), "event": event, **fields})
+        write_event(
+            self._board, {"at": round(time.time(), 6), "event": event, **fields}, number=self._written
+        )
+        self._written += 1
 
     def _about(self, event: str, worker: Worker, **fields: Any) -> None:
         self._event(event, slot=worker.slot, pid=worker.pid, generation=worker.generation, **fields)

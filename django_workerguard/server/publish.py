@@ -29,6 +29,7 @@ class Publisher:
         self._board = board
         self._seats = seats
         self._sampled = 0.0
+        self._samples = 0
         self._states: dict[int, tuple[SlotState, int]] = {}
 
     def publish(self, fleet: Fleet, now: float, *, phase: int, quorum: int) -> None:
@@ -90,7 +91,7 @@ class Publisher:
     def _sample(self, fleet: Fleet) -> None:
         self._seats.measure()
         words = self._board.words
-        index = words[Header.SAMPLES] % SAMPLES
+        index = self._samples % SAMPLES
         for slot in range(1, fleet.target + 1):
             at, of = self._board.layout.sample(slot, index), self._board.layout.slot(slot)
             worker = fleet.incumbent(slot)
@@ -104,7 +105,8 @@ class Publisher:
                 (Sample.RSS, 0, Seat.RSS),
             ):
                 words[at + sample] = _sum(folded, self._seats.word(worker.seat, counted) if worker else 0)
-        words[Header.SAMPLES] = _sum(words[Header.SAMPLES], 1)
+        self._samples += 1
+        words[Header.SAMPLES] = self._samples
 
 
 def _sum(*values: int) -> int:

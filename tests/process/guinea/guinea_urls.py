@@ -15,6 +15,7 @@ urlpatterns = [
     path("stream", views.stream),
     path("broken", views.broken),
     path("warm", views.warm),
+    path("who", views.who),
     path("sicken", views.sicken),
     path("health/", include("django_workerguard.urls")),
 ]

@@ -1,3 +1,9 @@
+import atexit
+import os
+import sys
+import threading
+import time
+
 from django.apps import AppConfig
 from guinea_faults import fault
 
@@ -6,4 +12,32 @@ class GuineaConfig(AppConfig):
     name = "guinea_app"
 
     def ready(self) -> None:
+        if "GUINEA_TALKS" in os.environ:
+            listen()
+        if "GUINEA_REPORTER" in os.environ:
+            report(os.environ["GUINEA_REPORTER"])
         fault("ready")
+
+
+def say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def listen() -> None:
+    from django_workerguard.signals import worker_loaded, worker_retiring
+
+    for name, signal in (("worker_loaded", worker_loaded), ("worker_retiring", worker_retiring)):
+
+        def receiver(sender, worker, name=name, **kwargs):
+            say(f"{name} slot={worker.slot} loaded={worker.loaded}")
+
+        signal.connect(receiver, weak=False)
+
+
+def report(how: str) -> None:
+    """Do what error reporters do: hook in, send from a thread, flush at the exit."""
+    sys.excepthook = lambda kind, error, trace: say(f"reported {kind.__name__}")
+    if how == "for ever":
+        threading.Thread(target=time.sleep, args=(3600,)).start()  # keeps the interpreter from ending
+    atexit.register(say, "flushed")

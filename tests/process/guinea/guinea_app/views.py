@@ -5,6 +5,8 @@ from django.http import HttpResponse, StreamingHttpResponse
 from django.shortcuts import render
 from guinea_faults import fault
 
+from django_workerguard import current_worker
+
 fault("views")
 
 
@@ -21,6 +23,11 @@ def index(request):
     if Health.sick:
         return HttpResponse("sick\n", status=500)
     return HttpResponse(f"pid {os.getpid()}\n")
+
+
+def who(request):
+    worker = current_worker()
+    return HttpResponse(f"slot={worker.slot} release={worker.release} loaded={worker.loaded}\n")
 
 
 def page(request):

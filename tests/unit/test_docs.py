@@ -1,0 +1,173 @@
+"""The documentation names nothing that does not exist, and leaves out nothing that does."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from gunicorn.config import KNOWN_SETTINGS
+
+from django_workerguard import commands
+from django_workerguard.config.arguments import add_arguments
+from django_workerguard.config.options import OPTIONS
+from django_workerguard.errors import ExitCode
+from django_workerguard.report import assess
+from django_workerguard.scoreboard.board import Board
+from django_workerguard.scoreboard.header import Header
+from django_workerguard.scoreboard.layout import Layout
+from django_workerguard.scoreboard.snapshot import snapshot
+from docs.generate_reference import REFERENCE, reference
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+PACKAGE = ROOT / "django_workerguard"
+PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *DOCS.rglob("*.md")])
+LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")
+FENCE = re.compile(r"^ *```(?P<language>\w*)\n(?P<code>.*?)^ *```", re.MULTILINE | re.DOTALL)
+FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]+")
+# of python -m django_workerguard and of Django
+OTHERS_FLAGS = {"--settings", "--pythonpath", "--skip-checks"}
+# what Kubernetes injects for a service called workerguard
+INJECTED = {"SERVICE_HOST"}
+
+
+def each(pages: list[Path]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("page", pages, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+def python_blocks(text: str) -> list[str]:
+    return [fence["code"] for fence in FENCE.finditer(text) if fence["language"] == "python"]
+
+
+def dedented(code: str) -> str:
+    first = code[: len(code) - len(code.lstrip(" "))]
+    return "".join(line.removeprefix(first) for line in code.splitlines(keepends=True))
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as the forges make them."""
+    text = FENCE.sub("", page.read_text())
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def known_flags() -> set[str]:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    parsers = [parser, *_subparsers(commands._parser("workerguard"))]
+    ours = {flag for one in parsers for flag in one._option_string_actions}
+    gunicorns = {flag for setting in KNOWN_SETTINGS for flag in setting.cli or ()}
+    return ours | gunicorns | OTHERS_FLAGS
+
+
+def _subparsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            yield from action.choices.values()
+
+
+def known_keys() -> set[str]:
+    return {option.key for option in OPTIONS.values()} | {setting.name.upper() for setting in KNOWN_SETTINGS}
+
+
+def test_the_reference_of_options_is_fresh():
+    assert REFERENCE.read_text() == reference(), "stale: run python docs/generate_reference.py"
+
+
+@each(PAGES)
+def test_internal_links_resolve(page):
+    for link in LINK.finditer(page.read_text()):
+        target, _, anchor = link["target"].partition("#")
+        if "://" in target:
+            continue
+        there = (page.parent / target).resolve() if target else page
+        assert there.is_file(), f"{page.name} links to {target}"
+        assert not anchor or anchor in anchors(there), f"{page.name} links to {target}#{anchor}"
+
+
+def test_every_page_can_be_reached_from_the_index():
+    linked = {
+        (DOCS / link["target"].partition("#")[0]).resolve()
+        for link in LINK.finditer((DOCS / "index.md").read_text())
+    }
+    assert set(DOCS.rglob("*.md")) - linked == {DOCS / "index.md"}
+
+
+@each(PAGES)
+def test_every_flag_exists(page):
+    named = set(FLAG.findall(page.read_text()))
+    assert named <= known_flags(), named - known_flags()
+
+
+@each(PAGES)
+def test_every_key_of_the_setting_exists(page):
+    text = page.read_text()
+    named = set(re.findall(r'WORKERGUARD\["(\w+)"\]', text))
+    named |= set(re.findall(r"\bWORKERGUARD_(\w+)", text)) - INJECTED
+    for block in python_blocks(text):
+        named |= set(_setting_keys(ast.parse(dedented(block))))
+    assert named <= known_keys(), named - known_keys()
+
+
+def _setting_keys(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        match node:
+            case ast.Assign(targets=[ast.Name("WORKERGUARD")], value=ast.Dict(keys=keys)):
+                yield from (str(ast.literal_eval(key)) for key in keys if key is not None)
+
+
+@each(PAGES)
+def test_python_blocks_compile(page):
+    for block in python_blocks(page.read_text()):
+        compile(dedented(block), str(page), "exec")
+
+
+def first_column(page: str) -> set[str]:
+    """The names in backticks in the first cells of a page's tables."""
+    cells = re.findall(r"^\| ([^|]+) \|", (DOCS / "reference" / page).read_text(), re.MULTILINE)
+    return {name for cell in cells for name in re.findall(r"`([\w.-]+)`", cell)}
+
+
+def source(*path: str) -> str:
+    return PACKAGE.joinpath(*path).read_text()
+
+
+def test_every_event_is_described():
+    written = set(re.findall(r'self\._(?:event|about)\(\s*"([\w-]+)"', source("server", "chronicle.py")))
+    assert first_column("events.md") == written
+
+
+def test_every_system_check_is_described():
+    checks = set(re.findall(r'"(workerguard\.[EW]\d+)"', source("checks.py")))
+    assert first_column("system-checks.md") == checks
+
+
+def test_every_exit_code_is_described():
+    text = (DOCS / "reference" / "exit-codes.md").read_text()
+    described = {
+        (int(code), name) for code, name in re.findall(r"^\| (\d+) \| `(\w+)` \|", text, re.MULTILINE)
+    }
+    assert described == {(code.value, code.name) for code in ExitCode}
+
+
+def test_every_field_and_finding_of_status_is_described():
+    board = Board.create(Layout(seats=1, slots=1), None)
+    board.words[Header.TARGET] = 1
+    shot = assess.with_findings(snapshot(board))
+    board.close()
+    arbiter = {f"arbiter.{key}" for key in shot["arbiter"]}
+    fields = set(shot) - {"arbiter"} | arbiter | set(shot["slots"][0]) | {"replaces"}
+    steps = {"name", "seconds", "peak_bytes", "retained_bytes", "threads_left", "sockets_left", "shareable"}
+    codes = set(_finding_codes()) | {"draining", "stopping"}
+    assert first_column("status.md") == fields | steps | codes
+
+
+def _finding_codes() -> Iterator[str]:
+    for node in ast.walk(ast.parse(source("report", "assess.py"))):
+        match node:
+            case ast.Call(func=ast.Name("Finding"), args=[_, ast.Constant(str(code)), *_]):
+                yield code
