@@ -23,7 +23,6 @@ _ASSIGNMENT = re.compile(
     r"(?P<value>'[^'\n]*'|\"[^\"\n]*\"|[^\s,;)}\]]+)",
     re.IGNORECASE,
 )
-_LITERAL = re.compile(_ASSIGNMENT.pattern.replace(r"|[^\s,;)}\]]+", ""), re.IGNORECASE)
 _CREDENTIALS = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.-]*://[^\s:/@'\"]*):[^\s/@'\"]+@", re.IGNORECASE)
 
 
@@ -47,8 +46,16 @@ def cleanse(text: str, secrets: list[str], *, source: bool = False) -> str:
         text = text.replace(secret, SUBSTITUTE)
     text = _CREDENTIALS.sub(rf"\g<scheme>:{SUBSTITUTE}@", text)
     if source and text.lstrip().startswith("File "):
-        return _LITERAL.sub(rf"\g<name>{SUBSTITUTE}", text)
+        return "\n".join(_ASSIGNMENT.sub(_literal_only, line) for line in text.split("\n"))
     return _ASSIGNMENT.sub(rf"\g<name>{SUBSTITUTE}", text)
+
+
+def _literal_only(match: re.Match[str]) -> str:
+    """Replace a value in a line of source only where it is a literal, or lies inside one."""
+    before = match.string[: match.start("value")]
+    inside = before.count('"') % 2 == 1 or before.count("'") % 2 == 1
+    literal = inside or match["value"][0] in "'\""
+    return match["name"] + SUBSTITUTE if literal else match[0]
 
 
 def _secrets() -> Iterator[str]:
