@@ -32,7 +32,7 @@ def fold(policy: Policy, fleet: Fleet, message: m.Message) -> Fleet:
         case m.Asked(seat, reason, at, quick):
             return _asked(fleet, seat, reason, at, quick=quick)
         case m.Aborted(seat, reason, at):
-            return _change(fleet, seat, aborted=at, reason=reason)
+            return _nobody(_change(fleet, seat, aborted=at, reason=reason), at)
         case m.Admitted(seat, at):
             return _change(fleet, seat, admitted=True, beat_seen=at)
         case m.DutySet(seat, on, at):
@@ -83,7 +83,8 @@ def _read(fleet: Fleet, reading: m.Reading, at: float) -> Fleet:
     if worker.state is State.UNLOADED:
         worker = replace(worker, on_duty=reading.on_duty)
     fleet = _with_worker(fleet, worker)
-    if reading.state is None or worker.state in (reading.state, State.RETIRING):
+    settled = worker.state is State.RETIRING or worker.aborted is not None  # whatever it says, it goes
+    if reading.state is None or settled or worker.state is reading.state:
         return fleet
     worker = replace(worker, state=reading.state, since=at, beat_seen=at)
     if reading.state is State.READY:

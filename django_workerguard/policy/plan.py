@@ -137,7 +137,7 @@ def _used_up(policy: Policy, fleet: Fleet, slot: int) -> bool:
 
 def _duties(policy: Policy, fleet: Fleet, now: float) -> Iterator[Action]:
     """503 is answered only while nobody is ready, and by nobody once a worker waits to be admitted."""
-    alone = not fleet.of(State.READY, State.LOADED)
+    alone = all(worker.aborted is not None for worker in fleet.of(State.READY, State.LOADED))
     unloaded = _in_order(fleet.of(State.UNLOADED))
     for worker in unloaded:
         if worker.duty_wanted != alone:
@@ -162,7 +162,7 @@ def _admissions(fleet: Fleet) -> Iterator[Action]:
     if any(on or wanted for on, wanted in duties):
         return
     for worker in _in_order(fleet.of(State.LOADED)):
-        if not worker.admitted:
+        if not worker.admitted and worker.aborted is None:
             yield Admit(worker.seat)
 
 
@@ -172,7 +172,9 @@ def _departures(policy: Policy, fleet: Fleet) -> Iterator[Action]:
             yield Retire(worker.seat, "scale: above the target")
     for slot in range(1, fleet.target + 1):
         incumbent, successor = fleet.incumbent(slot), fleet.successor(slot)
-        if incumbent is not None and successor is not None and successor.state is State.READY:
+        if incumbent is None or successor is None:
+            continue
+        if successor.state is State.READY and successor.aborted is None:
             yield Retire(incumbent.seat, _why_out(fleet, slot, incumbent) or "replaced")
     if policy.surge == 0:
         yield from _break_before_make(fleet)

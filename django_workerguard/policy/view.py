@@ -150,7 +150,14 @@ class Fleet:
     def of(self, *states: State) -> list[Worker]:
         return [w for w in self.workers.values() if w.state in states]
 
+    def due(self, slot: int) -> float:
+        """When the slot may be tried again: its own back-off, and a reload's while an old worker serves on."""
+        own = self.record(slot).next_try
+        incumbent = self.incumbent(slot)
+        behind = incumbent is not None and incumbent.generation < self.generation
+        return max(own, self.canary_next_try) if behind else own
+
     @property
     def ready(self) -> int:
         """How many slots have a ready worker."""
-        return len({w.slot for w in self.of(State.READY)})
+        return len({w.slot for w in self.of(State.READY) if w.aborted is None})

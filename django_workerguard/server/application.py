@@ -87,7 +87,7 @@ def policy_of(app: GuardedApplication) -> Policy:
         stand_in=options.stand_in,
         stand_in_after=options.stand_in_after,
         give_up_after=options.give_up_after,
-        mercy=app.mercy,
+        mercy=options.worker_reload_mercy,
         timeout=float(app.cfg.timeout),
         surge=options.surge,
         drain_delay=options.drain_delay,

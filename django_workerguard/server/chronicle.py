@@ -10,7 +10,6 @@ from typing import Any
 
 from django_workerguard.policy.view import Fleet, State, Worker
 from django_workerguard.scoreboard.board import Board
-from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.journal import write_event
 from django_workerguard.scoreboard.layout import Seat
 from django_workerguard.server.control import Request
@@ -30,6 +29,7 @@ class Chronicle:
         self._last_failure: tuple[str, ...] = ()
         self._repeated = 0
         self._not_spawned: str = ""
+        self._all_said = False  # that all workers are ready
 
     def _event(self, event: str, **fields: Any) -> None:
         write_event(
@@ -120,11 +120,12 @@ class Chronicle:
     def _became_ready(self, worker: Worker, seats: Seats, fleet: Fleet) -> None:
         spawned, loaded = seats.word(worker.seat, Seat.SPAWNED), seats.word(worker.seat, Seat.LOAD_END)
         took = max(0.0, (loaded - spawned) / 1e9)
-        first = fleet.ready == fleet.target and not self._board.words[Header.REACHED]
+        first = fleet.ready == fleet.target and not self._all_said
         self._about("ready", worker, load_seconds=round(took, 3), ready=fleet.ready, target=fleet.target)
         self._say("info", worker, "ready", "ready after %.2f s (%d of %d)", took, fleet.ready, fleet.target)
         self._last_failure, self._repeated = (), 0
         if first:
+            self._all_said = True
             self._log.info("All %d workers are ready", fleet.target, extra={"action": "all-ready"})
 
     def retired(self, worker: Worker | None, reason: str) -> None:
@@ -187,8 +188,9 @@ class Chronicle:
 
     def next_try(self, fleet: Fleet, gone: Worker, now: float) -> None:
         record = fleet.record(gone.slot)
-        if gone.state in LOADING and record.next_try > now:
-            wait = record.next_try - now
+        due = fleet.due(gone.slot)
+        if gone.state in LOADING and due > now:
+            wait = due - now
             self._about("back-off", gone, seconds=round(wait, 3), failures=record.failures)
             self._say(
                 "info",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import traceback
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
@@ -188,7 +190,19 @@ class GuardedApplication(Application):
                 raise ConfigurationError(
                     _problem(value, error), option=name.replace("_", "-"), where=self.sources.get(name)
                 ) from None
+        self._settle_mercy()
         self._check_together()
+
+    def _settle_mercy(self) -> None:
+        """Make one figure of worker-reload-mercy and gunicorn's graceful_timeout, which bounds a drain from inside."""
+        if "graceful_timeout" in self.sources and not self.guard.is_set("worker_reload_mercy"):
+            mercy = float(self.cfg.graceful_timeout)
+            where = f"graceful-timeout, {self.sources['graceful_timeout']}"
+            self.guard = Resolved(
+                replace(self.guard.options, worker_reload_mercy=mercy),
+                {**self.guard.sources, "worker_reload_mercy": where},
+            )
+        self.cfg.set("graceful_timeout", math.ceil(self.guard.options.worker_reload_mercy))
 
     def _check_together(self) -> None:
         workers, quorum = self.cfg.workers, self.guard.options.min_loaded
@@ -205,13 +219,6 @@ class GuardedApplication(Application):
                 where=self.guard.sources["min_loaded"],
                 hint=f"workers was set in {self.sources.get('workers', DEFAULT)}.",
             )
-
-    @property
-    def mercy(self) -> float:
-        """How long a leaving worker gets, in seconds."""
-        if "graceful_timeout" in self.sources and not self.guard.is_set("worker_reload_mercy"):
-            return float(self.cfg.graceful_timeout)
-        return self.guard.options.worker_reload_mercy
 
     def load_request(self, *, asgi: bool) -> LoadRequest:
         """Return what a worker is to load."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -48,32 +48,39 @@ class RequestCount:
         return int(self._words[self._streak])
 
 
-def chain_hooks(worker: Any, count: RequestCount) -> None:
-    """Put the count around the user's pre_request and post_request."""
+def chain_hooks(worker: Any, count: RequestCount, *, probes: Container[str]) -> None:
+    """Put the count around the user's pre_request and post_request.
+
+    Requests for a path in ``probes`` are not counted: they say nothing of the application.
+    """
     before = worker.cfg.settings["pre_request"].get()
     after = worker.cfg.settings["post_request"].get()
     quiet = before is PreRequest.default and not worker.log.error_log.isEnabledFor(10)
-    worker.cfg.settings["pre_request"].set(_before(count, None if quiet else before))
-    worker.cfg.settings["post_request"].set(_after(count, None if after is PostRequest.default else after))
+    worker.cfg.settings["pre_request"].set(_before(count, probes, None if quiet else before))
+    worker.cfg.settings["post_request"].set(
+        _after(count, probes, None if after is PostRequest.default else after)
+    )
 
 
-def _before(count: RequestCount, user: Hook | None) -> Hook:
+def _before(count: RequestCount, probes: Container[str], user: Hook | None) -> Hook:
     started = count.started
 
     def pre_request(worker: Any, request: Any) -> None:
-        started()
+        if request.path not in probes:
+            started()
         if user is not None:
             user(worker, request)
 
     return pre_request
 
 
-def _after(count: RequestCount, user: Hook | None) -> Hook:
+def _after(count: RequestCount, probes: Container[str], user: Hook | None) -> Hook:
     ended = count.ended
 
     def post_request(worker: Any, request: Any, environ: Any, response: Any) -> None:
-        # without a status the application raised, and gunicorn answers 500
-        ended((getattr(response, "status_code", None) or 500) if response is not None else 500)
+        if request.path not in probes:
+            # without a status the application raised, and gunicorn answers 500
+            ended((getattr(response, "status_code", None) or 500) if response is not None else 500)
         if user is not None:
             user(worker, request, environ, response)
 

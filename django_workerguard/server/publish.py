@@ -67,15 +67,10 @@ class Publisher:
         words[at + Slot.SEAT] = shown.seat + 1 if shown else 0
         words[at + Slot.SUCCESSOR] = successor.seat + 1 if successor else 0
         words[at + Slot.FAILURES] = record.failures
-        words[at + Slot.NEXT_TRY] = deadline(max(record.next_try, self._canary(fleet, incumbent)))
+        words[at + Slot.NEXT_TRY] = deadline(fleet.due(slot))
         words[at + Slot.GENERATION] = shown.generation if shown else fleet.generation
         if shown is not None:
             words[at + Slot.LOAD_NS] = self._load_ns(shown)
-
-    @staticmethod
-    def _canary(fleet: Fleet, incumbent: Worker | None) -> float:
-        behind = incumbent is not None and incumbent.generation < fleet.generation
-        return fleet.canary_next_try if behind else 0.0
 
     def _load_ns(self, worker: Worker) -> int:
         end = self._seats.word(worker.seat, Seat.LOAD_END)

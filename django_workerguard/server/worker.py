@@ -87,7 +87,7 @@ class GuardMixin:
             )
             self.asgi = self.wsgi
         else:
-            chain_hooks(self, count)
+            chain_hooks(self, count, probes=health.kinds)
             self.wsgi = GuardedWSGI(app, health)
 
     def run(self) -> None:

@@ -74,7 +74,8 @@ def test_wsgi():
     lines = [f"plain: {plain:.2f} µs"]
     for threads in (False, True):
         guard, worker = a_guard(), a_worker()
-        chain_hooks(worker, RequestCount(guard.board.words, guard.base, threads=threads))
+        count = RequestCount(guard.board.words, guard.base, threads=threads)
+        chain_hooks(worker, count, probes=HealthURLs(guard).kinds)
         guarded = least(block_of(worker, GuardedWSGI(app, HealthURLs(guard))))
         lines.append(
             f"guarded{' with threads' if threads else ''}: {guarded:.2f} µs, adds {guarded - plain:.2f} µs (figure: at most 2)"

@@ -172,3 +172,16 @@ def test_the_awake_clock_does_not_go_back():
     before = clock()
     now[0] = 50.0
     assert clock() >= before
+
+
+def test_a_worker_that_is_aborted_is_not_ready_whatever_it_says():
+    """It became ready in the moment in which its load timed out: its predecessor must not go for it."""
+    policy = Policy(stand_in=False, timeout=0.0)
+    fleet = told(ready_fleet(1, policy=policy), m.RecycleAsked(1, "by hand"), policy=policy)
+    fleet = told(fleet, m.Spawned(1, 9, 900, 5.0, 20.0), m.Aborted(9, "load-timeout", 26.0), policy=policy)
+    fleet = told(fleet, m.Observed((m.Reading(9, State.READY, 1),), 26.1), policy=policy)
+    assert plan(policy, fleet, 26.2) == ()
+    assert fleet.workers[9].state is State.LOADING
+    fleet = told(fleet, m.Exited(9, 27.0), policy=policy)
+    assert fleet.record(1).failures == 1
+    assert fleet.ready == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +14,8 @@ from django_workerguard.policy import message as m
 from django_workerguard.policy.fold import fold
 from django_workerguard.policy.plan import plan
 from django_workerguard.policy.view import SERVING_OR_COMING, Fleet, Policy, State
+
+pytestmark = pytest.mark.timeout(600)  # many examples, on a machine that may be busy
 
 policies = st.builds(
     Policy,
@@ -74,7 +77,8 @@ class World:
             case a.Admit(seat):
                 assert not any(self.duty.values()), "nobody answers 503 once a worker is admitted"
                 self.tell(m.Admitted(seat, self.now))
-                self.said[seat] = State.READY
+                if seat in self.said:
+                    self.said[seat] = State.READY
             case a.Duty(seat, on):
                 if seat != 999 and seat not in self.fleet.workers:
                     return  # killed a moment before, in the same plan
@@ -169,17 +173,17 @@ def check_invariants(world: World) -> None:
     assert len(loading) <= max(1, policy.load_concurrency)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(policies, st.integers(1, 6), chances)
 def test_invariants_hold_over_random_histories(policy, target, history):
     simulate(policy, target, history)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(policies, st.integers(1, 6), chances)
 def test_it_heals_when_the_cause_is_gone(policy, target, history):
     world = simulate(policy, target, history)
-    for _ in range(400):
+    for _ in range(200):
         for seat, worker in list(world.fleet.workers.items()):
             if worker.state is State.RETIRING:
                 world.exit(seat, clean=True)
@@ -193,7 +197,7 @@ def test_it_heals_when_the_cause_is_gone(policy, target, history):
     assert not any(world.duty.values()), "who stood in has stopped"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(policies, st.integers(1, 6), st.booleans())
 def test_failing_loads_are_bounded_by_the_back_off_and_starve_no_slot(policy, target, transient):
     world = World(
