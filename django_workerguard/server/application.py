@@ -23,6 +23,7 @@ from django_workerguard.server.check import check
 from django_workerguard.server.configuration import GuardedApplication
 from django_workerguard.server.exits import leave_word
 from django_workerguard.server.guard import SeatBeat
+from django_workerguard.server.printing import describe
 
 
 def run(handover: Handover, handover_fd: int) -> int:
@@ -30,7 +31,7 @@ def run(handover: Handover, handover_fd: int) -> int:
     try:
         app = GuardedApplication(handover)
         if handover.action == "print-config":
-            print(app.describe())
+            print(describe(app))
             return ExitCode.OK
         if handover.action == "check":
             return check(app)

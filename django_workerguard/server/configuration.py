@@ -19,7 +19,6 @@ from gunicorn.config import Config, get_default_config_file
 
 from django_workerguard.config.handover import Handover
 from django_workerguard.config.loading import LoadRequest
-from django_workerguard.config.options import OPTIONS
 from django_workerguard.config.resolve import (
     COMMAND_LINE,
     CONFIG_FILE,
@@ -202,6 +201,8 @@ class GuardedApplication(Application):
                 replace(self.guard.options, worker_reload_mercy=mercy),
                 {**self.guard.sources, "worker_reload_mercy": where},
             )
+        elif "graceful_timeout" not in self.sources:
+            self.sources["graceful_timeout"] = "worker-reload-mercy"
         self.cfg.set("graceful_timeout", math.ceil(self.guard.options.worker_reload_mercy))
 
     def _check_together(self) -> None:
@@ -236,25 +237,6 @@ class GuardedApplication(Application):
     def load(self) -> NoReturn:
         raise RuntimeError("the arbiter never loads the application")
 
-    def _server_value(self, name: str) -> str:
-        value = self.cfg.settings[name].get()
-        return _shown(_masked(value) if name == "raw_env" else value)
-
-    def describe(self) -> str:
-        """Return every value with where it was set, a line each; secrets masked."""
-        lines = []
-        for field, option in OPTIONS.items():
-            value = getattr(self.guard.options, field)
-            shown = "********" if option.secret and value else _shown(value)
-            lines.append((option.name, shown, self.guard.sources[field]))
-        lines += [
-            (name.replace("_", "-"), self._server_value(name), self.sources.get(name, DEFAULT))
-            for name in sorted(self.cfg.settings)
-            if name not in REFUSED and name != "config"
-        ]
-        width = max(len(name) for name, _, _ in lines)
-        return "\n".join(f"{name:{width}}  {value}  [{source}]" for name, value, source in lines)
-
 
 class _Parser:
     """gunicorn's own argument parser, whose errors name where the arguments came from."""
@@ -284,10 +266,6 @@ def _run_file(filename: str) -> dict[str, Any]:
     return vars(module)
 
 
-def _masked(assignments: list[str]) -> list[str]:
-    return [f"{one.partition('=')[0]}=********" for one in assignments]
-
-
 def _in_short(error: BaseException) -> str:
     """Say in one line what went wrong in a file, and in which line of it."""
     if isinstance(error, OSError):
@@ -307,11 +285,3 @@ def _problem(value: Any, error: Exception) -> str:
     if said.startswith("class uri"):  # a whole traceback follows, whose last line is the cause
         return f"{value!r} cannot be imported: {said.splitlines()[-1]}"
     return said or f"{value!r} is not understood"
-
-
-def _shown(value: Any) -> str:
-    if callable(value):
-        return f"<{getattr(value, '__qualname__', value)}()>"
-    if isinstance(value, tuple):
-        return ",".join(map(str, value))
-    return "" if value is None else str(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -52,6 +53,7 @@ class GuardMixin:
     log: Any
     ppid: int
     alive: bool
+    reloader: Any
     sockets: list[Any]
 
     def take(self, guard: Guard) -> None:
@@ -63,6 +65,8 @@ class GuardMixin:
     def load_wsgi(self) -> None:
         if not die_with(self.ppid):
             raise SystemExit(ExitCode.OK)
+        if self.reloader is not None:
+            self._leave_on_change(self.reloader)
         try:
             app = loading.load(self.guard, leaving=lambda: self.cfg.worker_exit(self.server, self))
         except BaseException:
@@ -72,6 +76,18 @@ class GuardMixin:
         patient_listeners(self.sockets, count)
         self._wrap(app, count)
         self._announce("announce_loaded")
+
+    def _leave_on_change(self, reloader: Any) -> None:
+        """Have gunicorn's reloader stop every worker class: uvicorn's does not look at what it sets."""
+        changed = reloader._callback
+
+        def changed_and_left(name: str) -> None:
+            try:
+                changed(name)
+            finally:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        reloader._callback = changed_and_left
 
     def _stay_or_leave(self) -> None:
         if self.guard.state == SeatState.UNLOADED:
