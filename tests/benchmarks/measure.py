@@ -75,7 +75,12 @@ def server(
     else:
         extra = ["--app", app, "--", "--log-level", "warning", *arguments]
         command = [sys.executable, "-m", "django_workerguard", "serve", *common, *extra]
-    environ = {**os.environ, "DJANGO_SETTINGS_MODULE": "bench_settings", "PYTHONPATH": f"{ROOT}:{SITE}"}
+    environ = {
+        **os.environ,
+        "DJANGO_SETTINGS_MODULE": "bench_settings",
+        "PYTHONPATH": f"{ROOT}:{SITE}",
+        "PYTHONHASHSEED": "0",
+    }
     process = subprocess.Popen(
         [*(pinned(SERVER_CORE) if pin else []), *command],
         cwd=SITE,

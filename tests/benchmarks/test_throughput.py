@@ -4,22 +4,39 @@ from __future__ import annotations
 
 import os
 import statistics
+from contextlib import ExitStack
 
 import pytest
 
 from tests.benchmarks.measure import Load, interval, report, server, wrk
 
 PAIRS = int(os.environ.get("BENCH_PAIRS", "15"))
-SECONDS = int(os.environ.get("BENCH_SECONDS", "4"))
+TURNS = int(os.environ.get("BENCH_TURNS", "2"))  # of two seconds for each server
 
 
-def one_run(kind: str, worker_class: str) -> tuple[float, Load]:
+def one_pair(worker_class: str, *, guarded_first: bool) -> dict[str, tuple[float, list[Load]]]:
+    """Run both servers at once, each with its turns in ABBA order, so that the machine's drift hits both alike."""
     arguments = ["--threads", "4"] if worker_class == "gthread" else []
-    with server(kind, workers=1, worker_class=worker_class, pin=True, arguments=arguments) as running:
-        wrk(running.port, seconds=1, pin=True)  # hot
-        before = running.cpu_seconds()
-        load = wrk(running.port, seconds=SECONDS, pin=True)
-        return (running.cpu_seconds() - before) / load.requests * 100_000, load
+    kinds = ("guarded", "plain") if guarded_first else ("plain", "guarded")
+    cost = dict.fromkeys(kinds, 0.0)
+    loads: dict[str, list[Load]] = {kind: [] for kind in kinds}
+    with ExitStack() as stack:
+        running = {
+            kind: stack.enter_context(
+                server(kind, workers=1, worker_class=worker_class, pin=True, arguments=arguments)
+            )
+            for kind in kinds
+        }
+        for kind in kinds:
+            wrk(running[kind].port, seconds=1, pin=True)  # hot
+        for kind in (*kinds, *reversed(kinds)) * TURNS:
+            before = running[kind].cpu_seconds()
+            loads[kind].append(wrk(running[kind].port, seconds=1, pin=True))
+            cost[kind] += running[kind].cpu_seconds() - before
+    return {
+        kind: (cost[kind] / sum(load.requests for load in loads[kind]) * 100_000, loads[kind])
+        for kind in kinds
+    }
 
 
 @pytest.mark.needs("wrk")
@@ -28,10 +45,9 @@ def test_cpu_per_request(worker_class):
     costs: dict[str, list[float]] = {"plain": [], "guarded": []}
     loads: dict[str, list[Load]] = {"plain": [], "guarded": []}
     for pair in range(PAIRS):
-        for kind in ("plain", "guarded") if pair % 2 else ("guarded", "plain"):
-            cost, load = one_run(kind, worker_class)
+        for kind, (cost, seen) in one_pair(worker_class, guarded_first=bool(pair % 2)).items():
             costs[kind].append(cost)
-            loads[kind].append(load)
+            loads[kind] += seen
     ratios = [plain / guarded for plain, guarded in zip(costs["plain"], costs["guarded"], strict=True)]
     mean, low, high = interval(ratios)
     lines = [
