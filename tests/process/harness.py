@@ -59,6 +59,7 @@ class Server:
     environ: dict[str, str] = field(default_factory=dict)
     command: Sequence[str] = ("-m", "django_workerguard", "serve")
     prefix: Sequence[str] = ()
+    python: str = sys.executable
     process: subprocess.Popen[bytes] | None = None
     socket_path: Path | None = None
     boards_in: Path | None = None  # where the boards lie, if not in the run directory
@@ -85,7 +86,7 @@ class Server:
             self.process = subprocess.Popen(
                 [
                     *self.prefix,
-                    sys.executable,
+                    self.python,
                     *self.command,
                     "--bind",
                     f"unix:{self.socket_path}",

@@ -1,0 +1,77 @@
+"""A server of root whose workers are nobody."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import signal
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from tests.process.harness import ROOT
+
+pytestmark = pytest.mark.needs("root")
+
+NOBODY = pwd.getpwnam("nobody").pw_uid
+
+
+def a_python_that_nobody_may_run() -> str:
+    """Return this interpreter, or the system's of the same version where ours lies in a home of root's."""
+    ours = Path(sys.executable).resolve()
+    if all(part.stat().st_mode & 0o001 for part in ours.parents):
+        return sys.executable
+    systems = f"/usr/bin/python3.{sys.version_info.minor}"
+    if not Path(systems).exists():
+        pytest.skip(f"{ours} is not for nobody to run, and there is no {systems}")
+    return systems
+
+
+@pytest.fixture
+def as_nobody(serve, tmp_path):
+    """Serve as nobody, from a copy of the project that nobody may read."""
+    for directory in (tmp_path, *tmp_path.parents[:3]):
+        if str(directory).startswith("/tmp/"):
+            directory.chmod(0o755)
+
+    def start(*arguments: str):
+        log = tmp_path / "error.log"
+        own = ("--user", "nobody", "--group", "nogroup", "--error-logfile", str(log))
+        packages = {"PYTHONPATH": os.pathsep.join((str(ROOT), sysconfig.get_path("purelib")))}
+        python = a_python_that_nobody_may_run()
+        return serve(*arguments, "--", *own, project_copy=True, python=python, environ=packages), log
+
+    return start
+
+
+def uid_of(pid: int) -> int:
+    return Path(f"/proc/{pid}").stat().st_uid
+
+
+def test_workers_are_nobody_and_still_tell_the_arbiter_at_once(as_nobody):
+    server, _ = as_nobody()
+    server.wait_ready()
+    assert {uid_of(pid) for pid in server.pids()} == {NOBODY}
+    assert uid_of(server.arbiter) == 0
+    assert server.statuses(6) == {200: 6}
+    assert sum(slot["requests"] for slot in server.status()["slots"]) == 6
+    assert server.get("/health/ready/").status == 200
+    os.kill(server.pids()[0], signal.SIGKILL)
+    server.wait_event("exited")
+    server.wait_ready()
+    assert server.stop() == 0
+
+
+def test_a_log_rotation_kills_no_worker(as_nobody):
+    server, log = as_nobody()
+    server.wait_ready()
+    before = server.pids()
+    log.rename(log.with_suffix(".1"))
+    server.signal(signal.SIGUSR1)
+    server._poll("a new log", log.exists, 20)
+    server._poll("its owner", lambda: log.stat().st_uid == NOBODY, 20)
+    assert server.statuses(10) == {200: 10}
+    assert server.pids() == before
+    assert not server.events("exited")
