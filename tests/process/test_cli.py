@@ -1,0 +1,193 @@
+"""The workerguard command and the control socket, on real servers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from django_workerguard.errors import ExitCode
+from django_workerguard.server.control import ask
+from tests.process.conftest import PROJECT
+from tests.process.harness import ROOT, Server
+
+TOP = {"version", "arbiter", "host", "name", "release", "target", "ready", "slots", "findings"}
+SLOT = {
+    "slot",
+    "pid",
+    "successor",
+    "state",
+    "generation",
+    "since",
+    "requests",
+    "errors_5xx",
+    "in_flight",
+    "rss_bytes",
+    "load_seconds",
+    "load_steps",
+    "failures",
+    "next_try_in",
+    "last_error",
+}
+
+
+def workerguard(*arguments: str, run_dir: Path, cwd: Path = PROJECT) -> subprocess.CompletedProcess[str]:
+    environ = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "RUNTIME_DIRECTORY": str(run_dir),
+        "XDG_RUNTIME_DIR": "",
+    }
+    command = [sys.executable, "-m", "django_workerguard.cli", *arguments]
+    return subprocess.run(command, cwd=cwd, env=environ, capture_output=True, text=True, timeout=60)
+
+
+def control_path(server: Server) -> Path:
+    return next(path for path in server.run_dir.glob("*.sock") if path.name != "http.sock")
+
+
+def test_status(serve, faults):
+    server = serve()
+    server.wait_ready()
+    faults.set("urlconf", "exception")
+    os.kill(server.pids()[0], signal.SIGKILL)
+    server.wait_event("load-failed")
+
+    table = workerguard("status", "--name", "guinea", run_dir=server.run_dir)
+    assert table.returncode == 0
+    assert "1 of 2 ready" in table.stdout
+    assert "warning: slot 1 cannot load the application: RuntimeError" in table.stdout
+
+    told = json.loads(workerguard("status", "--json", "--name", "guinea", run_dir=server.run_dir).stdout)
+    assert set(told) >= TOP
+    assert set(told["arbiter"]) >= {"pid", "generation", "started_at"}
+    assert set(told["slots"][0]) >= SLOT
+    assert set(told["slots"][0]["last_error"]) >= {"type", "message", "traceback", "at"}
+    assert told["findings"][0]["slot"] == 1
+
+
+def test_events_and_explain(serve, faults):
+    server = serve()
+    server.wait_ready()
+    faults.set("ready", "memory", 1)
+    os.kill(server.pids()[0], signal.SIGKILL)
+    server.wait_event("load-failed")
+    server.wait_ready()
+    lines = workerguard("events", "--json", "--name", "guinea", run_dir=server.run_dir).stdout.splitlines()
+    assert [json.loads(line)["event"] for line in lines][:2] == ["started", "spawned"]
+    assert (
+        len(workerguard("events", "-n", "3", "--name", "guinea", run_dir=server.run_dir).stdout.splitlines())
+        == 3
+    )
+    story = workerguard("explain", "1", "--name", "guinea", run_dir=server.run_dir).stdout
+    assert "load-failed" in story
+    assert "MemoryError: as if there were no memory" in story
+    missing = workerguard("explain", "9", "--name", "guinea", run_dir=server.run_dir)
+    assert (missing.returncode, "the slots are 1 to 2" in missing.stderr) == (ExitCode.USAGE, True)
+
+
+def test_probes(serve, faults):
+    server = serve("--stand-in", "off")
+    server.wait_ready()
+    for kind in ("live", "ready", "startup"):
+        assert (
+            workerguard("probe", kind, "--name", "guinea", run_dir=server.run_dir).returncode == ExitCode.OK
+        )
+    faults.set("ready", "memory")
+    for pid in server.pids():
+        os.kill(pid, signal.SIGKILL)
+    server.wait("nobody", lambda status: status["ready"] == 0)
+    ready = workerguard("probe", "ready", "--name", "guinea", run_dir=server.run_dir)
+    assert (ready.returncode, "0 of 2 workers ready" in ready.stdout) == (ExitCode.UNAVAILABLE, True)
+    assert workerguard("probe", "live", "--name", "guinea", run_dir=server.run_dir).returncode == ExitCode.OK
+
+
+def test_the_server_is_found_from_the_project_and_below_it(serve, tmp_path):
+    one, other = serve(project_copy=True), serve(project_copy=True)
+    for server in (one, other):
+        server.wait_ready()
+    for path in other.run_dir.iterdir():
+        if path.suffix in (".board", ".sock") and path.name != "http.sock":
+            (one.run_dir / path.name).symlink_to(path) if path.suffix == ".sock" else os.link(
+                path, one.run_dir / path.name
+            )
+    for where in (one.project, one.project / "guinea_app"):
+        told = json.loads(workerguard("status", "--json", run_dir=one.run_dir, cwd=where).stdout)
+        assert told["arbiter"]["pid"] == one.arbiter
+    several = workerguard("status", run_dir=one.run_dir, cwd=tmp_path)
+    assert several.returncode == ExitCode.USAGE
+    assert "Choose one with --name" in several.stderr
+    assert f"{one.project.name}.{one.arbiter}" in several.stderr
+    named = workerguard(
+        "status", "--name", f"{other.project.name}.{other.arbiter}", run_dir=one.run_dir, cwd=tmp_path
+    )
+    assert named.returncode == ExitCode.OK
+
+
+def test_no_server(tmp_path):
+    for arguments in (("status",), ("probe", "ready"), ("events",), ("explain", "1")):
+        told = workerguard(*arguments, "--name", "nobody-is-called-so", run_dir=tmp_path)
+        assert (told.returncode, told.stderr.count("\n")) == (ExitCode.NO_SERVER, 1)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a board at all" * 1000])
+def test_a_file_that_is_no_board_is_named_and_harms_nobody(tmp_path, content):
+    (tmp_path / "shop.1.board").write_bytes(content)
+    told = workerguard("status", "--run-dir", str(tmp_path), run_dir=tmp_path)
+    assert told.returncode == ExitCode.NO_SERVER
+    assert "shop.1.board" in told.stderr
+    assert "Traceback" not in told.stderr
+
+
+def test_the_control_socket(serve):
+    server = serve()
+    server.wait_ready()
+    path = control_path(server)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert ask(path, "wake") == {"accepted": True}
+    assert ask(path, "scale", target=3) == {"accepted": True}
+    server.wait_ready(3)
+    assert "it can be 1 to" in ask(path, "scale", target=10_000)["reason"]
+    assert "there is no slot 7" in ask(path, "recycle", slot=7)["reason"]
+    before = server.slot(1)["pid"]
+    assert ask(path, "recycle", slot=1) == {"accepted": True}
+    server.wait("another worker in slot 1", lambda status: status["slots"][0]["pid"] not in (None, before))
+    assert ask(path, "reload") == {"accepted": True}
+    server.wait("the new generation", lambda status: all(slot["generation"] == 2 for slot in status["slots"]))
+    assert "not known" in ask(path, "dance")["reason"]
+    asked = server.events("asked")
+    assert {event["by_uid"] for event in asked} == {os.getuid()}
+    assert [event["do"] for event in asked][-2:] == ["reload", "dance"]
+
+
+def test_nonsense_on_the_control_socket_is_refused(serve):
+    server = serve()
+    server.wait_ready()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
+        client.bind("")
+        client.settimeout(20)
+        client.connect(str(control_path(server)))
+        for nonsense in (b"\xff\xfe", b"[]", b"{}", b'{"do"', b"null", b"x" * 4000):
+            client.send(nonsense)
+            assert json.loads(client.recv(4096)) == {"accepted": False, "reason": "not a request"}
+    assert server.statuses(3) == {200: 3}
+
+
+def test_the_arbiter_has_one_thread_and_no_django(serve, tmp_path):
+    conf, told = tmp_path / "conf.py", tmp_path / "modules"
+    conf.write_text(
+        f"import sys\ndef on_exit(server):\n    open({str(told)!r}, 'w').write('\\n'.join(sys.modules))\n"
+    )
+    server = serve("-c", str(conf))
+    server.wait_ready()
+    assert len(os.listdir(f"/proc/{server.arbiter}/task")) == 1
+    assert server.stop() == 0
+    modules = set(told.read_text().splitlines())
+    assert "gunicorn.arbiter" in modules
+    assert not {name for name in modules if name.partition(".")[0] in ("django", "asyncio", "asgiref")}
