@@ -30,6 +30,7 @@ class Request:
     pid: int
     uid: int
     address: Any = field(repr=False, default=None)
+    refused: str | None = None  # why it need not be looked at
 
 
 class WakePipe:
@@ -76,7 +77,7 @@ class ControlSocket:
         return self._socket.detach()
 
     def requests(self) -> list[Request]:
-        """Return the requests that wait, refusing at once those that are not allowed or not understood."""
+        """Return the requests that wait; those that are not allowed or not understood come refused."""
         found = []
         with contextlib.suppress(BlockingIOError):
             while True:
@@ -84,14 +85,11 @@ class ControlSocket:
                     LONGEST, socket.CMSG_SPACE(CREDENTIALS.size)
                 )
                 pid, uid = _credentials(ancillary)
+                do, arguments = _parsed(data)
+                refused = None if do else "not a request"
                 if uid not in self._allowed:
-                    self._answer(address, accepted=False, reason=f"user {uid} may not control this server")
-                    continue
-                try:
-                    asked = json.loads(data)
-                    found.append(Request(str(asked.pop("do")), asked, pid, uid, address))
-                except (ValueError, KeyError, AttributeError, TypeError):
-                    self._answer(address, accepted=False, reason="not a request")
+                    refused = f"user {uid} may not control this server"
+                found.append(Request(do, arguments, pid, uid, address, refused))
         return found
 
     def answer(self, request: Request, refused: str | None) -> None:
@@ -108,6 +106,15 @@ class ControlSocket:
         self._socket.close()
         with contextlib.suppress(OSError):
             self.path.unlink()
+
+
+def _parsed(data: bytes) -> tuple[str, dict[str, Any]]:
+    """Return what is asked for, and its arguments; "" where that is not understood."""
+    try:
+        asked = json.loads(data)
+        return str(asked.pop("do")), asked
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        return "", {}
 
 
 def _credentials(ancillary: list[tuple[int, int, bytes]]) -> tuple[int, int]:

@@ -121,9 +121,9 @@ class Handlers:
         if self._control is None:
             return
         for request in self._control.requests():
-            refused = self._asked(request)
-            self._control.answer(request, refused)
+            refused = request.refused or self._asked(request)
             self._chronicle.asked(request, refused)
+            self._control.answer(request, refused)
 
     def _asked(self, request: Request) -> str | None:
         """Do what was asked; return why not."""

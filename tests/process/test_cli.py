@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from django_workerguard.errors import ExitCode
+from django_workerguard.scoreboard.header import VERSION, WORD, Header
 from django_workerguard.server.control import ask
 from tests.process.conftest import PROJECT
 from tests.process.harness import ROOT, Server
@@ -143,6 +144,45 @@ def test_a_file_that_is_no_board_is_named_and_harms_nobody(tmp_path, content):
     assert told.returncode == ExitCode.NO_SERVER
     assert "shop.1.board" in told.stderr
     assert "Traceback" not in told.stderr
+
+
+def test_a_board_of_another_version_is_named_with_what_to_do(serve):
+    server = serve()
+    server.wait_ready()
+    (board,) = server.run_dir.glob("*.board")
+    with board.open("r+b") as file:
+        file.seek(Header.VERSION * WORD)
+        file.write((VERSION + 1).to_bytes(WORD, "little"))
+    told = workerguard("status", "--run-dir", str(server.run_dir), run_dir=server.run_dir)
+    assert told.returncode == ExitCode.NO_SERVER
+    assert f"version {VERSION + 1}, this program reads version {VERSION}" in told.stderr
+    assert (
+        workerguard("probe", "live", "--run-dir", str(server.run_dir), run_dir=server.run_dir).returncode
+        == 72
+    )
+
+
+@pytest.mark.needs("root")
+def test_the_control_socket_refuses_another_user_and_says_who_asked(serve):
+    server = serve()
+    server.wait_ready()
+    stranger = ("setpriv", "--reuid=4711", "--regid=4711", "--clear-groups")
+    # the mode of the socket keeps a stranger out; with this one only the credentials do
+    capable = ("--inh-caps=+dac_override", "--ambient-caps=+dac_override")
+    asking = "import sys, pathlib; from django_workerguard.server.control import ask; print(ask(pathlib.Path(sys.argv[1]), 'reload'))"
+
+    def ask_as(*capabilities: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*stranger, *capabilities, sys.executable, "-c", asking, str(control_path(server))],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
+
+    assert "user 4711 may not control this server" in ask_as(*capable).stdout
+    assert ask_as().returncode != 0
+    assert [(event["by_uid"], event["do"]) for event in server.events("asked")] == [(4711, "reload")]
+    assert server.status()["arbiter"]["generation"] == 1
 
 
 def test_the_control_socket(serve):

@@ -56,7 +56,7 @@ def test_workers_are_nobody_and_still_tell_the_arbiter_at_once(as_nobody):
     assert {uid_of(pid) for pid in server.pids()} == {NOBODY}
     assert uid_of(server.arbiter) == 0
     assert server.statuses(6) == {200: 6}
-    assert sum(slot["requests"] for slot in server.status()["slots"]) == 6
+    server.wait("the count", lambda status: sum(slot["requests"] for slot in status["slots"]) == 6)
     assert server.get("/health/ready/").status == 200
     os.kill(server.pids()[0], signal.SIGKILL)
     server.wait_event("exited")
