@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 EXAMPLE := $(BIN)/python example_project/manage.py
 ADDRPORT ?= 127.0.0.1:8000
 # the process tests wait more than they compute
-JOBS ?= 4
+JOBS ?= 3
 
 .PHONY: run test bench lint clean
 .DEFAULT_GOAL := test
