@@ -5,10 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-
-def monotonic_ns() -> int:
-    """Return the clock that every stamp on the scoreboard is in: CLOCK_MONOTONIC, nanoseconds."""
-    return time.monotonic_ns()
+# the clock that every stamp on the scoreboard is in: CLOCK_MONOTONIC, nanoseconds
+monotonic_ns = time.monotonic_ns
 
 
 class AwakeClock:

@@ -61,21 +61,31 @@ def load_steps(request: LoadRequest, reporter: Reporter, app: Callable[..., Any]
 def _connections_closed() -> Iterator[None]:
     """Close the connections that the load opens, on every alias: one must not cross into a later fork.
 
-    Those that were open before are somebody's: under another server, or in a test, a
-    request may be using them.
+    Those that were there before are somebody's: under another server, or in a test, a
+    request may be using them. The others are forgotten too: Django goes through all that
+    it knows at the start and the end of every request, and this project may use none.
     """
     from django.core.cache import caches
     from django.db import connections
 
+    handlers: tuple[Any, ...] = (connections, caches)
     before = {
-        id(connection) for connection in connections.all(initialized_only=True) if connection.connection
+        id(known): _is_open(known) for handler in handlers for known in handler.all(initialized_only=True)
     }
     yield
-    for connection in connections.all(initialized_only=True):
-        if connection.connection is not None and id(connection) not in before:
-            connection.close()
-    if not before:
-        caches.close_all()
+    for handler in handlers:
+        for alias in handler:
+            known = getattr(handler._connections, alias, None)
+            if known is None or before.get(id(known)):
+                continue
+            known.close()
+            if id(known) not in before:
+                del handler[alias]
+
+
+def _is_open(known: Any) -> bool:
+    """Say whether a database connection is open; a cache, which does not tell, passes for it."""
+    return getattr(known, "connection", known) is not None
 
 
 def _application(request: LoadRequest) -> Callable[..., Any]:

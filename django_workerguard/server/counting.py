@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Callable, Container
-from contextlib import AbstractContextManager
 from typing import Any
 
 from gunicorn.config import PostRequest, PreRequest
@@ -16,36 +14,49 @@ Hook = Callable[..., Any]
 
 
 class RequestCount:
-    """The seat's words about requests. ``threads``: several threads count at once."""
+    """The seat's words about requests, where one thread counts."""
 
-    def __init__(self, words: memoryview, base: int, *, threads: bool) -> None:
+    def __init__(self, words: memoryview, base: int) -> None:
         self._words = words
         self._requests = base + Seat.REQUESTS
         self._errors = base + Seat.ERRORS_5XX
         self._in_flight = base + Seat.IN_FLIGHT
         self._streak = base + Seat.STREAK
-        self._lock: AbstractContextManager[Any] = threading.Lock() if threads else contextlib.nullcontext()
 
     def started(self) -> None:
-        with self._lock:
-            self._words[self._in_flight] += 1
+        self._words[self._in_flight] += 1
 
     def ended(self, status: int) -> None:
         words = self._words
-        with self._lock:
-            words[self._requests] += 1
-            if words[self._in_flight]:
-                words[self._in_flight] -= 1
-            if status >= 500:
-                words[self._errors] += 1
-                words[self._streak] += 1
-            elif words[self._streak]:
-                words[self._streak] = 0
+        words[self._requests] += 1
+        if words[self._in_flight]:
+            words[self._in_flight] -= 1
+        if status >= 500:
+            words[self._errors] += 1
+            words[self._streak] += 1
+        elif words[self._streak]:
+            words[self._streak] = 0
 
     @property
     def streak(self) -> int:
         """How many requests in a row ended in 5xx."""
         return int(self._words[self._streak])
+
+
+class ThreadedRequestCount(RequestCount):
+    """The same where several threads count at once."""
+
+    def __init__(self, words: memoryview, base: int) -> None:
+        super().__init__(words, base)
+        self._lock = threading.Lock()
+
+    def started(self) -> None:
+        with self._lock:
+            super().started()
+
+    def ended(self, status: int) -> None:
+        with self._lock:
+            super().ended(status)
 
 
 def chain_hooks(worker: Any, count: RequestCount, *, probes: Container[str]) -> None:

@@ -74,10 +74,12 @@ class SeatBeat:
 
     def take(self, guard: Guard) -> None:
         self._guard = guard
+        self._words = guard.board.words
+        self._beat = guard.base + Seat.BEAT
 
     def notify(self) -> None:
         if self._guard is not None:
-            self._guard.stamp(Seat.BEAT)
+            self._words[self._beat] = monotonic_ns()
 
     def last_update(self) -> float:
         """Return the last beat in seconds of the monotonic clock."""

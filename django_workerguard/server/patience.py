@@ -9,7 +9,6 @@ two hundred requests a second.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 from django_workerguard.scoreboard.snapshot import is_suspect
@@ -21,21 +20,17 @@ _sleep = time.sleep  # gevent replaces time.sleep by one that cannot be used in 
 
 def patient_listeners(sockets: list[Any], count: RequestCount) -> None:
     """Replace the sockets in a worker's listeners by such that wait while it is suspect."""
-
-    def wait() -> None:
-        if is_suspect(count.streak):
-            _sleep(WAIT)
-
     for listener in sockets:
         if hasattr(listener, "sock"):  # gunicorn's wrapper
-            listener.sock = _patient(listener.sock, "accept", wait)
+            listener.sock = _patient(listener.sock, "accept", count)
         else:  # gevent's, whose server accepts on what lies inside
-            listener._sock = _patient(listener._sock, "_accept", wait)
+            listener._sock = _patient(listener._sock, "_accept", count)
 
 
-def _patient(listener: Any, method: str, wait: Callable[[], None]) -> Any:
+def _patient(listener: Any, method: str, count: RequestCount) -> Any:
     def accept(self: Any) -> Any:
-        wait()
+        if is_suspect(count.streak):
+            _sleep(WAIT)
         return getattr(super(patient, self), method)()
 
     patient = type("PatientSocket", (type(listener),), {method: accept})

@@ -14,7 +14,7 @@ from django_workerguard.current import current_worker
 from django_workerguard.errors import ExitCode
 from django_workerguard.scoreboard.layout import Orders, Seat, SeatState
 from django_workerguard.server import loading
-from django_workerguard.server.counting import RequestCount, chain_hooks
+from django_workerguard.server.counting import RequestCount, ThreadedRequestCount, chain_hooks
 from django_workerguard.server.guard import Guard
 from django_workerguard.server.hygiene import die_with
 from django_workerguard.server.patience import patient_listeners
@@ -33,9 +33,16 @@ def guarded(worker_class: type[Any]) -> type[Any]:
     """Return the guarded form of a gunicorn worker class."""
     if issubclass(worker_class, GuardMixin):
         return worker_class
-    return type(
-        f"Guarded{worker_class.__name__}", (GuardMixin, worker_class), {"asynchronous": is_asgi(worker_class)}
-    )
+    bases = (GuardMixin, *_draining(worker_class), worker_class)
+    return type(f"Guarded{worker_class.__name__}", bases, {"asynchronous": is_asgi(worker_class)})
+
+
+def _draining(worker_class: type) -> tuple[type, ...]:
+    if not is_asgi(worker_class):
+        return ()
+    draining = import_module("django_workerguard.server.draining")  # late: it imports asyncio
+    uvicorn = any(cls.__name__ == "UvicornWorker" for cls in worker_class.__mro__)
+    return (draining.DrainingUvicorn if uvicorn else draining.DrainingASGI,)
 
 
 class GuardMixin:
@@ -72,7 +79,8 @@ class GuardMixin:
         except BaseException:
             self._stay_or_leave()
             raise SystemExit(ExitCode.LOAD_FAILED) from None
-        count = RequestCount(self.guard.board.words, self.guard.base, threads=self.cfg.threads > 1)
+        counting = ThreadedRequestCount if self.cfg.threads > 1 else RequestCount
+        count = counting(self.guard.board.words, self.guard.base)
         patient_listeners(self.sockets, count)
         self._wrap(app, count)
         self._announce("announce_loaded")
@@ -138,6 +146,7 @@ class GuardMixin:
         super().notify()  # type: ignore[misc]
         if not self._announced and self.guard.state == SeatState.LOADED:
             self._announced = True
+            self.notify = super().notify  # type: ignore[method-assign, misc] # every request comes by here
             self._watch_for_the_end()
             self.guard.stamp(Seat.READY)
             self.guard.say(SeatState.READY)

@@ -12,7 +12,7 @@ from gunicorn.config import Config
 from django_workerguard.config.loading import LoadRequest
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.layout import Layout
-from django_workerguard.server.counting import RequestCount, chain_hooks
+from django_workerguard.server.counting import RequestCount, ThreadedRequestCount, chain_hooks
 from django_workerguard.server.guard import Guard
 from django_workerguard.server.wrapper import GuardedASGI, GuardedWSGI, HealthURLs
 from tests.benchmarks.measure import report
@@ -74,7 +74,7 @@ def test_wsgi():
     lines = [f"plain: {plain:.2f} µs"]
     for threads in (False, True):
         guard, worker = a_guard(), a_worker()
-        count = RequestCount(guard.board.words, guard.base, threads=threads)
+        count = (ThreadedRequestCount if threads else RequestCount)(guard.board.words, guard.base)
         chain_hooks(worker, count, probes=HealthURLs(guard).kinds)
         guarded = least(block_of(worker, GuardedWSGI(app, HealthURLs(guard))))
         lines.append(
@@ -103,7 +103,7 @@ def test_asgi():
         return lambda: asyncio.run(many())
 
     guard = a_guard()
-    count = RequestCount(guard.board.words, guard.base, threads=False)
+    count = RequestCount(guard.board.words, guard.base)
     guarded_app = GuardedASGI(app, HealthURLs(guard), count, admit=None, failed=None)
     plain, guarded = least(block_of(app)), least(block_of(guarded_app))
     report(

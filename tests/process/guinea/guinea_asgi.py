@@ -10,6 +10,9 @@ django = get_asgi_application()
 
 
 async def application(scope, receive, send):
+    if scope["type"] == "websocket":
+        await echo(receive, send)
+        return
     if scope["type"] != "lifespan":
         await django(scope, receive, send)
         return
@@ -28,3 +31,11 @@ async def application(scope, receive, send):
     await receive()
     print("lifespan ended", file=sys.stderr, flush=True)
     await send({"type": "lifespan.shutdown.complete"})
+
+
+async def echo(receive, send):
+    """Answer each message with itself, until the other side goes."""
+    await receive()
+    await send({"type": "websocket.accept"})
+    while (message := await receive())["type"] == "websocket.receive":
+        await send({"type": "websocket.send", "text": message["text"]})

@@ -1,0 +1,71 @@
+"""uvicorn's server, which finishes what it has before it closes. Runs in the worker."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+from uvicorn import Config, Server
+
+from django_workerguard.server.draining import stop_accepting
+
+LINGER = 2.0  # seconds, as gunicorn's gthread: how long an idle connection may still bring a request
+LAST = 1.0  # seconds of the mercy that are left for the rest: closing frames, the end of the lifespan
+LOOK = 0.05  # seconds between two looks at the connections
+
+
+class DrainingServer(Server):
+    """A server that is asked to leave says so in every answer, and waits for what is under way.
+
+    uvicorn's own closes kept-alive connections and websockets (code 1012) at once.
+    """
+
+    def __init__(self, config: Config, *, mercy: float) -> None:
+        super().__init__(config)
+        self._mercy = mercy
+
+    def quit(self) -> None:
+        """Stop without finishing anything."""
+        self.should_exit = self.force_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await stop_accepting(sockets or [])
+        await self._drain()
+        await super().shutdown(sockets)
+
+    async def _drain(self) -> None:
+        loop = asyncio.get_running_loop()
+        idle_until = loop.time() + min(self.config.timeout_keep_alive, LINGER)
+        until = loop.time() + max(self._mercy - LAST, self._mercy / 2)
+        self._say_close()
+        while not self.force_exit and loop.time() < until:
+            busy, idle = self._connections()
+            if not busy and (not idle or loop.time() >= idle_until):
+                break
+            await self._beat()
+            await asyncio.sleep(LOOK)
+
+    def _say_close(self) -> None:
+        """Have every answer from now on close its connection."""
+        state = self.server_state
+        state.default_headers = [*state.default_headers, (b"connection", b"close")]
+        for connection in state.connections:
+            cycle: Any = getattr(connection, "cycle", None)
+            if cycle is not None:
+                cycle.keep_alive = False
+
+    def _connections(self) -> tuple[int, int]:
+        """Count the connections with a request in hand, or that are websockets; and the idle ones."""
+        busy = sum(1 for connection in self.server_state.connections if _is_busy(connection))
+        return busy + len(self.server_state.tasks), len(self.server_state.connections) - busy
+
+    async def _beat(self) -> None:
+        if self.config.callback_notify is not None:
+            await self.config.callback_notify()
+
+
+def _is_busy(connection: Any) -> bool:
+    if hasattr(connection, "cycle"):  # HTTP/1
+        return connection.cycle is not None and not connection.cycle.response_complete
+    return bool(getattr(connection, "cycles", True))  # HTTP/2; a websocket has neither

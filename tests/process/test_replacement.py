@@ -1,0 +1,118 @@
+"""Workers are replaced under load, and no client notices: new connections, kept-alive ones, websockets."""
+
+from __future__ import annotations
+
+import http.client
+import signal
+import threading
+import time
+from collections import Counter
+
+import pytest
+from websockets.sync.client import unix_connect
+
+from tests.process.harness import Server, UnixConnection
+
+CLIENTS = 4
+ROUNDS = 3
+ASYNCIO = ("asgi", "uvicorn_worker.UvicornWorker")
+
+
+class Load:
+    """Clients that make one request after the other over new connections, and count what becomes of them."""
+
+    def __init__(self, server: Server) -> None:
+        self.seen: Counter[str] = Counter()
+        self._server = server
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, daemon=True) for _ in range(CLIENTS)]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join(60)
+
+    def _ask(self) -> None:
+        while not self._over.is_set():
+            try:
+                self.seen[str(self._server.get("/").status)] += 1
+            except (OSError, http.client.HTTPException) as error:
+                self.seen[type(error).__name__] += 1
+
+
+def reload_and_wait(server: Server, generation: int) -> None:
+    server.signal(signal.SIGHUP)
+    server.wait(
+        "the new generation",
+        lambda status: (
+            all(slot["generation"] == generation for slot in status["slots"]) and status["ready"] == 2
+        ),
+    )
+
+
+def test_replacing_all_under_load_fails_no_request(worker_class, serve):
+    server = serve("-k", worker_class)
+    server.wait_ready()
+    with Load(server) as load:
+        for generation in range(2, 2 + ROUNDS):
+            reload_and_wait(server, generation)
+    assert set(load.seen) == {"200"}, load.seen
+
+
+@pytest.mark.parametrize("worker_class", ["gthread", "gevent", *ASYNCIO])
+def test_an_idle_connection_may_bring_more_requests(serve, worker_class):
+    server = serve("-k", worker_class, "-w", "1")
+    server.wait_ready()
+    connection = UnixConnection(server.socket_path, 20)
+    assert not ask(connection).will_close
+    server.signal(signal.SIGHUP)
+    server.wait_event("retiring")
+    while not ask(connection).will_close:
+        time.sleep(0.02)  # uvicorn looks every tenth of a second
+    connection.close()
+
+
+def ask(connection: UnixConnection) -> http.client.HTTPResponse:
+    connection.request("GET", "/", headers={"Host": "localhost"})
+    response = connection.getresponse()
+    response.read()
+    assert response.status == 200
+    return response
+
+
+@pytest.mark.parametrize("worker_class", ASYNCIO)
+def test_a_websocket_is_waited_for(serve, worker_class):
+    server = serve("-k", worker_class, "-w", "1", "--app", "guinea_asgi:application")
+    before = server.wait_ready()["slots"][0]["pid"]
+    with unix_connect(str(server.socket_path), "ws://localhost/", open_timeout=20) as client:
+        client.send("one")
+        assert client.recv(20) == "one"
+        reload_and_wait_for_one(server)
+        client.send("two")
+        assert client.recv(20) == "two"
+        assert not [event for event in server.events("exited") if event["pid"] == before]
+    server.wait_event("exited", lambda event: event["pid"] == before and event["end"] != "killed by SIGKILL")
+
+
+def reload_and_wait_for_one(server: Server) -> None:
+    server.signal(signal.SIGHUP)
+    server.wait_event("retiring")
+
+
+@pytest.mark.parametrize("worker_class", ASYNCIO)
+def test_mercy_ends_a_websocket(serve, worker_class):
+    server = serve(
+        "-k", worker_class, "-w", "1", "--app", "guinea_asgi:application", "--worker-reload-mercy", "2s"
+    )
+    before = server.wait_ready()["slots"][0]["pid"]
+    with unix_connect(str(server.socket_path), "ws://localhost/", open_timeout=20) as client:
+        client.send("one")
+        assert client.recv(20) == "one"
+        server.signal(signal.SIGHUP)
+        server.wait_event("exited", lambda event: event["pid"] == before)
+    assert server.get("/").status == 200
