@@ -106,8 +106,6 @@ def _read_with_retries(module: str, options: GuardOptions, *, where: str) -> dic
             raise ConfigurationError(told["wrong"], option="WORKERGUARD", where=module)
         if "setting" in told:
             return told
-        if attempt == 1:
-            print(told.get("traceback", ""), file=sys.stderr)
         if attempt < options.load_retries:
             wait = back_off(
                 attempt,

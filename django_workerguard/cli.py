@@ -31,12 +31,14 @@ def main(argv: list[str] | None = None, prog: str = "workerguard") -> int:
 def _probe_the_only_one(kind: str) -> int | None:
     """Probe where there is exactly one server; None where it takes a closer look."""
     environ = os.environ
-    run_dir = environ.get("WORKERGUARD_RUN_DIR")
+    run_dir = environ.get("WORKERGUARD_RUN_DIR") or None
     name = environ.get("WORKERGUARD_NAME")
+    if not (run_dir or name) and os.path.exists("manage.py"):
+        return None  # this project's server is meant, and the only one may be another's
     found = []
     for path in glance.boards(run_dir, environ=environ, uid=os.geteuid()):
         words = glance.head(path)
-        if words is not None and (name is None or glance.matches(path, name)):
+        if words is not None and (not name or glance.matches(path, name)):
             found.append(words)
     return tell(kind, Vitals(found[0])) if len(found) == 1 else None
 

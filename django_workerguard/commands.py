@@ -17,7 +17,7 @@ from django_workerguard.report.table import event_line, story, table
 from django_workerguard.report.verdict import KINDS
 from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.journal import read_events
-from django_workerguard.scoreboard.places import Server, find_servers, is_live, unreadable
+from django_workerguard.scoreboard.places import Server, find_servers, is_live, server_name, unreadable
 from django_workerguard.scoreboard.snapshot import snapshot
 
 FOLLOW = 0.5  # seconds between two looks at the journal
@@ -46,7 +46,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     )
     which.add_argument(
         "--run-dir",
-        default=os.environ.get("WORKERGUARD_RUN_DIR"),
+        default=os.environ.get("WORKERGUARD_RUN_DIR") or None,
         help="Where the server keeps its scoreboard.",
     )
     parser = argparse.ArgumentParser(
@@ -93,12 +93,16 @@ def choose(parsed: argparse.Namespace, *, here: Path) -> list[Server]:
     if not found:
         broken = list(unreadable(parsed.run_dir, environ=environ, uid=uid))
         raise NoServerError(f"no running server was found{'; ' if broken else ''}{'; '.join(broken)}.")
-    if parsed.name is not None:
-        named = [server for server in found if parsed.name in (server.name, server.label)]
+    if parsed.name:
+        wanted = (parsed.name, server_name(parsed.name, here))
+        named = [server for server in found if server.name in wanted or server.label in wanted]
         if not named:
             raise NoServerError(f"no running server is called {parsed.name!r}: there is {_labels(found)}.")
         return _one_family(named)
-    return _one_family([server for server in found if _is_near(Path(server.project), here)] or found)
+    near = [server for server in found if _is_near(Path(server.project), here)]
+    if not near and not parsed.run_dir and (here / "manage.py").exists():
+        raise NoServerError(f"no server of this project runs: there is {_labels(found)}.")
+    return _one_family(near or found)
 
 
 def _one_family(servers: list[Server]) -> list[Server]:

@@ -31,6 +31,7 @@ class CurrentWorker:
         return self.board.words[self.board.layout.seat(self.seat) + Seat.STATE] in (
             SeatState.LOADED,
             SeatState.READY,
+            SeatState.LEAVING,
         )
 
     @property

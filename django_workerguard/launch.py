@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 from django_workerguard.config import handover as crossing
 from django_workerguard.config.handover import Handover
 from django_workerguard.errors import ConfigurationError
 
+# by its path: the package may lie where only manage.py has the interpreter look
+SERVER = Path(__file__).parent / "server" / "__main__.py"
+
 
 def launch(handover: Handover) -> NoReturn:
     """Replace this process by the server. Raises ConfigurationError before, never after."""
     fd = crossing.write(handover)
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    command = [sys.executable, *flags, "-P", "-m", "django_workerguard.server", "--handover", str(fd)]
+    command = [sys.executable, *flags, "-P", str(SERVER), "--handover", str(fd)]
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(sys.executable, command, os.environ)  # noqa: S606 - no shell, on purpose

@@ -7,6 +7,7 @@ steps on the first request and answers 503 until they have passed.
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
@@ -40,7 +41,7 @@ class GuardMiddleware:
         if current_worker() is not None:
             raise MiddlewareNotUsed("serve_guarded answers the probes and loads the worker itself")
         self.get_response = get_response
-        self.gate = Gate()
+        self.gate = gate_of_process()
         self._kinds: dict[str, Kind] = {}
         for kind in KINDS:
             path = f"{guard_options().health_path}{kind}"
@@ -119,6 +120,12 @@ class Gate:
             logger.error("This worker is not loaded and answers 503:\n%s", told["traceback"])
         else:
             logger.error("Still not loaded (%d tries): %s: %s", self._failures, told["type"], told["message"])
+
+
+@functools.cache
+def gate_of_process() -> Gate:
+    """Return the one gate: a test client makes a handler, and middleware, of its own."""
+    return Gate()
 
 
 class _Unreported:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hmac
 import sys
 from collections.abc import Callable
-from importlib.util import find_spec
 
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
@@ -70,7 +69,11 @@ def _short_list(request: HttpRequest) -> HttpResponse:
     loaded = worker.loaded if worker is not None else True
     now = monotonic_ns() / 1e9
     verdicts = {kind: judge(kind, vitals, loaded=loaded, now=now) for kind in KINDS}
-    lines = [f"{kind}: {'OK' if ok else reason}" for kind, (ok, reason) in verdicts.items()]
+    detailed = may_see_details(request)
+    lines = [
+        f"{kind}: {'OK' if ok else reason if detailed else 'unavailable'}"
+        for kind, (ok, reason) in verdicts.items()
+    ]
     status = 200 if all(ok for ok, _ in verdicts.values()) else 500
     return as_response(make_answer(status, "\n".join(lines) + "\n", "text/plain; charset=utf-8"))
 
@@ -82,9 +85,10 @@ def _is_gevent() -> bool:
 
 def _full_list() -> Callable[..., HttpResponseBase]:
     """Choose the list's view: it needs the extra ``health``, and on gevent must do without an event loop."""
-    if find_spec("health_check") is None:
+    try:
+        from django_workerguard.contrib import health_check
+    except ImportError:  # not installed, or of a version before the checks became classes
         return _short_list
-    from django_workerguard.contrib import health_check
 
     view: Callable[..., HttpResponseBase] = (
         health_check.LooplessHealthView.as_view() if _is_gevent() else health_check.GuardHealthView.as_view()

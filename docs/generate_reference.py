@@ -21,6 +21,7 @@ UNITS: dict[Callable[[Any], Any], str] = {
     units.dotted: "`module:callable`",
     units.url_path: "a path with a slash at both ends",
     units.text: "text",
+    units.text_or_none: "text",
 }
 
 HEAD = """\

@@ -195,13 +195,16 @@ class GuardOptions:
     )
     run_dir: str | None = _option(
         None,
-        units.text,
+        units.text_or_none,
         "Where the scoreboard and the control socket lie; by default $RUNTIME_DIRECTORY, $XDG_RUNTIME_DIR, "
         "/dev/shm or the temporary directory.",
         metavar="DIR",
     )
     name: str | None = _option(
-        None, units.text, "The server's name; by default that of the project's directory.", metavar="NAME"
+        None,
+        units.text_or_none,
+        "The server's name; by default that of the project's directory.",
+        metavar="NAME",
     )
 
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 import os
 import sys
-import traceback
 from importlib import import_module
 from typing import Any
 
 from django_workerguard.config.handover import applications_of, plain
+from django_workerguard.errors import in_short
 
 
 def main(module: str, fd: int) -> int:
@@ -22,7 +22,7 @@ def main(module: str, fd: int) -> int:
     try:
         settings = import_module(module)
     except BaseException as error:
-        told = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+        told = {"error": in_short(error)}
     else:
         told = _told(settings)
     os.write(fd, json.dumps(told, default=plain).encode())

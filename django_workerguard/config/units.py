@@ -92,6 +92,11 @@ def text(raw: Any) -> str:
     raise ValueError(f"{raw!r} is not a string")
 
 
+def text_or_none(raw: Any) -> str | None:
+    """Read a string; an empty one is none."""
+    return text(raw) or None
+
+
 def dotted(raw: Any) -> str:
     """Read the name of an object: ``module:attribute``, as gunicorn and uWSGI write it."""
     name = text(raw)

@@ -1,7 +1,7 @@
 """Checks for django-health-check, and its view over them. Runs in the worker. Needs the extra ``health``.
 
 Any of them can be listed in a HealthCheckView of the project's own. A failed check makes
-that view answer 500.
+that view answer 500. Anybody may see such a view, so the checks tell no numbers.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class FleetReady(HealthCheck):
         vitals = worker.vitals()
         wanted = vitals.quorum if self.min_ready is None else self.min_ready
         if vitals.ready < wanted:
-            raise ServiceUnavailable(f"{vitals.ready} of {vitals.target} workers ready, {wanted} needed")
+            raise ServiceUnavailable("Fewer workers are ready than are needed")
 
 
 @dataclasses.dataclass
@@ -59,9 +59,9 @@ class ArbiterAlive(HealthCheck):
         worker = current_worker()
         if worker is None:
             return
-        ok, reason = judge("live", worker.vitals(), loaded=True, now=monotonic_ns() / 1e9)
+        ok, _ = judge("live", worker.vitals(), loaded=True, now=monotonic_ns() / 1e9)
         if not ok:
-            raise ServiceUnavailable(reason)
+            raise ServiceUnavailable("The arbiter does not tick")
 
 
 class GuardHealthView(HealthCheckView):

@@ -10,6 +10,7 @@ from django_workerguard.policy.backoff import back_off
 from django_workerguard.policy.view import Fleet, Policy, Record, StandIn, State, Stop, Worker
 
 STABLE = 10.0  # seconds of being ready after which a death is not an early one
+BY_ITSELF = "it stopped by itself, or on a signal that was not the arbiter's"
 CLEAN_STABLE = 1.0  # the same for a worker that left with exit code 0
 
 
@@ -25,7 +26,7 @@ def fold(policy: Policy, fleet: Fleet, message: m.Message) -> Fleet:
             )
         case m.Observed(readings, at):
             for reading in readings:
-                fleet = _read(fleet, reading, at)
+                fleet = _read(policy, fleet, reading, at)
             return fleet
         case m.Exited():
             return _exited(policy, fleet, message)
@@ -50,7 +51,14 @@ def fold(policy: Policy, fleet: Fleet, message: m.Message) -> Fleet:
         case m.RecycleAsked(slot, reason):
             return _with_record(fleet, replace(fleet.record(slot), wanted_out=reason))
         case m.StopAsked(at, quick, exit_code, reason):
-            return replace(fleet, stop=Stop(at=at, quick=quick, exit_code=exit_code, reason=reason))
+            before = fleet.stop or Stop(at=at)
+            stop = Stop(
+                at=before.at,
+                quick=quick or before.quick,
+                exit_code=exit_code or before.exit_code,
+                reason=reason or before.reason,
+            )
+            return replace(fleet, stop=stop)
         case m.ListenersClosed():
             return replace(fleet, listening=False)
 
@@ -69,10 +77,13 @@ def _spawned(fleet: Fleet, message: m.Spawned) -> Fleet:
         load_timeout=message.load_timeout,
     )
     fleet = replace(fleet, spawns=ordinal, workers={**fleet.workers, message.seat: worker})
-    return _with_record(fleet, replace(fleet.record(message.slot), last_spawn=ordinal))
+    record = replace(fleet.record(message.slot), last_spawn=ordinal)
+    if fleet.successor(message.slot) is None:  # it came into an empty slot: nobody is to be replaced any more
+        record = replace(record, wanted_out="")
+    return _with_record(fleet, record)
 
 
-def _read(fleet: Fleet, reading: m.Reading, at: float) -> Fleet:
+def _read(policy: Policy, fleet: Fleet, reading: m.Reading, at: float) -> Fleet:
     if reading.seat == fleet.stand_in.seat:
         return replace(fleet, stand_in=replace(fleet.stand_in, on_duty=reading.on_duty))
     worker = fleet.workers.get(reading.seat)
@@ -86,10 +97,19 @@ def _read(fleet: Fleet, reading: m.Reading, at: float) -> Fleet:
     settled = worker.state is State.RETIRING or worker.aborted is not None  # whatever it says, it goes
     if reading.state is None or settled or worker.state is reading.state:
         return fleet
+    if reading.state is State.RETIRING:
+        return _left(policy, fleet, worker, at)
     worker = replace(worker, state=reading.state, since=at, beat_seen=at)
     if reading.state is State.READY:
         return _became_ready(_with_worker(fleet, replace(worker, ready_at=at)), worker)
     return _with_worker(fleet, worker)
+
+
+def _left(policy: Policy, fleet: Fleet, worker: Worker, at: float) -> Fleet:
+    """Take note of a worker that stops by itself, or was told to by somebody else."""
+    if worker.state is State.READY:
+        fleet = _with_record(fleet, _died(policy, fleet.record(worker.slot), worker, at, clean=True))
+    return _asked(fleet, worker.seat, BY_ITSELF, at, quick=False)
 
 
 def _became_ready(fleet: Fleet, worker: Worker) -> Fleet:
@@ -118,26 +138,31 @@ def _exited(policy: Policy, fleet: Fleet, message: m.Exited) -> Fleet:
         case State.RETIRING:
             return fleet
         case State.READY | State.UNLOADED:
-            return _with_record(fleet, _died(policy, fleet.record(worker.slot), worker, message))
+            record = _died(policy, fleet.record(worker.slot), worker, at, clean=message.clean)
+            return _with_record(fleet, record)
         case _:
             return _failed_load(policy, fleet, worker, message)
 
 
-def _died(policy: Policy, record: Record, worker: Worker, message: m.Exited) -> Record:
-    lived = message.at - (worker.ready_at if worker.ready_at is not None else worker.since)
-    if lived >= (CLEAN_STABLE if message.clean else STABLE):
-        return replace(record, strikes=0, next_try=message.at, wanted_out="")
+def _died(policy: Policy, record: Record, worker: Worker, at: float, *, clean: bool) -> Record:
+    lived = at - (worker.ready_at if worker.ready_at is not None else worker.since)
+    if lived >= (CLEAN_STABLE if clean else STABLE):
+        return replace(record, strikes=0, next_try=at, wanted_out="")
     # the first early death is replaced at once, the next ones wait
     wait = _wait(policy, record.strikes, slot=record.slot, transient=True)
-    return replace(record, strikes=record.strikes + 1, next_try=message.at + wait, wanted_out="")
+    return replace(record, strikes=record.strikes + 1, next_try=at + wait, wanted_out="")
 
 
 def _failed_load(policy: Policy, fleet: Fleet, worker: Worker, message: m.Exited) -> Fleet:
-    record = _strike(policy, fleet.record(worker.slot), message.at, transient=message.transient)
+    record = fleet.record(worker.slot)
+    incumbent = fleet.incumbent(worker.slot)
+    if incumbent is not None and incumbent.ready_at is not None and message.at - incumbent.ready_at >= STABLE:
+        record = replace(record, strikes=record.failures)  # what was before it became ready is over
+    record = _strike(policy, record, message.at, transient=message.transient)
     timed_out = worker.aborted is not None
     record = replace(record, failures=record.failures + 1, timeouts=record.timeouts + 1 if timed_out else 0)
     fleet = replace(fleet, load_failed=True, failed_ordinal=fleet.spawns)
-    if fleet.incumbent(worker.slot) is not None and worker.generation == fleet.generation:
+    if incumbent is not None and worker.generation == fleet.generation:
         strikes = fleet.canary_strikes + 1
         wait = _wait(policy, strikes, slot=worker.slot, transient=message.transient)
         fleet = replace(fleet, canary_strikes=strikes, canary_next_try=message.at + wait)

@@ -167,9 +167,15 @@ def _admissions(fleet: Fleet) -> Iterator[Action]:
 
 
 def _departures(policy: Policy, fleet: Fleet) -> Iterator[Action]:
-    for worker in _in_order(fleet.workers.values()):
-        if worker.slot > fleet.target and worker.state not in (State.RETIRING, State.FAILED):
-            yield Retire(worker.seat, "scale: above the target")
+    spare = len(fleet.of(State.READY)) - fleet.target
+    for worker in reversed(_in_order(fleet.workers.values())):
+        if worker.slot <= fleet.target or worker.state in (State.RETIRING, State.FAILED):
+            continue
+        if worker.state is State.READY:
+            spare -= 1
+            if spare < 0:
+                continue  # somebody below cannot serve yet
+        yield Retire(worker.seat, "scale: above the target")
     for slot in range(1, fleet.target + 1):
         incumbent, successor = fleet.incumbent(slot), fleet.successor(slot)
         if incumbent is None or successor is None:

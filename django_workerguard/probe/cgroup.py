@@ -7,18 +7,31 @@ import os
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
+PROC = Path("/proc/self")
 
 
-def cpus(*, root: Path = CGROUP) -> int:
-    """Return how many CPUs this process may use: its affinity, limited by the cgroup's quota (v2, v1)."""
+def cpus(*, root: Path = CGROUP, proc: Path = PROC) -> int:
+    """Return how many CPUs this process may use: its affinity, limited by the cgroups' quotas (v2, v1)."""
     allowed = len(os.sched_getaffinity(0))
-    quota = _quota_v2(root) or _quota_v1(root)
+    quotas = [quota for group in own(root=root, proc=proc) if (quota := _quota_v2(group))]
+    quota = min(quotas, default=None) or _quota_v1(root)
     return max(1, min(allowed, math.ceil(quota))) if quota else allowed
 
 
-def _quota_v2(root: Path) -> float | None:
+def own(*, root: Path = CGROUP, proc: Path = PROC) -> list[Path]:
+    """List this process's cgroup (v2) and those around it, the innermost first."""
     try:
-        quota, period = (root / "cpu.max").read_text().split()
+        lines = (proc / "cgroup").read_text().splitlines()
+    except OSError:
+        lines = []
+    inside = next((line.removeprefix("0::") for line in lines if line.startswith("0::")), "/")
+    group = root / inside.strip("/")
+    return [group, *(parent for parent in group.parents if parent.is_relative_to(root))]
+
+
+def _quota_v2(group: Path) -> float | None:
+    try:
+        quota, period = (group / "cpu.max").read_text().split()
         return None if quota == "max" else int(quota) / int(period)
     except (OSError, ValueError, ZeroDivisionError):
         return None

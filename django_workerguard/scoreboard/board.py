@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import errno
+import fcntl
 import json
 import mmap
 import os
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from django_workerguard.errors import WorkerguardError
+from django_workerguard.scoreboard.glance import open_file
 from django_workerguard.scoreboard.header import FEATURES, MAGIC, VERSION, WORD, Header, Vitals
 from django_workerguard.scoreboard.layout import ABOUT_WORDS, TEXT_WORDS, Layout, Seat, Slot
 from django_workerguard.scoreboard.told import clean
@@ -50,6 +51,7 @@ class Board:
         else:
             fd = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # for life: see `places.sweep`
             os.posix_fallocate(fd, 0, layout.size)
             board = cls(mmap.mmap(fd, layout.size), layout, fd=fd, path=path)
             board._name_itself(pid, start)
@@ -82,7 +84,7 @@ class Board:
 
         Raises BoardError with one line that says what is wrong with the file; OSError.
         """
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = open_file(str(path))
         try:
             layout = _check(fd, path)
             mapping = mmap.mmap(fd, layout.size, prot=mmap.PROT_READ)
@@ -172,7 +174,7 @@ class Board:
         return error if isinstance(error, dict) else None
 
     def write_release(self, index: int, release: str) -> None:
-        data = release.encode()[:RELEASE_BYTES].ljust(RELEASE_BYTES, b"\0")
+        data = release.encode(errors="replace")[:RELEASE_BYTES].ljust(RELEASE_BYTES, b"\0")
         self.write_bytes(self.layout.seat(index) + Seat.RELEASE, data)
 
     def read_release(self, index: int) -> str:
@@ -229,8 +231,3 @@ def _check(fd: int, path: Path) -> Layout:
     if words[Header.SIZE] != layout.size or status.st_size != layout.size:
         raise BoardError(f"{path} is truncated")
     return layout
-
-
-def is_full(error: OSError) -> bool:
-    """Say whether an error means that there was no room."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)

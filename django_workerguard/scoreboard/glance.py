@@ -65,6 +65,16 @@ def _names(directory: str) -> list[str]:
         return []
 
 
+def open_file(path: str, flags: int = os.O_RDONLY) -> int:
+    """Open a board's file. Raises OSError, also for what another user may have put there for one."""
+    fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    owner, us = os.fstat(fd).st_uid, os.geteuid()
+    if us not in (0, owner) and owner != 0:
+        os.close(fd)
+        raise PermissionError(1, "it belongs to another user")
+    return fd
+
+
 def label(path: str) -> str:
     """Return the ``NAME.PID`` of a board's path."""
     return os.path.basename(path).removesuffix(SUFFIX)
@@ -79,7 +89,7 @@ def matches(path: str, name: str) -> bool:
 def head(path: str) -> memoryview | None:
     """Read the header of a board whose arbiter lives; None for anything else."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = open_file(path)
     except OSError:
         return None
     try:

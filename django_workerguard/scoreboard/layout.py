@@ -64,6 +64,7 @@ class SeatState(IntEnum):
     FAILED = 4  # its load failed; it is leaving
     UNLOADED = 5  # its load failed and it stays (need-app=off)
     PARKED = 6  # a stand-in; whether it accepts is in Seat.DUTY
+    LEAVING = 7  # it was told to stop, by whomever
 
 
 class Orders(IntFlag):
@@ -84,11 +85,12 @@ class Slot(IntEnum):
     SUCCESSOR = 3  # the successor's seat + 1; 0: none
     FAILURES = 4  # failed loads in a row
     NEXT_TRY = 5  # monotonic ns; 0: none is due
-    REQUESTS = 6  # of processes that are gone
-    ERRORS_5XX = 7  # of processes that are gone
+    REQUESTS = 6  # of processes that are gone or leaving
+    ERRORS_5XX = 7  # of processes that are gone or leaving
     EXITS = 8
     GENERATION = 9
     LOAD_NS = 10  # how long the incumbent's load took
+    IN_FLIGHT = 11  # of processes that are leaving
     WORDS = 16
 
 

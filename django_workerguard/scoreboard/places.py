@@ -7,6 +7,8 @@ in its run directory. A file whose arbiter is gone is stale; the next start remo
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -87,21 +89,31 @@ def _is_tmpfs(path: Path) -> bool:
 
 
 def sweep(directory: Path) -> None:
-    """Remove the boards and sockets of arbiters that are gone."""
-    unfinished = [path.with_suffix(".board") for path in directory.glob("*.new")]
-    for path in (*directory.glob("*.board"), *unfinished):
-        try:
-            board = Board.open(path)
-        except (OSError, BoardError):
-            match = _BOARD.fullmatch(path.name)
-            alive = match is None or Path("/proc", match["pid"]).exists()
-        else:
-            alive = is_live(board)
-            board.close()
-        if not alive:
-            for stale in (path, path.with_suffix(".sock"), path.with_suffix(".new")):
+    """Remove the boards and sockets of arbiters that are gone.
+
+    An arbiter holds a lock on its board for life, which its children do not inherit: a pid
+    would say nothing of an arbiter in another container that shares this directory.
+    """
+    for path in (*directory.glob("*.board"), *directory.glob("*.new")):
+        if _BOARD.fullmatch(path.with_suffix(".board").name) and not _is_held(path):
+            for stale in (path, path.with_suffix(".sock")):
                 with contextlib.suppress(OSError):
                     stale.unlink()
+
+
+def _is_held(path: Path) -> bool:
+    """Say whether an arbiter holds a board; also where that cannot be told."""
+    try:
+        fd = glance.open_file(str(path), os.O_RDWR)
+    except OSError:
+        return True
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 def is_live(board: Board) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header, Phase
-from django_workerguard.scoreboard.layout import Seat, SeatState, Slot, SlotState
+from django_workerguard.scoreboard.layout import Seat, Slot, SlotState
 
 SNAPSHOT_VERSION = 1
 
@@ -66,7 +66,9 @@ def _slot(board: Board, number: int, now: int) -> dict[str, Any]:
         "since": words[at + Slot.SINCE] / 1e6,
         "requests": words[at + Slot.REQUESTS] + incumbent.get("requests", 0) + successor.get("requests", 0),
         "errors_5xx": words[at + Slot.ERRORS_5XX] + incumbent.get("errors", 0) + successor.get("errors", 0),
-        "in_flight": incumbent.get("in_flight", 0) + successor.get("in_flight", 0),
+        "in_flight": words[at + Slot.IN_FLIGHT]
+        + incumbent.get("in_flight", 0)
+        + successor.get("in_flight", 0),
         "suspect": incumbent.get("suspect", False),
         "rss_bytes": incumbent.get("rss", 0),
         "release": incumbent.get("release", ""),
@@ -99,7 +101,6 @@ def _seat(board: Board, index_plus_one: int) -> dict[str, Any]:
         "rss": words[at + Seat.RSS],
         "release": board.read_release(index),
         "report": board.read_seat_report(index),
-        "ready": words[at + Seat.STATE] == SeatState.READY,
     }
 
 

@@ -116,14 +116,18 @@ def _from_settings(interface: str) -> str | None:
 
 
 def _named(name: str) -> Any:
+    """Import what ``module:attribute`` names; as in gunicorn, `application` by default, and ``()`` calls a factory."""
     module_name, _, path = name.partition(":")
     found: Any = import_module(module_name)
+    path, calls, arguments = (path or "application").partition("(")
+    if arguments not in ("", ")"):
+        raise WrongApplicationError(f"{name}: a factory is called without arguments here, {path}()")
     for attribute in path.split("."):
         try:
             found = getattr(found, attribute)
         except AttributeError:
             raise WrongApplicationError(f"{module_name} has no {path!r}") from None
-    return found
+    return found() if calls else found
 
 
 def _django_default(interface: str) -> Callable[..., Any]:
@@ -175,6 +179,6 @@ def release(spec: str) -> str:
                 return Path(where).read_text().strip().partition("\n")[0]
             case "call":
                 return str(_named(where)())
-    except Exception:
+    except BaseException:
         return ""
     return ""

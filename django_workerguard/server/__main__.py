@@ -1,4 +1,4 @@
-"""The process that becomes the arbiter: ``python -m django_workerguard.server --handover FD``.
+"""The process that becomes the arbiter: ``python django_workerguard/server/__main__.py --handover FD``.
 
 Started by `serve_guarded` and by ``python -m django_workerguard serve``, and by itself on
 SIGUSR2. It never imports Django.
@@ -7,12 +7,14 @@ SIGUSR2. It never imports Django.
 from __future__ import annotations
 
 import sys
-
-from django_workerguard.config.handover import read
+from pathlib import Path
 
 
 def main() -> int:
     """Take over from the command that started this process, and serve. Return the exit code."""
+    sys.path.append(str(Path(__file__).parents[2]))  # until the handover's path is there
+    from django_workerguard.config.handover import read
+
     handover_fd = int(sys.argv[sys.argv.index("--handover") + 1])
     handover = read(handover_fd)
     sys.path[:] = handover.sys_path

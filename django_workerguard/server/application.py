@@ -34,7 +34,7 @@ def run(handover: Handover, handover_fd: int) -> int:
             print(describe(app))
             return ExitCode.OK
         if handover.action == "check":
-            return check(app)
+            check(app)
         _serve(app, handover_fd)
     except WorkerguardError as error:
         print(f"Error: {error}", file=sys.stderr)

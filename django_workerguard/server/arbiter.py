@@ -131,7 +131,8 @@ class GuardedArbiter(Handlers, Arbiter):
             return
         allowed = frozenset({0, os.geteuid(), self.cfg.uid})
         try:
-            self._control = ControlSocket(self.board.path.with_suffix(".sock"), allowed_uids=allowed)
+            path = self.board.path.with_suffix(".sock")
+            self._control = ControlSocket(path, owner=self.cfg.uid, allowed_uids=allowed)
         except OSError as error:
             self.log.warning("no control socket: %s", error.strerror)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
+import threading
+from typing import NoReturn
 
 from django_workerguard.errors import ExitCode
 from django_workerguard.scoreboard.board import Board
@@ -16,8 +19,8 @@ from django_workerguard.server.worker import is_asgi
 MEGABYTE = 1024 * 1024
 
 
-def check(app: GuardedApplication) -> int:
-    """Print the load's steps, or why it failed, and return the exit code."""
+def check(app: GuardedApplication) -> NoReturn:
+    """Print the load's steps, or why it failed, and end the process with the exit code."""
     board = Board.create(Layout(seats=1, slots=1), None)
     guard = Guard(
         board=board,
@@ -30,11 +33,32 @@ def check(app: GuardedApplication) -> int:
         health_path=app.guard.options.health_path,
         health_token="",
     )
+    patience = app.guard.options.load_timeout
+    overdue = threading.Timer(patience, _give_up, (board, patience)) if patience else None
+    if overdue is not None:
+        overdue.daemon = True
+        overdue.start()
     try:
         loading.load(guard, leaving=lambda: None)
         failed = False
     except BaseException:
         failed = True
+    if overdue is not None:
+        overdue.cancel()
+    code = _tell(board, failed=failed)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # a thread that the project has started must not hold it up
+
+
+def _give_up(board: Board, patience: float) -> None:
+    faulthandler.dump_traceback(sys.stderr, all_threads=True)
+    step = board.read_seat_report(0).get("step")
+    print(f"Error: the load failed in step {step}: load-timeout: {patience:g} s", file=sys.stderr, flush=True)
+    os._exit(ExitCode.LOAD_FAILED)
+
+
+def _tell(board: Board, *, failed: bool) -> int:
     report = board.read_seat_report(0)
     for step in report.get("steps", []):
         print(

@@ -114,6 +114,8 @@ class Chronicle:
                 continue
             if worker.state is State.READY:
                 self._became_ready(worker, seats, after)
+            elif worker.state is State.RETIRING:
+                self.retired(worker, worker.reason)
             elif worker.state is State.UNLOADED:
                 self._failed(worker, seats.report(seat).get("error", {}))
 

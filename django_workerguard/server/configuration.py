@@ -6,7 +6,6 @@ import argparse
 import math
 import os
 import sys
-import traceback
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.machinery import ModuleSpec, SourceFileLoader
@@ -31,7 +30,7 @@ from django_workerguard.config.resolve import (
     resolve,
     split,
 )
-from django_workerguard.errors import ConfigurationError
+from django_workerguard.errors import ConfigurationError, in_short
 from django_workerguard.scoreboard.layout import MAX_SEATS
 
 REFUSED = {
@@ -39,6 +38,7 @@ REFUSED = {
     "reuse_port": "the kernel would give connections to workers that do not accept yet",
     "daemon": "the server must stay the child of who supervises it; use systemd, a container or nohup",
     "paste": "PasteDeploy applications are not Django's",
+    "spew": "it would print every line that the arbiter runs",
     "check_config": "use --check, in front of the --",
     "print_config": "use --print-config, in front of the --",
 }
@@ -95,6 +95,7 @@ class GuardedApplication(Application):
         self._apply(Layer("{flag} on the command line, after --", passed_on))
         self._apply(Layer(COMMAND_LINE, self.handover.server))
         self.chdir()
+        self._extend_path()
         self.guard = resolve(
             [
                 Layer(SETTING, guard_setting),
@@ -103,6 +104,12 @@ class GuardedApplication(Application):
                 Layer(COMMAND_LINE, self.handover.guard),
             ]
         )
+
+    def _extend_path(self) -> None:
+        """Take gunicorn's `pythonpath` into the import path, in front, as gunicorn does."""
+        for path in (self.cfg.pythonpath or "").split(","):
+            if path and os.path.abspath(path) not in sys.path:
+                sys.path.insert(0, os.path.abspath(path))
 
     def _apply(self, layer: Layer) -> None:
         for name, value in layer.values.items():
@@ -164,7 +171,7 @@ class GuardedApplication(Application):
                 return dict(self.get_config_from_module_name(location.removeprefix("python:")))
             return dict(_run_file(location.removeprefix("file:")))
         except BaseException as error:
-            problem = f"{location!r} cannot be read: {_in_short(error)}"
+            problem = f"{location!r} cannot be read: {in_short(error)}"
             raise ConfigurationError(problem, option="config", where=self.sources["config"]) from None
 
     def _conclude(self) -> None:
@@ -264,17 +271,6 @@ def _run_file(filename: str) -> dict[str, Any]:
     sys.modules["__config__"] = module
     loader.exec_module(module)
     return vars(module)
-
-
-def _in_short(error: BaseException) -> str:
-    """Say in one line what went wrong in a file, and in which line of it."""
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    said = f"{type(error).__name__}: {error}"
-    if isinstance(error, SyntaxError):
-        return said
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{said} (line {last.lineno} of {last.filename})"
 
 
 def _problem(value: Any, error: Exception) -> str:

@@ -55,7 +55,7 @@ def ring_on(fd: int) -> None:
 class ControlSocket:
     """The datagram socket in the run directory."""
 
-    def __init__(self, path: Path, *, allowed_uids: frozenset[int]) -> None:
+    def __init__(self, path: Path, *, owner: int, allowed_uids: frozenset[int]) -> None:
         """Raise OSError where the socket cannot be made."""
         if len(os.fsencode(path)) > LONGEST_PATH:
             raise OSError(36, f"the path is longer than {LONGEST_PATH} bytes")
@@ -70,6 +70,8 @@ class ControlSocket:
             self._socket.bind(str(path))
         finally:
             os.umask(before)
+        if os.geteuid() == 0:
+            os.chown(path, owner, -1)  # root may use it whoever owns it
         ring_on(self._socket.fileno())
 
     def surrender(self) -> int:

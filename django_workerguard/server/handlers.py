@@ -21,7 +21,6 @@ class Handlers:
     policy: Any
     num_workers: int
     dirty_arbiter_pid: int
-    WORKERS: dict[int, Any]
     reap_dirty_arbiter: Any
     kill_dirty_arbiter: Any
     reexec: Any
@@ -29,6 +28,7 @@ class Handlers:
     _clock: Any
     _chronicle: Any
     _control: Any
+    _nursery: Any
     _tell: Any
 
     def handle_chld(self) -> None:
@@ -92,8 +92,7 @@ class Handlers:
         """Reopen the log files, here and in every worker, each readable for the workers' user first."""
         self.log.reopen_files()
         self._chown_logs()
-        for pid in list(self.WORKERS):
-            os.kill(pid, signal.SIGUSR1)
+        self._nursery.signal(signal.SIGUSR1)
         if self.dirty_arbiter_pid:
             self.kill_dirty_arbiter(signal.SIGUSR1)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import traceback
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from gunicorn import util
 
+from django_workerguard.errors import ExitCode
 from django_workerguard.scoreboard.layout import Kind, Orders, SeatState
 from django_workerguard.server.control import ControlSocket, WakePipe
 from django_workerguard.server.exits import exit_code_of
@@ -84,6 +85,11 @@ class Nursery:
         if child.dump_fd >= 0:
             os.close(child.dump_fd)
 
+    def signal(self, number: int) -> None:
+        """Send a signal to every child."""
+        for pid in self._children:
+            os.kill(pid, number)
+
     def kill_strays(self, known: Container[int | None]) -> None:
         """Kill children in seats that the fleet does not know: their start was broken off after the fork."""
         for child in self._children.values():
@@ -137,9 +143,9 @@ class Nursery:
         with signals_held():
             pid = os.fork()
             if pid == 0:
-                shed(self._not_for_children(dump_fd))
+                _never_back(shed, self._not_for_children(dump_fd))
         if pid == 0:
-            _live(arbiter, worker, guard, stand_in=stand_in)
+            _never_back(_live, arbiter, worker, guard, stand_in=stand_in)
         worker.pid = pid
         child = self._children[pid] = Child(pid, seat, worker, dump_fd, stand_in=stand_in)
         return child
@@ -172,6 +178,16 @@ def _open_dump() -> int:
         return os.memfd_create("workerguard-stacks")
     except OSError:
         return -1
+
+
+def _never_back(step: Callable[..., None], *arguments: Any, **more: Any) -> None:
+    """Run a step of a child; whatever it raises but SystemExit ends the process: there is one arbiter."""
+    try:
+        step(*arguments, **more)
+    except SystemExit:
+        raise
+    except BaseException:
+        os._exit(ExitCode.UNEXPECTED)
 
 
 def _live(arbiter: Any, worker: Any, guard: Guard, *, stand_in: bool) -> None:

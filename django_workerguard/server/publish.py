@@ -14,6 +14,12 @@ from django_workerguard.server.seats import Seats
 
 SAMPLE_EVERY = 10.0  # seconds
 LARGEST_WORD = (1 << 64) - 1
+# what a slot shows of processes that are neither its incumbent nor its successor
+COUNTS = {
+    Slot.REQUESTS: Seat.REQUESTS,
+    Slot.ERRORS_5XX: Seat.ERRORS_5XX,
+    Slot.IN_FLIGHT: Seat.IN_FLIGHT,
+}
 STATES = {
     State.LOADING: SlotState.LOADING,
     State.LOADED: SlotState.LOADING,
@@ -31,6 +37,7 @@ class Publisher:
         self._sampled = 0.0
         self._samples = 0
         self._states: dict[int, tuple[SlotState, int]] = {}
+        self._gone: dict[tuple[int, Slot], int] = {}  # what processes counted that are gone, by slot
 
     def publish(self, fleet: Fleet, now: float, *, phase: int, quorum: int) -> None:
         """Write the whole fleet. ``now`` is the arbiter's awake clock, in which the fleet's deadlines are."""
@@ -69,6 +76,10 @@ class Publisher:
         words[at + Slot.FAILURES] = record.failures
         words[at + Slot.NEXT_TRY] = deadline(fleet.due(slot))
         words[at + Slot.GENERATION] = shown.generation if shown else fleet.generation
+        leaving = [w for w in fleet.workers.values() if w.slot == slot and w not in (shown, successor)]
+        for total, counted in COUNTS.items():
+            counts = (self._seats.word(worker.seat, counted) for worker in leaving)
+            words[at + total] = _sum(self._gone.get((slot, total), 0), *counts)
         if shown is not None:
             words[at + Slot.LOAD_NS] = self._load_ns(shown)
 
@@ -78,10 +89,13 @@ class Publisher:
 
     def fold(self, slot: int, seat: int) -> None:
         """Add a gone process's counters to its slot, so that they survive it."""
-        words, at = self._board.words, self._board.layout.slot(slot)
-        for total, counted in ((Slot.REQUESTS, Seat.REQUESTS), (Slot.ERRORS_5XX, Seat.ERRORS_5XX)):
-            words[at + total] = _sum(words[at + total], self._seats.word(seat, counted))
-        words[at + Slot.EXITS] = _sum(words[at + Slot.EXITS], 1)
+        for total, counted in COUNTS.items():
+            if total is not Slot.IN_FLIGHT:
+                self._gone[slot, total] = _sum(
+                    self._gone.get((slot, total), 0), self._seats.word(seat, counted)
+                )
+        at = self._board.layout.slot(slot)
+        self._board.words[at + Slot.EXITS] = _sum(self._board.words[at + Slot.EXITS], 1)
 
     def _sample(self, fleet: Fleet) -> None:
         self._seats.measure()

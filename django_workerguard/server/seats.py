@@ -21,6 +21,7 @@ STATES = {
     SeatState.READY: State.READY,
     SeatState.FAILED: State.FAILED,
     SeatState.UNLOADED: State.UNLOADED,
+    SeatState.LEAVING: State.RETIRING,
 }
 
 

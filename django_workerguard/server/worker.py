@@ -158,6 +158,7 @@ class GuardMixin:
         def retiring(number: int, frame: Any) -> None:
             if not self._retiring:
                 self._retiring = True
+                self.guard.say(SeatState.LEAVING)
                 # not by threading.Thread, whose start() waits: a gevent hub may not
                 _thread.start_new_thread(self._say_farewell, ())
             if callable(before):

@@ -209,6 +209,50 @@ def test_ttin_and_ttou(serve):
     assert server.get("/").status == 200
 
 
+def test_ttou_spares_the_only_worker_that_can_serve(serve, faults):
+    server = serve()
+    server.wait_ready()
+    faults.set("ready", "exception")
+    os.kill(server.slot(1)["pid"], signal.SIGKILL)
+    server.wait_event("load-failed")
+    server.signal(signal.SIGTTOU)
+    server.wait("the smaller target", lambda status: status["target"] == 1)
+    server.wait_event("load-failed", count=3)
+    assert server.statuses(10) == {200: 10}
+    faults.clear()
+    server.wait("slot 1 alone", lambda status: status["ready"] == 1 and len(status["slots"]) == 1)
+
+
+def test_a_worker_that_is_stopped_by_somebody_else_is_succeeded_while_it_drains(worker_class, serve):
+    server = serve("-k", worker_class, "-w", "1")
+    before = server.wait_ready()["slots"][0]["pid"]
+    client = Client(server, "/slow?seconds=2")
+    server.wait("a request in flight", in_flight)
+    os.kill(before, signal.SIGTERM)
+    ready = server.wait_event("ready", count=2)
+    exited = server.wait_event("exited")
+    client.join(20)
+    assert client.reply is not None
+    assert (client.reply.status, client.reply.pid) == (200, before)
+    assert ready["number"] < exited["number"], "the successor was ready before it had gone"
+    assert exited["reason"].startswith("it stopped by itself")
+
+
+def test_requests_are_counted_on_while_a_worker_leaves(serve):
+    server = serve("-w", "1", "-k", "gthread")
+    server.wait_ready()
+    server.statuses(5)
+    client = Client(server, "/slow?seconds=2")
+    server.wait("a request in flight", in_flight)
+    server.signal(signal.SIGHUP)
+    server.wait_event("ready", count=2)
+    status = server.wait("the successor alone", lambda status: status["slots"][0]["generation"] == 2)
+    assert status["slots"][0]["requests"] >= 5
+    assert status["slots"][0]["in_flight"] == 1, "what a leaving worker has in hand is shown"
+    client.join(20)
+    server.wait("six in all", lambda status: status["slots"][0]["requests"] == 6)
+
+
 def test_usr2_runs_two_servers_each_with_its_own_board(serve):
     server = serve("--", "--pid", "server.pid", project_copy=True)
     server.wait_ready()

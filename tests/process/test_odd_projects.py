@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.harness import WORKER_CLASSES
+from tests.process.harness import ROOT, WORKER_CLASSES
 
 MANAGE = ("manage.py", "serve_guarded")
 
@@ -201,3 +201,61 @@ def test_an_asgi_project_streams_events(serve, tmp_path, worker_class):
     server.wait_ready()
     assert server.get("/").body.count("data:") == 5
     assert server.stop() == 0
+
+
+@pytest.mark.parametrize("wsgi_app", ["shop_site", "shop_site:make()"])
+def test_what_gunicorn_takes_as_wsgi_app_and_pythonpath(serve, tmp_path, wsgi_app):
+    project = tmp_path / "moved"
+    write(
+        project,
+        settings="""
+            SECRET_KEY = "a key"
+            ALLOWED_HOSTS = ["*"]
+            ROOT_URLCONF = "urls"
+            INSTALLED_APPS = ["django_workerguard"]
+        """,
+        urls="""
+            from django.http import HttpResponse
+            from django.urls import path
+
+            urlpatterns = [path("", lambda request: HttpResponse("moved"))]
+        """,
+        src__shop_site="""
+            from django.core.wsgi import get_wsgi_application
+
+            make = get_wsgi_application
+            application = make()
+        """,
+        gunicorn__conf=f"""
+            wsgi_app = "{wsgi_app}"
+            pythonpath = "src"
+        """,
+    )
+    (project / "gunicorn" / "conf.py").rename(project / "gunicorn.conf.py")
+    server = serve(project=project, environ={"DJANGO_SETTINGS_MODULE": "settings"})
+    server.wait_ready()
+    assert server.get("/").body == "moved"
+
+
+def test_a_package_that_only_manage_py_can_find(serve, tmp_path):
+    """The project carries its libraries, and its manage.py names their directory."""
+    project = tmp_path / "vendored"
+    write(
+        project,
+        site_settings="""
+            SECRET_KEY = "a key"
+            ALLOWED_HOSTS = ["*"]
+            ROOT_URLCONF = "site_settings"
+            urlpatterns = []
+            INSTALLED_APPS = ["django_workerguard"]
+        """,
+        manage="import sys\n\nsys.path.insert(0, 'vendor')\n"
+        + textwrap.dedent(MANAGE_PY.format(settings="site_settings")),
+    )
+    (project / "vendor").mkdir()
+    (project / "vendor" / "django_workerguard").symlink_to(ROOT / "django_workerguard")
+    server = serve(
+        project=project, command=MANAGE, environ={"DJANGO_SETTINGS_MODULE": None, "PYTHONPATH": ""}
+    )
+    server.wait_ready()
+    assert server.get("/health/ready/").status == 200

@@ -12,7 +12,7 @@ from django_workerguard.policy.backoff import back_off, load_timeout
 from django_workerguard.policy.fold import fold
 from django_workerguard.policy.load import is_transient
 from django_workerguard.policy.plan import next_deadline, plan
-from django_workerguard.policy.view import Fleet, Policy, State
+from django_workerguard.policy.view import Fleet, Policy, State, Stop
 from django_workerguard.probe.clock import AwakeClock
 
 POLICY = Policy(load_concurrency=2, stand_in=False, timeout=0.0)
@@ -185,3 +185,48 @@ def test_a_worker_that_is_aborted_is_not_ready_whatever_it_says():
     fleet = told(fleet, m.Exited(9, 27.0), policy=policy)
     assert fleet.record(1).failures == 1
     assert fleet.ready == 1
+
+
+def test_shrinking_never_takes_the_last_who_can_serve():
+    fleet = told(ready_fleet(2), m.Exited(1, 20.0), m.TargetChanged(1))
+    assert a.Retire(2, "scale: above the target") not in plan(POLICY, fleet, 20.0)
+    fleet = told(fleet, m.Spawned(1, 1, 201, 60.0, 20.0), m.Observed((m.Reading(1, State.READY, 1),), 21.0))
+    assert plan(POLICY, fleet, 21.0) == (a.Retire(2, "scale: above the target"),)
+
+
+def test_a_worker_that_stops_by_itself_is_succeeded_at_once_and_gets_its_mercy():
+    fleet = told(ready_fleet(1), m.Observed((m.Reading(1, State.RETIRING, 2),), 20.0))
+    assert not fleet.ready
+    assert [type(action) for action in plan(POLICY, fleet, 20.0)] == [a.Spawn]
+    assert a.Abort in [type(action) for action in plan(POLICY, fleet, 21.0 + POLICY.mercy)]
+
+
+def test_one_that_always_stops_by_itself_is_no_storm_of_forks():
+    fleet, now = Fleet(target=1), 0.0
+    for seat in range(1, 5):
+        fleet = told(fleet, m.Spawned(1, seat, seat, 60.0, now), m.Admitted(seat, now))
+        fleet = told(fleet, m.Observed((m.Reading(seat, State.READY, 1),), now))
+        fleet = told(fleet, m.Observed((m.Reading(seat, State.RETIRING, 2),), now), m.Exited(seat, now))
+    assert fleet.record(1).next_try > now
+
+
+def test_a_slot_that_was_healthy_for_long_is_tried_again_soon():
+    fleet = Fleet(target=1)
+    for number in range(6):
+        fleet = told(fleet, m.Spawned(1, 1, number, 60, 0.0), m.Exited(1, 0.0))
+    fleet = told(fleet, m.Spawned(1, 1, 7, 60, 0.0), m.Observed((m.Reading(1, State.READY, 1),), 0.0))
+    fleet = told(fleet, m.GenerationStarted(1000.0), m.Spawned(1, 2, 8, 60, 1000.0), m.Exited(2, 1001.0))
+    assert fleet.record(1).next_try - 1001.0 <= POLICY.load_retry_delay
+
+
+def test_who_comes_into_an_empty_slot_is_not_wanted_out():
+    fleet = told(ready_fleet(1), m.Exited(1, 20.0), m.RecycleAsked(1, "by hand"))
+    fleet = told(fleet, m.Spawned(1, 1, 201, 60.0, 20.0), m.Observed((m.Reading(1, State.READY, 1),), 21.0))
+    assert plan(POLICY, fleet, 21.0) == ()
+
+
+def test_a_second_stop_does_not_forget_why_the_first_came():
+    fleet = told(
+        ready_fleet(1), m.StopAsked(20.0, exit_code=22, reason="give-up-after"), m.StopAsked(21.0, quick=True)
+    )
+    assert fleet.stop == Stop(at=20.0, quick=True, exit_code=22, reason="give-up-after")

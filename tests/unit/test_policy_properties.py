@@ -92,8 +92,8 @@ class World:
                     return  # killed a moment before, in the same plan
                 ready = self.fleet.ready
                 self.tell(m.Asked(seat, reason, self.now))
-                if self.policy.surge and not reason.startswith("scale"):
-                    assert self.fleet.ready == ready, "planned change costs capacity"
+                if self.policy.surge:
+                    assert self.fleet.ready >= min(ready, self.fleet.target), "planned change costs capacity"
             case a.Abort(seat, reason):
                 self.tell(m.Aborted(seat, reason, self.now))
             case a.Kill(seat):

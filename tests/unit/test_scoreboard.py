@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -181,18 +183,33 @@ def test_a_board_has_its_name_only_once_it_is_whole(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+HOLDER = """
+import sys
+from pathlib import Path
+from django_workerguard.scoreboard.board import Board
+from django_workerguard.scoreboard.layout import Layout
+board = Board.create(Layout(seats=1, slots=1), Path(sys.argv[1]), pid=1, start=1)
+print("made", flush=True)
+sys.stdin.read()
+"""
+
+
 def test_a_sweep_takes_what_is_stale_and_leaves_what_lives(tmp_path):
-    dead = Board.create(SMALL, tmp_path / "dead.999999.board", pid=999999, start=1)
-    live = Board.create(
-        SMALL, tmp_path / f"live.{os.getpid()}.board", pid=os.getpid(), start=start_time(os.getpid())
-    )
-    reused = Board.create(SMALL, tmp_path / f"reused.{os.getpid()}.board", pid=os.getpid(), start=1)
+    """A board lives as long as its arbiter holds it, whatever its pid means here: it may run in another container."""
+    Board.create(SMALL, tmp_path / "dead.999999.board", pid=999999, start=1).close()
+    Board.create(SMALL, tmp_path / f"reused.{os.getpid()}.board", pid=os.getpid(), start=1).close()
     (tmp_path / "dead.999999.sock").touch()
     (tmp_path / "torn.999998.new").touch()
-    for board in (dead, live, reused):
-        board.close()
+    (tmp_path / "another.board").touch()
+    live = tmp_path / "live.999997.board"
+    command = [sys.executable, "-c", HOLDER, str(live)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        holder.stdout.readline()
+        sweep(tmp_path)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["another.board", live.name]
+        holder.stdin.close()
     sweep(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [f"live.{os.getpid()}.board"]
+    assert [path.name for path in tmp_path.iterdir()] == ["another.board"]
 
 
 def test_the_header_at_a_glance_is_the_boards(tmp_path):
