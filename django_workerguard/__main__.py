@@ -7,7 +7,6 @@ load, which is tried again.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
+from django_workerguard.config import reading
 from django_workerguard.config.arguments import add_arguments, collect, split_at_dashes
 from django_workerguard.config.handover import Handover
 from django_workerguard.config.options import GuardOptions
@@ -123,25 +123,12 @@ def _read_with_retries(module: str, options: GuardOptions, *, where: str) -> dic
 
 def _read(module: str, patience: float | None) -> dict[str, Any]:
     with tempfile.TemporaryFile() as answer:
-        command = [
-            sys.executable,
-            "-P",
-            "-m",
-            "django_workerguard.config.read_settings",
-            module,
-            str(answer.fileno()),
-        ]
-        environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        command, environ = reading.command(module, answer.fileno(), sys.path)
         try:
             subprocess.run(command, env=environ, pass_fds=(answer.fileno(),), timeout=patience, check=False)
         except subprocess.TimeoutExpired:
             return {"error": f"no end after {patience:g} s (load-timeout)"}
-        answer.seek(0)
-        try:
-            told: dict[str, Any] = json.loads(answer.read())
-        except ValueError:
-            return {"error": "the process that imported it ended without a word"}
-        return told
+        return reading.answer(answer.fileno())
 
 
 class CannotLoadError(WorkerguardError):

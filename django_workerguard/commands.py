@@ -10,14 +10,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from django_workerguard import cli
-from django_workerguard.errors import ConfigurationError, ExitCode, NoServerError, WorkerguardError
+from django_workerguard import cli, orders
+from django_workerguard.choosing import choose
+from django_workerguard.config.units import seconds
+from django_workerguard.errors import ConfigurationError, ExitCode, WorkerguardError
 from django_workerguard.report.assess import with_findings
 from django_workerguard.report.table import event_line, story, table
 from django_workerguard.report.verdict import KINDS
-from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.journal import read_events
-from django_workerguard.scoreboard.places import Server, find_servers, is_live, server_name, unreadable
+from django_workerguard.scoreboard.places import is_live
 from django_workerguard.scoreboard.snapshot import snapshot
 
 FOLLOW = 0.5  # seconds between two looks at the journal
@@ -68,57 +69,51 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     probe.add_argument("kind", choices=KINDS)
     probe.set_defaults(command=_probe)
 
+    wait = argparse.ArgumentParser(add_help=False)
+    wait.add_argument(
+        "--wait",
+        nargs="?",
+        type=_seconds,
+        const=0.0,
+        metavar="SECONDS",
+        help="Show the progress and wait for the end, at most so long; exit 22 at the first load that fails.",
+    )
+    reload = commands.add_parser(
+        "reload", parents=[which, wait], help="Read settings, configuration and code anew, in new workers."
+    )
+    reload.set_defaults(command=orders.reload)
+
+    recycle = commands.add_parser(
+        "recycle", parents=[which, wait], help="Replace a slot's worker, or every slot's, within the budget."
+    )
+    chosen = recycle.add_mutually_exclusive_group(required=True)
+    chosen.add_argument("slot", nargs="?", type=_positive)
+    chosen.add_argument("--all", action="store_true", help="Every slot.")
+    recycle.set_defaults(command=orders.recycle)
+
+    scale = commands.add_parser(
+        "scale", parents=[which, wait], help="Change how many workers there are to be."
+    )
+    scale.add_argument("target", type=_positive)
+    scale.set_defaults(command=orders.scale)
+
     explain = commands.add_parser("explain", parents=[which], help="Why a slot is as it is.")
     explain.add_argument("slot", type=_positive)
     explain.set_defaults(command=_explain)
     return parser
 
 
+def _seconds(text: str) -> float:
+    try:
+        return seconds(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
     return int(text)
-
-
-# choosing the server
-
-
-def choose(parsed: argparse.Namespace, *, here: Path) -> list[Server]:
-    """Return the server that is meant; two where one replaces the other after SIGUSR2.
-
-    Raises NoServerError, and ConfigurationError where several could be meant.
-    """
-    environ, uid = os.environ, os.geteuid()
-    found = list(find_servers(parsed.run_dir, environ=environ, uid=uid))
-    if not found:
-        broken = list(unreadable(parsed.run_dir, environ=environ, uid=uid))
-        raise NoServerError(f"no running server was found{'; ' if broken else ''}{'; '.join(broken)}.")
-    if parsed.name:
-        wanted = (parsed.name, server_name(parsed.name, here))
-        named = [server for server in found if server.name in wanted or server.label in wanted]
-        if not named:
-            raise NoServerError(f"no running server is called {parsed.name!r}: there is {_labels(found)}.")
-        return _one_family(named)
-    near = [server for server in found if _is_near(Path(server.project), here)]
-    if not near and not parsed.run_dir and (here / "manage.py").exists():
-        raise NoServerError(f"no server of this project runs: there is {_labels(found)}.")
-    return _one_family(near or found)
-
-
-def _one_family(servers: list[Server]) -> list[Server]:
-    parents = {server.board.read_about().get("replaces") for server in servers}
-    heirs = [server for server in servers if server.pid not in parents]
-    if len(heirs) == 1:
-        return sorted(servers, key=lambda server: server.board.words[Header.STARTED_AT])
-    raise ConfigurationError(f"several servers run: {_labels(servers)}", hint="Choose one with --name.")
-
-
-def _labels(servers: list[Server]) -> str:
-    return ", ".join(f"{server.label} ({server.project})" for server in servers)
-
-
-def _is_near(project: Path, here: Path) -> bool:
-    return project == here or project in here.parents or here in project.parents
 
 
 # the commands

@@ -13,8 +13,10 @@ class ExitCode(IntEnum):
     UNEXPECTED = 1
     USAGE = 2
     LOAD_FAILED = 22  # uWSGI's code for need-app
+    REFUSED = 65  # the server refused what a command asked for (EX_DATAERR)
     UNAVAILABLE = 69  # a probe said no (EX_UNAVAILABLE)
     NO_SERVER = 72  # no running server was found
+    TIMED_OUT = 75  # what a command waited for has not happened in time (EX_TEMPFAIL)
 
 
 class WorkerguardError(Exception):

@@ -16,6 +16,7 @@ from django_workerguard.server.configuration import REFUSED
 REFERENCE = Path(__file__).resolve().parent / "reference" / "options.md"
 UNITS: dict[Callable[[Any], Any], str] = {
     units.seconds: "seconds; `500ms`, `10m` and `6h` are understood",
+    units.megabytes: "megabytes; `400M` and `1.5G` are understood",
     units.switch: "`true`, `1`, `yes`, `on`, and their opposites",
     units.words: "a list, or words separated by commas",
     units.dotted: "`module:callable`",

@@ -48,16 +48,27 @@ def write(handover: Handover) -> int:
 
     Raises ConfigurationError where WORKERGUARD holds what cannot cross, such as a function.
     """
+    data = _encoded(handover)
+    fd = os.memfd_create("workerguard-handover", 0)
+    os.write(fd, data)
+    return fd
+
+
+def rewrite(fd: int, handover: Handover) -> None:
+    """Put a newer handover into the memfd, for a server that SIGUSR2 may start."""
+    data = _encoded(handover)
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, data, 0)
+
+
+def _encoded(handover: Handover) -> bytes:
     try:
-        data = json.dumps(asdict(handover), default=plain).encode()
+        return json.dumps(asdict(handover), default=plain).encode()
     except TypeError as error:
         raise ConfigurationError(
             f"WORKERGUARD holds a value that cannot be handed to the server: {error}",
             hint="Server hooks and other objects belong into gunicorn.conf.py.",
         ) from None
-    fd = os.memfd_create("workerguard-handover", 0)
-    os.write(fd, data)
-    return fd
 
 
 def plain(value: Any) -> Any:

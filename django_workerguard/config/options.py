@@ -173,6 +173,73 @@ class GuardOptions:
         "Where a worker reads the release that it loaded: env:NAME, file:PATH or call:module:function.",
         metavar="SOURCE",
     )
+    max_requests: int = _option(
+        0,
+        units.count(0),
+        "Replace a worker after so many requests. 0: never. Mirrors uWSGI's max-requests; gunicorn's max_requests, "
+        "where it is set, is taken for it.",
+        metavar="N",
+    )
+    max_requests_delta: int = _option(
+        0,
+        units.count(0),
+        "So many requests more for every slot after the first: delta × (slot - 1). Mirrors uWSGI's max-requests-delta.",
+        metavar="N",
+    )
+    max_worker_lifetime: float = _option(
+        0.0,
+        units.seconds,
+        "Replace a worker so long after it was started. 0: never. Mirrors uWSGI's max-worker-lifetime; here the "
+        "successor is ready first.",
+        metavar="SECONDS",
+    )
+    max_worker_lifetime_delta: float = _option(
+        0.0,
+        units.seconds,
+        "So much longer for every slot after the first: delta × (slot - 1). Mirrors uWSGI's max-worker-lifetime-delta.",
+        metavar="SECONDS",
+    )
+    min_worker_lifetime: float = _option(
+        10.0,
+        units.seconds,
+        "How long a ready worker is left alone by max-requests, max-worker-lifetime, both rss rules and outlier. Not by "
+        "reload, recycle, scale or stop, and not where it is not loaded. Mirrors uWSGI's min-worker-lifetime (10 s in "
+        "its source, 60 in its documentation).",
+        metavar="SECONDS",
+    )
+    reload_on_rss: int = _option(
+        0,
+        units.megabytes,
+        "Replace a worker whose resident memory has been this large in three samples in a row, a second apart; idle "
+        "ones too. 0: never. Mirrors uWSGI's reload-on-rss.",
+        metavar="MB",
+    )
+    evil_reload_on_rss: int = _option(
+        0,
+        units.megabytes,
+        "An emergency: kill a worker whose resident memory is this large, in the middle of whatever it does; one in "
+        "min-worker-lifetime, never the last that is ready. 0: never. Mirrors uWSGI's evil-reload-on-rss.",
+        metavar="MB",
+    )
+    reload_on_memory_error: bool = _option(
+        True,
+        units.switch,
+        "Replace a worker in which a request ended in MemoryError.",
+        metavar="on|off",
+    )
+    outlier: str = _option(
+        "eject",
+        units.choice(("eject", "report", "off")),
+        "What becomes of a worker that answers 5xx where its peers do not: 'eject' (it is replaced within the budget), "
+        "'report' (a finding tells of it), 'off'.",
+        metavar="eject|report|off",
+    )
+    outlier_min_requests: int = _option(
+        50,
+        units.count(1),
+        "So many requests in the last minute make a worker, and its peers together, comparable.",
+        metavar="N",
+    )
     worker_reload_mercy: float = _option(
         60.0,
         units.seconds,

@@ -7,12 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Spawn:
-    """Start a worker in a slot. ``stay``: should its load fail, it stays unloaded."""
+    """Start a worker in a slot.
+
+    ``stay``: should its load fail, it stays unloaded. ``reason``: why it is to succeed the incumbent.
+    """
 
     slot: int
     generation: int
     load_timeout: float
     stay: bool = False
+    reason: str = ""
     method: str = "fork"
 
 
@@ -55,8 +59,11 @@ class Abort:
 
 @dataclass(frozen=True)
 class Kill:
+    """End a worker at once; ``evil``: by evil-reload-on-rss, in the middle of its work."""
+
     seat: int
     reason: str
+    evil: bool = False
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,12 @@ from typing import Any
 
 from django_workerguard.policy import message as m
 from django_workerguard.policy.backoff import back_off
-from django_workerguard.policy.view import Fleet, Policy, Record, StandIn, State, Stop, Worker
+from django_workerguard.policy.outlier import MARK_EVERY, WINDOW
+from django_workerguard.policy.recycle import EVIL
+from django_workerguard.policy.view import Fleet, Mark, Policy, Record, StandIn, State, Stop, Worker
 
 STABLE = 10.0  # seconds of being ready after which a death is not an early one
+FRESH = 10.0  # seconds after min-worker-lifetime in which a kill comes right after the load
 BY_ITSELF = "it stopped by itself, or on a signal that was not the arbiter's"
 CLEAN_STABLE = 1.0  # the same for a worker that left with exit code 0
 
@@ -28,12 +31,19 @@ def fold(policy: Policy, fleet: Fleet, message: m.Message) -> Fleet:
             for reading in readings:
                 fleet = _read(policy, fleet, reading, at)
             return fleet
+        case m.Measured(rss, at):
+            for seat, resident in rss:
+                fleet = _measured(policy, fleet, seat, resident, at)
+            return fleet
         case m.Exited():
             return _exited(policy, fleet, message)
         case m.Asked(seat, reason, at, quick):
             return _asked(fleet, seat, reason, at, quick=quick)
         case m.Aborted(seat, reason, at):
             return _nobody(_change(fleet, seat, aborted=at, reason=reason), at)
+        case m.Killed(seat, reason, at):
+            fleet = _change(replace(fleet, last_evil=at), seat, aborted=at, reason=reason)
+            return _nobody(fleet, at)
         case m.Admitted(seat, at):
             return _change(fleet, seat, admitted=True, beat_seen=at)
         case m.DutySet(seat, on, at):
@@ -45,9 +55,9 @@ def fold(policy: Policy, fleet: Fleet, message: m.Message) -> Fleet:
             wait = _wait(policy, strikes, slot=0, transient=True)
             return replace(fleet, stand_in=StandIn(strikes=strikes, next_try=at + wait))
         case m.TargetChanged(target):
-            return replace(fleet, target=target)
-        case m.GenerationStarted(at):
-            return _new_generation(fleet, at)
+            return replace(fleet, target=target, next_target=None)
+        case m.GenerationStarted(at, target):
+            return _new_generation(fleet, at, target)
         case m.RecycleAsked(slot, reason):
             return _with_record(fleet, replace(fleet.record(slot), wanted_out=reason))
         case m.StopAsked(at, quick, exit_code, reason):
@@ -77,10 +87,10 @@ def _spawned(fleet: Fleet, message: m.Spawned) -> Fleet:
         load_timeout=message.load_timeout,
     )
     fleet = replace(fleet, spawns=ordinal, workers={**fleet.workers, message.seat: worker})
-    record = replace(fleet.record(message.slot), last_spawn=ordinal)
-    if fleet.successor(message.slot) is None:  # it came into an empty slot: nobody is to be replaced any more
-        record = replace(record, wanted_out="")
-    return _with_record(fleet, record)
+    # decided: what was a reason when the successor was started stays one
+    wanted_out = message.reason if fleet.successor(message.slot) is not None else ""
+    record = fleet.record(message.slot)
+    return _with_record(fleet, replace(record, last_spawn=ordinal, wanted_out=wanted_out))
 
 
 def _read(policy: Policy, fleet: Fleet, reading: m.Reading, at: float) -> Fleet:
@@ -89,6 +99,9 @@ def _read(policy: Policy, fleet: Fleet, reading: m.Reading, at: float) -> Fleet:
     worker = fleet.workers.get(reading.seat)
     if worker is None:
         return fleet
+    worker = replace(
+        worker, requests=reading.requests, errors=reading.errors, memory_errors=reading.memory_errors
+    )
     if reading.beat != worker.beat:
         worker = replace(worker, beat=reading.beat, beat_seen=at)
     if worker.state is State.UNLOADED:
@@ -101,7 +114,8 @@ def _read(policy: Policy, fleet: Fleet, reading: m.Reading, at: float) -> Fleet:
         return _left(policy, fleet, worker, at)
     worker = replace(worker, state=reading.state, since=at, beat_seen=at)
     if reading.state is State.READY:
-        return _became_ready(_with_worker(fleet, replace(worker, ready_at=at)), worker)
+        worker = replace(worker, ready_at=at, marks=(Mark(at, worker.requests, worker.errors),))
+        return _became_ready(_with_worker(fleet, worker), worker)
     return _with_worker(fleet, worker)
 
 
@@ -114,9 +128,10 @@ def _left(policy: Policy, fleet: Fleet, worker: Worker, at: float) -> Fleet:
 
 def _became_ready(fleet: Fleet, worker: Worker) -> Fleet:
     record = fleet.record(worker.slot)
-    fleet = _with_record(fleet, replace(record, failures=0, timeouts=0, next_try=0.0))
+    fleet = _with_record(fleet, replace(record, failures=0, timeouts=0, no_memory=0, next_try=0.0))
     if worker.generation == fleet.generation:
-        fleet = replace(fleet, canary_strikes=0, canary_next_try=0.0)
+        target = fleet.target if fleet.next_target is None else fleet.next_target
+        fleet = replace(fleet, canary_strikes=0, canary_next_try=0.0, target=target, next_target=None)
     # a worker that was already loading when another failed proves nothing about the cause
     healed = worker.ordinal > fleet.failed_ordinal
     return replace(
@@ -125,6 +140,20 @@ def _became_ready(fleet: Fleet, worker: Worker) -> Fleet:
         nobody_ready_since=None,
         load_failed=fleet.load_failed and not healed,
     )
+
+
+def _measured(policy: Policy, fleet: Fleet, seat: int, resident: int, at: float) -> Fleet:
+    worker = fleet.workers.get(seat)
+    if worker is None or not resident:
+        return fleet
+    over = policy.reload_on_rss and resident >= policy.reload_on_rss
+    worker = replace(worker, rss=resident, rss_over=worker.rss_over + 1 if over else 0)
+    if worker.ready_at is not None and not worker.rss_at_first:
+        worker = replace(worker, rss_at_first=resident)
+    if worker.marks and at - worker.marks[-1].at >= MARK_EVERY:
+        marks = (*worker.marks, Mark(at, worker.requests, worker.errors))
+        worker = replace(worker, marks=tuple(mark for mark in marks if at - mark.at <= WINDOW))
+    return _with_worker(fleet, worker)
 
 
 def _exited(policy: Policy, fleet: Fleet, message: m.Exited) -> Fleet:
@@ -139,7 +168,7 @@ def _exited(policy: Policy, fleet: Fleet, message: m.Exited) -> Fleet:
             return fleet
         case State.READY | State.UNLOADED:
             record = _died(policy, fleet.record(worker.slot), worker, at, clean=message.clean)
-            return _with_record(fleet, record)
+            return _with_record(fleet, _killed(policy, record, worker, at))
         case _:
             return _failed_load(policy, fleet, worker, message)
 
@@ -153,6 +182,14 @@ def _died(policy: Policy, record: Record, worker: Worker, at: float, *, clean: b
     return replace(record, strikes=record.strikes + 1, next_try=at + wait, wanted_out="")
 
 
+def _killed(policy: Policy, record: Record, worker: Worker, at: float) -> Record:
+    """Count the kills of evil-reload-on-rss that came right after the load: two show that they lead nowhere."""
+    if not worker.reason.startswith(EVIL) or worker.ready_at is None:
+        return record
+    fresh = at - worker.ready_at < policy.min_worker_lifetime + FRESH
+    return replace(record, evil_kills=record.evil_kills + 1 if fresh else 0)
+
+
 def _failed_load(policy: Policy, fleet: Fleet, worker: Worker, message: m.Exited) -> Fleet:
     record = fleet.record(worker.slot)
     incumbent = fleet.incumbent(worker.slot)
@@ -160,7 +197,12 @@ def _failed_load(policy: Policy, fleet: Fleet, worker: Worker, message: m.Exited
         record = replace(record, strikes=record.failures)  # what was before it became ready is over
     record = _strike(policy, record, message.at, transient=message.transient)
     timed_out = worker.aborted is not None
-    record = replace(record, failures=record.failures + 1, timeouts=record.timeouts + 1 if timed_out else 0)
+    record = replace(
+        record,
+        failures=record.failures + 1,
+        timeouts=record.timeouts + 1 if timed_out else 0,
+        no_memory=record.no_memory + 1 if message.memory else 0,
+    )
     fleet = replace(fleet, load_failed=True, failed_ordinal=fleet.spawns)
     if incumbent is not None and worker.generation == fleet.generation:
         strikes = fleet.canary_strikes + 1
@@ -185,10 +227,10 @@ def _wait(policy: Policy, strikes: int, *, slot: int, transient: bool) -> float:
     )
 
 
-def _new_generation(fleet: Fleet, at: float) -> Fleet:
+def _new_generation(fleet: Fleet, at: float, target: int | None) -> Fleet:
     """The back-off belongs to the load of a generation: new code is tried at once."""
     records = {
-        slot: replace(record, failures=0, strikes=0, timeouts=0, next_try=at)
+        slot: replace(record, failures=0, strikes=0, timeouts=0, no_memory=0, evil_kills=0, next_try=at)
         for slot, record in fleet.records.items()
     }
     return replace(
@@ -198,6 +240,7 @@ def _new_generation(fleet: Fleet, at: float) -> Fleet:
         canary_strikes=0,
         canary_next_try=0.0,
         load_failed=False,
+        next_target=target,
     )
 
 
@@ -212,7 +255,9 @@ def _asked(fleet: Fleet, seat: int, reason: str, at: float, *, quick: bool) -> F
     if worker is None:
         return fleet
     worker = replace(worker, state=State.RETIRING, since=at, asked_to_leave=at, reason=reason, quick=quick)
-    record = replace(fleet.record(worker.slot), wanted_out="")
+    record = replace(fleet.record(worker.slot), wanted_out="", no_memory=0)
+    if fleet.successor(worker.slot) is None and reason != BY_ITSELF:
+        record = replace(record, next_try=at)  # it broke before it made: its successor comes at once
     return _nobody(_with_record(_with_worker(fleet, worker), record), at)
 
 

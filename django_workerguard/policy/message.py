@@ -14,6 +14,7 @@ class Spawned:
     pid: int
     load_timeout: float
     at: float
+    reason: str = ""  # why the incumbent is to be succeeded, if there is one
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,9 @@ class Reading:
     state: State | None  # None: it has said nothing yet
     beat: int
     on_duty: bool = False
+    requests: int = 0
+    errors: int = 0
+    memory_errors: int = 0
 
 
 @dataclass(frozen=True)
@@ -41,13 +45,26 @@ class Observed:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """The resident memory of processes, in bytes by seat."""
+
+    rss: tuple[tuple[int, int], ...]
+    at: float
+
+
+@dataclass(frozen=True)
 class Exited:
-    """A worker is gone; ``clean`` is exit code 0, ``transient`` a cause that may pass by itself."""
+    """A worker is gone.
+
+    ``clean`` is exit code 0, ``transient`` a cause that may pass by itself, ``memory`` a
+    proven want of memory.
+    """
 
     seat: int
     at: float
     clean: bool = False
     transient: bool = True
+    memory: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,6 +79,15 @@ class Asked:
 
 @dataclass(frozen=True)
 class Aborted:
+    seat: int
+    reason: str
+    at: float
+
+
+@dataclass(frozen=True)
+class Killed:
+    """A worker was killed by evil-reload-on-rss."""
+
     seat: int
     reason: str
     at: float
@@ -101,7 +127,10 @@ class TargetChanged:
 
 @dataclass(frozen=True)
 class GenerationStarted:
+    """New code and settings are to be loaded; ``target`` counts once they have been."""
+
     at: float
+    target: int | None = None
 
 
 @dataclass(frozen=True)
@@ -127,9 +156,11 @@ Message = (
     Spawned
     | SpawnFailed
     | Observed
+    | Measured
     | Exited
     | Asked
     | Aborted
+    | Killed
     | Admitted
     | DutySet
     | StandInSpawned

@@ -25,6 +25,7 @@ from django_workerguard.policy.action import (
     SpawnStandIn,
 )
 from django_workerguard.policy.backoff import load_timeout
+from django_workerguard.policy.recycle import NO_ROOM, due_at, why_due, why_kill
 from django_workerguard.policy.view import Fleet, Policy, State, Stop, Worker
 
 ABORT_GRACE = 1.0  # seconds between a stack dump and SIGKILL
@@ -45,7 +46,8 @@ def plan(policy: Policy, fleet: Fleet, now: float) -> tuple[Action, ...]:
         *_overdue(policy, fleet, now),
         *_duties(policy, fleet, now),
         *_admissions(fleet),
-        *_departures(policy, fleet),
+        *_emergency(policy, fleet, now),
+        *_departures(policy, fleet, now),
         *_spawns(policy, fleet, now),
     )
 
@@ -55,6 +57,7 @@ def next_deadline(policy: Policy, fleet: Fleet, now: float) -> float:
     times = [fleet.record(slot).next_try for slot in range(1, fleet.target + 1) if not fleet.in_slot(slot)]
     times.append(fleet.canary_next_try)
     times.extend(w.spawned + w.load_timeout for w in fleet.of(State.LOADING) if w.load_timeout)
+    times.extend(at for w in fleet.of(State.READY, State.UNLOADED) if (at := due_at(policy, w)) is not None)
     if fleet.nobody_ready_since is not None:
         times.append(fleet.nobody_ready_since + policy.stand_in_after)
     if fleet.stop is not None:
@@ -166,7 +169,14 @@ def _admissions(fleet: Fleet) -> Iterator[Action]:
             yield Admit(worker.seat)
 
 
-def _departures(policy: Policy, fleet: Fleet) -> Iterator[Action]:
+def _emergency(policy: Policy, fleet: Fleet, now: float) -> Iterator[Action]:
+    found = why_kill(policy, fleet, now)
+    if found is not None:
+        worker, reason = found
+        yield Kill(worker.seat, reason, evil=True)
+
+
+def _departures(policy: Policy, fleet: Fleet, now: float) -> Iterator[Action]:
     spare = len(fleet.of(State.READY)) - fleet.target
     for worker in reversed(_in_order(fleet.workers.values())):
         if worker.slot <= fleet.target or worker.state in (State.RETIRING, State.FAILED):
@@ -181,30 +191,43 @@ def _departures(policy: Policy, fleet: Fleet) -> Iterator[Action]:
         if incumbent is None or successor is None:
             continue
         if successor.state is State.READY and successor.aborted is None:
-            yield Retire(incumbent.seat, _why_out(fleet, slot, incumbent) or "replaced")
-    if policy.surge == 0:
-        yield from _break_before_make(fleet)
+            yield Retire(incumbent.seat, _why_out(policy, fleet, incumbent, now) or "replaced")
+        elif successor.generation < fleet.generation:
+            yield Retire(successor.seat, f"superseded: generation {fleet.generation} has begun")
+    for worker in _in_order(fleet.of(State.UNLOADED)):
+        reason = why_due(policy, fleet, worker, now)
+        if reason and fleet.in_slot(worker.slot) == [
+            worker
+        ]:  # it serves nobody, so it need not wait for a successor
+            yield Retire(worker.seat, reason)
+    yield from _break_before_make(policy, fleet, now)
 
 
-def _break_before_make(fleet: Fleet) -> Iterator[Action]:
-    busy = len(fleet.workers) < fleet.target or fleet.of(
-        State.RETIRING, State.LOADING, State.LOADED, State.FAILED
-    )
-    if busy or fleet.ready <= (1 if fleet.target > 1 else 0):
+def _break_before_make(policy: Policy, fleet: Fleet, now: float) -> Iterator[Action]:
+    """Retire first, one at a time, where nothing may come beside the incumbents, or nothing can for want of memory."""
+    if fleet.of(State.RETIRING, State.LOADING, State.LOADED, State.FAILED):
         return
-    for slot in range(1, fleet.target + 1):
-        incumbent = fleet.incumbent(slot)
-        reason = _why_out(fleet, slot, incumbent) if incumbent else ""
-        if incumbent is not None and reason:
-            yield Retire(incumbent.seat, reason)
-            return
+    incumbents = [w for slot in range(1, fleet.target + 1) if (w := fleet.incumbent(slot)) is not None]
+    if policy.surge == 0:
+        if len(incumbents) == fleet.target and (fleet.ready > 1 or fleet.target == 1):
+            reasons = ((w, _why_out(policy, fleet, w, now)) for w in incumbents)
+            yield from ([Retire(w.seat, reason) for w, reason in reasons if reason][:1])
+        return
+    starved = [w for w in incumbents if fleet.record(w.slot).no_memory >= NO_ROOM and w.state is State.READY]
+    if not starved or fleet.frozen or fleet.ready - 1 < max(policy.min_loaded, 1):
+        return
+    largest = max(starved, key=lambda w: (w.rss, -w.ordinal))
+    reason = _why_out(policy, fleet, largest, now)
+    if reason:
+        yield Retire(largest.seat, f"{reason}; it goes first: its successor found no memory beside it")
 
 
-def _why_out(fleet: Fleet, slot: int, incumbent: Worker) -> str:
-    """Say why a slot's incumbent is to be replaced; "" if it is not."""
+def _why_out(policy: Policy, fleet: Fleet, incumbent: Worker, now: float) -> str:
+    """Say why an incumbent is to be replaced; "" if it is not."""
     if incumbent.generation < fleet.generation:
         return f"reload: generation {incumbent.generation} of {fleet.generation}"
-    return fleet.record(slot).wanted_out
+    decided = fleet.record(incumbent.slot).wanted_out
+    return decided or (why_due(policy, fleet, incumbent, now) if incumbent.state is State.READY else "")
 
 
 # who comes
@@ -213,7 +236,8 @@ def _why_out(fleet: Fleet, slot: int, incumbent: Worker) -> str:
 def _spawns(policy: Policy, fleet: Fleet, now: float) -> Iterator[Action]:
     room = 1 if fleet.load_failed else policy.load_concurrency
     room -= len(fleet.of(State.LOADING, State.FAILED))
-    for slot in (*_empty(policy, fleet, now), *_to_succeed(policy, fleet, now)):
+    empty = [(slot, "") for slot in _empty(policy, fleet, now)]
+    for slot, reason in (*empty, *_to_succeed(policy, fleet, now)):
         if room <= 0:
             return
         room -= 1
@@ -222,7 +246,9 @@ def _spawns(policy: Policy, fleet: Fleet, now: float) -> Iterator[Action]:
             slot,
             fleet.generation,
             load_timeout(policy.load_timeout, record.timeouts),
-            stay=policy.need_app == "off" and record.failures + 1 >= policy.load_retries,
+            # beside an incumbent it would only be a second one that cannot serve
+            stay=policy.need_app == "off" and not reason and record.failures + 1 >= policy.load_retries,
+            reason=reason,
         )
 
 
@@ -237,8 +263,8 @@ def _empty(policy: Policy, fleet: Fleet, now: float) -> list[int]:
     return sorted(due, key=lambda slot: (fleet.record(slot).last_spawn, slot))
 
 
-def _to_succeed(policy: Policy, fleet: Fleet, now: float) -> list[int]:
-    """Slots whose incumbent is to be replaced and whose successor may come now."""
+def _to_succeed(policy: Policy, fleet: Fleet, now: float) -> list[tuple[int, str]]:
+    """Slots whose incumbent is to be replaced and whose successor may come now, each with the reason."""
     slots = range(1, fleet.target + 1)
     budget = policy.surge - sum(1 for slot in slots if fleet.successor(slot) is not None)
     if budget <= 0 or fleet.canary_next_try > now:
@@ -248,19 +274,16 @@ def _to_succeed(policy: Policy, fleet: Fleet, now: float) -> list[int]:
         incumbent = fleet.incumbent(slot)
         if incumbent is None or incumbent.state not in (State.READY, State.UNLOADED):
             continue
-        if (
-            fleet.successor(slot) is None
-            and _why_out(fleet, slot, incumbent)
-            and fleet.record(slot).next_try <= now
-        ):
-            found.append(slot)
-    proven = any(w.generation == fleet.generation for w in fleet.of(State.READY))
-    if not proven:  # the first of a new generation is the canary
+        if fleet.successor(slot) is None and fleet.record(slot).next_try <= now:
+            reason = _why_out(policy, fleet, incumbent, now)
+            if reason:
+                found.append((slot, reason))
+    if not fleet.proven:  # the first of a new generation is the canary
         trying = any(
             w.generation == fleet.generation for w in fleet.of(State.LOADING, State.LOADED, State.FAILED)
         )
         budget = 0 if trying else 1
-    return sorted(found, key=lambda slot: (fleet.record(slot).last_spawn, slot))[:budget]
+    return sorted(found, key=lambda pair: (fleet.record(pair[0]).last_spawn, pair[0]))[:budget]
 
 
 def _in_order(workers: Iterable[Worker]) -> list[Worker]:

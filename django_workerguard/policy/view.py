@@ -40,7 +40,27 @@ class Policy:
     timeout: float = 30.0  # gunicorn's, for requests
     surge: int = 1
     drain_delay: float = 0.0
+    max_requests: int = 0
+    max_requests_delta: int = 0
+    max_requests_jitter: int = 0  # gunicorn's
+    max_worker_lifetime: float = 0.0
+    max_worker_lifetime_delta: float = 0.0
+    min_worker_lifetime: float = 10.0
+    reload_on_rss: int = 0  # bytes
+    evil_reload_on_rss: int = 0  # bytes
+    reload_on_memory_error: bool = True
+    outlier: str = "eject"
+    outlier_min_requests: int = 50
     never_give_up: bool = False  # a development server with the reloader
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What a worker had counted at a moment."""
+
+    at: float
+    requests: int
+    errors: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +87,13 @@ class Worker:
     reason: str = ""  # why it was asked to leave or aborted
     quick: bool = False
     aborted: float | None = None
+    requests: int = 0
+    errors: int = 0  # answers of 5xx
+    memory_errors: int = 0  # requests that ended in MemoryError
+    rss: int = 0  # bytes, as last measured
+    rss_at_first: int = 0  # bytes, the first measure when it was ready
+    rss_over: int = 0  # measures in a row at or above reload-on-rss
+    marks: tuple[Mark, ...] = ()  # of the last minute, oldest first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +107,13 @@ class Record:
     next_try: float = 0.0
     last_spawn: int = 0  # an ordinal
     wanted_out: str = ""  # why the incumbent is to be replaced
+    no_memory: int = 0  # loads in a row that failed for want of memory
+    evil_kills: int = 0  # kills in a row by evil-reload-on-rss, each right after the load
+
+    @property
+    def evil_suspended(self) -> bool:
+        """Say whether evil-reload-on-rss would only kill one fresh worker after the other here."""
+        return self.evil_kills >= 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +155,8 @@ class Fleet:
     failed_ordinal: int = 0  # the spawns at the last failed load
     canary_strikes: int = 0  # failed loads of this generation's successors in a row
     canary_next_try: float = 0.0
+    next_target: int | None = None  # from when the new generation has proved itself
+    last_evil: float | None = None  # when evil-reload-on-rss killed last
     listening: bool = True
     stop: Stop | None = None
 
@@ -156,6 +192,23 @@ class Fleet:
         incumbent = self.incumbent(slot)
         behind = incumbent is not None and incumbent.generation < self.generation
         return max(own, self.canary_next_try) if behind else own
+
+    @property
+    def proven(self) -> bool:
+        """Say whether a worker of the newest generation has become ready."""
+        return any(w.generation == self.generation for w in self.of(State.READY))
+
+    @property
+    def frozen(self) -> bool:
+        """Say whether the newest generation could not be loaded yet, and the one before serves on."""
+        return bool(self.canary_strikes) and not self.proven
+
+    @property
+    def is_rolled(self) -> bool:
+        """Say whether every slot has a ready worker of the newest generation, and nobody is on the way or leaving."""
+        if self.next_target is not None or len(self.workers) != self.target:
+            return False
+        return all(w.state is State.READY and w.generation == self.generation for w in self.workers.values())
 
     @property
     def ready(self) -> int:

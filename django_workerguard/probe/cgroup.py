@@ -18,6 +18,32 @@ def cpus(*, root: Path = CGROUP, proc: Path = PROC) -> int:
     return max(1, min(allowed, math.ceil(quota))) if quota else allowed
 
 
+def memory(*, root: Path = CGROUP, proc: Path = PROC) -> tuple[int, int]:
+    """Return the memory that the cgroup allows and that it uses, in bytes, where it is tightest; 0, 0: no limit (v2)."""
+    found = [
+        (limit, used)
+        for group in own(root=root, proc=proc)
+        if (limit := _number(group / "memory.max")) and (used := _number(group / "memory.current"))
+    ]
+    return min(found, key=lambda pair: pair[0] - pair[1], default=(0, 0))
+
+
+def oom_kills(*, root: Path = CGROUP, proc: Path = PROC) -> int:
+    """Return how often the kernel has killed in this cgroup for want of memory (v2)."""
+    try:
+        lines = (own(root=root, proc=proc)[0] / "memory.events").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+
+
+def _number(path: Path) -> int:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):  # "max", or no such controller
+        return 0
+
+
 def own(*, root: Path = CGROUP, proc: Path = PROC) -> list[Path]:
     """List this process's cgroup (v2) and those around it, the innermost first."""
     try:

@@ -48,6 +48,19 @@ def _server(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
     if arbiter["errors"]:
         text = f"the arbiter survived {arbiter['errors']} errors of its own: see its log"
         yield Finding("warning", "arbiter-errors", None, text)
+    if arbiter["frozen"]:
+        failing = next((slot for slot in snapshot["slots"] if slot["failures"]), None)
+        why = f" ({_why(failing)}{_next(failing)})" if failing else ""
+        text = f"frozen: generation {arbiter['generation']} cannot be loaded{why}; the one before serves on"
+        yield Finding("warning", "frozen", None, text)
+        degraded = [slot["slot"] for slot in snapshot["slots"] if not slot["pid"]]
+        if degraded:
+            text = (
+                f"slots {', '.join(map(str, degraded))} are empty, and old code cannot be loaded any more: "
+                f"{ready} of {target} serve until the reload succeeds"
+            )
+            yield Finding("warning", "degraded", None, text)
+    yield from _limits(snapshot)
     if snapshot["release"] == "mixed":
         releases = sorted({slot["release"] for slot in snapshot["slots"] if slot["release"]})
         yield Finding(
@@ -55,18 +68,45 @@ def _server(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
         )
 
 
+def _limits(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
+    """Limits that the workers cannot keep, with the numbers."""
+    limits, slots = snapshot["limits"], snapshot["slots"]
+    lifetime = limits["max_worker_lifetime"]
+    longest = max((slot["load_seconds"] or 0.0 for slot in slots), default=0.0)
+    if lifetime and longest >= lifetime:
+        text = f"max-worker-lifetime is {lifetime:g} s, but a load takes {longest:.1f} s: workers are due when they are ready"
+        yield Finding("warning", "lifetime-below-load", None, text)
+    largest = max((slot["rss_bytes"] for slot in slots), default=0)
+    room = limits["memory_bytes"] - limits["memory_used_bytes"]
+    if limits["memory_bytes"] and limits["surge"] and largest * limits["surge"] > room:
+        text = (
+            f"surge is {limits['surge']} and a worker takes {_megabytes(largest)}, but the memory limit of "
+            f"{_megabytes(limits['memory_bytes'])} leaves {_megabytes(max(0, room))}: a successor may find no room"
+        )
+        yield Finding("warning", "no-room-for-surge", None, text)
+
+
+def _noted(slot: Mapping[str, Any], limit: int) -> Iterator[Finding]:
+    number, size = slot["slot"], _megabytes(slot["rss_bytes"])
+    if "rss_baseline" in slot["notes"]:
+        text = f"slot {number}: a fresh worker takes {size} and the limit is {_megabytes(limit)}: the rule is not applied"
+        yield Finding("warning", "rss-limit-below-baseline", number, text)
+    if "evil_suspended" in slot["notes"]:
+        text = f"slot {number}: evil-reload-on-rss killed two workers right after their load: it is suspended until a reload"
+        yield Finding("warning", "evil-suspended", number, text)
+    if "outlier" in slot["notes"]:
+        yield Finding("warning", "outlier", number, f"slot {number} answers 5xx where its peers do not")
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1048576:.0f} MB"
+
+
 def _slots(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
-    newest = snapshot["arbiter"]["generation"]
     for slot in snapshot["slots"]:
         number = slot["slot"]
-        behind = slot["state"] == "ready" and slot["generation"] < newest
-        if behind and slot["failures"]:
-            text = (
-                f"slot {number}: generation {newest} cannot be loaded ({_why(slot)}); generation "
-                f"{slot['generation']} serves on{_next(slot)}"
-            )
-            yield Finding("warning", "reload-stuck", number, text)
-        elif slot["state"] == "unloaded":
+        yield from _noted(slot, snapshot["limits"]["rss_bytes"])
+        if slot["state"] == "unloaded":
             yield Finding("critical", "unloaded", number, f"slot {number} stays unloaded: {_why(slot)}")
         elif slot["failures"]:
             text = f"slot {number} cannot load the application: {_why(slot)}; {_tries(slot)}{_next(slot)}"

@@ -34,6 +34,12 @@ class Header:
     SAMPLES = 17  # samples ever taken
     STAND_IN = 18  # 1 while the stand-in answers
     ERRORS = 19  # faults of the arbiter's own, survived
+    FROZEN = 20  # 1 while the newest generation cannot be loaded and an older one serves
+    LIFETIME = 21  # ms, the shortest that a worker gets by max-worker-lifetime; 0: no limit
+    RSS_LIMIT = 22  # bytes, the lower one of reload-on-rss and evil-reload-on-rss; 0: none
+    SURGE = 23
+    MEMORY_LIMIT = 24  # bytes, of the cgroup; 0: none
+    MEMORY_USED = 25  # bytes, of the cgroup
     WORDS = 64
 
 

@@ -40,8 +40,9 @@ class Seat(IntEnum):
     ERRORS_5XX = 21  # W
     IN_FLIGHT = 22  # W
     STREAK = 23  # W, requests in a row that ended in 5xx
-    TRANSIENT = 24  # W, 1: the failure of the load may pass by itself
+    CAUSE = 24  # W, Cause: what kind of failure the load's was
     DUTY = 25  # W, 1: a stand-in or unloaded worker that accepts, and answers 503
+    MEMORY_ERRORS = 26  # W, requests that ended in MemoryError
     RELEASE = 32  # W, 8 words of text
     WORDS = 64
 
@@ -76,6 +77,14 @@ class Orders(IntFlag):
     DUTY = 4  # answer 503 while nobody is ready
 
 
+class Cause(IntFlag):
+    """What kind of failure a failed load was."""
+
+    NONE = 0
+    TRANSIENT = 1  # it may pass by itself
+    MEMORY = 2  # a proven want of memory
+
+
 class Slot(IntEnum):
     """Words of a slot; all A."""
 
@@ -91,7 +100,17 @@ class Slot(IntEnum):
     GENERATION = 9
     LOAD_NS = 10  # how long the incumbent's load took
     IN_FLIGHT = 11  # of processes that are leaving
+    NOTES = 12  # Note
     WORDS = 16
+
+
+class Note(IntFlag):
+    """What a person should know of a slot, as the policy sees it."""
+
+    NONE = 0
+    OUTLIER = 1  # it answers 5xx where its peers do not
+    RSS_BASELINE = 2  # a fresh worker is larger than reload-on-rss or evil-reload-on-rss
+    EVIL_SUSPENDED = 4  # evil-reload-on-rss would kill one fresh worker after the other
 
 
 class SlotState(IntEnum):

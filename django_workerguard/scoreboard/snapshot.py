@@ -8,7 +8,7 @@ from typing import Any
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header, Phase
-from django_workerguard.scoreboard.layout import Seat, Slot, SlotState
+from django_workerguard.scoreboard.layout import Note, Seat, Slot, SlotState
 
 SNAPSHOT_VERSION = 1
 
@@ -34,6 +34,7 @@ def snapshot(board: Board) -> dict[str, Any]:
             "beat_age": (now - words[Header.BEAT]) / 1e9,
             "phase": Phase.NAMES[min(words[Header.PHASE], len(Phase.NAMES) - 1)],
             "errors": words[Header.ERRORS],
+            "frozen": bool(words[Header.FROZEN]),
         },
         "host": about.get("host", ""),
         "name": about.get("name", ""),
@@ -46,6 +47,13 @@ def snapshot(board: Board) -> dict[str, Any]:
         "min_loaded": words[Header.QUORUM],
         "quorum_reached": bool(words[Header.REACHED]),
         "stand_in": bool(words[Header.STAND_IN]),
+        "limits": {
+            "max_worker_lifetime": words[Header.LIFETIME] / 1000,
+            "rss_bytes": words[Header.RSS_LIMIT],
+            "surge": words[Header.SURGE],
+            "memory_bytes": words[Header.MEMORY_LIMIT],
+            "memory_used_bytes": words[Header.MEMORY_USED],
+        },
         "slots": slots,
     }
 
@@ -70,6 +78,8 @@ def _slot(board: Board, number: int, now: int) -> dict[str, Any]:
         + incumbent.get("in_flight", 0)
         + successor.get("in_flight", 0),
         "suspect": incumbent.get("suspect", False),
+        "notes": [note.name.lower() for note in Note(words[at + Slot.NOTES] & ALL_NOTES) if note.name],
+        "memory_errors": incumbent.get("memory_errors", 0),
         "rss_bytes": incumbent.get("rss", 0),
         "release": incumbent.get("release", ""),
         "load_seconds": words[at + Slot.LOAD_NS] / 1e9 if words[at + Slot.LOAD_NS] else None,
@@ -97,6 +107,7 @@ def _seat(board: Board, index_plus_one: int) -> dict[str, Any]:
         "requests": words[at + Seat.REQUESTS],
         "errors": words[at + Seat.ERRORS_5XX],
         "in_flight": words[at + Seat.IN_FLIGHT],
+        "memory_errors": words[at + Seat.MEMORY_ERRORS],
         "suspect": is_suspect(words[at + Seat.STREAK]),
         "rss": words[at + Seat.RSS],
         "release": board.read_release(index),
@@ -110,3 +121,4 @@ def is_suspect(streak: int) -> bool:
 
 
 SUSPECT_AFTER = 3
+ALL_NOTES = sum(Note)

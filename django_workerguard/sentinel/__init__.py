@@ -5,12 +5,22 @@ The server knows it by its dotted name only, and resolves that in the child.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from typing import Any
 
 from django_workerguard.sentinel.cleanse import describe_failure
 from django_workerguard.sentinel.load import load, load_steps, release
 
-__all__ = ["announce_loaded", "announce_retiring", "describe_failure", "load", "load_steps", "release"]
+__all__ = [
+    "announce_loaded",
+    "announce_retiring",
+    "describe_failure",
+    "load",
+    "load_steps",
+    "release",
+    "watch_memory_errors",
+]
 
 
 def announce_loaded(worker: Any) -> None:
@@ -25,3 +35,14 @@ def announce_retiring(worker: Any) -> None:
     from django_workerguard.signals import worker_retiring
 
     worker_retiring.send_robust(type(worker), worker=worker)
+
+
+def watch_memory_errors(count: Callable[[], None]) -> None:
+    """Have each MemoryError counted that Django turns into an answer of 500, which no server sees."""
+    from django.core.signals import got_request_exception
+
+    def look(**_: Any) -> None:
+        if isinstance(sys.exc_info()[1], MemoryError):
+            count()
+
+    got_request_exception.connect(look, weak=False, dispatch_uid="workerguard")

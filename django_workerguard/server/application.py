@@ -5,16 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import gunicorn.workers.base
 
 from django_workerguard.config.handover import Handover
-from django_workerguard.config.options import GuardOptions
 from django_workerguard.errors import ConfigurationError, ExitCode, WorkerguardError
-from django_workerguard.policy.view import Policy
-from django_workerguard.probe import cgroup
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.layout import layout_for
 from django_workerguard.scoreboard.places import Opened, open_board, server_name
@@ -48,7 +44,7 @@ def _serve(app: GuardedApplication, handover_fd: int) -> None:
     pid = os.getpid()
     opened = _open(app, pid)
     try:
-        GuardedArbiter(app, policy_of(app), opened, handover_fd=handover_fd).run()
+        GuardedArbiter(app, opened, handover_fd=handover_fd).run()
     finally:
         if os.getpid() == pid:
             _remove(opened.board)
@@ -57,7 +53,6 @@ def _serve(app: GuardedApplication, handover_fd: int) -> None:
 def _open(app: GuardedApplication, pid: int) -> Opened:
     options = app.guard.options
     name = server_name(options.name, Path(app.handover.project))
-    app.guard = replace(app.guard, options=replace(options, name=name))
     layout = layout_for(app.cfg.workers, surge=options.surge)
     try:
         return open_board(layout, name, options.run_dir, environ=os.environ, uid=os.geteuid(), pid=pid)
@@ -71,26 +66,3 @@ def _remove(board: Board) -> None:
         for path in (board.path, board.path.with_suffix(".sock")):
             with contextlib.suppress(OSError):
                 path.unlink()
-
-
-def policy_of(app: GuardedApplication) -> Policy:
-    """Return the options that decide, in the form that the policy takes."""
-    options: GuardOptions = app.guard.options
-    developing = bool(app.cfg.reload)
-    return Policy(
-        need_app=options.need_app,
-        load_retries=options.load_retries,
-        load_retry_delay=options.load_retry_delay,
-        load_retry_max_delay=1.0 if developing else options.load_retry_max_delay,
-        load_timeout=options.load_timeout,
-        load_concurrency=options.load_concurrency or cgroup.cpus(),
-        min_loaded=options.min_loaded,
-        stand_in=options.stand_in,
-        stand_in_after=options.stand_in_after,
-        give_up_after=options.give_up_after,
-        mercy=options.worker_reload_mercy,
-        timeout=float(app.cfg.timeout),
-        surge=options.surge,
-        drain_delay=options.drain_delay,
-        never_give_up=developing,
-    )

@@ -25,9 +25,10 @@ from django_workerguard.policy import message as m
 from django_workerguard.policy.fold import fold
 from django_workerguard.policy.plan import next_deadline, plan
 from django_workerguard.policy.view import Fleet, Policy
+from django_workerguard.probe import cgroup
 from django_workerguard.probe.clock import AwakeClock
 from django_workerguard.scoreboard.header import Header, Phase
-from django_workerguard.scoreboard.layout import Orders
+from django_workerguard.scoreboard.layout import Cause, Orders
 from django_workerguard.scoreboard.places import Opened
 from django_workerguard.server.chronicle import Chronicle
 from django_workerguard.server.control import ControlSocket, WakePipe
@@ -37,6 +38,8 @@ from django_workerguard.server.nursery import Child, Nursery
 from django_workerguard.server.publish import Publisher
 from django_workerguard.server.seats import Seats
 from django_workerguard.server.worker import guarded
+
+MEASURE_EVERY = 1.0  # seconds
 
 
 def _ended() -> Iterator[tuple[int, int]]:
@@ -59,8 +62,8 @@ class GuardedArbiter(Handlers, Arbiter):
     reexec_pid: int
     master_pid: int
 
-    def __init__(self, app: Any, policy: Policy, opened: Opened, *, handover_fd: int) -> None:
-        self.policy = policy
+    def __init__(self, app: Any, opened: Opened, *, handover_fd: int) -> None:
+        self.policy: Policy = app.policy
         self.board = opened.board
         self._board_warning = opened.warning
         self._handover_fd = handover_fd
@@ -68,6 +71,7 @@ class GuardedArbiter(Handlers, Arbiter):
         self._seats = Seats(self.board)
         self._publisher = Publisher(self.board, self._seats)
         self._notify_socket: str | None = None
+        self._measured = 0.0
         self._fleet = Fleet(target=app.cfg.workers)
         super().__init__(app)
         self.START_CTX["args"] = [sys.executable, *sys.orig_argv[1:]]
@@ -107,9 +111,15 @@ class GuardedArbiter(Handlers, Arbiter):
         for line in (*self.app.warnings, self._board_warning):
             if line:
                 self.log.warning("%s", line)
-        self._chronicle.started(
-            self.app, self.pid, [str(one) for one in self.LISTENERS], replaces=self.master_pid
-        )
+        self._introduce()
+        self._chronicle.started(self.pid, self._addresses, self.cfg.workers)
+
+    @property
+    def _addresses(self) -> list[str]:
+        return [str(one) for one in self.LISTENERS]
+
+    def _introduce(self) -> None:
+        self._chronicle.introduce(self.app, self._addresses, replaces=self.master_pid)
 
     def _what_is_wrong(self, error: BaseException) -> ConfigurationError | None:
         """Say which setting stopped the start; None where it was an error of a hook's own."""
@@ -193,17 +203,28 @@ class GuardedArbiter(Handlers, Arbiter):
         self._serve_requests()
         self.reap_workers()
         now = self._clock()
+        self._bound_rereading(now)
         before = self._fleet
         self._tell(m.Observed(self._seats.readings(), now))
+        self._measure(now)
         self._chronicle.compare(before, self._fleet, self._seats)
         for action in plan(self.policy, self._fleet, now):
             self._apply(action, now)
-        self._publisher.publish(
-            self._fleet, self._clock(), phase=self._phase(), quorum=self.policy.min_loaded
-        )
+        self._publisher.publish(self.policy, self._fleet, self._clock(), phase=self._phase())
         self._tell_systemd()
         self._nursery.kill_strays({*self._fleet.workers, self._fleet.stand_in.seat})
         self.manage_dirty_arbiter()
+
+    def _measure(self, now: float) -> None:
+        fresh = any(
+            worker.ready_at is not None and not worker.rss_at_first for worker in self._fleet.workers.values()
+        )
+        if now - self._measured < MEASURE_EVERY and not fresh:
+            return
+        self._measured = now
+        self._tell(m.Measured(self._seats.measure(), now))
+        words = self.board.words
+        words[Header.MEMORY_LIMIT], words[Header.MEMORY_USED] = cgroup.memory()
 
     def _tell(self, message: m.Message) -> None:
         self._fleet = fold(self.policy, self._fleet, message)
@@ -242,8 +263,10 @@ class GuardedArbiter(Handlers, Arbiter):
                 self._signal(seat, signal.SIGABRT)
                 self._tell(m.Aborted(seat, reason, now))
                 self._chronicle.aborted(self._fleet.workers.get(seat), reason)
-            case a.Kill(seat, reason):
+            case a.Kill(seat, reason, evil):
                 self._signal(seat, signal.SIGKILL)
+                if evil:
+                    self._tell(m.Killed(seat, reason, now))
                 self._chronicle.killed(self._fleet.workers.get(seat), reason)
             case a.CloseListeners():
                 self._close_listeners()
@@ -279,8 +302,9 @@ class GuardedArbiter(Handlers, Arbiter):
             self._tell(m.SpawnFailed(action.slot, now))
             self._chronicle.not_spawned(action.slot, self._nursery.refusal, self._fleet)
         else:
-            self._tell(m.Spawned(action.slot, seat, self._seats.pids[seat], action.load_timeout, now))
-            self._chronicle.spawned(self._fleet.workers[seat])
+            pid = self._seats.pids[seat]
+            self._tell(m.Spawned(action.slot, seat, pid, action.load_timeout, now, action.reason))
+            self._chronicle.spawned(self._fleet.workers[seat], action.reason)
 
     def _spawn_stand_in(self, now: float) -> None:
         seat = self._nursery.stand_in()
@@ -295,6 +319,8 @@ class GuardedArbiter(Handlers, Arbiter):
         for pid, status in _ended():
             if pid == self.reexec_pid:
                 self.reexec_pid = 0
+            elif self._rereading is not None and pid == self._rereading.pid:
+                self._reread()
             elif pid == self.dirty_arbiter_pid:
                 self.handle_dirty_arbiter_exit(pid, status)
             else:
@@ -317,8 +343,9 @@ class GuardedArbiter(Handlers, Arbiter):
         self.WORKERS.pop(child.pid, None)
         gone = self._fleet.workers.get(child.seat)
         if gone is not None:
-            transient = self._chronicle.exited(gone, end, child.read_dump(), self._seats)
-            self._tell(m.Exited(child.seat, now, clean=end.clean, transient=transient))
+            cause = self._chronicle.exited(gone, end, child.read_dump(), self._seats, now=now)
+            transient, memory = bool(cause & Cause.TRANSIENT), bool(cause & Cause.MEMORY)
+            self._tell(m.Exited(child.seat, now, clean=end.clean, transient=transient, memory=memory))
             self._publisher.fold(gone.slot, child.seat)
             self._chronicle.next_try(self._fleet, gone, now)
 

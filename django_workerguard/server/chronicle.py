@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from django_workerguard.policy.view import Fleet, State, Worker
+from django_workerguard.probe import cgroup
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.journal import write_event
-from django_workerguard.scoreboard.layout import Seat
+from django_workerguard.scoreboard.layout import Cause, Seat
+from django_workerguard.scoreboard.places import server_name
 from django_workerguard.server.control import Request
 from django_workerguard.server.exits import Exit, leave_word
 from django_workerguard.server.seats import Seats
@@ -29,6 +33,9 @@ class Chronicle:
         self._last_failure: tuple[str, ...] = ()
         self._repeated = 0
         self._not_spawned: str = ""
+        self._oom_kills = cgroup.oom_kills()
+        self._frozen = False
+        self._reloading = False
         self._all_said = False  # that all workers are ready
 
     def _event(self, event: str, **fields: Any) -> None:
@@ -46,20 +53,21 @@ class Chronicle:
 
     # the server
 
-    def started(self, app: Any, pid: int, listeners: list[str], *, replaces: int) -> None:
-        """Write who this server is, and that it has started."""
-        name = app.guard.options.name or ""
+    def introduce(self, app: Any, listeners: list[str], *, replaces: int) -> None:
+        """Write who this server is."""
         self._board.write_about(
             {
                 "host": socket.gethostname(),
-                "name": name,
+                "name": server_name(app.guard.options.name, Path(app.handover.project)),
                 "project": app.handover.project,
                 "bind": listeners,
                 "worker_class": app.cfg.worker_class_str,
                 "replaces": replaces,  # the arbiter that was sent SIGUSR2; 0: none
             }
         )
-        self._event("started", pid=pid, bind=listeners, target=app.cfg.workers)
+
+    def started(self, pid: int, listeners: list[str], target: int) -> None:
+        self._event("started", pid=pid, bind=listeners, target=target)
 
     def halted(self, reason: str, code: int) -> None:
         self._event("halted", reason=reason, exit_code=code)
@@ -84,6 +92,11 @@ class Chronicle:
     def reloading(self, generation: int, asked_by: str) -> None:
         self._event("reload", generation=generation, by=asked_by)
         self._log.info("Reload: generation %d begins (%s)", generation, asked_by, extra={"action": "reload"})
+        self._reloading = True
+
+    def reload_refused(self, reason: str, asked_by: str) -> None:
+        self._event("reload-refused", reason=reason, by=asked_by)
+        self._log.error("Reload refused, nothing has changed: %s", reason, extra={"action": "reload-refused"})
 
     def scaled(self, target: int, asked_by: str) -> None:
         self._event("scaled", target=target, by=asked_by)
@@ -94,9 +107,9 @@ class Chronicle:
 
     # workers
 
-    def spawned(self, worker: Worker) -> None:
+    def spawned(self, worker: Worker, reason: str) -> None:
         self._not_spawned = ""
-        self._about("spawned", worker)
+        self._about("spawned", worker, reason=reason)
 
     def not_spawned(self, slot: int, reason: str, fleet: Fleet) -> None:
         self._event("spawn-failed", slot=slot, reason=reason)
@@ -108,6 +121,7 @@ class Chronicle:
 
     def compare(self, before: Fleet, after: Fleet, seats: Seats) -> None:
         """Tell of the states that have changed."""
+        self._compare_reload(after)
         for seat, worker in after.workers.items():
             known = before.workers.get(seat)
             if known is None or known.state is worker.state:
@@ -119,11 +133,36 @@ class Chronicle:
             elif worker.state is State.UNLOADED:
                 self._failed(worker, seats.report(seat).get("error", {}))
 
+    def _compare_reload(self, fleet: Fleet) -> None:
+        if fleet.frozen and not self._frozen:
+            kind, message, step, _ = self._last_failure or ("", "", "", "")
+            self._event("frozen", generation=fleet.generation, type=kind, message=message, step=step)
+            self._log.error(
+                "Frozen: generation %d cannot be loaded, the one before serves on; it is tried again",
+                fleet.generation,
+                extra={"action": "frozen"},
+            )
+        elif self._frozen and not fleet.frozen:
+            self._event("thawed", generation=fleet.generation)
+            self._log.info("No longer frozen", extra={"action": "thawed"})
+        self._frozen = fleet.frozen
+        if self._reloading and fleet.is_rolled:
+            self._reloading = False
+            self._event("reloaded", generation=fleet.generation, target=fleet.target)
+            self._log.info(
+                "Reload: every worker is of generation %d", fleet.generation, extra={"action": "reloaded"}
+            )
+
     def _became_ready(self, worker: Worker, seats: Seats, fleet: Fleet) -> None:
         spawned, loaded = seats.word(worker.seat, Seat.SPAWNED), seats.word(worker.seat, Seat.LOAD_END)
         took = max(0.0, (loaded - spawned) / 1e9)
         first = fleet.ready == fleet.target and not self._all_said
-        self._about("ready", worker, load_seconds=round(took, 3), ready=fleet.ready, target=fleet.target)
+        steps = ", ".join(
+            f"{step['name']} {step['seconds']:.2f}" for step in seats.report(worker.seat).get("steps", [])
+        )
+        self._about(
+            "ready", worker, load_seconds=round(took, 3), ready=fleet.ready, target=fleet.target, steps=steps
+        )
         self._say("info", worker, "ready", "ready after %.2f s (%d of %d)", took, fleet.ready, fleet.target)
         self._last_failure, self._repeated = (), 0
         if first:
@@ -145,11 +184,21 @@ class Chronicle:
             self._about("killed", worker, reason=reason)
             self._say("critical", worker, "killed", "killed: %s", reason)
 
-    def exited(self, worker: Worker, end: Exit, dump: str, seats: Seats) -> bool:
-        """Tell of a process that is gone; return whether the cause may pass by itself."""
+    def exited(self, worker: Worker, end: Exit, dump: str, seats: Seats, *, now: float) -> Cause:
+        """Tell of a process that is gone; return what kind of cause it had."""
         if worker.state in LOADING:
             return self._exited_loading(worker, end, dump, seats)
-        self._about("exited", worker, end=str(end), reason=worker.reason, state=worker.state.value)
+        self._about(
+            "exited",
+            worker,
+            end=str(end),
+            reason=worker.reason,
+            state=worker.state.value,
+            lived=round(now - worker.spawned, 3),
+            requests=worker.requests,
+            errors_5xx=worker.errors,
+            rss_bytes=worker.rss,
+        )
         asked = worker.state is State.RETIRING
         level = "info" if end.clean or (asked and worker.aborted is None) else "error"
         self._say(level, worker, "exited", "gone: %s%s", end, f" ({worker.reason})" if worker.reason else "")
@@ -157,15 +206,23 @@ class Chronicle:
             self._say("error", worker, "stacks", "its stacks were:\n%s", dump)
         if not end.clean and not asked:
             self._board.write_last_error(worker.slot, _error(worker, end, dump, None))
-        return True
+        return Cause.TRANSIENT
 
-    def _exited_loading(self, worker: Worker, end: Exit, dump: str, seats: Seats) -> bool:
+    def _exited_loading(self, worker: Worker, end: Exit, dump: str, seats: Seats) -> Cause:
         report = seats.report(worker.seat)
         if "error" in report:
             self._failed(worker, report["error"])
-            return bool(seats.word(worker.seat, Seat.TRANSIENT))
+            return Cause(seats.word(worker.seat, Seat.CAUSE) & (Cause.TRANSIENT | Cause.MEMORY))
         self._failed(worker, _error(worker, end, dump, report.get("step")))
-        return worker.aborted is not None or end.transient
+        cause = Cause.TRANSIENT if worker.aborted is not None or end.transient else Cause.NONE
+        return cause | (
+            Cause.MEMORY if end.signal == signal.SIGKILL and self._oom_kills_grew() else Cause.NONE
+        )
+
+    def _oom_kills_grew(self) -> bool:
+        """Say whether the kernel has killed for want of memory, here, since this was last asked."""
+        before, self._oom_kills = self._oom_kills, cgroup.oom_kills()
+        return self._oom_kills > before
 
     def _failed(self, worker: Worker, error: dict[str, Any]) -> None:
         self._board.write_last_error(worker.slot, error)

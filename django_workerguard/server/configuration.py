@@ -18,6 +18,7 @@ from gunicorn.config import Config, get_default_config_file
 
 from django_workerguard.config.handover import Handover
 from django_workerguard.config.loading import LoadRequest
+from django_workerguard.config.options import GuardOptions
 from django_workerguard.config.resolve import (
     COMMAND_LINE,
     CONFIG_FILE,
@@ -31,6 +32,8 @@ from django_workerguard.config.resolve import (
     split,
 )
 from django_workerguard.errors import ConfigurationError, in_short
+from django_workerguard.policy.view import Policy
+from django_workerguard.probe import cgroup
 from django_workerguard.scoreboard.layout import MAX_SEATS
 
 REFUSED = {
@@ -56,6 +59,7 @@ class GuardedApplication(Application):
         self.sources: dict[str, str] = {}
         self.warnings: list[str] = []
         self.guard: Resolved
+        self.max_requests_jitter = 0  # requests
         super().__init__(prog="serve_guarded")
 
     def do_load_config(self) -> None:
@@ -197,6 +201,7 @@ class GuardedApplication(Application):
                     _problem(value, error), option=name.replace("_", "-"), where=self.sources.get(name)
                 ) from None
         self._settle_mercy()
+        self._settle_max_requests()
         self._check_together()
 
     def _settle_mercy(self) -> None:
@@ -211,6 +216,18 @@ class GuardedApplication(Application):
         elif "graceful_timeout" not in self.sources:
             self.sources["graceful_timeout"] = "worker-reload-mercy"
         self.cfg.set("graceful_timeout", math.ceil(self.guard.options.worker_reload_mercy))
+
+    def _settle_max_requests(self) -> None:
+        """Take gunicorn's max_requests for ours: its own would have the worker leave before its successor loads."""
+        requests, self.max_requests_jitter = self.cfg.max_requests, self.cfg.max_requests_jitter
+        if requests and not self.guard.is_set("max_requests"):
+            where = f"gunicorn's max_requests, {self.sources['max_requests']}"
+            self.guard = Resolved(
+                replace(self.guard.options, max_requests=requests),
+                {**self.guard.sources, "max_requests": where},
+            )
+        for name in ("max_requests", "max_requests_jitter"):
+            self.cfg.set(name, 0)
 
     def _check_together(self) -> None:
         workers, quorum = self.cfg.workers, self.guard.options.min_loaded
@@ -239,6 +256,40 @@ class GuardedApplication(Application):
             warmup_path=options.warmup_path,
             load_probe=options.load_probe,
             release=options.release,
+        )
+
+    @property
+    def policy(self) -> Policy:
+        """Return the options that decide, in the form that the policy takes."""
+        options: GuardOptions = self.guard.options
+        developing = bool(self.cfg.reload)
+        return Policy(
+            need_app=options.need_app,
+            load_retries=options.load_retries,
+            load_retry_delay=options.load_retry_delay,
+            load_retry_max_delay=1.0 if developing else options.load_retry_max_delay,
+            load_timeout=options.load_timeout,
+            load_concurrency=options.load_concurrency or cgroup.cpus(),
+            min_loaded=options.min_loaded,
+            stand_in=options.stand_in,
+            stand_in_after=options.stand_in_after,
+            give_up_after=options.give_up_after,
+            mercy=options.worker_reload_mercy,
+            timeout=float(self.cfg.timeout),
+            surge=options.surge,
+            max_requests=options.max_requests,
+            max_requests_delta=options.max_requests_delta,
+            max_requests_jitter=self.max_requests_jitter,
+            max_worker_lifetime=options.max_worker_lifetime,
+            max_worker_lifetime_delta=options.max_worker_lifetime_delta,
+            min_worker_lifetime=options.min_worker_lifetime,
+            reload_on_rss=options.reload_on_rss,
+            evil_reload_on_rss=options.evil_reload_on_rss,
+            reload_on_memory_error=options.reload_on_memory_error,
+            outlier=options.outlier,
+            outlier_min_requests=options.outlier_min_requests,
+            drain_delay=options.drain_delay,
+            never_give_up=developing,
         )
 
     def load(self) -> NoReturn:

@@ -22,6 +22,7 @@ class RequestCount:
         self._errors = base + Seat.ERRORS_5XX
         self._in_flight = base + Seat.IN_FLIGHT
         self._streak = base + Seat.STREAK
+        self._memory_errors = base + Seat.MEMORY_ERRORS
 
     def started(self) -> None:
         self._words[self._in_flight] += 1
@@ -36,6 +37,10 @@ class RequestCount:
             words[self._streak] += 1
         elif words[self._streak]:
             words[self._streak] = 0
+
+    def memory_error(self) -> None:
+        """Count a request that ended in MemoryError."""
+        self._words[self._memory_errors] += 1
 
     @property
     def streak(self) -> int:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from typing import Any
 
-from django_workerguard.errors import ExitCode
+from django_workerguard.config.handover import Handover, rewrite
+from django_workerguard.errors import ConfigurationError, ExitCode
 from django_workerguard.policy import message as m
 from django_workerguard.server.control import Request
+from django_workerguard.server.rereading import Rereading, refuse_what_needs_a_restart, take_environment_back
 
 
 class Handlers:
@@ -29,6 +32,12 @@ class Handlers:
     _chronicle: Any
     _control: Any
     _nursery: Any
+    app: Any
+    setup: Any
+    _introduce: Any
+    _handover_fd: int
+    _rereading: Rereading | None = None
+    _reload_again = ""  # who asked for a reload while one was reading
     _tell: Any
 
     def handle_chld(self) -> None:
@@ -38,13 +47,77 @@ class Handlers:
     handle_cld = handle_chld
 
     def handle_hup(self) -> None:
-        """Start a new generation: every worker is replaced by one with the code as it is now."""
-        self._new_generation("SIGHUP")
+        """Read settings and configuration again, and replace every worker by one with the code as it is now."""
+        self._reload("SIGHUP")
 
-    def _new_generation(self, asked_by: str) -> None:
-        self._tell(m.GenerationStarted(self._clock()))
+    def _reload(self, asked_by: str) -> str | None:
+        """Begin a reload, or have the one that is reading begin anew; return why not."""
+        if self._fleet.stop is not None:
+            return "the server is stopping"
+        if self._rereading is not None:
+            self._reload_again = asked_by
+            return None
+        patience = self.policy.load_timeout
+        handover = self.app.handover
+        if not handover.settings_module:
+            self._adopt(handover, asked_by)
+            return None
+        try:
+            self._rereading = Rereading(handover, asked_by=asked_by, now=self._clock(), patience=patience)
+        except OSError as error:
+            refused = f"the settings cannot be read: {error.strerror}"
+            self._chronicle.reload_refused(refused, asked_by)
+            return refused
+        return None
+
+    def _bound_rereading(self, now: float) -> None:
+        reading = self._rereading
+        if reading is not None and reading.until is not None and now > reading.until:
+            reading.give_up()
+
+    def _reread(self) -> None:
+        """Go on with a reload: the process that read the settings has ended."""
+        reading, self._rereading = self._rereading, None
+        if reading is None:
+            return
+        again, self._reload_again = self._reload_again, ""
+        try:
+            handover = reading.conclude()
+        except ConfigurationError as error:
+            self._chronicle.reload_refused(str(error), reading.asked_by)
+        else:
+            if not again:
+                self._adopt(handover, reading.asked_by)
+        if again:
+            self._reload(again)
+
+    def _adopt(self, handover: Handover, asked_by: str) -> None:
+        """Take a new configuration and begin a generation; where it cannot be taken nothing changes."""
+        before = self.app
+        take_environment_back(before.cfg)
+        try:
+            candidate = type(before)(handover)
+            refuse_what_needs_a_restart(before, candidate, self.board.layout)
+            self.setup(candidate)
+        except Exception as error:
+            self._restore(before)
+            if not isinstance(error, ConfigurationError):
+                self.log.exception("the new configuration cannot be taken")
+            self._chronicle.reload_refused(str(error), asked_by)
+            return
+        self.policy = candidate.policy
+        rewrite(self._handover_fd, handover)
+        for line in candidate.warnings:
+            self.log.warning("%s", line)
+        self.log.reopen_files()
+        self._introduce()
+        self._tell(m.GenerationStarted(self._clock(), candidate.cfg.workers))
         self._chronicle.reloading(self._fleet.generation, asked_by)
         self._hook("on_reload")
+
+    def _restore(self, before: Any) -> None:
+        with contextlib.suppress(Exception):  # a hook of the user's own that fails here as well
+            self.setup(before)
 
     def _hook(self, name: str, *arguments: Any) -> None:
         """Run one of the user's hooks; what it raises costs nobody else anything."""
@@ -124,22 +197,33 @@ class Handlers:
             self._chronicle.asked(request, refused)
             self._control.answer(request, refused)
 
+    def _recycle(self, arguments: dict[str, Any], reason: str) -> str | None:
+        """Have one slot's worker replaced, or every slot's; return why not."""
+        target = self._fleet.target
+        slot = arguments.get("slot")
+        if arguments.get("all") is True:
+            slots = [n for n in range(1, target + 1) if self._fleet.incumbent(n) is not None]
+        elif not isinstance(slot, int) or isinstance(slot, bool) or not 1 <= slot <= target:
+            return f"there is no slot {slot}: the slots are 1 to {target}"
+        elif self._fleet.incumbent(slot) is None:
+            return f"slot {slot} has no worker that could be replaced: workerguard explain {slot} says why"
+        else:
+            slots = [slot]
+        for number in slots:
+            self._tell(m.RecycleAsked(number, reason))
+        return None
+
     def _asked(self, request: Request) -> str | None:
         """Do what was asked; return why not."""
         match request.do:
             case "wake":
                 return None
             case "reload":
-                self._new_generation(f"pid {request.pid}, user {request.uid}")
-                return None
+                return self._reload(f"pid {request.pid}, user {request.uid}")
             case "scale":
                 target = request.arguments.get("target")
                 return self._scale(target if isinstance(target, int) else 0, f"user {request.uid}")
             case "recycle":
-                slot = request.arguments.get("slot")
-                if not isinstance(slot, int) or not 1 <= slot <= self._fleet.target:
-                    return f"there is no slot {slot}: the slots are 1 to {self._fleet.target}"
-                self._tell(m.RecycleAsked(slot, f"recycle by user {request.uid}"))
-                return None
+                return self._recycle(request.arguments, f"recycle by user {request.uid}")
             case _:
                 return f"{request.do!r} is not known"

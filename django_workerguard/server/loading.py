@@ -18,8 +18,8 @@ from typing import Any
 from django_workerguard.config.loading import Step
 from django_workerguard.current import CurrentWorker, set_current_worker
 from django_workerguard.errors import ExitCode
-from django_workerguard.policy.load import is_transient
-from django_workerguard.scoreboard.layout import Orders, Seat, SeatState
+from django_workerguard.policy.load import is_transient, is_want_of_memory
+from django_workerguard.scoreboard.layout import Cause, Orders, Seat, SeatState
 from django_workerguard.server.guard import Guard
 
 RESERVE = 4 << 20  # bytes that are given up when there is no memory to say that there is none
@@ -131,7 +131,9 @@ def dump_concurrency(guard: Guard, loop: Any = None) -> None:
 def record_failure(guard: Guard, error: BaseException, reporter: SeatReporter | None = None) -> None:
     """Write why the load failed into the seat, then say so; report it to ``sys.excepthook`` too."""
     reporter = reporter or SeatReporter(guard)
-    guard.board.words[guard.base + Seat.TRANSIENT] = is_transient(_class_names(error))
+    names = _class_names(error)
+    cause = Cause.TRANSIENT if is_transient(names) else Cause.NONE
+    guard.board.words[guard.base + Seat.CAUSE] = cause | (Cause.MEMORY if is_want_of_memory(names) else 0)
     with contextlib.suppress(MemoryError):
         reporter.fail(_described(error, reporter.current))
     stays = guard.ordered(Orders.STAY)

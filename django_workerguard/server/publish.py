@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from django_workerguard.policy.view import Fleet, State, Worker
+from django_workerguard.policy.outlier import outlier
+from django_workerguard.policy.recycle import is_large_at_first
+from django_workerguard.policy.view import Fleet, Policy, State, Worker
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header
-from django_workerguard.scoreboard.layout import SAMPLES, Sample, Seat, Slot, SlotState
+from django_workerguard.scoreboard.layout import SAMPLES, Note, Sample, Seat, Slot, SlotState
 from django_workerguard.server.seats import Seats
 
 SAMPLE_EVERY = 10.0  # seconds
@@ -39,20 +41,26 @@ class Publisher:
         self._states: dict[int, tuple[SlotState, int]] = {}
         self._gone: dict[tuple[int, Slot], int] = {}  # what processes counted that are gone, by slot
 
-    def publish(self, fleet: Fleet, now: float, *, phase: int, quorum: int) -> None:
+    def publish(self, policy: Policy, fleet: Fleet, now: float, *, phase: int) -> None:
         """Write the whole fleet. ``now`` is the arbiter's awake clock, in which the fleet's deadlines are."""
         words = self._board.words
         words[Header.GENERATION] = fleet.generation
         words[Header.TARGET] = fleet.target
         words[Header.READY] = fleet.ready
-        words[Header.QUORUM] = quorum
+        words[Header.QUORUM] = policy.min_loaded
         words[Header.PHASE] = phase
         words[Header.STAND_IN] = fleet.stand_in.on_duty
-        if fleet.ready >= quorum:
+        words[Header.FROZEN] = fleet.frozen
+        words[Header.LIFETIME] = int(policy.max_worker_lifetime * 1000)
+        limits = [limit for limit in (policy.reload_on_rss, policy.evil_reload_on_rss) if limit]
+        words[Header.RSS_LIMIT] = min(limits, default=0)
+        words[Header.SURGE] = policy.surge
+        if fleet.ready >= policy.min_loaded:
             words[Header.REACHED] = 1
         beat = monotonic_ns()
         for slot in range(1, self._board.layout.slots + 1):
             self._slot(fleet, slot, lambda at: beat + int((at - now) * 1e9) if at > now else 0)
+            words[self._board.layout.slot(slot) + Slot.NOTES] = _notes(policy, fleet, slot, now)
         words[Header.BEAT] = beat
         if now - self._sampled >= SAMPLE_EVERY:
             self._sampled = now
@@ -68,8 +76,6 @@ class Publisher:
         if self._states.get(slot) != identity:
             self._states[slot] = identity
             words[at + Slot.SINCE] = int(time.time() * 1e6)
-            if shown is not None:
-                self._seats.measure((shown.seat,))
         words[at + Slot.STATE] = state
         words[at + Slot.SEAT] = shown.seat + 1 if shown else 0
         words[at + Slot.SUCCESSOR] = successor.seat + 1 if successor else 0
@@ -98,7 +104,6 @@ class Publisher:
         self._board.words[at + Slot.EXITS] = _sum(self._board.words[at + Slot.EXITS], 1)
 
     def _sample(self, fleet: Fleet) -> None:
-        self._seats.measure()
         words = self._board.words
         index = self._samples % SAMPLES
         for slot in range(1, fleet.target + 1):
@@ -121,6 +126,19 @@ class Publisher:
 def _sum(*values: int) -> int:
     """Add words; what a worker wrote into its own may be anything, and a word holds no more than this."""
     return min(sum(values), LARGEST_WORD)
+
+
+def _notes(policy: Policy, fleet: Fleet, slot: int, now: float) -> Note:
+    worker, note = fleet.incumbent(slot), Note.NONE
+    if fleet.record(slot).evil_suspended:
+        note |= Note.EVIL_SUSPENDED
+    if worker is None or worker.state is not State.READY:
+        return note
+    if is_large_at_first(policy, worker):
+        note |= Note.RSS_BASELINE
+    if policy.outlier != "off" and outlier(policy, fleet, worker, now):
+        note |= Note.OUTLIER
+    return note
 
 
 def _leaving(fleet: Fleet, slot: int) -> Worker | None:

@@ -5,7 +5,6 @@ Pids, indices and roles come from this table only, never from the shared memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from django_workerguard.policy.message import Reading
@@ -79,6 +78,9 @@ class Seats:
                 else None,
                 beat=self.word(index, Seat.BEAT),
                 on_duty=bool(self.word(index, Seat.DUTY)),
+                requests=self.word(index, Seat.REQUESTS),
+                errors=self.word(index, Seat.ERRORS_5XX),
+                memory_errors=self.word(index, Seat.MEMORY_ERRORS),
             )
             for index, pid in self.pids.items()
             if pid
@@ -90,11 +92,12 @@ class Seats:
     def report(self, index: int) -> dict[str, Any]:
         return self._board.read_seat_report(index)
 
-    def measure(self, indices: Iterable[int] | None = None) -> None:
-        """Write the resident memory of some processes, or of all, into their seats."""
-        for index in self.pids if indices is None else indices:
-            if self.pids.get(index):
-                self._write(index, Seat.RSS, resident_bytes(self.pids[index]))
+    def measure(self) -> tuple[tuple[int, int], ...]:
+        """Write the resident memory of every process into its seat, and return it in bytes by seat."""
+        measured = tuple((index, resident_bytes(pid)) for index, pid in self.pids.items() if pid)
+        for index, resident in measured:
+            self._write(index, Seat.RSS, resident)
+        return measured
 
     def _write(self, index: int, word: Seat, value: int) -> None:
         self._board.words[self._board.layout.seat(index) + word] = value

@@ -83,6 +83,7 @@ class GuardMixin:
         count = counting(self.guard.board.words, self.guard.base)
         patient_listeners(self.sockets, count)
         self._wrap(app, count)
+        import_module(loading.SENTINEL).watch_memory_errors(count.memory_error)
         self._announce("announce_loaded")
 
     def _leave_on_change(self, reloader: Any) -> None:
@@ -112,7 +113,7 @@ class GuardMixin:
             self.asgi = self.wsgi
         else:
             chain_hooks(self, count, probes=health.kinds)
-            self.wsgi = GuardedWSGI(app, health)
+            self.wsgi = GuardedWSGI(app, health, count)
 
     def run(self) -> None:
         if not self._has_lifespan and not loading.wait_for_admission(self.guard, alive=lambda: self.alive):

@@ -56,15 +56,20 @@ class HealthURLs:
 class GuardedWSGI:
     """A WSGI application with the health URLs in front."""
 
-    def __init__(self, app: WSGIApp, health: HealthURLs) -> None:
+    def __init__(self, app: WSGIApp, health: HealthURLs, count: RequestCount) -> None:
         self._app = app
         self._health = health
         self._kinds = health.kinds
+        self._memory_error = count.memory_error
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         kind = self._kinds.get(environ["PATH_INFO"])
         if kind is None:
-            return self._app(environ, start_response)
+            try:
+                return self._app(environ, start_response)
+            except MemoryError:
+                self._memory_error()
+                raise
         told = self._health.answer(
             kind,
             accept=environ.get("HTTP_ACCEPT", ""),
@@ -95,6 +100,7 @@ class GuardedASGI:
         self._kinds = health.kinds
         self._started = count.started
         self._ended = count.ended
+        self._memory_error = count.memory_error
         self._admit = admit
         self._failed = failed
 
@@ -123,6 +129,9 @@ class GuardedASGI:
         self._started()
         try:
             await self._app(scope, receive, seen)
+        except MemoryError:
+            self._memory_error()
+            raise
         except Exception:
             raise
         except BaseException:

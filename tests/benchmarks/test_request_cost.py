@@ -76,7 +76,7 @@ def test_wsgi():
         guard, worker = a_guard(), a_worker()
         count = (ThreadedRequestCount if threads else RequestCount)(guard.board.words, guard.base)
         chain_hooks(worker, count, probes=HealthURLs(guard).kinds)
-        guarded = least(block_of(worker, GuardedWSGI(app, HealthURLs(guard))))
+        guarded = least(block_of(worker, GuardedWSGI(app, HealthURLs(guard), count)))
         lines.append(
             f"guarded{' with threads' if threads else ''}: {guarded:.2f} µs, adds {guarded - plain:.2f} µs (figure: at most 2)"
         )

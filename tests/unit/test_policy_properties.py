@@ -65,10 +65,10 @@ class World:
 
     def apply(self, action: a.Action) -> None:
         match action:
-            case a.Spawn(slot, _, load_timeout, _):
+            case a.Spawn(slot, _, load_timeout, _, reason):
                 self.pids += 1
                 seat = next(n for n in range(900) if n not in self.fleet.workers)
-                self.tell(m.Spawned(slot, seat, self.pids, load_timeout, self.now))
+                self.tell(m.Spawned(slot, seat, self.pids, load_timeout, self.now, reason))
                 self.said[seat] = State.LOADING
                 self.spawned_at.setdefault(slot, []).append(self.now)
             case a.SpawnStandIn():

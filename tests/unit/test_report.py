@@ -70,6 +70,7 @@ SLOT = {
     "errors_5xx": 0,
     "in_flight": 0,
     "suspect": False,
+    "notes": [],
     "rss_bytes": 50 << 20,
     "release": "v1",
     "load_seconds": 0.5,
@@ -90,6 +91,14 @@ WELL = {
         "beat_age": 0.1,
         "phase": "serving",
         "errors": 0,
+        "frozen": False,
+    },
+    "limits": {
+        "max_worker_lifetime": 0.0,
+        "rss_bytes": 0,
+        "surge": 1,
+        "memory_bytes": 0,
+        "memory_used_bytes": 0,
     },
     "host": "here",
     "name": "shop",
@@ -105,6 +114,9 @@ WELL = {
     "slots": [SLOT],
 }
 ERROR = {"type": "MemoryError", "message": "no memory", "traceback": "Traceback…", "at": 950.0, "step": "app"}
+
+
+LIMITS = WELL["limits"]
 
 
 def changed(slot=None, arbiter=None, **server):
@@ -128,7 +140,19 @@ def test_a_healthy_server_has_no_findings():
         (changed(arbiter={"phase": "draining"}), "draining"),
         (changed(arbiter={"errors": 2}), "arbiter-errors"),
         (changed(release="mixed"), "mixed-releases"),
-        (changed(arbiter={"generation": 2}, slot={"failures": 1, "last_error": ERROR}), "reload-stuck"),
+        (changed(arbiter={"frozen": True}, slot={"failures": 1, "last_error": ERROR}), "frozen"),
+        (changed(arbiter={"frozen": True}, slot={"pid": None, "state": "back_off"}), "degraded"),
+        (changed(limits={**LIMITS, "max_worker_lifetime": 0.2}), "lifetime-below-load"),
+        (
+            changed(limits={**LIMITS, "memory_bytes": 90 << 20, "memory_used_bytes": 60 << 20}),
+            "no-room-for-surge",
+        ),
+        (
+            changed(slot={"notes": ["rss_baseline"]}, limits={**LIMITS, "rss_bytes": 1 << 20}),
+            "rss-limit-below-baseline",
+        ),
+        (changed(slot={"notes": ["evil_suspended"]}), "evil-suspended"),
+        (changed(slot={"notes": ["outlier"]}), "outlier"),
         (changed(slot={"state": "unloaded", "last_error": ERROR}), "unloaded"),
         (
             changed(slot={"state": "back_off", "failures": 2, "next_try_in": 3.0, "last_error": ERROR}),

@@ -14,6 +14,8 @@ urlpatterns = [
     path("slow", views.slow),
     path("stream", views.stream),
     path("broken", views.broken),
+    path("grow", views.grow),
+    path("starve", views.starve),
     path("warm", views.warm),
     path("who", views.who),
     path("sicken", views.sicken),

@@ -48,6 +48,15 @@ def stream(request):
     return StreamingHttpResponse(lines(), content_type="text/plain")
 
 
+def grow(request):
+    Health.hoard = bytearray(b"x") * (int(request.GET.get("mb", "50")) << 20)
+    return HttpResponse(f"pid {os.getpid()}\n")
+
+
+def starve(request):
+    raise MemoryError
+
+
 def broken(request):
     raise RuntimeError("this view always fails")
 

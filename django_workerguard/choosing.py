@@ -1,0 +1,49 @@
+"""Which running server a command means. Runs in a process of its own, without Django."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from django_workerguard.errors import ConfigurationError, NoServerError
+from django_workerguard.scoreboard.header import Header
+from django_workerguard.scoreboard.places import Server, find_servers, server_name, unreadable
+
+
+def choose(parsed: argparse.Namespace, *, here: Path) -> list[Server]:
+    """Return the server that is meant; two where one replaces the other after SIGUSR2.
+
+    Raises NoServerError, and ConfigurationError where several could be meant.
+    """
+    environ, uid = os.environ, os.geteuid()
+    found = list(find_servers(parsed.run_dir, environ=environ, uid=uid))
+    if not found:
+        broken = list(unreadable(parsed.run_dir, environ=environ, uid=uid))
+        raise NoServerError(f"no running server was found{'; ' if broken else ''}{'; '.join(broken)}.")
+    if parsed.name:
+        wanted = (parsed.name, server_name(parsed.name, here))
+        named = [server for server in found if server.name in wanted or server.label in wanted]
+        if not named:
+            raise NoServerError(f"no running server is called {parsed.name!r}: there is {_labels(found)}.")
+        return _one_family(named)
+    near = [server for server in found if _is_near(Path(server.project), here)]
+    if not near and not parsed.run_dir and (here / "manage.py").exists():
+        raise NoServerError(f"no server of this project runs: there is {_labels(found)}.")
+    return _one_family(near or found)
+
+
+def _one_family(servers: list[Server]) -> list[Server]:
+    parents = {server.board.read_about().get("replaces") for server in servers}
+    heirs = [server for server in servers if server.pid not in parents]
+    if len(heirs) == 1:
+        return sorted(servers, key=lambda server: server.board.words[Header.STARTED_AT])
+    raise ConfigurationError(f"several servers run: {_labels(servers)}", hint="Choose one with --name.")
+
+
+def _labels(servers: list[Server]) -> str:
+    return ", ".join(f"{server.label} ({server.project})" for server in servers)
+
+
+def _is_near(project: Path, here: Path) -> bool:
+    return project == here or project in here.parents or here in project.parents

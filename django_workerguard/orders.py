@@ -1,0 +1,166 @@
+"""What a person asks of a running server: reload, recycle, scale. Runs in a process of its own, without Django.
+
+Each is a request on the control socket. With ``--wait`` the journal is followed from there:
+what happens is printed as it happens, and the exit code says how it ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from django_workerguard.choosing import choose
+from django_workerguard.errors import ExitCode, WorkerguardError
+from django_workerguard.report.table import event_line, plain
+from django_workerguard.scoreboard.header import Header
+from django_workerguard.scoreboard.journal import read_events
+from django_workerguard.scoreboard.places import Server, is_live
+from django_workerguard.scoreboard.snapshot import snapshot
+from django_workerguard.server.control import ask
+
+LOOK = 0.05  # seconds between two looks at the journal
+SHOWN = (
+    "reload",
+    "spawned",
+    "ready",
+    "retiring",
+    "exited",
+    "load-failed",
+    "spawn-failed",
+    "frozen",
+    "scaled",
+    "killed",
+)
+FAILED = ("load-failed", "spawn-failed")
+Event = dict[str, Any]
+
+
+class RefusedError(WorkerguardError):
+    """The server refused."""
+
+    exit_code = ExitCode.REFUSED
+
+
+class TimedOutError(WorkerguardError):
+    """What was waited for has not happened in time."""
+
+    exit_code = ExitCode.TIMED_OUT
+
+
+class FailedError(WorkerguardError):
+    """A load failed while it was waited for."""
+
+    exit_code = ExitCode.LOAD_FAILED
+
+
+def reload(parsed: argparse.Namespace) -> int:
+    """Have a new generation of workers loaded."""
+    begun: list[int] = []
+
+    def over(event: Event) -> bool:
+        match event["event"]:
+            case "reload-refused":
+                raise RefusedError(f"the reload was refused, and nothing has changed: {event['reason']}")
+            case "reload":
+                begun[:] = [event["generation"]]
+            case "reloaded":
+                return bool(begun)
+        return False
+
+    def concerns(event: Event) -> bool:
+        return bool(begun) and event.get("generation", 0) >= begun[0]
+
+    return _order(parsed, over, concerns, do="reload")
+
+
+def recycle(parsed: argparse.Namespace) -> int:
+    """Have the worker of one slot, or of every slot, replaced."""
+    server = choose(parsed, here=Path.cwd())[-1]
+    slots = [slot for slot in snapshot(server.board)["slots"] if parsed.all or slot["slot"] == parsed.slot]
+    to_go = {slot["pid"] for slot in slots if slot["pid"]}
+    asked_for = {slot["slot"] for slot in slots}
+
+    def over(event: Event) -> bool:
+        if event["event"] in ("exited", "load-failed"):
+            to_go.discard(event.get("pid"))
+        return not to_go
+
+    which = {"all": True} if parsed.all else {"slot": parsed.slot}
+    return _order(parsed, over, lambda event: event.get("slot") in asked_for, do="recycle", **which)
+
+
+def scale(parsed: argparse.Namespace) -> int:
+    """Change the target."""
+
+    def over(_: Event) -> bool:
+        shot = snapshot(server.board)
+        return bool(shot["ready"] == shot["target"] == parsed.target == len(shot["slots"]))
+
+    server = choose(parsed, here=Path.cwd())[-1]
+    return _order(parsed, over, lambda _: True, do="scale", target=parsed.target)
+
+
+def _order(
+    parsed: argparse.Namespace,
+    over: Callable[[Event], bool],
+    concerns: Callable[[Event], bool],
+    *,
+    do: str,
+    **arguments: Any,
+) -> int:
+    """Ask the server, and with ``--wait`` follow the journal until it is over or a load that concerns us has failed."""
+    server = choose(parsed, here=Path.cwd())[-1]
+    before = server.board.words[Header.EVENTS]
+    _ask(server, do, arguments)
+    if parsed.wait is None:
+        print(f"{do}: accepted. workerguard events --follow shows what becomes of it.")
+        return ExitCode.OK
+    for event in _events(server, before, parsed.wait):
+        if event["event"] in SHOWN:
+            print(event_line(event), flush=True)
+        if event["event"] in FAILED and concerns(event):
+            raise FailedError(_why(server, event))
+        if over(event):
+            print(f"{do}: done.")
+            return ExitCode.OK
+    raise RefusedError("the server has ended")
+
+
+def _ask(server: Server, do: str, arguments: dict[str, Any]) -> None:
+    path = Path(str(server.board.path)).with_suffix(".sock")
+    try:
+        answer = ask(path, do, **arguments)
+    except OSError as error:
+        raise RefusedError(
+            f"{server.label} cannot be asked: {path}: {error.strerror or 'no answer'}"
+        ) from None
+    if not answer.get("accepted"):
+        raise RefusedError(f"{server.label} refused: {answer.get('reason')}")
+
+
+def _events(server: Server, after: int, patience: float) -> Iterator[Event]:
+    """Yield the events after one, and an empty one at each look; ``patience`` 0: without end."""
+    deadline = time.monotonic() + patience
+    while True:
+        for event in read_events(server.board, after=after):
+            after = event["number"]
+            yield event
+        yield {"event": ""}
+        if not is_live(server.board):
+            return
+        if patience and time.monotonic() > deadline:
+            raise TimedOutError(f"not within {patience:g} s; it goes on without this command")
+        time.sleep(LOOK)
+
+
+def _why(server: Server, event: Event) -> str:
+    if event["event"] == "spawn-failed":
+        return f"slot {event['slot']}: {event['reason']}"
+    error = server.board.read_last_error(event["slot"]) or {}
+    sys.stderr.write(plain(str(error.get("traceback") or "")))
+    step = f" in step {event['step']}" if event.get("step") else ""
+    return f"slot {event['slot']}: the load failed{step}: {event['type']}: {event['message']}"

@@ -1,0 +1,110 @@
+"""When a worker has done its part: uWSGI's recycle policies. Pure.
+
+Each rule says why in words that carry the numbers; the plan replaces within the budget.
+What uWSGI decides in the worker, at the end of a request, is decided here, so that idle
+workers are seen and the successor is ready first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from django_workerguard.policy.backoff import GOLDEN
+from django_workerguard.policy.outlier import outlier
+from django_workerguard.policy.view import Fleet, Policy, State, Worker
+
+SAMPLES = 3  # measures in a row, so that one large response is no reason
+MEGABYTE = 1024 * 1024
+EVIL = "evil-reload-on-rss"
+NO_ROOM = 2  # loads in a row that fail for want of memory, until the larger one goes first
+
+
+def why_due(policy: Policy, fleet: Fleet, worker: Worker, now: float) -> str:
+    """Say by which rule a worker is to be replaced, with the numbers; "" if by none."""
+    if worker.state is State.UNLOADED:
+        return _too_old(policy, worker, now)
+    if worker.state is not State.READY or not is_old_enough(policy, worker, now):
+        return ""
+    return next((reason for reason in _reasons(policy, fleet, worker, now) if reason), "")
+
+
+def _reasons(policy: Policy, fleet: Fleet, worker: Worker, now: float) -> Iterator[str]:
+    yield _too_many_requests(policy, worker)
+    yield _too_old(policy, worker, now)
+    yield _too_large(policy, worker)
+    if policy.reload_on_memory_error and worker.memory_errors:
+        yield f"reload-on-memory-error: {worker.memory_errors} of {worker.requests} requests ended in MemoryError"
+    if policy.outlier == "eject":
+        yield outlier(policy, fleet, worker, now)
+
+
+def is_old_enough(policy: Policy, worker: Worker, now: float) -> bool:
+    """Say whether min-worker-lifetime protects a ready worker no longer."""
+    return worker.ready_at is not None and now - worker.ready_at >= policy.min_worker_lifetime
+
+
+def lifetime(policy: Policy, worker: Worker) -> float:
+    """Return how long after its start a worker becomes due, in seconds; 0: never."""
+    if not policy.max_worker_lifetime:
+        return 0.0
+    return policy.max_worker_lifetime + policy.max_worker_lifetime_delta * (worker.slot - 1)
+
+
+def due_at(policy: Policy, worker: Worker) -> float | None:
+    """Return when a worker becomes due by its age, on the arbiter's clock; None: never."""
+    limit = lifetime(policy, worker)
+    if not limit:
+        return None
+    protected = worker.ready_at + policy.min_worker_lifetime if worker.ready_at is not None else 0.0
+    return max(worker.spawned + limit, protected)
+
+
+def _too_old(policy: Policy, worker: Worker, now: float) -> str:
+    limit, age = lifetime(policy, worker), now - worker.spawned
+    return f"max-worker-lifetime: {age:.0f} s of {limit:g}" if limit and age >= limit else ""
+
+
+def _too_many_requests(policy: Policy, worker: Worker) -> str:
+    if not policy.max_requests:
+        return ""
+    jitter = int(policy.max_requests_jitter * (GOLDEN * worker.ordinal % 1.0))
+    limit = policy.max_requests + policy.max_requests_delta * (worker.slot - 1) + jitter
+    return f"max-requests: {worker.requests} of {limit}" if worker.requests >= limit else ""
+
+
+def _too_large(policy: Policy, worker: Worker) -> str:
+    limit = policy.reload_on_rss
+    if (
+        not limit or worker.rss_over < SAMPLES or worker.rss_at_first >= limit
+    ):  # a fresh one would be no smaller
+        return ""
+    size = f"{worker.rss / MEGABYTE:.0f} MB of {limit / MEGABYTE:.0f}"
+    return f"reload-on-rss: {size}, {worker.rss_over} samples in a row"
+
+
+def is_large_at_first(policy: Policy, worker: Worker) -> bool:
+    """Say whether a worker was at one of the rss limits as soon as it was ready, so that replacing leads nowhere."""
+    limits = [limit for limit in (policy.reload_on_rss, policy.evil_reload_on_rss) if limit]
+    return bool(limits) and worker.rss_at_first >= min(limits)
+
+
+def why_kill(policy: Policy, fleet: Fleet, now: float) -> tuple[Worker, str] | None:
+    """Choose the worker that evil-reload-on-rss ends now, and say why; None if it is none."""
+    limit = policy.evil_reload_on_rss
+    if not limit or fleet.ready < 2:
+        return None
+    if fleet.last_evil is not None and now - fleet.last_evil < policy.min_worker_lifetime:
+        return None
+    found = [
+        worker
+        for worker in fleet.of(State.READY)
+        if worker.rss >= limit > worker.rss_at_first
+        and worker.aborted is None
+        and is_old_enough(policy, worker, now)
+        and not fleet.record(worker.slot).evil_suspended
+    ]
+    if not found:
+        return None
+    largest = max(found, key=lambda w: (w.rss, -w.ordinal))
+    size = f"{largest.rss / MEGABYTE:.0f} MB of {limit / MEGABYTE:.0f}"
+    return largest, f"{EVIL}: {size}, {fleet.ready} ready"

@@ -1,0 +1,185 @@
+"""uWSGI's recycle policies: the successor is ready first, whatever the reason, and never more at once than the budget."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+
+from tests.process.harness import Server
+from tests.process.test_replacement import Load
+
+SOON = ("--min-worker-lifetime", "0")
+
+
+def least_ready(server: Server) -> int:
+    """Return the least number of ready workers after the start, from the journal's changes of state."""
+    ready: set[int] = set()
+    least, started = server.status()["target"], False
+    for event in server.events():
+        match event["event"]:
+            case "ready":
+                ready.add(event["pid"])
+                started = started or len(ready) >= server.status()["target"]
+            case "retiring" | "killed" | "exited" | "aborted":
+                ready.discard(event["pid"])
+        if started:
+            least = min(least, len(ready))
+    return least
+
+
+def recycled(server: Server, rule: str, count: int) -> None:
+    server.wait_event("exited", lambda event: event["reason"].startswith(rule), count=count)
+
+
+@pytest.mark.parametrize(
+    ("rule", "options"),
+    [
+        ("max-requests", ("--max-requests", "40", "--max-requests-delta", "10")),
+        ("max-worker-lifetime", ("--max-worker-lifetime", "1")),
+    ],
+)
+def test_recycling_under_load_costs_no_request_and_no_capacity(worker_class, serve, rule, options):
+    server = serve("-k", worker_class, *SOON, *options)
+    server.wait_ready()
+    with Load(server) as load:
+        recycled(server, rule, 6)
+    assert set(load.seen) == {"200"}, load.seen
+    assert least_ready(server) == 2
+
+
+def test_gunicorns_own_max_requests_is_taken_over(serve, tmp_path):
+    conf = tmp_path / "gunicorn.conf.py"
+    conf.write_text("max_requests = 30\nmax_requests_jitter = 10\nWORKERGUARD = {'MIN_WORKER_LIFETIME': 0}\n")
+    server = serve("-c", str(conf))
+    server.wait_ready()
+    with Load(server) as load:
+        recycled(server, "max-requests", 4)
+    assert set(load.seen) == {"200"}
+    assert least_ready(server) == 2
+
+
+@pytest.mark.parametrize("worker_class", ["sync", "gthread", "asgi"])
+def test_a_worker_that_has_grown_is_replaced_even_where_it_idles(serve, worker_class):
+    server = serve("-k", worker_class, "--reload-on-rss", "120", *SOON)
+    server.wait_ready()
+    server.get("/grow?mb=120")
+    event = server.wait_event("retiring")
+    assert event["reason"].startswith("reload-on-rss: ")
+    assert "of 120, 3 samples in a row" in event["reason"]
+    server.wait_ready()
+    assert least_ready(server) == 2
+
+
+def test_evil_reload_kills_in_the_middle_of_a_request_and_never_the_last(serve):
+    server = serve("-k", "gthread", "--threads", "4", "--evil-reload-on-rss", "120", *SOON)
+    server.wait_ready()
+    pid = server.get("/grow?mb=120").pid
+    event = server.wait_event("exited", lambda event: event["pid"] == pid)
+    assert (event["end"], event["reason"].split(":")[0]) == ("killed by SIGKILL", "evil-reload-on-rss")
+    server.wait_ready()
+
+    server.signal(signal.SIGTTOU)
+    server.wait("one worker", lambda status: status["target"] == 1 and len(status["slots"]) == 1)
+    last = server.get("/grow?mb=120").pid
+    server.wait("the sample", lambda status: status["slots"][0]["rss_bytes"] > 120 << 20)
+    assert server.get("/").pid == last
+    assert len(server.events("killed")) == 1
+
+
+def test_a_limit_below_a_fresh_worker_starts_no_kill_loop(serve):
+    server = serve("--reload-on-rss", "1", "--evil-reload-on-rss", "2", *SOON)
+    server.wait_ready()
+    before = server.pids()
+    server.wait("the note", lambda status: all("rss_baseline" in slot["notes"] for slot in status["slots"]))
+    server.statuses(10)
+    beat = server.status()["at"]
+    server.wait("some samples more", lambda status: status["at"] > beat + 5)
+    assert server.pids() == before
+
+
+def test_a_lifetime_below_the_load_replaces_one_after_the_other(serve):
+    server = serve("--max-worker-lifetime", "10ms", *SOON)
+    server.wait_ready()
+    recycled(server, "max-worker-lifetime", 4)
+    assert server.statuses(10) == {200: 10}
+    assert least_ready(server) == 2
+
+
+@pytest.mark.parametrize("worker_class", ["sync", "gevent", "uvicorn_worker.UvicornWorker"])
+def test_a_memory_error_recycles_its_worker(serve, worker_class):
+    server = serve("-k", worker_class, *SOON)
+    server.wait_ready()
+    assert server.get("/starve").status == 500
+    event = server.wait_event("retiring")
+    assert event["reason"] == "reload-on-memory-error: 1 of 1 requests ended in MemoryError"
+    server.wait_ready()
+    assert least_ready(server) == 2
+
+
+def test_a_worker_that_fails_where_its_peers_do_not_is_replaced(serve):
+    server = serve("-w", "2", "--outlier-min-requests", "20", *SOON)
+    server.wait_ready()
+    sick = server.get("/sicken").pid
+    with Load(server):
+        event = server.wait_event("retiring")
+    assert event["pid"] == sick
+    assert event["reason"].startswith("outlier: ")
+    server.wait_ready()
+    server.wait_event("exited", lambda event: event["pid"] == sick)
+    assert server.statuses(30) == {200: 30}
+
+
+def test_an_outlier_is_only_reported_where_that_was_asked_for(serve):
+    server = serve("--outlier", "report", "--outlier-min-requests", "20", *SOON)
+    server.wait_ready()
+    server.get("/sicken")
+    with Load(server):
+        server.wait("the note", lambda status: any("outlier" in slot["notes"] for slot in status["slots"]))
+    assert not server.events("retiring")
+
+
+def test_where_everybody_fails_nobody_is_ejected(serve):
+    server = serve("--outlier-min-requests", "10", *SOON)
+    server.wait_ready()
+    before = server.pids()
+    threads = [threading.Thread(target=server.statuses, args=(60, "/broken")) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert server.pids() == before
+
+
+def test_the_lifetime_ends_a_worker_that_could_not_load(serve, faults):
+    """uWSGI's second remedy for the incident, under need-app=off."""
+    server = serve("--need-app", "off", "--load-retries", "1", "--max-worker-lifetime", "3s")
+    server.wait_ready()
+    faults.set("ready", "memory")
+    os.kill(server.slot(1)["pid"], signal.SIGKILL)
+    server.wait("unloaded", lambda status: status["slots"][0]["state"] == "unloaded")
+    assert server.statuses(10) == {200: 10}
+    faults.clear()
+    event = server.wait_event("exited", lambda event: event["state"] == "retiring" and event["slot"] == 1)
+    assert event["reason"].startswith("max-worker-lifetime")
+    server.wait_event("ready", lambda event: event["slot"] == 1, count=2)
+
+
+def test_one_budget_governs_all_reasons_together(serve):
+    """Age, requests and a recycle by hand come due at once: one successor at a time."""
+    server = serve("-w", "4", "--max-worker-lifetime", "2s", "--max-requests", "5", *SOON)
+    server.wait_ready()
+    server.statuses(40)
+    recycled(server, "max-", 8)
+    beside = most = 0
+    for event in server.events():
+        match event["event"]:
+            case "spawned" if event.get("reason"):
+                beside += 1
+                most = max(most, beside)
+            case "retiring":
+                beside -= 1
+    assert most == 1
+    assert least_ready(server) == 4
