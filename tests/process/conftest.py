@@ -61,7 +61,9 @@ def serve(tmp_path: Path, faults: Faults, request: pytest.FixtureRequest) -> Ite
         run_dir = options.pop("run_dir", tmp_path / f"run{len(servers)}")
         if options.pop("project_copy", False):
             project = Path(shutil.copytree(project, tmp_path / f"project{len(servers)}"))
-        server = Server(project, run_dir, ("-w", "2", *arguments), environ=environ, **options)
+        workers = options.pop("workers", 2)
+        first = ("-w", str(workers)) if workers else ()
+        server = Server(project, run_dir, (*first, *arguments), environ=environ, **options)
         servers.append(server)
         return server.start()
 

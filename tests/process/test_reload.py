@@ -1,0 +1,224 @@
+"""A reload reads settings, configuration and code anew; what cannot be loaded changes nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from django_workerguard.errors import ExitCode
+from tests.process.harness import Server
+from tests.process.test_cli import workerguard
+from tests.process.test_recycle import least_ready
+from tests.process.test_replacement import Load
+
+
+def order(server: Server, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return workerguard(*arguments, run_dir=server.run_dir, cwd=server.project)
+
+
+def rolled(generation: int):
+    return lambda status: all(slot["generation"] == generation for slot in status["slots"])
+
+
+@pytest.fixture
+def site(serve):
+    """A server on a copy of the project, that its test may change."""
+    server = serve(project_copy=True)
+    server.wait_ready()
+    return server
+
+
+def test_reload_with_good_code_under_load(worker_class, serve):
+    server = serve("-k", worker_class, project_copy=True)
+    server.wait_ready()
+    views = server.project / "guinea_app" / "views.py"
+    views.write_text(views.read_text().replace('f"pid {os.getpid()}\\n"', '"changed\\n"'))
+    with Load(server) as load:
+        outcome = order(server, "reload", "--wait")
+    assert outcome.returncode == ExitCode.OK, outcome
+    assert "reload: done" in outcome.stdout
+    assert set(load.seen) == {"200"}, load.seen
+    assert least_ready(server) == 2
+    assert server.get("/").body == "changed\n"
+
+
+def test_reload_with_broken_code_under_load_changes_nothing(worker_class, serve):
+    server = serve("-k", worker_class, project_copy=True)
+    server.wait_ready()
+    before = server.pids()
+    views = server.project / "guinea_app" / "views.py"
+    whole = views.read_text()
+    views.write_text("def broken(:")
+    with Load(server) as load:
+        outcome = order(server, "reload", "--wait")
+        server.wait("frozen", lambda status: status["arbiter"]["frozen"])
+    assert outcome.returncode == ExitCode.LOAD_FAILED
+    assert "SyntaxError" in outcome.stderr
+    assert "Traceback" in outcome.stderr
+    assert set(load.seen) == {"200"}, load.seen
+    assert server.pids() == before
+    assert least_ready(server) == 2
+    assert "frozen: generation 2 cannot be loaded" in order(server, "status").stdout
+
+    views.write_text(whole)
+    server.wait("the mended code", rolled(2))
+    server.wait_event("thawed")
+    server.wait_event("reloaded")
+
+
+def test_settings_and_configuration_are_read_anew(site):
+    (site.project / "gunicorn.conf.py").write_text("workers = 3\ntimeout = 77\n")
+    settings = site.project / "guinea_settings.py"
+    settings.write_text(settings.read_text() + "WORKERGUARD['MAX_WORKER_LIFETIME'] = '1h'\n")
+    # the number of workers is on the command line too, which is stronger
+    assert order(site, "reload", "--wait").returncode == ExitCode.OK
+    status = site.status()
+    assert status["limits"]["max_worker_lifetime"] == 3600
+    assert status["target"] == 2
+
+
+def test_a_changed_number_of_workers_counts_once_the_new_code_has_loaded(serve):
+    server = serve(workers=None, project_copy=True)
+    server.wait_ready(1)
+    (server.project / "gunicorn.conf.py").write_text("workers = 4\n")
+    urls = server.project / "guinea_urls.py"
+    whole = urls.read_text()
+    urls.write_text("1 / 0\n")
+    assert order(server, "reload", "--wait").returncode == ExitCode.LOAD_FAILED
+    assert server.status()["target"] == 1
+    urls.write_text(whole)
+    assert order(server, "reload", "--wait").returncode == ExitCode.OK
+    assert (server.status()["target"], server.status()["ready"]) == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("gunicorn.conf.py", "timeout = 'soon'\n", "timeout: 'soon' is not a whole number"),
+        ("gunicorn.conf.py", "1 / 0\n", "ZeroDivisionError"),
+        ("gunicorn.conf.py", "raise SystemExit(3)\n", "SystemExit: 3"),
+        ("gunicorn.conf.py", "user = 65534\n", "user: a reload cannot change it"),
+        ("gunicorn.conf.py", "pidfile = 'other.pid'\n", "pidfile: a reload cannot change it"),
+        ("gunicorn.conf.py", "preload_app = True\n", "preload-app: it cannot be used here"),
+        ("guinea_settings.py", "import a_module_that_does_not_exist\n", "No module named"),
+        ("guinea_settings.py", "raise SystemExit(4)\n", "SystemExit: 4"),
+        ("guinea_settings.py", "import os\nos._exit(5)\n", "ended without a word"),
+        ("guinea_settings.py", "WORKERGUARD = {'LOAD_RETRYS': 3}\n", "Did you mean 'LOAD_RETRIES'?"),
+        ("guinea_settings.py", "WORKERGUARD = {'NAME': 'another'}\n", "name: a reload cannot change it"),
+        ("guinea_settings.py", "WORKERGUARD = {'MIN_LOADED': 3}\n", "min-loaded: a quorum of 3"),
+        ("guinea_settings.py", "WORKERGUARD = {'SURGE': 9999}\n", "do not fit this server"),
+    ],
+)
+def test_what_is_wrong_is_refused_and_changes_nothing(site, file, text, said):
+    before = site.pids()
+    path = site.project / file
+    path.write_text(text)
+    outcome = order(site, "reload", "--wait")
+    assert outcome.returncode == ExitCode.REFUSED, outcome
+    assert said in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+    assert site.pids() == before
+    assert site.status()["arbiter"]["generation"] == 1
+    assert site.statuses(4) == {200: 4}
+
+
+def test_a_hang_in_the_settings_ends_with_the_load_timeout(serve):
+    server = serve("--load-timeout", "2s", project_copy=True)
+    server.wait_ready()
+    (server.project / "guinea_settings.py").write_text("import time\ntime.sleep(3600)\n")
+    outcome = order(server, "reload", "--wait")
+    assert outcome.returncode == ExitCode.REFUSED
+    assert "no end of its import after 2 s" in outcome.stderr
+    assert server.statuses(4) == {200: 4}
+
+
+def test_a_second_reload_supersedes_the_first(site, faults):
+    before = site.pids()
+    faults.set("ready", "hang", 1)
+    site.signal(signal.SIGHUP)
+    stuck = site.wait_event("spawned", lambda event: event["generation"] == 2)
+    site.wait("the fault", lambda _: faults.used_up("ready"))
+    site.signal(signal.SIGHUP)
+    site.wait("the newest", rolled(3))
+    assert not Path(f"/proc/{stuck['pid']}").exists()
+    assert not set(before) & set(site.pids())
+    assert least_ready(site) == 2
+    site.wait_event("reloaded", lambda event: event["generation"] == 3)
+
+
+def test_many_reloads_at_once(site):
+    for _ in range(10):
+        site.signal(signal.SIGHUP)
+    site.wait_event("reloaded")
+    assert site.statuses(10) == {200: 10}
+    assert least_ready(site) == 2
+
+
+def test_a_worker_that_dies_while_frozen_is_reported_as_degraded(site):
+    (site.project / "guinea_urls.py").write_text("1 / 0\n")
+    assert order(site, "reload", "--wait").returncode == ExitCode.LOAD_FAILED
+    os.kill(site.slot(2)["pid"], signal.SIGKILL)
+    site.wait("one left", lambda status: status["ready"] == 1)
+    site.wait_event("load-failed", lambda event: event["slot"] == 2)
+    assert "slots 2 are empty, and old code cannot be loaded any more" in order(site, "status").stdout
+    assert site.statuses(10) == {200: 10}
+
+
+def test_a_stop_during_a_reload(site, faults):
+    faults.set("ready", "hang")
+    site.signal(signal.SIGHUP)
+    site.wait("the fault", lambda status: any(slot["successor"] for slot in status["slots"]))
+    assert site.stop() == ExitCode.OK
+    assert order(site, "reload").returncode == ExitCode.NO_SERVER
+
+
+def test_recycle_by_hand(site):
+    first, second = site.pids()
+    outcome = order(site, "recycle", "2", "--wait")
+    assert (outcome.returncode, site.pids()[0]) == (ExitCode.OK, first)
+    assert second not in site.pids()
+    assert order(site, "recycle", "--all", "--wait").returncode == ExitCode.OK
+    assert first not in site.pids()
+    assert least_ready(site) == 2
+    told = order(site, "explain", "2").stdout
+    assert "recycle by user" in told
+
+
+def test_recycle_with_code_that_cannot_be_loaded(site, faults):
+    before = site.pids()
+    faults.set("urlconf", "exception")
+    outcome = order(site, "recycle", "--all", "--wait")
+    assert outcome.returncode == ExitCode.LOAD_FAILED
+    assert "RuntimeError" in outcome.stderr
+    assert site.pids() == before
+
+
+def test_scale(site):
+    assert order(site, "scale", "3", "--wait").returncode == ExitCode.OK
+    assert site.status()["ready"] == 3
+    assert order(site, "scale", "1", "--wait").returncode == ExitCode.OK
+    assert len(site.status()["slots"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("recycle", "9"), "there is no slot 9: the slots are 1 to 2"),
+        (("scale", "999"), "the target stays 2: it can be 1 to 16"),
+    ],
+)
+def test_what_the_server_refuses(site, arguments, said):
+    outcome = order(site, *arguments)
+    assert outcome.returncode == ExitCode.REFUSED
+    assert said in outcome.stderr
+
+
+def test_waiting_has_an_end(site, faults):
+    faults.set("ready", "hang")
+    outcome = order(site, "reload", "--wait=1")
+    assert outcome.returncode == ExitCode.TIMED_OUT
+    assert "it goes on without this command" in outcome.stderr
