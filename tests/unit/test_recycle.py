@@ -1,0 +1,198 @@
+"""Single rules of recycling, and who stands out."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from django_workerguard.policy import action as a
+from django_workerguard.policy import message as m
+from django_workerguard.policy.fold import fold
+from django_workerguard.policy.outlier import outlier
+from django_workerguard.policy.plan import next_deadline, plan
+from django_workerguard.policy.recycle import why_due
+from django_workerguard.policy.view import Fleet, Policy, State
+from tests.unit.test_policy import ready_fleet, told
+
+MB = 1 << 20
+BASE = {"stand_in": False, "timeout": 0.0, "load_concurrency": 2, "min_worker_lifetime": 10.0}
+
+
+def counted(
+    fleet: Fleet, seat: int, *, at: float, requests=0, errors=0, memory_errors=0, policy: Policy
+) -> Fleet:
+    reading = m.Reading(seat, State.READY, 1, requests=requests, errors=errors, memory_errors=memory_errors)
+    return told(fleet, m.Observed((reading,), at), policy=policy)
+
+
+def measured(fleet: Fleet, seat: int, *sizes: int, at: float, policy: Policy) -> Fleet:
+    for number, size in enumerate(sizes):
+        fleet = told(fleet, m.Measured(((seat, size * MB),), at + number), policy=policy)
+    return fleet
+
+
+def test_the_delta_counts_slots_from_the_second_on():
+    policy = Policy(max_requests=100, max_requests_delta=10, **BASE)
+    fleet = ready_fleet(3, policy=policy)
+    for seat in (1, 2, 3):
+        fleet = counted(fleet, seat, requests=110, at=20.0, policy=policy)
+    due = [why_due(policy, fleet, fleet.workers[seat], 20.0) for seat in (1, 2, 3)]
+    assert due == ["max-requests: 110 of 100", "max-requests: 110 of 110", ""]
+
+
+def test_jitter_is_the_same_for_the_same_worker():
+    policy = Policy(max_requests=100, max_requests_jitter=50, **BASE)
+    fleet = counted(ready_fleet(1, policy=policy), 1, requests=150, at=20.0, policy=policy)
+    assert why_due(policy, fleet, fleet.workers[1], 20.0) == "max-requests: 150 of 130"
+
+
+def test_min_worker_lifetime_protects_from_the_moment_of_being_ready():
+    policy = Policy(max_requests=1, max_worker_lifetime=1.0, **BASE)
+    fleet = counted(ready_fleet(1, policy=policy), 1, requests=9, memory_errors=1, at=5.0, policy=policy)
+    assert why_due(policy, fleet, fleet.workers[1], 9.9) == ""
+    assert next_deadline(policy, fleet, 9.5) == 10.0
+    assert why_due(policy, fleet, fleet.workers[1], 10.0)
+
+
+def test_an_unloaded_worker_is_not_protected_and_leaves_at_its_lifetime():
+    policy = Policy(need_app="off", max_worker_lifetime=5.0, **BASE)
+    fleet = told(Fleet(target=2), m.Spawned(1, 1, 101, 60.0, 0.0), policy=policy)
+    fleet = told(fleet, m.Observed((m.Reading(1, State.UNLOADED, 1),), 1.0), policy=policy)
+    assert not [action for action in plan(policy, fleet, 4.9) if isinstance(action, a.Retire)]
+    assert a.Retire(1, "max-worker-lifetime: 5 s of 5") in plan(policy, fleet, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "due"),
+    [
+        ((50, 120, 120, 120), True),
+        ((50, 120, 120), False),
+        ((50, 120, 90, 120, 120), False),
+        ((130, 130, 130, 130), False),
+    ],
+)
+def test_three_samples_in_a_row_make_a_worker_too_large_unless_it_began_so(sizes, due):
+    policy = Policy(reload_on_rss=100 * MB, **BASE)
+    fleet = measured(ready_fleet(1, policy=policy), 1, *sizes, at=20.0, policy=policy)
+    assert bool(why_due(policy, fleet, fleet.workers[1], 30.0)) is due
+
+
+def test_evil_kills_one_at_a_time_never_the_last_and_stops_where_it_leads_nowhere():
+    policy = Policy(evil_reload_on_rss=100 * MB, **BASE)
+    fleet = ready_fleet(2, policy=policy)
+    for seat in (1, 2):
+        fleet = measured(fleet, seat, 50, 150 + seat, at=20.0, policy=policy)
+    kill = a.Kill(2, "evil-reload-on-rss: 152 MB of 100, 2 ready", evil=True)
+    assert kill in plan(policy, fleet, 20.0)
+    fleet = told(fleet, m.Killed(2, kill.reason, 20.0), m.Exited(2, 20.1), policy=policy)
+    assert not [action for action in plan(policy, fleet, 40.0) if isinstance(action, a.Kill)], "the last one"
+
+    for kills in (1, 2):
+        assert not fleet.record(2).evil_suspended
+        at = 100.0 * kills
+        fleet = told(fleet, m.Spawned(2, 2, 300, 60.0, at), m.Admitted(2, at), policy=policy)
+        fleet = counted(fleet, 2, at=at, policy=policy)
+        fleet = measured(fleet, 2, 50, 150, at=at, policy=policy)
+        fleet = told(fleet, m.Killed(2, kill.reason, at + 10), m.Exited(2, at + 10), policy=policy)
+    assert fleet.record(2).evil_suspended
+    assert not told(fleet, m.GenerationStarted(500.0), policy=policy).record(2).evil_suspended
+
+
+def test_where_a_successor_finds_no_memory_the_largest_goes_first():
+    policy = Policy(max_worker_lifetime=30.0, **BASE)
+    fleet = ready_fleet(3, policy=policy)
+    for seat, size in ((1, 100), (2, 300), (3, 200)):
+        fleet = measured(fleet, seat, size, at=20.0, policy=policy)
+    for number, slot in enumerate((1, 1, 2, 2)):
+        fleet = told(
+            fleet, m.Spawned(slot, 9, 900, 60.0, 40.0 + number, "max-worker-lifetime"), policy=policy
+        )
+        fleet = told(fleet, m.Exited(9, 40.5 + number, memory=True), policy=policy)
+    retired = [action for action in plan(policy, fleet, 44.0) if isinstance(action, a.Retire)]
+    assert [action.seat for action in retired] == [2]
+    assert retired[0].reason.endswith("it goes first: its successor found no memory beside it")
+    fleet = told(fleet, m.Asked(2, retired[0].reason, 44.0), policy=policy)
+    assert not [action for action in plan(policy, fleet, 44.0) if isinstance(action, a.Retire)], (
+        "one at a time"
+    )
+
+
+def test_the_quorum_is_kept_even_where_there_is_no_memory():
+    policy = Policy(max_worker_lifetime=30.0, min_loaded=3, **BASE)
+    fleet = ready_fleet(3, policy=policy)
+    for number in range(2):
+        fleet = told(
+            fleet,
+            m.Spawned(1, 9, 900, 60.0, 40.0 + number, "old"),
+            m.Exited(9, 40.5 + number, memory=True),
+            policy=policy,
+        )
+    assert not [action for action in plan(policy, fleet, 44.0) if isinstance(action, a.Retire)]
+
+
+def fleet_with(rates: list[tuple[int, int]], *, policy: Policy) -> Fleet:
+    fleet = ready_fleet(len(rates), policy=policy)
+    for seat, (requests, errors) in enumerate(rates, 1):
+        fleet = counted(fleet, seat, requests=requests, errors=errors, at=20.0, policy=policy)
+    return fleet
+
+
+def standing_out(rates: list[tuple[int, int]], *, policy: Policy) -> list[int]:
+    fleet = fleet_with(rates, policy=policy)
+    return [seat for seat, worker in fleet.workers.items() if outlier(policy, fleet, worker, 20.0)]
+
+
+OUTLIERS = Policy(outlier_min_requests=50, **BASE)
+
+
+@pytest.mark.parametrize(
+    ("rates", "expected"),
+    [
+        ([(100, 100), (100, 0)], [1]),
+        ([(100, 100), (100, 100)], []),
+        ([(40, 40), (100, 0)], []),  # too few to say
+        ([(100, 100), (10, 0)], []),  # its peers have shown too little
+        ([(100, 4), (1000, 0)], []),
+        ([(100, 50)] + [(100, 1)] * 63, [1]),
+        ([(100, 90)] * 20 + [(100, 1)] * 44, list(range(1, 21))),
+        ([(100, 30)] * 64, []),
+    ],
+)
+def test_who_stands_out(rates, expected):
+    assert standing_out(rates, policy=OUTLIERS) == expected
+
+
+@given(st.integers(2, 64), st.integers(50, 2000), st.floats(0, 1))
+def test_where_all_fail_alike_nobody_stands_out(count, requests, rate):
+    assert standing_out([(requests, int(requests * rate))] * count, policy=OUTLIERS) == []
+
+
+@given(st.integers(2, 64), st.integers(50, 2000))
+def test_one_that_always_fails_stands_out_in_every_size_of_fleet(count, requests):
+    assert standing_out([(requests, requests)] + [(requests, 0)] * (count - 1), policy=OUTLIERS) == [1]
+
+
+def test_what_was_long_ago_does_not_count():
+    policy = OUTLIERS
+    fleet = fleet_with([(100, 100), (100, 0)], policy=policy)
+    for at in range(21, 90):
+        fleet = told(fleet, m.Measured(((1, MB), (2, MB)), float(at)), policy=policy)
+    assert not outlier(policy, fleet, fleet.workers[1], 90.0)
+
+
+def test_a_target_of_a_new_generation_counts_once_it_has_proved_itself():
+    policy = Policy(**BASE)
+    fleet = told(ready_fleet(2, policy=policy), m.GenerationStarted(50.0, 4), policy=policy)
+    assert fleet.target == 2
+    fleet = told(fleet, m.Spawned(1, 9, 900, 60.0, 50.0, "reload"), m.Exited(9, 51.0), policy=policy)
+    assert (fleet.target, fleet.frozen) == (2, True)
+    fleet = told(fleet, m.Spawned(1, 9, 901, 60.0, 52.0, "reload"), policy=policy)
+    fleet = counted(fleet, 9, at=53.0, policy=policy)
+    assert (fleet.target, fleet.frozen) == (4, False)
+
+
+def test_a_message_about_a_seat_that_is_free_changes_nothing():
+    policy = Policy(**BASE)
+    fleet = ready_fleet(1, policy=policy)
+    assert fold(policy, fleet, m.Measured(((77, MB),), 20.0)) == fleet
