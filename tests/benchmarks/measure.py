@@ -17,6 +17,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from django_workerguard.scoreboard.board import Board
+from django_workerguard.scoreboard.places import find_servers
+
 ROOT = Path(__file__).resolve().parents[2]
 SITE = Path(__file__).parent / "site"
 SERVER_CORE, CLIENT_CORE = "0", "1"
@@ -63,9 +66,18 @@ def pinned(core: str) -> list[str]:
 
 @contextmanager
 def server(
-    kind: str, *, workers: int, worker_class: str, pin: bool = False, arguments: Sequence[str] = ()
+    kind: str,
+    *,
+    workers: int,
+    worker_class: str,
+    pin: bool = False,
+    arguments: Sequence[str] = (),
+    guard: Sequence[str] = (),
 ) -> Iterator[Running]:
-    """Run plain gunicorn (``plain``) or the guarded server (``guarded``) until the block ends."""
+    """Run plain gunicorn (``plain``) or the guarded server (``guarded``) until the block ends.
+
+    ``arguments`` are gunicorn's and for both, ``guard`` are options of the guard.
+    """
     port = free_port()
     asgi = worker_class in ("asgi", "uvicorn_worker.UvicornWorker")
     common = ["--bind", f"127.0.0.1:{port}", "--workers", str(workers), "--worker-class", worker_class]
@@ -73,7 +85,7 @@ def server(
     if kind == "plain":
         command = [sys.executable, "-m", "gunicorn", *common, "--log-level", "warning", *arguments, app]
     else:
-        extra = ["--app", app, "--", "--log-level", "warning", *arguments]
+        extra = ["--app", app, *guard, "--", "--log-level", "warning", *arguments]
         command = [sys.executable, "-m", "django_workerguard", "serve", *common, *extra]
     environ = {
         **os.environ,
@@ -121,8 +133,9 @@ class Load:
     errors: int
 
 
-def wrk(port: int, *, seconds: int, connections: int = 8, pin: bool = False) -> Load:
-    command = ["wrk", "--latency", "-t1", f"-c{connections}", f"-d{seconds}s", f"http://127.0.0.1:{port}/"]
+def wrk(port: int, *, seconds: int, connections: int = 8, pin: bool = False, path: str = "/") -> Load:
+    url = f"http://127.0.0.1:{port}{path}"
+    command = ["wrk", "--latency", "-t1", f"-c{connections}", f"-d{seconds}s", url]
     told = subprocess.run(
         [*(pinned(CLIENT_CORE) if pin else []), *command], capture_output=True, text=True, check=True
     )
@@ -144,6 +157,14 @@ def interval(ratios: Sequence[float]) -> tuple[float, float, float]:
     mean = statistics.fmean(ratios)
     half = T_95.get(len(ratios), 2.0) * statistics.stdev(ratios) / math.sqrt(len(ratios))
     return mean, mean - half, mean + half
+
+
+def board_of(running: Running) -> Board:
+    """Return the scoreboard of a guarded server."""
+    for found in find_servers(None, environ=os.environ, uid=os.geteuid()):
+        if found.pid == running.pid:
+            return found.board
+    raise RuntimeError("the server has no scoreboard")
 
 
 def report(title: str, *lines: str) -> None:

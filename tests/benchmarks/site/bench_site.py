@@ -1,6 +1,7 @@
 """Applications and URLconf of the benchmarks. FAIL_FILE: while it is there, loads fail in workers."""
 
 import os
+import time
 from pathlib import Path
 
 from django.core.asgi import get_asgi_application
@@ -16,7 +17,18 @@ def index(request):
     return HttpResponse(f"{os.getpid()}\n")
 
 
-urlpatterns = [path("", index)]
+LEAKED = []
+
+
+def work(request):
+    """A view that waits as for a database; ``?leak=`` keeps so many kilobytes for ever."""
+    time.sleep(0.005)
+    if leak := request.GET.get("leak"):
+        LEAKED.append(b"x" * (int(leak) << 10))
+    return HttpResponse(f"{os.getpid()}\n")
+
+
+urlpatterns = [path("", index), path("work", work)]
 
 wsgi = get_wsgi_application()
 asgi = get_asgi_application()
