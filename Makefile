@@ -1,6 +1,7 @@
 # make run    set everything up and serve the example site (ADDRPORT=, WORKERS=, ARGS=)
 # make test   set everything up and run the whole suite: lint, types, import direction, tests (ARGS=, JOBS=)
 # make bench  the benchmarks
+# make soak   a thousand replacements by every cause (REPLACEMENTS=)
 # make lint   ruff, mypy and import-linter alone
 # make clean  remove whatever the others made
 
@@ -13,7 +14,7 @@ ADDRPORT ?= 127.0.0.1:8000
 # the process tests wait more than they compute
 JOBS ?= 3
 
-.PHONY: run test bench lint clean
+.PHONY: run test bench soak lint clean
 .DEFAULT_GOAL := test
 
 run: $(VENV)/.run
@@ -28,6 +29,9 @@ test: $(VENV)/.test
 bench: $(VENV)/.test
 	$(BIN)/python tests/components.py install
 	$(BIN)/python -m pytest tests/benchmarks -p no:randomly --timeout 0 --capture no $(ARGS)
+
+soak: $(VENV)/.test
+	$(BIN)/python -m tests.process.soak $(REPLACEMENTS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
