@@ -85,6 +85,7 @@ def _contradictions(setting: Mapping[str, Any], values: Mapping[str, Any]) -> It
             hint="The first back-off cannot be longer than the longest.",
             id="workerguard.E006",
         )
+    yield from _recycling(values)
     after, give_up = values["stand_in_after"], values["give_up_after"]
     if values["stand_in"] and give_up and give_up <= after:
         yield Warning(
@@ -92,6 +93,31 @@ def _contradictions(setting: Mapping[str, Any], values: Mapping[str, Any]) -> It
             hint="Raise GIVE_UP_AFTER, or set STAND_IN to False.",
             id="workerguard.W003",
         )
+
+
+def _recycling(values: Mapping[str, Any]) -> Iterator[CheckMessage]:
+    planned, evil = values["reload_on_rss"], values["evil_reload_on_rss"]
+    if planned and evil and evil <= planned:
+        yield Warning(
+            "EVIL_RELOAD_ON_RSS is not above RELOAD_ON_RSS: the emergency comes before the planned change.",
+            hint="Set EVIL_RELOAD_ON_RSS well above RELOAD_ON_RSS, or leave it out.",
+            id="workerguard.W006",
+        )
+    lifetime, least = values["max_worker_lifetime"], values["min_worker_lifetime"]
+    if lifetime and lifetime < least:
+        yield Warning(
+            f"MAX_WORKER_LIFETIME ({lifetime:g} s) is shorter than MIN_WORKER_LIFETIME ({least:g} s), which comes first.",
+            hint="Raise MAX_WORKER_LIFETIME, or lower MIN_WORKER_LIFETIME.",
+            id="workerguard.W007",
+        )
+    for name in ("max_requests", "max_worker_lifetime"):
+        if values[f"{name}_delta"] and not values[name]:
+            key = name.upper()
+            yield Warning(
+                f"{key}_DELTA is set and {key} is not: it has no effect without it.",
+                hint=f"Set {key}, or leave {key}_DELTA out.",
+                id="workerguard.W008",
+            )
 
 
 @register("workerguard")

@@ -1,0 +1,82 @@
+"""What a cgroup says, in trees as systemd and container engines make them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from django_workerguard.probe import cgroup
+
+MB = 1 << 20
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A machine: make(path-in-the-hierarchy, files of each group) and where its roots are."""
+
+    def make(inside: str, groups: dict[str, dict[str, str]]) -> dict[str, Path]:
+        proc, root = tmp_path / "proc", tmp_path / "cgroup"
+        proc.mkdir()
+        (proc / "cgroup").write_text(f"0::{inside}\n")
+        for group, files in groups.items():
+            (root / group).mkdir(parents=True, exist_ok=True)
+            for name, text in files.items():
+                (root / group / name).write_text(text)
+        return {"root": root, "proc": proc}
+
+    return make
+
+
+def test_a_quota_of_the_own_unit_and_of_the_slice_around_it(tree):
+    roots = tree(
+        "/web.slice/shop.service",
+        {
+            "web.slice": {"cpu.max": "50000 100000\n"},
+            "web.slice/shop.service": {"cpu.max": "400000 100000\n"},
+        },
+    )
+    assert cgroup.cpus(**roots) == 1
+
+
+def test_in_a_container_the_root_is_its_own(tree):
+    assert cgroup.cpus(**tree("/", {".": {"cpu.max": "100000 100000\n"}})) == 1
+
+
+def test_without_a_quota_the_affinity_counts(tree):
+    assert cgroup.cpus(**tree("/shop.service", {"shop.service": {"cpu.max": "max 100000\n"}})) == len(
+        os.sched_getaffinity(0)
+    )
+
+
+def test_memory_where_it_is_tightest(tree):
+    roots = tree(
+        "/web.slice/shop.service",
+        {
+            "web.slice": {"memory.max": f"{100 * MB}\n", "memory.current": f"{90 * MB}\n"},
+            "web.slice/shop.service": {"memory.max": f"{80 * MB}\n", "memory.current": f"{10 * MB}\n"},
+        },
+    )
+    assert cgroup.memory(**roots) == (100 * MB, 90 * MB)
+
+
+def test_no_limit_is_none(tree):
+    assert cgroup.memory(**tree("/shop", {"shop": {"memory.max": "max\n", "memory.current": "5\n"}})) == (
+        0,
+        0,
+    )
+
+
+def test_kills_for_want_of_memory(tree):
+    roots = tree(
+        "/shop", {"shop": {"memory.events": "low 0\nhigh 1\nmax 9\noom 3\noom_kill 2\noom_group_kill 0\n"}}
+    )
+    assert cgroup.oom_kills(**roots) == 2
+
+
+def test_a_machine_without_cgroups(tmp_path):
+    nowhere = {"root": tmp_path / "none", "proc": tmp_path / "none"}
+    assert cgroup.oom_kills(**nowhere) == 0
+    assert cgroup.memory(**nowhere) == (0, 0)
+    assert cgroup.cpus(**nowhere) >= 1
