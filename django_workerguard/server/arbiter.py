@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from gunicorn import systemd, util
+from gunicorn import util
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
@@ -26,7 +26,7 @@ from django_workerguard.policy.fold import fold
 from django_workerguard.policy.plan import next_deadline, plan
 from django_workerguard.policy.view import Fleet, Policy
 from django_workerguard.probe import cgroup
-from django_workerguard.probe.clock import AwakeClock
+from django_workerguard.probe.clock import AwakeClock, monotonic_ns
 from django_workerguard.scoreboard.header import Header, Phase
 from django_workerguard.scoreboard.layout import Cause, Orders
 from django_workerguard.scoreboard.places import Opened
@@ -37,6 +37,7 @@ from django_workerguard.server.handlers import Handlers
 from django_workerguard.server.nursery import Child, Nursery
 from django_workerguard.server.publish import Publisher
 from django_workerguard.server.seats import Seats
+from django_workerguard.server.supervisor import Standing, Supervisor
 from django_workerguard.server.worker import guarded
 
 MEASURE_EVERY = 1.0  # seconds
@@ -70,7 +71,7 @@ class GuardedArbiter(Handlers, Arbiter):
         self._clock = AwakeClock()
         self._seats = Seats(self.board)
         self._publisher = Publisher(self.board, self._seats)
-        self._notify_socket: str | None = None
+        self._supervisor = Supervisor(os.environ, os.getpid())
         self._measured = 0.0
         self._fleet = Fleet(target=app.cfg.workers)
         super().__init__(app)
@@ -85,11 +86,11 @@ class GuardedArbiter(Handlers, Arbiter):
             super().setup(app)
         except RuntimeError as error:  # a log file that cannot be opened
             raise app.blame(error) from error
-        self.worker_class = guarded(self.worker_class)
+        self.worker_class = guarded(self.worker_class)  # type: ignore[arg-type] # a class is hashable
 
     def start(self) -> None:
         """Start as gunicorn does, but tell systemd READY only once the quorum is loaded."""
-        self._notify_socket = os.environ.pop("NOTIFY_SOCKET", None)
+        notify_socket = os.environ.pop("NOTIFY_SOCKET", None)
         try:
             super().start()
         except (SystemExit, RuntimeError, ValueError, OSError) as error:
@@ -100,8 +101,8 @@ class GuardedArbiter(Handlers, Arbiter):
                 raise
             raise wrong from error
         finally:
-            if self._notify_socket is not None:
-                os.environ["NOTIFY_SOCKET"] = self._notify_socket
+            if notify_socket is not None:
+                os.environ["NOTIFY_SOCKET"] = notify_socket
         signal.signal(signal.SIGIO, lambda _number, _frame: self.wakeup())
         self._wake = WakePipe()
         self._open_control()
@@ -211,7 +212,7 @@ class GuardedArbiter(Handlers, Arbiter):
         for action in plan(self.policy, self._fleet, now):
             self._apply(action, now)
         self._publisher.publish(self.policy, self._fleet, self._clock(), phase=self._phase())
-        self._tell_systemd()
+        self._tell_supervisor(now)
         self._nursery.kill_strays({*self._fleet.workers, self._fleet.stand_in.seat})
         self.manage_dirty_arbiter()
 
@@ -234,10 +235,17 @@ class GuardedArbiter(Handlers, Arbiter):
             return Phase.DRAINING if self._fleet.listening else Phase.STOPPING
         return Phase.SERVING
 
-    def _tell_systemd(self) -> None:
-        if self._notify_socket is not None and self.board.words[Header.REACHED]:
-            self._notify_socket = None
-            systemd.sd_notify(f"READY=1\nSTATUS={self._fleet.ready} workers ready", self.log)
+    def _tell_supervisor(self, now: float) -> None:
+        fleet = self._fleet
+        standing = Standing(
+            ready=fleet.ready,
+            target=fleet.target,
+            reached=bool(self.board.words[Header.REACHED]),
+            reloading=self._rereading is not None or (self._chronicle.reloading_now and not fleet.frozen),
+            stopping=fleet.stop is not None,
+            why=self._chronicle.last_failure,
+        )
+        self._supervisor.tell(standing, now, monotonic_us=monotonic_ns() // 1000)
 
     # actions
 

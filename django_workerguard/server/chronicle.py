@@ -38,6 +38,17 @@ class Chronicle:
         self._reloading = False
         self._all_said = False  # that all workers are ready
 
+    @property
+    def reloading_now(self) -> bool:
+        """Say whether a reload has begun and not every worker is of the newest generation."""
+        return self._reloading
+
+    @property
+    def last_failure(self) -> str:
+        """Return in one line why the last load failed, if none has succeeded since; "" otherwise."""
+        kind, message, step, _ = self._last_failure or ("", "", "", "")
+        return f"the load failed{f' in step {step}' if step else ''}: {kind}: {message}"[:200] if kind else ""
+
     def _event(self, event: str, **fields: Any) -> None:
         write_event(
             self._board, {"at": round(time.time(), 6), "event": event, **fields}, number=self._written
@@ -72,8 +83,7 @@ class Chronicle:
     def halted(self, reason: str, code: int) -> None:
         self._event("halted", reason=reason, exit_code=code)
         if reason:
-            kind, message, step, _ = self._last_failure or ("", "", "", "")
-            why = f"{reason}; the last failed in step {step}: {kind}: {message}" if kind else reason
+            why = f"{reason}; {self.last_failure}" if self.last_failure else reason
             with contextlib.suppress(OSError):  # a full disk must not keep it from ending
                 sys.stderr.write(f"Error: {why.splitlines()[0]}\n")
             leave_word(why)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import functools
 import os
 import signal
 import time
@@ -29,6 +30,7 @@ def is_asgi(worker_class: type) -> bool:
     return any(cls.__name__ in ASGI_CLASSES for cls in worker_class.__mro__)
 
 
+@functools.cache
 def guarded(worker_class: type[Any]) -> type[Any]:
     """Return the guarded form of a gunicorn worker class."""
     if issubclass(worker_class, GuardMixin):

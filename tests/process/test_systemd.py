@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import socket
 import sys
 import urllib.request
@@ -35,24 +37,85 @@ def notify(tmp_path: Path):
         yield receiver
 
 
+def listen(notify: socket.socket, until: str) -> list[str]:
+    """Return the lines that were told, up to one that begins so."""
+    lines: list[str] = []
+    while not any(line.startswith(until) for line in lines):
+        lines += notify.recv(4096).decode().splitlines()
+    return lines
+
+
 def test_ready_is_told_when_the_quorum_is_loaded(serve, faults, notify):
     faults.set("ready", "memory", 3)
     server = serve("--min-loaded", "2", environ={"NOTIFY_SOCKET": notify.getsockname()})
-    told = notify.recv(4096).decode()
-    assert told.startswith("READY=1")
-    status = server.status()
-    assert status["quorum_reached"]
+    told = listen(notify, "READY=1")
+    assert server.status()["quorum_reached"]
     assert len(server.events("ready")) >= 2
     assert len(server.events("load-failed")) == 3
+    assert told[0] == "STATUS=0 of 2 workers ready"
+    assert "EXTEND_TIMEOUT_USEC=30000000" in told, "a start that takes its time is not a start that hangs"
+    assert any("the load failed in step app: MemoryError" in line for line in told)
+    assert "STATUS=2 of 2 workers ready" in told
 
 
 def test_ready_is_not_told_by_a_server_that_cannot_load(serve, faults, notify):
     faults.set("ready", "exception")
     server = serve("--load-retries", "2", environ={"NOTIFY_SOCKET": notify.getsockname()})
     assert server.wait_exit() == 22
-    notify.setblocking(False)
-    with pytest.raises(BlockingIOError):
+    told = listen(notify, "STOPPING=1")
+    assert "READY=1" not in told
+
+
+def test_a_reload_and_a_stop_are_told(serve, notify):
+    server = serve(environ={"NOTIFY_SOCKET": notify.getsockname()})
+    listen(notify, "READY=1")
+    server.signal(signal.SIGHUP)
+    told = listen(notify, "RELOADING=1")
+    assert any(line.startswith("MONOTONIC_USEC=") for line in told)
+    listen(notify, "READY=1")
+    server.wait_event("reloaded")
+    server.signal(signal.SIGTERM)
+    listen(notify, "STOPPING=1")
+    assert server.wait_exit() == 0
+
+
+def test_a_reload_that_cannot_load_is_over_when_it_is_frozen(serve, faults, notify):
+    server = serve(environ={"NOTIFY_SOCKET": notify.getsockname()})
+    listen(notify, "READY=1")
+    faults.set("urlconf", "exception")
+    server.signal(signal.SIGHUP)
+    listen(notify, "RELOADING=1")
+    listen(notify, "READY=1")
+    assert server.status()["arbiter"]["frozen"]
+
+
+def test_the_watchdog_stops_with_the_arbiter(serve, notify):
+    server = serve(environ={"NOTIFY_SOCKET": notify.getsockname(), "WATCHDOG_USEC": "2000000"})
+    listen(notify, "READY=1")
+    for _ in range(3):
+        listen(notify, "WATCHDOG=1")
+    server.signal(signal.SIGSTOP)
+    notify.settimeout(3)
+    with contextlib.suppress(TimeoutError):
+        while notify.recv(4096):  # what was told before it was suspended
+            continue
+    with pytest.raises(TimeoutError):
         notify.recv(4096)
+    server.signal(signal.SIGCONT)
+    listen(notify, "WATCHDOG=1")
+
+
+def test_a_supervisor_that_does_not_listen_holds_up_nobody(serve, tmp_path):
+    path = tmp_path / "deaf"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as deaf:
+        deaf.bind(str(path))
+        server = serve(environ={"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "20000"})
+        server.wait_ready()
+        for _ in range(12):
+            server.signal(signal.SIGTTIN)
+            server.signal(signal.SIGTTOU)
+        server.wait("it ticks on", lambda status: status["ready"] == 2 and status["arbiter"]["beat_age"] < 2)
+        assert server.statuses(5) == {200: 5}
 
 
 @pytest.mark.parametrize("kind", ["unix", "tcp"])
