@@ -104,12 +104,14 @@ def _read(policy: Policy, fleet: Fleet, reading: m.Reading, at: float) -> Fleet:
     )
     if reading.beat != worker.beat:
         worker = replace(worker, beat=reading.beat, beat_seen=at)
-    if worker.state is State.UNLOADED:
+    if worker.state in (State.UNLOADED, State.RETIRING):
         worker = replace(worker, on_duty=reading.on_duty)
     fleet = _with_worker(fleet, worker)
     settled = worker.state is State.RETIRING or worker.aborted is not None  # whatever it says, it goes
     if reading.state is None or settled or worker.state is reading.state:
         return fleet
+    if reading.state is State.FAILED:  # known before it has gone
+        fleet = replace(fleet, load_failed=True, failed_ordinal=fleet.spawns)
     if reading.state is State.RETIRING:
         return _left(policy, fleet, worker, at)
     worker = replace(worker, state=reading.state, since=at, beat_seen=at)
@@ -254,7 +256,15 @@ def _asked(fleet: Fleet, seat: int, reason: str, at: float, *, quick: bool) -> F
     worker = fleet.workers.get(seat)
     if worker is None:
         return fleet
-    worker = replace(worker, state=State.RETIRING, since=at, asked_to_leave=at, reason=reason, quick=quick)
+    worker = replace(
+        worker,
+        state=State.RETIRING,
+        since=at,
+        asked_to_leave=at,
+        reason=reason,
+        quick=quick,
+        duty_wanted=False,
+    )
     record = replace(fleet.record(worker.slot), wanted_out="", no_memory=0)
     if fleet.successor(worker.slot) is None and reason != BY_ITSELF:
         record = replace(record, next_try=at)  # it broke before it made: its successor comes at once

@@ -159,8 +159,7 @@ def _duties(policy: Policy, fleet: Fleet, now: float) -> Iterator[Action]:
 
 def _admissions(fleet: Fleet) -> Iterator[Action]:
     """A loaded worker accepts only when nobody who answers 503 still does."""
-    unloaded = fleet.of(State.UNLOADED)
-    duties = [(who.on_duty, who.duty_wanted) for who in unloaded]
+    duties = [(who.on_duty, who.duty_wanted) for who in fleet.workers.values()]
     duties.append((fleet.stand_in.on_duty, fleet.stand_in.duty_wanted))
     if any(on or wanted for on, wanted in duties):
         return

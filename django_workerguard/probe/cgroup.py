@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from pathlib import Path
@@ -29,12 +30,13 @@ def memory(*, root: Path = CGROUP, proc: Path = PROC) -> tuple[int, int]:
 
 
 def oom_kills(*, root: Path = CGROUP, proc: Path = PROC) -> int:
-    """Return how often the kernel has killed in this cgroup for want of memory (v2)."""
-    try:
-        lines = (own(root=root, proc=proc)[0] / "memory.events").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+    """Return how often the kernel has killed for want of memory: in this cgroup (v2), else on this machine."""
+    for counters in (own(root=root, proc=proc)[0] / "memory.events", proc.parent / "vmstat"):
+        with contextlib.suppress(OSError, ValueError):
+            for line in counters.read_text().splitlines():
+                if line.startswith("oom_kill "):
+                    return int(line.split()[1])
+    return 0
 
 
 def _number(path: Path) -> int:

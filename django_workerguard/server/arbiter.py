@@ -62,6 +62,7 @@ class GuardedArbiter(Handlers, Arbiter):
     worker_class: type[Any]
     reexec_pid: int
     master_pid: int
+    _num_workers: int | None
 
     def __init__(self, app: Any, opened: Opened, *, handover_fd: int) -> None:
         self.policy: Policy = app.policy
@@ -78,6 +79,19 @@ class GuardedArbiter(Handlers, Arbiter):
         self.START_CTX["args"] = [sys.executable, *sys.orig_argv[1:]]
         self._chronicle = Chronicle(self.board, self.log)
         self._control: ControlSocket | None = None
+
+    @property
+    def num_workers(self) -> int:
+        """Gunicorn's word for the target. Setting it runs the user's hook, which may fail the start and nothing later."""
+        return self._num_workers or 0
+
+    @num_workers.setter
+    def num_workers(self, target: int) -> None:
+        before, self._num_workers = self._num_workers, target
+        if before is None:
+            self.cfg.nworkers_changed(self, target, before)
+        else:
+            self._hook("nworkers_changed", target, before)
 
     # start
 
@@ -224,6 +238,7 @@ class GuardedArbiter(Handlers, Arbiter):
             return
         self._measured = now
         self._tell(m.Measured(self._seats.measure(), now))
+        self._chronicle.forget_old_kills()
         words = self.board.words
         words[Header.MEMORY_LIMIT], words[Header.MEMORY_USED] = cgroup.memory()
 

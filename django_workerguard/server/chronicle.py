@@ -20,6 +20,10 @@ from django_workerguard.server.control import Request
 from django_workerguard.server.exits import Exit, leave_word
 from django_workerguard.server.seats import Seats
 
+SAID = {
+    "out-of-memory": "by the kernel, which was out of memory",
+    "somebody": "by somebody: the kernel's counters say nothing of a want of memory",
+}
 LOADING = (State.LOADING, State.LOADED, State.FAILED)
 
 
@@ -198,10 +202,12 @@ class Chronicle:
         """Tell of a process that is gone; return what kind of cause it had."""
         if worker.state in LOADING:
             return self._exited_loading(worker, end, dump, seats)
+        by_whom = self._by_whom(worker, end)
         self._about(
             "exited",
             worker,
             end=str(end),
+            by=by_whom,
             reason=worker.reason,
             state=worker.state.value,
             lived=round(now - worker.spawned, 3),
@@ -211,11 +217,12 @@ class Chronicle:
         )
         asked = worker.state is State.RETIRING
         level = "info" if end.clean or (asked and worker.aborted is None) else "error"
-        self._say(level, worker, "exited", "gone: %s%s", end, f" ({worker.reason})" if worker.reason else "")
+        why = worker.reason or SAID.get(by_whom, "")
+        self._say(level, worker, "exited", "gone: %s%s", end, f" ({why})" if why else "")
         if dump:
             self._say("error", worker, "stacks", "its stacks were:\n%s", dump)
         if not end.clean and not asked:
-            self._board.write_last_error(worker.slot, _error(worker, end, dump, None))
+            self._board.write_last_error(worker.slot, _error(worker, end, dump, None, by_whom))
         return Cause.TRANSIENT
 
     def _exited_loading(self, worker: Worker, end: Exit, dump: str, seats: Seats) -> Cause:
@@ -223,16 +230,25 @@ class Chronicle:
         if "error" in report:
             self._failed(worker, report["error"])
             return Cause(seats.word(worker.seat, Seat.CAUSE) & (Cause.TRANSIENT | Cause.MEMORY))
-        self._failed(worker, _error(worker, end, dump, report.get("step")))
+        by_whom = self._by_whom(worker, end)
+        self._failed(worker, _error(worker, end, dump, report.get("step"), by_whom))
         cause = Cause.TRANSIENT if worker.aborted is not None or end.transient else Cause.NONE
-        return cause | (
-            Cause.MEMORY if end.signal == signal.SIGKILL and self._oom_kills_grew() else Cause.NONE
-        )
+        return cause | (Cause.MEMORY if by_whom == "out-of-memory" else Cause.NONE)
 
-    def _oom_kills_grew(self) -> bool:
-        """Say whether the kernel has killed for want of memory, here, since this was last asked."""
-        before, self._oom_kills = self._oom_kills, cgroup.oom_kills()
-        return self._oom_kills > before
+    def forget_old_kills(self) -> None:
+        """Count the kernel's kills from here on: those before had others for victims, all dead of ours are told."""
+        self._oom_kills = cgroup.oom_kills()
+
+    def _by_whom(self, worker: Worker, end: Exit) -> str:
+        """Say who sent a SIGKILL: the kernel for want of memory only where its own counter says so."""
+        if end.signal != signal.SIGKILL:
+            return ""
+        if worker.aborted is not None:
+            return "arbiter"
+        if cgroup.oom_kills() > self._oom_kills:
+            self._oom_kills += 1  # one kill for one process
+            return "out-of-memory"
+        return "somebody"
 
     def _failed(self, worker: Worker, error: dict[str, Any]) -> None:
         self._board.write_last_error(worker.slot, error)
@@ -284,12 +300,12 @@ class Chronicle:
             self._log.warning("The stand-in is gone: %s", end, extra={"action": "stand-in-exited"})
 
 
-def _error(worker: Worker, end: Exit, dump: str, step: str | None) -> dict[str, Any]:
+def _error(worker: Worker, end: Exit, dump: str, step: str | None, by_whom: str) -> dict[str, Any]:
     """Describe the end of a process that could not say anything itself."""
     if worker.aborted is not None:
         kind, message = worker.reason.partition(":")[0], f"{worker.reason.partition(': ')[2]}; {end}"
     else:
-        kind, message = str(end), "the process ended without a word"
+        kind, message = str(end), SAID.get(by_whom, "the process ended without a word")
         with contextlib.suppress(ValueError):
             kind = kind.split(" by ")[1] if end.signal is not None else "exit"
             message = str(end) if end.signal is None else message

@@ -154,10 +154,7 @@ class Handlers:
             self.log.warning("%s (%s)", refused, asked_by)
             return refused
         self._tell(m.TargetChanged(target))
-        try:
-            self.num_workers = target
-        except Exception:
-            self.log.exception("Exception in nworkers_changed hook")
+        self.num_workers = target
         self._chronicle.scaled(target, asked_by)
         return None
 

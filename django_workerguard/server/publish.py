@@ -95,13 +95,17 @@ class Publisher:
 
     def fold(self, slot: int, seat: int) -> None:
         """Add a gone process's counters to its slot, so that they survive it."""
+        words, at = self._board.words, self._board.layout.slot(slot)
+        shown = seat + 1 in (words[at + Slot.SEAT], words[at + Slot.SUCCESSOR])
+        for word in (Slot.SEAT, Slot.SUCCESSOR):
+            if words[at + word] == seat + 1:
+                words[at + word] = 0  # the seat may be another's before the next publication
         for total, counted in COUNTS.items():
             if total is not Slot.IN_FLIGHT:
-                self._gone[slot, total] = _sum(
-                    self._gone.get((slot, total), 0), self._seats.word(seat, counted)
-                )
-        at = self._board.layout.slot(slot)
-        self._board.words[at + Slot.EXITS] = _sum(self._board.words[at + Slot.EXITS], 1)
+                count = self._seats.word(seat, counted)
+                self._gone[slot, total] = _sum(self._gone.get((slot, total), 0), count)
+                words[at + total] = _sum(words[at + total], count if shown else 0)
+        words[at + Slot.EXITS] = _sum(words[at + Slot.EXITS], 1)
 
     def _sample(self, fleet: Fleet) -> None:
         words = self._board.words

@@ -168,6 +168,9 @@ def test_a_worker_that_the_kernel_kills_for_want_of_memory(serve, tmp_path, memo
     failed = server.wait_event("load-failed", count=2)
 
     assert failed["type"] == "SIGKILL"
+    assert failed["message"] == "by the kernel, which was out of memory"
+    (exited,) = server.events("exited")
+    assert exited["by"] == "somebody", "we killed the first"
     assert_served_by_others(server, victim)
     limit_file(memory_cgroup).write_text(str(1 << 30))
     assert_healed(server, server.arbiter)

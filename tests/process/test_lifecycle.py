@@ -106,7 +106,7 @@ def test_need_app_worker_ends_a_server_that_nobody_could_ever_load(serve, faults
 
 
 def test_give_up_after(serve, faults):
-    server = serve("--give-up-after", "1s")
+    server = serve("--give-up-after", "12s")
     server.wait_ready()
     faults.set("ready", "memory")
     for pid in server.pids():

@@ -75,6 +75,12 @@ def test_kills_for_want_of_memory(tree):
     assert cgroup.oom_kills(**roots) == 2
 
 
+def test_without_such_a_cgroup_the_machine_counts(tmp_path):
+    (tmp_path / "self").mkdir()
+    (tmp_path / "vmstat").write_text("pgfault 9\noom_kill 4\n")
+    assert cgroup.oom_kills(root=tmp_path / "none", proc=tmp_path / "self") == 4
+
+
 def test_a_machine_without_cgroups(tmp_path):
     nowhere = {"root": tmp_path / "none", "proc": tmp_path / "none"}
     assert cgroup.oom_kills(**nowhere) == 0
