@@ -206,7 +206,8 @@ def _break_before_make(policy: Policy, fleet: Fleet, now: float) -> Iterator[Act
     """Retire first, one at a time, where nothing may come beside the incumbents, or nothing can for want of memory."""
     if fleet.of(State.RETIRING, State.LOADING, State.LOADED, State.FAILED):
         return
-    incumbents = [w for slot in range(1, fleet.target + 1) if (w := fleet.incumbent(slot)) is not None]
+    found = (fleet.incumbent(slot) for slot in range(1, fleet.target + 1))
+    incumbents = _in_order(worker for worker in found if worker is not None)  # the longest there first
     if policy.surge == 0:
         if len(incumbents) == fleet.target and (fleet.ready > 1 or fleet.target == 1):
             reasons = ((w, _why_out(policy, fleet, w, now)) for w in incumbents)

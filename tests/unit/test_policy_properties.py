@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from django_workerguard.policy import action as a
@@ -319,7 +319,7 @@ def test_recorded_views_replay_to_the_same_actions(policy, target, history):
         assert plan(world.policy, fleet, now) == actions
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
 @given(policies, st.integers(1, 6), st.sampled_from([5.0, 20.0]))
 def test_workers_that_are_always_due_are_replaced_in_turn(policy, target, lifetime):
     """No slot is starved by the others, however often they come due."""
