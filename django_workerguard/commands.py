@@ -8,7 +8,9 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from typing import Any, NoReturn
 
 from django_workerguard import cli, orders
 from django_workerguard.choosing import choose
@@ -21,6 +23,7 @@ from django_workerguard.scoreboard.journal import read_events
 from django_workerguard.scoreboard.places import is_live
 from django_workerguard.scoreboard.snapshot import snapshot
 
+SHORTEST_WATCH = 0.1  # seconds
 FOLLOW = 0.5  # seconds between two looks at the journal
 
 
@@ -56,7 +59,16 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     status = commands.add_parser("status", parents=[which], help="Every slot, and what a person should know.")
-    status.add_argument("--json", action="store_true", help="As JSON.")
+    how = status.add_mutually_exclusive_group()
+    how.add_argument("--json", action="store_true", help="As JSON.")
+    how.add_argument(
+        "--watch",
+        nargs="?",
+        type=_seconds,
+        const=1.0,
+        metavar="SECONDS",
+        help="Go on, every second or so often: a live screen on a terminal, else one table after the other.",
+    )
     status.set_defaults(command=_status)
 
     events = commands.add_parser("events", parents=[which], help="What happened, oldest first.")
@@ -120,12 +132,33 @@ def _positive(text: str) -> int:
 
 
 def _status(parsed: argparse.Namespace) -> int:
+    if parsed.watch is not None:
+        _watch(parsed, max(parsed.watch, SHORTEST_WATCH))
     shots = [with_findings(snapshot(server.board)) for server in choose(parsed, here=Path.cwd())]
     if parsed.json:
         print(json.dumps(shots[-1] if len(shots) == 1 else {**shots[-1], "replaces": shots[:-1]}, indent=2))
     else:
         print("\n\n".join(table(shot) for shot in shots))
     return ExitCode.OK
+
+
+def _watch(parsed: argparse.Namespace, every: float) -> NoReturn:
+    def look() -> list[dict[str, Any]]:
+        return [snapshot(server.board) for server in choose(parsed, here=Path.cwd())]
+
+    if sys.stdout.isatty():
+        try:
+            watching = import_module("django_workerguard.watching")
+        except ImportError as error:
+            raise ConfigurationError(
+                f"a live screen cannot be shown: {error}",
+                option="watch",
+                hint="Install the extra: pip install 'django-workerguard[rich]', or pipe the output.",
+            ) from None
+        watching.watch(look, every)
+    while True:
+        print("\n\n".join(table(shot) for shot in look()), end="\n\n", flush=True)
+        time.sleep(every)
 
 
 def _events(parsed: argparse.Namespace) -> int:

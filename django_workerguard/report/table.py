@@ -26,21 +26,27 @@ COLUMNS = (
 
 def table(snapshot: Mapping[str, Any]) -> str:
     """Render ``workerguard status``."""
-    arbiter = snapshot["arbiter"]
-    head = (
-        f"{snapshot['name']} on {snapshot['host']}: {snapshot['ready']} of {snapshot['target']} ready, "
-        f"generation {arbiter['generation']}, {arbiter['phase']}; arbiter pid {arbiter['pid']}, up "
-        f"{span(snapshot['at'] - arbiter['started_at'])}"
-    )
-    lines = [head, f"{snapshot['worker_class']} at {', '.join(snapshot['bind'])}", ""]
-    lines += _aligned([COLUMNS, *(_row(slot, snapshot["at"]) for slot in snapshot["slots"])])
+    lines = [*headlines(snapshot), ""]
+    lines += _aligned([COLUMNS, *(row(slot, snapshot["at"]) for slot in snapshot["slots"])])
     found = assess(snapshot)
     if found:
         lines += ["", *(f"{finding.severity}: {finding.text}" for finding in found)]
     return plain("\n".join(lines))
 
 
-def _row(slot: Mapping[str, Any], now: float) -> tuple[str, ...]:
+def headlines(snapshot: Mapping[str, Any]) -> tuple[str, str]:
+    """Say in two lines which server this is, and how it stands."""
+    arbiter = snapshot["arbiter"]
+    server = (
+        f"{snapshot['name']} on {snapshot['host']}: {snapshot['ready']} of {snapshot['target']} ready, "
+        f"generation {arbiter['generation']}, {arbiter['phase']}; arbiter pid {arbiter['pid']}, up "
+        f"{span(snapshot['at'] - arbiter['started_at'])}"
+    )
+    return server, f"{snapshot['worker_class']} at {', '.join(snapshot['bind'])}"
+
+
+def row(slot: Mapping[str, Any], now: float) -> tuple[str, ...]:
+    """Render a slot, a cell for each of COLUMNS."""
     wait = slot["next_try_in"]
     pid = str(slot["pid"] or "-") + (f" → {slot['successor']}" if slot["successor"] else "")
     return (

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
+import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -231,3 +237,64 @@ def test_the_arbiter_has_one_thread_and_no_django(serve, tmp_path):
     modules = set(told.read_text().splitlines())
     assert "gunicorn.arbiter" in modules
     assert not {name for name in modules if name.partition(".")[0] in ("django", "asyncio", "asgiref")}
+
+
+def test_watch_prints_one_table_after_the_other_where_there_is_no_terminal(serve):
+    server = serve()
+    server.wait_ready()
+    command = [
+        sys.executable,
+        "-m",
+        "django_workerguard.cli",
+        "status",
+        "--watch=0.1",
+        "--run-dir",
+        str(server.run_dir),
+    ]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, cwd=PROJECT, env=environ, stdout=subprocess.PIPE, text=True) as watching:
+        seen = 0
+        while seen < 3:
+            seen += "2 of 2 ready" in watching.stdout.readline()
+        watching.send_signal(signal.SIGINT)
+        watching.stdout.read()
+        assert watching.wait(20) == ExitCode.OK
+
+
+def read_until(terminal: int, *wanted: str) -> None:
+    seen = ""
+    while not all(text in seen for text in wanted):
+        ready, _, _ = select.select([terminal], [], [], 60)
+        assert ready, seen
+        seen += os.read(terminal, 65536).decode(errors="replace")
+
+
+def test_watch_is_a_live_screen_on_a_terminal(serve, faults):
+    server = serve()
+    server.wait_ready()
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 40, 160, 0, 0))
+    command = [
+        sys.executable,
+        "-m",
+        "django_workerguard.cli",
+        "status",
+        "--watch=0.1",
+        "--run-dir",
+        str(server.run_dir),
+    ]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color"}
+    with subprocess.Popen(
+        command, cwd=PROJECT, env=environ, stdin=theirs, stdout=theirs, stderr=theirs
+    ) as watching:
+        os.close(theirs)
+        read_until(ours, "2 of 2 ready")
+        faults.set("ready", "memory")
+        os.kill(server.pids()[0], signal.SIGKILL)
+        read_until(ours, "1 of 2 ready", "back-off", "MemoryError")
+        watching.send_signal(signal.SIGINT)
+        with contextlib.suppress(OSError):  # the terminal is gone with its last process
+            while os.read(ours, 65536):
+                continue
+        assert watching.wait(20) == ExitCode.OK
+    os.close(ours)
