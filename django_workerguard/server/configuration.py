@@ -228,6 +228,8 @@ class GuardedApplication(Application):
             )
         for name in ("max_requests", "max_requests_jitter"):
             self.cfg.set(name, 0)
+            if name in self.sources:
+                self.sources[name] = f"taken for max-requests, {self.sources[name]}"
 
     def _check_together(self) -> None:
         workers, quorum = self.cfg.workers, self.guard.options.min_loaded
