@@ -235,7 +235,7 @@ def _why_out(policy: Policy, fleet: Fleet, incumbent: Worker, now: float) -> str
 
 def _spawns(policy: Policy, fleet: Fleet, now: float) -> Iterator[Action]:
     room = 1 if fleet.load_failed else policy.load_concurrency
-    room -= len(fleet.of(State.LOADING, State.FAILED))
+    room -= len(fleet.of(State.LOADING, State.LOADED, State.FAILED))
     empty = [(slot, "") for slot in _empty(policy, fleet, now)]
     for slot, reason in (*empty, *_to_succeed(policy, fleet, now)):
         if room <= 0:

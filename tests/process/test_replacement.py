@@ -66,7 +66,8 @@ def test_replacing_all_under_load_fails_no_request(worker_class, serve):
 
 @pytest.mark.parametrize("worker_class", ["gthread", "gevent", *ASYNCIO])
 def test_an_idle_connection_may_bring_more_requests(serve, worker_class):
-    server = serve("-k", worker_class, "-w", "1")
+    # longer than the successor takes to load, on a slow machine too
+    server = serve("-k", worker_class, "-w", "1", "--", "--keep-alive", "30")
     server.wait_ready()
     connection = UnixConnection(server.socket_path, 20)
     assert not ask(connection).will_close
