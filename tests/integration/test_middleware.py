@@ -11,17 +11,11 @@ from django.test import AsyncClient, Client, override_settings
 
 from django_workerguard import current
 from django_workerguard.current import CurrentWorker
-from django_workerguard.middleware import GuardMiddleware, gate_of_process
+from django_workerguard.middleware import GuardMiddleware
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.layout import Layout
 
 PROBE = "tests.integration.probes:fail"
-
-
-@pytest.fixture(autouse=True)
-def fresh_gate():
-    """Each test is a process of its own to the middleware."""
-    gate_of_process.cache_clear()
 
 
 @pytest.fixture
