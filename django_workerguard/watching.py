@@ -6,10 +6,10 @@ Runs in a process of its own, without Django.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -27,6 +27,8 @@ STATES = {
 }
 SEVERITIES = {"critical": "bold red", "warning": "yellow", "notice": "dim"}
 NUMBERS = ("SLOT", "GEN", "REQUESTS", "5XX", "IN FLIGHT", "MEMORY", "LOAD", "NEXT TRY")
+# what a narrow terminal is spared, the first first
+DISPENSABLE = ("LOAD", "RELEASE", "IN FLIGHT", "GEN", "MEMORY", "REQUESTS", "FOR", "5XX", "PID")
 
 Snapshot = Mapping[str, Any]
 
@@ -34,35 +36,60 @@ Snapshot = Mapping[str, Any]
 def watch(look: Callable[[], Sequence[Snapshot]], every: float, console: Console | None = None) -> None:
     """Show what each look finds, until somebody interrupts or a look raises."""
     console = console or Console()
-    with Live(_screen(look()), console=console, screen=True, auto_refresh=False) as live:
+    with Live(screen(look(), console), console=console, screen=True, auto_refresh=False) as live:
         while True:
             time.sleep(every)
-            live.update(_screen(look()), refresh=True)
+            live.update(screen(look(), console), refresh=True)
 
 
-def _screen(shots: Sequence[Snapshot]) -> Group:
-    return Group(*(part for shot in shots for part in (*_server(shot), Text())))
+def screen(shots: Sequence[Snapshot], console: Console) -> Group:
+    """Lay out the servers for this terminal: where not all fits, what is wrong stays."""
+    height = max(1, console.height // max(1, len(shots)))
+    return Group(*(part for shot in shots for part in _server(shot, console, height)))
 
 
-def _server(shot: Snapshot) -> list[Any]:
+def _server(shot: Snapshot, console: Console, height: int) -> list[RenderableType]:
     found = assess(shot)
     worst = SEVERITIES[found[0].severity] if found else "green"
     first, *rest = (plain(line) for line in headlines(shot))
-    findings = [
-        Text(plain(f"{finding.severity}: {finding.text}"), style=SEVERITIES[finding.severity])
-        for finding in found
-    ]
-    return [Text(first, style=worst), *(Text(line, style="dim") for line in rest), _table(shot), *findings]
+    head = [Text(first, style=worst), *(Text(line, style="dim") for line in rest)]
+    for finding in found:
+        text = Text(plain(f"{finding.severity}: {finding.text}"), style=SEVERITIES[finding.severity])
+        if _lines([*head, text], console) > max(4, height // 2):
+            break
+        head.append(text)
+    room = max(3, height - _lines(head, console) - 3)  # the table's header, what is left out, a gap
+    slots = shot["slots"]
+    if len(slots) > room:
+        slots = sorted(slots, key=lambda slot: slot["state"] == "ready")[:room]
+    left_out = len(shot["slots"]) - len(slots)
+    more = [Text(f"… and {left_out} more slots", style="dim")] if left_out else []
+    return [*head, _table(slots, shot["at"], console), *more, Text()]
 
 
-def _table(shot: Snapshot) -> Table:
+def _lines(texts: Iterable[Text], console: Console) -> int:
+    return sum(len(text.wrap(console, console.width)) for text in texts)
+
+
+def _table(slots: Sequence[Mapping[str, Any]], now: float, console: Console) -> Table:
+    unlimited = console.options.update(width=10_000)
+    columns = list(COLUMNS)
+    for spared in (*DISPENSABLE, ""):
+        table = _with(columns, slots, now)
+        if not spared or console.measure(table, options=unlimited).maximum <= console.width:
+            break
+        columns.remove(spared)
+    return table
+
+
+def _with(columns: Sequence[str], slots: Sequence[Mapping[str, Any]], now: float) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in COLUMNS:
+    for name in columns:
         table.add_column(name, justify="right" if name in NUMBERS else "left", no_wrap=True)
-    for slot in shot["slots"]:
-        cells = [Text(plain(cell)) for cell in row(slot, shot["at"])]
-        cells[1].stylize(STATES.get(slot["state"].replace("_", "-"), ""))
+    for slot in slots:
+        cells = {name: Text(plain(cell)) for name, cell in zip(COLUMNS, row(slot, now), strict=True)}
+        cells["STATE"].stylize(STATES.get(slot["state"].replace("_", "-"), ""))
         if slot["errors_5xx"]:
-            cells[6].stylize("red")
-        table.add_row(*cells)
+            cells["5XX"].stylize("red")
+        table.add_row(*(cells[name] for name in columns))
     return table

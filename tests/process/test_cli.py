@@ -239,34 +239,40 @@ def test_the_arbiter_has_one_thread_and_no_django(serve, tmp_path):
     assert not {name for name in modules if name.partition(".")[0] in ("django", "asyncio", "asgiref")}
 
 
+@contextlib.contextmanager
+def watched(server, **streams):
+    """`workerguard status --watch` on a server, and no such process afterwards."""
+    command = [sys.executable, "-m", "django_workerguard.cli", "status", "--watch=0.1"]
+    environ = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES")}
+    watching = subprocess.Popen(
+        [*command, "--run-dir", str(server.run_dir)],
+        cwd=PROJECT,
+        env={**environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color"},
+        **streams,
+    )
+    try:
+        yield watching
+    finally:
+        watching.kill()
+        watching.wait()
+
+
+def read_until(stream: int, *wanted: str) -> None:
+    seen = ""
+    while not all(text in seen for text in wanted):
+        ready, _, _ = select.select([stream], [], [], 60)
+        assert ready, seen
+        read = os.read(stream, 65536)
+        assert read, seen
+        seen += read.decode(errors="replace")
+
+
 def test_watch_prints_one_table_after_the_other_where_there_is_no_terminal(serve):
     server = serve()
     server.wait_ready()
-    command = [
-        sys.executable,
-        "-m",
-        "django_workerguard.cli",
-        "status",
-        "--watch=0.1",
-        "--run-dir",
-        str(server.run_dir),
-    ]
-    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, cwd=PROJECT, env=environ, stdout=subprocess.PIPE, text=True) as watching:
-        seen = 0
-        while seen < 3:
-            seen += "2 of 2 ready" in watching.stdout.readline()
-        watching.terminate()  # not by SIGINT, which a job in the background may have inherited as ignored
-        watching.stdout.read()
-        assert watching.wait(20) == -signal.SIGTERM
-
-
-def read_until(terminal: int, *wanted: str) -> None:
-    seen = ""
-    while not all(text in seen for text in wanted):
-        ready, _, _ = select.select([terminal], [], [], 60)
-        assert ready, seen
-        seen += os.read(terminal, 65536).decode(errors="replace")
+    with watched(server, stdout=subprocess.PIPE) as watching, watching.stdout:
+        for _ in range(3):
+            read_until(watching.stdout.fileno(), "2 of 2 ready")
 
 
 def test_watch_is_a_live_screen_on_a_terminal(serve, faults):
@@ -274,27 +280,10 @@ def test_watch_is_a_live_screen_on_a_terminal(serve, faults):
     server.wait_ready()
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 40, 160, 0, 0))
-    command = [
-        sys.executable,
-        "-m",
-        "django_workerguard.cli",
-        "status",
-        "--watch=0.1",
-        "--run-dir",
-        str(server.run_dir),
-    ]
-    environ = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color"}
-    with subprocess.Popen(
-        command, cwd=PROJECT, env=environ, stdin=theirs, stdout=theirs, stderr=theirs
-    ) as watching:
+    with watched(server, stdin=theirs, stdout=theirs, stderr=theirs):
         os.close(theirs)
         read_until(ours, "2 of 2 ready")
         faults.set("ready", "memory")
         os.kill(server.pids()[0], signal.SIGKILL)
         read_until(ours, "1 of 2 ready", "back-off", "MemoryError")
-        watching.terminate()  # not by SIGINT, which a job in the background may have inherited as ignored
-        with contextlib.suppress(OSError):  # the terminal is gone with its last process
-            while os.read(ours, 65536):
-                continue
-        assert watching.wait(20) == -signal.SIGTERM
     os.close(ours)

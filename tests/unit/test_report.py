@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from django_workerguard.report.assess import assess, with_findings
 from django_workerguard.report.health import answer
@@ -17,6 +19,7 @@ from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header, Phase, Vitals
 from django_workerguard.scoreboard.layout import Layout
 from django_workerguard.scoreboard.snapshot import snapshot
+from django_workerguard.watching import screen
 
 
 def vitals(*, ready=2, quorum=1, phase=Phase.SERVING, reached=1, beat=100.0) -> Vitals:
@@ -180,6 +183,24 @@ def test_the_table_shows_every_slot_and_the_findings():
         "warning: slot 1 cannot load the application: MemoryError: no memory; 2 tries, the next in 3.0 s"
         in text
     )
+
+
+@pytest.mark.parametrize(("width", "height"), [(200, 50), (80, 24), (40, 10)])
+@pytest.mark.parametrize("servers", [1, 2])
+def test_the_live_screen_keeps_what_is_wrong_on_a_small_terminal(width, height, servers):
+    shot = changed(target=64)
+    ready = dict(shot["slots"][0], release="2026.11.23-with-a-long-name", requests=123456789)
+    failing = dict(ready, state="back_off", failures=2, next_try_in=3.0, last_error=ERROR, pid=None)
+    shot["slots"] = [dict(ready, slot=number) for number in range(1, 64)] + [dict(failing, slot=64)]
+    console = Console(width=width, height=height, record=True, file=io.StringIO())
+    console.print(screen([shot] * servers, console))
+    shown = console.export_text().splitlines()
+    assert max(map(len, shown)) <= width
+    assert sum("back-off" in line and "3.0 s" in line for line in shown) == servers
+    assert ("RELEASE" in "".join(shown)) is (width == 200)
+    if height > 10:
+        assert len(shown) <= height
+        assert sum("slot 64 cannot load" in line for line in shown) == servers
 
 
 def test_the_story_of_a_slot():
