@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Container
 from typing import Any
@@ -14,7 +15,13 @@ Hook = Callable[..., Any]
 
 
 class RequestCount:
-    """The seat's words about requests, where one thread counts."""
+    """The seat's words about requests.
+
+    Threads count without a lock: under the global interpreter lock a thread is interrupted only
+    at a jump backwards or at a call, and there is neither between the reading and the writing
+    of a word. The lock is for interpreters without that one. (A lock around every request cost
+    the threaded worker class more than everything else here together.)
+    """
 
     def __init__(self, words: memoryview, base: int) -> None:
         self._words = words
@@ -48,8 +55,8 @@ class RequestCount:
         return int(self._words[self._streak])
 
 
-class ThreadedRequestCount(RequestCount):
-    """The same where several threads count at once."""
+class LockedRequestCount(RequestCount):
+    """The same without a global interpreter lock."""
 
     def __init__(self, words: memoryview, base: int) -> None:
         super().__init__(words, base)
@@ -62,6 +69,16 @@ class ThreadedRequestCount(RequestCount):
     def ended(self, status: int) -> None:
         with self._lock:
             super().ended(status)
+
+    def memory_error(self) -> None:
+        with self._lock:
+            super().memory_error()
+
+
+def request_count(words: memoryview, base: int) -> RequestCount:
+    """Return the count for this interpreter."""
+    has_gil = getattr(sys, "_is_gil_enabled", lambda: True)()
+    return (RequestCount if has_gil else LockedRequestCount)(words, base)
 
 
 def chain_hooks(worker: Any, count: RequestCount, *, probes: Container[str]) -> None:

@@ -17,7 +17,7 @@ from gunicorn.workers.gthread import ThreadWorker
 from django_workerguard.errors import ExitCode
 from django_workerguard.report.health import respond
 from django_workerguard.scoreboard.layout import Orders, Seat, SeatState
-from django_workerguard.server.counting import RequestCount
+from django_workerguard.server.counting import request_count
 from django_workerguard.server.guard import Guard
 from django_workerguard.server.hygiene import die_with
 from django_workerguard.server.wrapper import GuardedWSGI, HealthURLs
@@ -73,7 +73,7 @@ class StandIn(ThreadWorker):
 
     def prepare(self) -> None:
         self.cfg.set("keepalive", 0)  # no connection may outlive the duty
-        count = RequestCount(self.guard.board.words, self.guard.base)
+        count = request_count(self.guard.board.words, self.guard.base)
         self.wsgi = GuardedWSGI(Refusal(self.guard), HealthURLs(self.guard), count)
 
     def set_accept_enabled(self, enabled: bool) -> None:  # noqa: FBT001 - gunicorn's signature

@@ -15,7 +15,7 @@ from django_workerguard.current import current_worker
 from django_workerguard.errors import ExitCode
 from django_workerguard.scoreboard.layout import Orders, Seat, SeatState
 from django_workerguard.server import loading
-from django_workerguard.server.counting import RequestCount, ThreadedRequestCount, chain_hooks
+from django_workerguard.server.counting import RequestCount, chain_hooks, request_count
 from django_workerguard.server.guard import Guard
 from django_workerguard.server.hygiene import die_with
 from django_workerguard.server.patience import patient_listeners
@@ -81,8 +81,7 @@ class GuardMixin:
         except BaseException:
             self._stay_or_leave()
             raise SystemExit(ExitCode.LOAD_FAILED) from None
-        counting = ThreadedRequestCount if self.cfg.threads > 1 else RequestCount
-        count = counting(self.guard.board.words, self.guard.base)
+        count = request_count(self.guard.board.words, self.guard.base)
         patient_listeners(self.sockets, count)
         self._wrap(app, count)
         import_module(loading.SENTINEL).watch_memory_errors(count.memory_error)
