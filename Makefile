@@ -55,7 +55,7 @@ $(VENV)/.made:
 
 $(VENV)/.run: $(VENV)/.made pyproject.toml example_project/requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--editable '.[health,gevent,uvicorn,rich]' --requirement example_project/requirements.txt
+		--editable '.[health,gevent,uvicorn,rich,prometheus]' --requirement example_project/requirements.txt
 	touch $@
 
 $(VENV)/.test: $(VENV)/.made pyproject.toml

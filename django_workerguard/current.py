@@ -6,7 +6,7 @@ fork, application code asks `current_worker`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from django_workerguard.scoreboard.board import Board
@@ -24,6 +24,7 @@ class CurrentWorker:
     generation: int
     seat: int
     board: Board
+    health_token: str = field(default="", repr=False)
 
     @property
     def loaded(self) -> bool:

@@ -163,7 +163,7 @@ class GuardOptions:
     health_token: str = _option(
         "",
         units.text,
-        "Bearer token that is shown the details on the health URLs.",
+        "Bearer token that is shown the details on the health URLs, and the metrics.",
         metavar="TOKEN",
         secret=True,
     )

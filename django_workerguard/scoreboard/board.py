@@ -14,7 +14,7 @@ from typing import Any
 from django_workerguard.errors import WorkerguardError
 from django_workerguard.scoreboard.glance import open_file
 from django_workerguard.scoreboard.header import FEATURES, MAGIC, VERSION, WORD, Header, Vitals
-from django_workerguard.scoreboard.layout import ABOUT_WORDS, TEXT_WORDS, Layout, Seat, Slot
+from django_workerguard.scoreboard.layout import ABOUT_WORDS, TALLY_WORDS, TEXT_WORDS, Layout, Seat, Slot
 from django_workerguard.scoreboard.told import clean
 
 READ_TRIES = 50
@@ -152,6 +152,13 @@ class Board:
     def read_about(self) -> dict[str, Any]:
         about = self.read_json(self.layout.about, ABOUT_WORDS)
         return about if isinstance(about, dict) else {}
+
+    def write_tallies(self, tallies: dict[str, Any]) -> None:
+        self.write_json(self.layout.tallies, TALLY_WORDS, tallies)
+
+    def read_tallies(self) -> dict[str, Any]:
+        tallies = self.read_json(self.layout.tallies, TALLY_WORDS)
+        return tallies if isinstance(tallies, dict) else {}
 
     def seat_text(self, index: int) -> int:
         return self.layout.seat(index) + Seat.WORDS

@@ -40,6 +40,7 @@ class Header:
     SURGE = 23
     MEMORY_LIMIT = 24  # bytes, of the cgroup; 0: none
     MEMORY_USED = 25  # bytes, of the cgroup
+    BACKLOG = 26  # connections that wait to be accepted, + 1; 0: the kernel does not say
     WORDS = 64
 
 

@@ -1,6 +1,6 @@
 """Where what lies on the scoreboard. Pure.
 
-A board is one file: header, about text, seats, slots, journal, samples. Everything is
+A board is one file: header, about text, seats, slots, journal, samples, tallies. Everything is
 counted in 8-byte words. Each word has one writer, named in its comment: A is the arbiter,
 W the worker in that seat.
 """
@@ -18,6 +18,7 @@ SAMPLES = 360  # an hour of one every ten seconds
 SAMPLE_WORDS = 8
 TEXT_WORDS = 1536  # 12 KiB for a traceback or the load's steps
 ABOUT_WORDS = 512
+TALLY_WORDS = 256
 MAX_SEATS = 1024
 
 
@@ -160,9 +161,13 @@ class Layout:
         return self.event(EVENTS) + ((slot - 1) * SAMPLES + index) * SAMPLE_WORDS
 
     @property
+    def tallies(self) -> int:
+        return self.sample(self.slots + 1, 0)
+
+    @property
     def size(self) -> int:
         """The whole board, in bytes."""
-        return self.sample(self.slots + 1, 0) * WORD
+        return (self.tallies + TALLY_WORDS) * WORD
 
 
 def layout_for(workers: int, *, surge: int) -> Layout:

@@ -9,6 +9,7 @@ from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header, Phase
 from django_workerguard.scoreboard.layout import Note, Seat, Slot, SlotState
+from django_workerguard.scoreboard.tallies import read_tallies
 
 SNAPSHOT_VERSION = 1
 
@@ -54,6 +55,8 @@ def snapshot(board: Board) -> dict[str, Any]:
             "memory_bytes": words[Header.MEMORY_LIMIT],
             "memory_used_bytes": words[Header.MEMORY_USED],
         },
+        "backlog": words[Header.BACKLOG] - 1 if words[Header.BACKLOG] else None,
+        "tallies": read_tallies(board),
         "slots": slots,
     }
 

@@ -219,16 +219,20 @@ class GuardedArbiter(Handlers, Arbiter):
         self.reap_workers()
         now = self._clock()
         self._bound_rereading(now)
-        before = self._fleet
-        self._tell(m.Observed(self._seats.readings(), now))
+        self._observe(now)
         self._measure(now)
-        self._chronicle.compare(before, self._fleet, self._seats)
         for action in plan(self.policy, self._fleet, now):
             self._apply(action, now)
         self._publisher.publish(self.policy, self._fleet, self._clock(), phase=self._phase())
         self._tell_supervisor(now)
         self._nursery.kill_strays({*self._fleet.workers, self._fleet.stand_in.seat})
         self.manage_dirty_arbiter()
+
+    def _observe(self, now: float) -> None:
+        """Take in what the workers say of themselves, and tell what of it is new."""
+        before = self._fleet
+        self._tell(m.Observed(self._seats.readings(), now))
+        self._chronicle.compare(before, self._fleet, self._seats)
 
     def _measure(self, now: float) -> None:
         fresh = any(
@@ -241,6 +245,8 @@ class GuardedArbiter(Handlers, Arbiter):
         self._chronicle.forget_old_kills()
         words = self.board.words
         words[Header.MEMORY_LIMIT], words[Header.MEMORY_USED] = cgroup.memory()
+        waiting = [count for listener in self.LISTENERS if (count := listener.get_backlog()) >= 0]
+        words[Header.BACKLOG] = sum(waiting) + 1 if waiting else 0
 
     def _tell(self, message: m.Message) -> None:
         self._fleet = fold(self.policy, self._fleet, message)
@@ -357,8 +363,7 @@ class GuardedArbiter(Handlers, Arbiter):
     def _bury(self, child: Child, end: Exit) -> None:
         """Take a dead child out of the fleet. What fails for want of memory is done again at the next tick."""
         now = self._clock()
-        # the last words of a process that died between two ticks
-        self._tell(m.Observed(self._seats.readings(), now))
+        self._observe(now)  # the last words of a process that died between two ticks
         if child.stand_in:
             self._tell(m.StandInGone(now))
             self._chronicle.stand_in_gone(end, stopping=self._fleet.stop is not None)

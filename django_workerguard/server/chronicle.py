@@ -10,12 +10,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+from django_workerguard.policy.recycle import EVIL
 from django_workerguard.policy.view import Fleet, State, Worker
 from django_workerguard.probe import cgroup
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.journal import write_event
 from django_workerguard.scoreboard.layout import Cause, Seat
 from django_workerguard.scoreboard.places import server_name
+from django_workerguard.scoreboard.tallies import Tallies
 from django_workerguard.server.control import Request
 from django_workerguard.server.exits import Exit, leave_word
 from django_workerguard.server.seats import Seats
@@ -24,6 +26,7 @@ SAID = {
     "out-of-memory": "by the kernel, which was out of memory",
     "somebody": "by somebody: the kernel's counters say nothing of a want of memory",
 }
+NO_RECYCLE = ("stop", "scale", "superseded")  # why a worker leaves without a replacement
 LOADING = (State.LOADING, State.LOADED, State.FAILED)
 
 
@@ -34,6 +37,7 @@ class Chronicle:
         self._board = board
         self._log = log
         self._written = 0  # events
+        self._tallies = Tallies(board)
         self._last_failure: tuple[str, ...] = ()
         self._repeated = 0
         self._not_spawned: str = ""
@@ -145,7 +149,7 @@ class Chronicle:
             elif worker.state is State.RETIRING:
                 self.retired(worker, worker.reason)
             elif worker.state is State.UNLOADED:
-                self._failed(worker, seats.report(seat).get("error", {}))
+                self._failed(worker, seats.report(seat).get("error", {}), _cause(seats, seat))
 
     def _compare_reload(self, fleet: Fleet) -> None:
         if fleet.frozen and not self._frozen:
@@ -179,14 +183,21 @@ class Chronicle:
         )
         self._say("info", worker, "ready", "ready after %.2f s (%d of %d)", took, fleet.ready, fleet.target)
         self._last_failure, self._repeated = (), 0
+        self._tallies.load_took(took)
         if first:
             self._all_said = True
             self._log.info("All %d workers are ready", fleet.target, extra={"action": "all-ready"})
 
     def retired(self, worker: Worker | None, reason: str) -> None:
         if worker is not None:
+            self._count_recycle(reason)
             self._about("retiring", worker, reason=reason)
             self._say("info", worker, "retiring", "asked to leave: %s", reason)
+
+    def _count_recycle(self, reason: str) -> None:
+        rule = "by-hand" if reason.startswith("recycle ") else reason.partition(":")[0]
+        if rule not in NO_RECYCLE:
+            self._tallies.count("recycles", rule)
 
     def aborted(self, worker: Worker | None, reason: str) -> None:
         if worker is not None:
@@ -201,8 +212,13 @@ class Chronicle:
     def exited(self, worker: Worker, end: Exit, dump: str, seats: Seats, *, now: float) -> Cause:
         """Tell of a process that is gone; return what kind of cause it had."""
         if worker.state in LOADING:
+            self._tallies.count("exits", "load-failed")
             return self._exited_loading(worker, end, dump, seats)
         by_whom = self._by_whom(worker, end)
+        kind = _kind_of_exit(worker, end, by_whom)
+        self._tallies.count("exits", kind)
+        if kind == EVIL:
+            self._tallies.count("recycles", EVIL)
         self._about(
             "exited",
             worker,
@@ -228,10 +244,18 @@ class Chronicle:
     def _exited_loading(self, worker: Worker, end: Exit, dump: str, seats: Seats) -> Cause:
         report = seats.report(worker.seat)
         if "error" in report:
-            self._failed(worker, report["error"])
-            return Cause(seats.word(worker.seat, Seat.CAUSE) & (Cause.TRANSIENT | Cause.MEMORY))
+            cause = _cause(seats, worker.seat)
+            self._failed(worker, report["error"], cause)
+            return cause
         by_whom = self._by_whom(worker, end)
-        self._failed(worker, _error(worker, end, dump, report.get("step"), by_whom))
+        kind = (
+            "timeout"
+            if worker.aborted is not None
+            else "out-of-memory"
+            if by_whom == "out-of-memory"
+            else "died"
+        )
+        self._failed(worker, _error(worker, end, dump, report.get("step"), by_whom), kind)
         cause = Cause.TRANSIENT if worker.aborted is not None or end.transient else Cause.NONE
         return cause | (Cause.MEMORY if by_whom == "out-of-memory" else Cause.NONE)
 
@@ -250,7 +274,8 @@ class Chronicle:
             return "out-of-memory"
         return "somebody"
 
-    def _failed(self, worker: Worker, error: dict[str, Any]) -> None:
+    def _failed(self, worker: Worker, error: dict[str, Any], cause: Cause | str) -> None:
+        self._tallies.count("load_failures", cause if isinstance(cause, str) else _kind_of_failure(cause))
         self._board.write_last_error(worker.slot, error)
         kind, message, step = (str(error.get(key) or "") for key in ("type", "message", "step"))
         self._about("load-failed", worker, type=kind, message=message, step=step)
@@ -298,6 +323,28 @@ class Chronicle:
         self._event("stand-in-exited", end=str(end))
         if not stopping:
             self._log.warning("The stand-in is gone: %s", end, extra={"action": "stand-in-exited"})
+
+
+def _cause(seats: Seats, seat: int) -> Cause:
+    return Cause(seats.word(seat, Seat.CAUSE) & (Cause.TRANSIENT | Cause.MEMORY))
+
+
+def _kind_of_failure(cause: Cause) -> str:
+    """Name, for the tallies, the failure of a load that said itself why."""
+    if cause & Cause.MEMORY:
+        return "memory"
+    return "transient" if cause & Cause.TRANSIENT else "exception"
+
+
+def _kind_of_exit(worker: Worker, end: Exit, by_whom: str) -> str:
+    """Name, for the tallies, how a process ended that was not loading."""
+    if worker.aborted is not None or by_whom == "arbiter":
+        return worker.reason.partition(":")[0]
+    if end.signal is not None:
+        return {"out-of-memory": by_whom, "somebody": "sigkill"}.get(by_whom, "signal")
+    if worker.state is State.RETIRING:
+        return "asked"
+    return "unasked" if end.clean else "exit-code"
 
 
 def _error(worker: Worker, end: Exit, dump: str, step: str | None, by_whom: str) -> dict[str, Any]:

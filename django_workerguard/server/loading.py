@@ -62,7 +62,12 @@ def load(guard: Guard, *, leaving: Callable[[], None]) -> Callable[..., Any]:
     reserve = bytearray(RESERVE)  # never touched, so it costs no memory, only a place for it
     set_current_worker(
         CurrentWorker(
-            slot=guard.slot, pid=os.getpid(), generation=guard.generation, seat=guard.seat, board=guard.board
+            slot=guard.slot,
+            pid=os.getpid(),
+            generation=guard.generation,
+            seat=guard.seat,
+            board=guard.board,
+            health_token=guard.health_token,
         )
     )
     guard.say(SeatState.LOADING)

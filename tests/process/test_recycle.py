@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -183,3 +184,18 @@ def test_one_budget_governs_all_reasons_together(serve):
                 beside -= 1
     assert most == 1
     assert least_ready(server) == 4
+
+
+def test_every_worker_that_served_was_told_ready_however_many_die_beside_it(serve):
+    server = serve(*SOON, "--max-requests", "20", "--surge", "2", "--load-retry-delay", "10ms", workers=3)
+    server.wait_ready()
+    with Load(server):
+        for _ in range(12):
+            status = server.wait_ready(2)
+            victim = next(slot["pid"] for slot in status["slots"] if slot["state"] == "ready")
+            with contextlib.suppress(ProcessLookupError):  # it was recycled meanwhile
+                os.kill(victim, signal.SIGKILL)
+            server.wait_event("exited", lambda event, pid=victim: event["pid"] == pid)
+    ready = {event["pid"] for event in server.events("ready")}
+    served = {event["pid"] for event in server.events("exited") if event["requests"]}
+    assert served <= ready

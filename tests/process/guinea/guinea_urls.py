@@ -20,4 +20,5 @@ urlpatterns = [
     path("who", views.who),
     path("sicken", views.sicken),
     path("health/", include("django_workerguard.urls")),
+    path("metrics/", include("django_workerguard.contrib.prometheus")),
 ]
