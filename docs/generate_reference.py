@@ -1,6 +1,6 @@
-"""Write docs/reference/options.md out of the definitions of the options. Runs by hand: ``python docs/generate_reference.py``.
+"""Write the pages of the reference that follow from the code. Runs by hand: ``python docs/generate_reference.py``.
 
-tests/unit/test_docs.py fails when the file is stale.
+tests/unit/test_docs.py fails when one is stale.
 """
 
 from __future__ import annotations
@@ -11,9 +11,14 @@ from typing import Any
 
 from django_workerguard.config import units
 from django_workerguard.config.options import OPTIONS, Option
+from django_workerguard.report.metrics import families
+from django_workerguard.scoreboard.board import Board
+from django_workerguard.scoreboard.header import Header
+from django_workerguard.scoreboard.layout import Layout
+from django_workerguard.scoreboard.snapshot import snapshot
 from django_workerguard.server.configuration import REFUSED
 
-REFERENCE = Path(__file__).resolve().parent / "reference" / "options.md"
+REFERENCE = Path(__file__).resolve().parent / "reference"
 UNITS: dict[Callable[[Any], Any], str] = {
     units.seconds: "seconds; `500ms`, `10m` and `6h` are understood",
     units.megabytes: "megabytes; `400M` and `1.5G` are understood",
@@ -65,8 +70,50 @@ These cannot be used:
 """
 
 
-def reference() -> str:
-    """Return the whole page."""
+METRICS_HEAD = """\
+<!-- Written by docs/generate_reference.py. Change django_workerguard/report/metrics.py instead. -->
+
+# Metrics
+
+What [the metrics URL and the collector](../howto/prometheus.md) tell. Labels are slots, never pids, and counters go on when a
+worker is recycled; all begin at 0 with a new arbiter (a restart, SIGUSR2). Counters are stored as `…_total`, the histogram as
+`…_bucket`, `…_count` and `…_sum`.
+
+| metric | kind | labels | |
+|---|---|---|---|
+"""
+METRICS_LABELS = """
+## What the labels say
+
+`state` is that of [a slot](status.md#a-slot). `code` and `severity` are those of [a finding](status.md#a-finding).
+
+`cause` of `workerguard_load_failures_total`: `exception` (it will not pass by itself), `transient` (it may: an OSError, a database
+that is away), `memory` (MemoryError), `out-of-memory` (the kernel's OOM killer), `timeout` (`load-timeout`), `died` (it ended
+without a word).
+
+`cause` of `workerguard_exits_total`: `asked` (it left when it was told to), `unasked` (it left by itself, with exit code 0),
+`load-failed`, `exit-code` (any other), `signal`, `sigkill` (by somebody), `out-of-memory`, `timeout` (no sign of life),
+`worker-reload-mercy` (it did not leave in time), `evil-reload-on-rss`, `other`.
+
+`rule` of `workerguard_recycles_total`: `reload`, `by-hand`, `other`, and the options of the same names.
+"""
+
+
+def metrics() -> str:
+    """Return the page of the metrics."""
+    board = Board.create(Layout(seats=1, slots=1), None)
+    board.words[Header.TARGET] = board.words[Header.BACKLOG] = 1
+    shown = list(families(snapshot(board)))
+    board.close()
+    rows = "".join(
+        f"| `{family.name}` | {family.kind} | {', '.join(f'`{label}`' for label in family.labels)} | {family.help} |\n"
+        for family in shown
+    )
+    return METRICS_HEAD + rows + METRICS_LABELS
+
+
+def options() -> str:
+    """Return the page of the options."""
     sections = "\n".join("\n".join(_section(option)) for option in OPTIONS.values())
     refused = "".join(f"- `{name}`: {why}\n" for name, why in REFUSED.items())
     return f"{HEAD}{sections}\n{SERVER}{refused}"
@@ -121,5 +168,8 @@ def _default(value: object) -> str:
             return f"`{value}`"
 
 
+PAGES = {"options.md": options, "metrics.md": metrics}
+
 if __name__ == "__main__":
-    REFERENCE.write_text(reference())
+    for name, page in PAGES.items():
+        (REFERENCE / name).write_text(page())

@@ -98,7 +98,9 @@ class Publisher:
         words, at = self._board.words, self._board.layout.slot(slot)
         shown = seat + 1 in (words[at + Slot.SEAT], words[at + Slot.SUCCESSOR])
         if words[at + Slot.SEAT] == seat + 1:
-            words[at + Slot.STATE] = SlotState.EMPTY  # first: who reads no pid must not read a state that has one
+            words[at + Slot.STATE] = (
+                SlotState.EMPTY
+            )  # first: who reads no pid must not read a state that has one
         for word in (Slot.SEAT, Slot.SUCCESSOR):
             if words[at + word] == seat + 1:
                 words[at + word] = 0  # the seat may be another's before the next publication

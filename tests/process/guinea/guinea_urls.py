@@ -20,5 +20,7 @@ urlpatterns = [
     path("who", views.who),
     path("sicken", views.sicken),
     path("health/", include("django_workerguard.urls")),
+    path("counted", views.counted),
+    path("own-metrics", views.own_metrics),
     path("metrics/", include("django_workerguard.contrib.prometheus")),
 ]

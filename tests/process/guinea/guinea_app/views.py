@@ -1,3 +1,4 @@
+import functools
 import os
 import time
 
@@ -64,3 +65,27 @@ def broken(request):
 def warm(request):
     fault("warm")
     return HttpResponse("warm\n")
+
+
+def counted(request):
+    counter().inc()
+    return HttpResponse("counted\n")
+
+
+def own_metrics(request):
+    """Answer the project's own page of metrics, as prometheus_client's documentation has it for several processes."""
+    from prometheus_client import CollectorRegistry, generate_latest, multiprocess
+
+    from django_workerguard.contrib.prometheus import WorkerguardCollector
+
+    registry = CollectorRegistry()
+    multiprocess.MultiProcessCollector(registry)
+    registry.register(WorkerguardCollector())
+    return HttpResponse(generate_latest(registry), content_type="text/plain; version=0.0.4")
+
+
+@functools.cache
+def counter():
+    from prometheus_client import Counter
+
+    return Counter("guinea_counted", "How often /counted was asked for.")
