@@ -10,6 +10,7 @@ from django.core.signals import setting_changed
 
 from django_workerguard.config.options import GuardOptions
 from django_workerguard.config.resolve import SETTING, Layer, resolve, split
+from django_workerguard.current import current_worker
 
 
 def settings_layer() -> dict[str, Any]:
@@ -30,6 +31,12 @@ def guard_options() -> GuardOptions:
     """Return the guard's options as the settings alone give them. Raises ConfigurationError."""
     guard, _ = split_setting()
     return resolve([Layer(SETTING, guard)]).options
+
+
+def options_here() -> GuardOptions:
+    """Return the guard's options: the server's, from wherever they were set; else the settings' alone."""
+    worker = current_worker()
+    return worker.options if worker is not None else guard_options()
 
 
 def _forget(*, setting: str, **_: Any) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from django_workerguard.config.options import GuardOptions
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Vitals
 from django_workerguard.scoreboard.layout import Seat, SeatState
@@ -24,7 +25,7 @@ class CurrentWorker:
     generation: int
     seat: int
     board: Board
-    health_token: str = field(default="", repr=False)
+    options: GuardOptions = field(default_factory=GuardOptions, repr=False)
 
     @property
     def loaded(self) -> bool:

@@ -16,11 +16,11 @@ from typing import Any
 from django_workerguard.choosing import choose
 from django_workerguard.errors import ExitCode, WorkerguardError
 from django_workerguard.report.table import event_line, plain
+from django_workerguard.scoreboard.asking import ask
 from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.journal import read_events
 from django_workerguard.scoreboard.places import Server, is_live
 from django_workerguard.scoreboard.snapshot import snapshot
-from django_workerguard.server.control import ask
 
 LOOK = 0.05  # seconds between two looks at the journal
 SHOWN = (

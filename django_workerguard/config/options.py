@@ -167,6 +167,19 @@ class GuardOptions:
         metavar="TOKEN",
         secret=True,
     )
+    dashboard_access: str | None = _option(
+        None,
+        units.dotted,
+        "Who may see the dashboard: a callable that takes the request and returns a truth value; by default staff.",
+        metavar="MODULE:CALLABLE",
+    )
+    dashboard_actions: str | None = _option(
+        None,
+        units.dotted,
+        "Who of them may recycle and reload there: a callable of the same kind; by default users with the permission "
+        "workerguard.operate, which superusers have.",
+        metavar="MODULE:CALLABLE",
+    )
     release: str = _option(
         "",
         _release,

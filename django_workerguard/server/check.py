@@ -30,8 +30,7 @@ def check(app: GuardedApplication) -> NoReturn:
         wake_fd=-1,
         dump_fd=-1,
         request=app.load_request(asgi=is_asgi(app.cfg.worker_class)),
-        health_path=app.guard.options.health_path,
-        health_token="",
+        options=app.guard.options,
     )
     patience = app.guard.options.load_timeout
     overdue = threading.Timer(patience, _give_up, (board, patience)) if patience else None

@@ -121,7 +121,10 @@ class Chronicle:
 
     def asked(self, request: Request, refused: str | None) -> None:
         if request.do != "wake":
-            self._event("asked", do=request.do, by_pid=request.pid, by_uid=request.uid, refused=refused)
+            fields = {"by_user": request.user} if request.user else {}
+            self._event(
+                "asked", do=request.do, by_pid=request.pid, by_uid=request.uid, refused=refused, **fields
+            )
 
     # workers
 

@@ -16,8 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from django_workerguard.scoreboard.asking import LONGEST
+
 CREDENTIALS = struct.Struct("3i")
-LONGEST = 4096
+LONGEST_NAME = 150  # characters
 LONGEST_PATH = 107  # of a unix socket
 
 
@@ -31,6 +33,22 @@ class Request:
     uid: int
     address: Any = field(repr=False, default=None)
     refused: str | None = None  # why it need not be looked at
+
+    @property
+    def user(self) -> str:
+        """The name that the dashboard gives of its user; "" for requests from elsewhere."""
+        name = self.arguments.get("user")
+        return (
+            "".join(char for char in name[:LONGEST_NAME] if char.isprintable())
+            if isinstance(name, str)
+            else ""
+        )
+
+    @property
+    def who(self) -> str:
+        """Say who asked, for the log and the journal."""
+        process = f"pid {self.pid}, user {self.uid}"
+        return f"{self.user} on the dashboard ({process})" if self.user else process
 
 
 class WakePipe:
@@ -125,17 +143,3 @@ def _credentials(ancillary: list[tuple[int, int, bytes]]) -> tuple[int, int]:
             pid, uid, _ = CREDENTIALS.unpack(data[: CREDENTIALS.size])
             return pid, uid
     return 0, -1
-
-
-def ask(path: Path, do: str, *, patience: float = 5.0, **arguments: Any) -> dict[str, Any]:
-    """Send one request to a server and return its answer. Runs in commands.
-
-    Raises OSError: nobody listens, no right, no answer within ``patience`` seconds.
-    """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as asker:
-        asker.bind("")  # an address of the kernel's choice, so that the answer finds us
-        asker.settimeout(patience)
-        asker.connect(str(path))
-        asker.send(json.dumps({"do": do, **arguments}).encode())
-        answer: dict[str, Any] = json.loads(asker.recv(LONGEST))
-        return answer

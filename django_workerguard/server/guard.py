@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 
 from django_workerguard.config.loading import LoadRequest
+from django_workerguard.config.options import GuardOptions
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header
@@ -24,8 +25,7 @@ class Guard:
     wake_fd: int
     dump_fd: int  # where faulthandler writes; -1: nowhere
     request: LoadRequest
-    health_path: str
-    health_token: str
+    options: GuardOptions
 
     @property
     def base(self) -> int:

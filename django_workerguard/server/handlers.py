@@ -216,11 +216,11 @@ class Handlers:
             case "wake":
                 return None
             case "reload":
-                return self._reload(f"pid {request.pid}, user {request.uid}")
+                return self._reload(request.who)
             case "scale":
                 target = request.arguments.get("target")
-                return self._scale(target if isinstance(target, int) else 0, f"user {request.uid}")
+                return self._scale(target if isinstance(target, int) else 0, request.who)
             case "recycle":
-                return self._recycle(request.arguments, f"recycle by user {request.uid}")
+                return self._recycle(request.arguments, f"recycle by {request.who}")
             case _:
                 return f"{request.do!r} is not known"

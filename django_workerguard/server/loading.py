@@ -67,7 +67,7 @@ def load(guard: Guard, *, leaving: Callable[[], None]) -> Callable[..., Any]:
             generation=guard.generation,
             seat=guard.seat,
             board=guard.board,
-            health_token=guard.health_token,
+            options=guard.options,
         )
     )
     guard.say(SeatState.LOADING)

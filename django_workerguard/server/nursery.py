@@ -166,8 +166,7 @@ class Nursery:
             generation=generation,
             wake_fd=self._wake.write_fd,
             dump_fd=dump_fd,
-            health_path=app.guard.options.health_path,
-            health_token=app.guard.options.health_token,
+            options=app.guard.options,
             request=app.load_request(asgi=is_asgi(self._arbiter.worker_class)),
         )
 

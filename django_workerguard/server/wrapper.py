@@ -25,11 +25,11 @@ class HealthURLs:
 
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
-        self._token = guard.health_token.encode()
+        self._token = guard.options.health_token.encode()
         self.kinds: dict[str, Kind] = {}
         for kind in KINDS:
-            self.kinds[f"{guard.health_path}{kind}/"] = kind
-            self.kinds[f"{guard.health_path}{kind}"] = kind
+            self.kinds[f"{guard.options.health_path}{kind}/"] = kind
+            self.kinds[f"{guard.options.health_path}{kind}"] = kind
 
     def answer(self, kind: Kind, *, accept: str, authorization: str) -> Answer:
         guard = self._guard

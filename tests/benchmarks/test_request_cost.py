@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from gunicorn.config import Config
 
 from django_workerguard.config.loading import LoadRequest
+from django_workerguard.config.options import GuardOptions
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.layout import Layout
 from django_workerguard.server.counting import chain_hooks, request_count
@@ -30,8 +31,7 @@ def a_guard() -> Guard:
         wake_fd=-1,
         dump_fd=-1,
         request=LoadRequest(app=None, interface="wsgi", warmup=(), warmup_path=(), load_probe=(), release=""),
-        health_path="/health/",
-        health_token="",
+        options=GuardOptions(),
     )
 
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 
+from django_workerguard.scoreboard.asking import ask
 from django_workerguard.scoreboard.layout import Seat, Slot
-from django_workerguard.server.control import ask
 from tests.process.conftest import PROJECT, Faults
 from tests.process.harness import Server
 
