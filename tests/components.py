@@ -34,6 +34,7 @@ class Component:
 COMPONENTS = {
     "nginx": Component("nginx", apt=("nginx-light",)),
     "wrk": Component("wrk", apt=("wrk",)),
+    "chromium": Component("chromium", apt=("chromium",)),
     "promtool": Component("promtool", apt=("prometheus",)),
     # uWSGI comes as source: a compiler, and the headers where Python is Debian's own.
     "uwsgi": Component("uwsgi", apt=("gcc", "libc6-dev", "python3-dev"), pip="uwsgi==2.0.31"),

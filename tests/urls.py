@@ -12,5 +12,6 @@ def index(request):
 urlpatterns = [
     path("", index),
     path("admin/", admin.site.urls),
+    path("guard/", include("django_workerguard.dashboard.urls")),
     path("health/", include("django_workerguard.urls")),
 ]

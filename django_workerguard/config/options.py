@@ -8,6 +8,7 @@ uWSGI's own ``load-retries``.
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ NEED_APP = ("worker", "server", "off")
 NEED_APP_SYNONYMS = {"true": "server", "1": "server", "yes": "server", "on": "server"} | dict.fromkeys(
     ("false", "0", "no"), "off"
 )
+NOTIFY = ("webhook", "email", "command")
 WARMUP = ("urlconf", "templates", "lazy")
 
 
@@ -71,6 +73,21 @@ def _paths(raw: Any) -> tuple[str, ...]:
         if not path.startswith("/"):
             raise ValueError(f"{path!r} does not begin with a slash")
     return paths
+
+
+def _receivers(raw: Any) -> tuple[str, ...]:
+    receivers = (
+        (raw.strip(),) if isinstance(raw, str) and raw.strip().startswith("command:") else units.words(raw)
+    )
+    for receiver in receivers:
+        kind, _, target = receiver.partition(":")
+        if kind not in NOTIFY or not target.strip():
+            raise ValueError(f"{kind!r} is not one of {', '.join(f'{kind}:…' for kind in NOTIFY)}")
+        if kind == "webhook" and not target.startswith(("http://", "https://")):
+            raise ValueError("a webhook's URL begins with http:// or https://")
+        if kind == "command":
+            shlex.split(target)  # raises ValueError where a quotation does not end
+    return receivers
 
 
 def _release(raw: Any) -> str:
@@ -272,6 +289,23 @@ class GuardOptions:
         units.seconds,
         "After SIGTERM go on serving for so long with ready = 503, then stop.",
         metavar="SECONDS",
+    )
+    notify: tuple[str, ...] = _option(
+        (),
+        _receivers,
+        "Who is notified when a finding appears or clears: 'webhook:URL', 'email:ADDRESS', or 'command:PROGRAM ARGUMENT…', "
+        "which gets the notice as JSON on its standard input.",
+        metavar="KIND:TARGET,…",
+        secret=True,
+    )
+    notify_interval: float = _option(
+        60.0, units.seconds, "The shortest time between two notices.", metavar="SECONDS"
+    )
+    log_format: str = _option(
+        "text",
+        units.choice(("text", "json")),
+        "How the server's logs are written: as gunicorn writes them, or an object of JSON a line.",
+        metavar="text|json",
     )
     run_dir: str | None = _option(
         None,

@@ -10,6 +10,7 @@ from django_workerguard.scoreboard.board import READ_TRIES, Board
 from django_workerguard.scoreboard.header import WORD, Header
 from django_workerguard.scoreboard.layout import EVENT_WORDS, EVENTS
 
+LATEST = 253402300800  # Unix seconds: the year 10000, which no calendar writes
 ROOM = (EVENT_WORDS - 2) * WORD
 
 
@@ -47,9 +48,10 @@ def _read(board: Board, number: int) -> dict[str, Any] | None:
         data = board.read_bytes(start + 2, length)
         if board.words[start] == number + 1:
             try:
-                return {"number": number + 1, **json.loads(data)}
-            except (ValueError, RecursionError):
-                return None
+                event = {**json.loads(data), "number": number + 1}
+                return event if 0 <= event["at"] < LATEST else None
+            except (ValueError, TypeError, KeyError, RecursionError):
+                return None  # scribbled over
     return None
 
 
@@ -63,4 +65,8 @@ def _encode(event: dict[str, Any]) -> bytes:
         }
         data = json.dumps(short, separators=(",", ":")).encode()
         limit //= 2
-    return data if len(data) <= ROOM else json.dumps({"event": str(event.get("event"))[:40]}).encode()
+    return (
+        data
+        if len(data) <= ROOM
+        else json.dumps({"at": event.get("at"), "event": str(event.get("event"))[:40]}).encode()
+    )

@@ -13,6 +13,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from typing import Any
 
 from gunicorn import util
@@ -30,10 +31,12 @@ from django_workerguard.probe.clock import AwakeClock, monotonic_ns
 from django_workerguard.scoreboard.header import Header, Phase
 from django_workerguard.scoreboard.layout import Cause, Orders
 from django_workerguard.scoreboard.places import Opened
+from django_workerguard.scoreboard.snapshot import snapshot
 from django_workerguard.server.chronicle import Chronicle
 from django_workerguard.server.control import ControlSocket, WakePipe
 from django_workerguard.server.exits import Exit
 from django_workerguard.server.handlers import Handlers
+from django_workerguard.server.notifying import Notifier
 from django_workerguard.server.nursery import Child, Nursery
 from django_workerguard.server.publish import Publisher
 from django_workerguard.server.seats import Seats
@@ -75,6 +78,7 @@ class GuardedArbiter(Handlers, Arbiter):
         self._supervisor = Supervisor(os.environ, os.getpid())
         self._measured = 0.0
         self._fleet = Fleet(target=app.cfg.workers)
+        self._notifier = Notifier()
         super().__init__(app)
         self.START_CTX["args"] = [sys.executable, *sys.orig_argv[1:]]
         self._chronicle = Chronicle(self.board, self.log)
@@ -100,6 +104,10 @@ class GuardedArbiter(Handlers, Arbiter):
             super().setup(app)
         except RuntimeError as error:  # a log file that cannot be opened
             raise app.blame(error) from error
+        options = app.guard.options
+        if options.log_format == "json":
+            import_module("django_workerguard.server.jsonlog").write_json(self.log)
+        self._notifier.configure(options, app.handover, self.log)
         self.worker_class = guarded(self.worker_class)  # type: ignore[arg-type] # a class is hashable
 
     def start(self) -> None:
@@ -227,6 +235,7 @@ class GuardedArbiter(Handlers, Arbiter):
         self._tell_supervisor(now)
         self._nursery.kill_strays({*self._fleet.workers, self._fleet.stand_in.seat})
         self.manage_dirty_arbiter()
+        self._survives(self._notifier.tick, lambda: snapshot(self.board), now)
 
     def _observe(self, now: float) -> None:
         """Take in what the workers say of themselves, and tell what of it is new."""
@@ -350,6 +359,8 @@ class GuardedArbiter(Handlers, Arbiter):
                 self.reexec_pid = 0
             elif self._rereading is not None and pid == self._rereading.pid:
                 self._reread()
+            elif self._notifier.ended(pid, status):
+                continue
             elif pid == self.dirty_arbiter_pid:
                 self.handle_dirty_arbiter_exit(pid, status)
             else:

@@ -68,7 +68,8 @@ class Chronicle:
 
     def _say(self, level: str, worker: Worker, action: str, text: str, *values: Any) -> None:
         prefix = f"slot={worker.slot} gen={worker.generation} pid={worker.pid}"
-        getattr(self._log, level)(f"{prefix} {text}", *values, extra={"action": action})
+        extra = {"action": action, "slot": worker.slot, "generation": worker.generation, "worker": worker.pid}
+        getattr(self._log, level)(f"{prefix} {text}", *values, extra=extra)
 
     # the server
 

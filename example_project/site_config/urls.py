@@ -9,6 +9,7 @@ faults.act_on_urlconf()
 
 urlpatterns = [
     path("health/", include("django_workerguard.urls")),
+    path("workerguard/", include("django_workerguard.dashboard.urls")),
     path("metrics/", include("django_workerguard.contrib.prometheus")),
     path("admin/", admin.site.urls),
     path("", include("catalogue.urls")),

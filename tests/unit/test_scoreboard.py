@@ -106,7 +106,7 @@ def test_a_long_traceback_keeps_its_end():
 
 def test_the_journal_keeps_the_last_ten_thousand(board):
     for number in range(EVENTS + 5):
-        write_event(board, {"event": "x", "n": number})
+        write_event(board, {"at": 1.0, "event": "x", "n": number})
     events = list(read_events(board))
     assert (len(events), events[0]["n"], events[-1]["number"]) == (EVENTS, 5, EVENTS + 5)
     assert [event["n"] for event in read_events(board, after=EVENTS + 3)] == [EVENTS + 3, EVENTS + 4]
@@ -115,7 +115,7 @@ def test_the_journal_keeps_the_last_ten_thousand(board):
 @given(st.text(max_size=2000))
 def test_an_event_of_any_size_keeps_its_numbers(text):
     board = Board.create(Layout(seats=1, slots=1), None)
-    write_event(board, {"event": "load-failed", "slot": 3, "message": text})
+    write_event(board, {"at": 1.0, "event": "load-failed", "slot": 3, "message": text})
     (event,) = read_events(board)
     board.close()
     assert (event["event"], event.get("slot", 3)) == ("load-failed", 3)

@@ -1,5 +1,7 @@
 """Settings of the project that the process tests break."""
 
+import os
+
 from guinea_faults import fault
 
 fault("settings")
@@ -18,3 +20,5 @@ WORKERGUARD = {
     "LOAD_RETRY_MAX_DELAY": "1s",
     "WORKER_RELOAD_MERCY": "10s",
 }
+EMAIL_BACKEND = "django.core.mail.backends.filebased.EmailBackend"
+EMAIL_FILE_PATH = os.environ.get("GUINEA_MAILS", "/nonexistent")

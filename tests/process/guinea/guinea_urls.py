@@ -20,6 +20,7 @@ urlpatterns = [
     path("who", views.who),
     path("sicken", views.sicken),
     path("health/", include("django_workerguard.urls")),
+    path("guard/", include("django_workerguard.dashboard.urls")),
     path("counted", views.counted),
     path("own-metrics", views.own_metrics),
     path("metrics/", include("django_workerguard.contrib.prometheus")),

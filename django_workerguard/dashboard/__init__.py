@@ -1,0 +1,1 @@
+"""A page for people on call: ``path("workerguard/", include("django_workerguard.dashboard.urls"))``."""

@@ -1,0 +1,75 @@
+"""What the dashboard looks at, and how often: a look is kept for a second, whoever asks. Runs in the worker."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from django_workerguard.current import CurrentWorker, current_worker
+from django_workerguard.dashboard import render
+from django_workerguard.report.rates import rates
+from django_workerguard.report.timeline import Timeline
+from django_workerguard.scoreboard.journal import read_events
+from django_workerguard.scoreboard.samples import read_totals
+
+KEPT = 1.0  # seconds
+
+
+class Looks:
+    """The board of one worker's server, as HTML, made at most once a second each."""
+
+    def __init__(self, worker: CurrentWorker, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._worker = worker
+        self._clock = clock
+        self._kept: dict[str, tuple[float, str]] = {}
+        self._line = Timeline()
+        self._lock = threading.Lock()  # the timeline grows
+
+    def tiles(self, slot_url: str) -> str:
+        """Return how the server stands; links go to the page of ``slot_url``, that of slot 0."""
+        return self._once(f"tiles {slot_url}", lambda: render.tiles(self._worker.snapshot(), slot_url))
+
+    def history(self) -> str:
+        """Return the last hour."""
+        return self._once("history", self._history)
+
+    def _once(self, what: str, make: Callable[[], str]) -> str:
+        made, html = self._kept.get(what, (float("-inf"), ""))
+        if self._clock() - made < KEPT:
+            return html
+        with self._lock:
+            made, html = self._kept.get(what, (float("-inf"), ""))
+            if self._clock() - made >= KEPT:
+                html = make()
+                self._kept = {**self._kept, what: (self._clock(), html)} if len(self._kept) < 8 else {}
+        return html
+
+    def _history(self) -> str:
+        board, now = self._worker.board, time.time()
+        self._line.feed(read_events(board, after=self._line.seen))
+        self._line.forget(now)
+        totals = read_totals(board)
+        shot = self._worker.snapshot()
+        axis = render.Axis.since(shot["arbiter"]["started_at"], now)
+        found = rates(totals.at, totals.requests, totals.errors_5xx)
+        return render.history(self._line, [slot["slot"] for slot in shot["slots"]], found, axis)
+
+
+@functools.lru_cache(maxsize=1)
+def _looks_of(worker: CurrentWorker) -> Looks:
+    return Looks(worker)
+
+
+def looks() -> Looks | None:
+    """Return the looks of this process's server; None where it is no worker of one."""
+    worker = current_worker()
+    return _looks_of(worker) if worker is not None else None
+
+
+def events_of(worker: CurrentWorker, slot: int, *, at_most: int) -> list[dict[str, Any]]:
+    """Return the latest events of a slot, the latest first."""
+    found = [event for event in read_events(worker.board) if event.get("slot") == slot]
+    return found[: -at_most - 1 : -1]

@@ -1,0 +1,258 @@
+"""The parts of the dashboard that are fetched again and again, as HTML. Pure.
+
+Written by hand and not by templates: at 64 slots these must cost a worker less than five
+milliseconds. No style and no script in them, so that a strict Content-Security-Policy holds:
+what lies where is said in SVG's own attributes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from html import escape
+from typing import Any
+
+from django_workerguard.report.assess import assess
+from django_workerguard.report.rates import Rate
+from django_workerguard.report.table import event_line, headlines, plain, span
+from django_workerguard.report.timeline import SERVER, WINDOW, Timeline
+
+Snapshot = Mapping[str, Any]
+
+SHORTEST = 300.0  # seconds that are shown at least
+WIDTH = 1000.0  # units of the drawings
+LABEL = 44.0  # of them for the slots' names
+ROW = 14.0
+NARROW = 1.0  # bars below this are drawn once a unit, however many there are
+EVENTS_SHOWN = 50
+LEGEND = ("loading", "ready", "retiring", "back-off")
+MARKS = {"failed": "×", "died": "†", "recycled": "↻", "aborted": "!", "reload": "⟳", "frozen": "❄"}
+
+
+def tiles(shot: Snapshot, slot_url: str) -> str:
+    """Render how the server stands: its headlines, what is wrong, and a tile a slot.
+
+    ``slot_url`` is the address of slot 0's page.
+    """
+    found = assess(shot)
+    worst = found[0].severity if found else "well"
+    first, second = (escape(plain(line)) for line in headlines(shot))
+    findings = "".join(
+        f'<li class="wg-{finding.severity}"><strong>{finding.severity}</strong> {escape(plain(finding.text))}</li>'
+        for finding in found
+    )
+    shown = "".join(_tile(slot, shot["at"], slot_url) for slot in shot["slots"])
+    return (
+        f'<p class="wg-headline wg-{worst}" role="status">{first}</p><p class="wg-quiet">{second}'
+        f'{_release(shot)}</p><ul class="wg-findings">{findings}</ul><ol class="wg-tiles">{shown}</ol>'
+    )
+
+
+def _release(shot: Snapshot) -> str:
+    return f"; release {escape(plain(shot['release']))}" if shot["release"] else ""
+
+
+def _tile(slot: Mapping[str, Any], now: float, slot_url: str) -> str:
+    number = slot["slot"]
+    state = slot["state"].replace("_", "-")
+    age = span(now - slot["since"]) if slot["since"] else "–"
+    requests, errors = slot["requests"], slot["errors_5xx"]
+    rate = f"{100 * errors / requests:.1f} %" if requests else "–"
+    memory = f"{slot['rss_bytes'] / 1048576:.0f} MB" if slot["rss_bytes"] else "–"
+    load = f"{slot['load_seconds']:.2f} s" if slot["load_seconds"] is not None else "–"
+    pid = f"pid {slot['pid']}" if slot["pid"] else "no process"
+    if slot["successor"]:
+        pid += f", successor {slot['successor']}"
+    if slot["next_try_in"] is not None:
+        pid += f", next try in {slot['next_try_in']:.0f} s"
+    error = slot["last_error"]
+    why = (
+        f'<p class="wg-why">{escape(plain(str(error.get("type"))))}</p>' if error and slot["failures"] else ""
+    )
+    facts = "".join(
+        f"<div><dt>{name}</dt><dd>{value}</dd></div>"
+        for name, value in (
+            ("generation", slot["generation"]),
+            ("release", escape(plain(slot["release"])) or "–"),
+            ("requests", requests),
+            ("in flight", slot["in_flight"]),
+            ("5xx", f"{errors} ({rate})"),
+            ("memory", memory),
+            ("load", load),
+        )
+    )
+    suspect = ' <span class="wg-warning">suspect</span>' if slot["suspect"] else ""
+    return (
+        f'<li class="wg-tile wg-{state}"><h3><a id="wg-slot-{number}" href="{_slot_address(slot_url, number)}">'
+        f'Slot {number}</a> <span class="wg-state">{state}</span>{suspect}</h3>'
+        f'<p class="wg-quiet">for {age}; {pid}</p><dl>{facts}</dl>{why}</li>'
+    )
+
+
+def _slot_address(slot_url: str, number: int) -> str:
+    before, _, after = slot_url.rpartition("/0/")
+    return escape(f"{before}/{number}/{after}")
+
+
+# the last hour
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Which stretch of time a drawing shows."""
+
+    now: float  # Unix seconds, its right end
+    window: float  # seconds
+
+    @classmethod
+    def since(cls, started: float, now: float) -> Axis:
+        """Show the last hour; of a younger server its life."""
+        return cls(now, min(WINDOW, max(SHORTEST, now - started)))
+
+    @property
+    def first(self) -> float:
+        return self.now - self.window
+
+    def x(self, at: float) -> float:
+        return LABEL + (WIDTH - LABEL) * max(0.0, min(1.0, (at - self.first) / self.window))
+
+    def ticks(self) -> Iterator[float]:
+        """Yield the round times to write below it."""
+        every = next(step for step in (60, 120, 300, 600) if self.window / step <= 8)
+        at = self.now - self.now % every
+        while at > self.first:
+            yield at
+            at -= every
+
+
+def history(line: Timeline, slots: Sequence[int], found: Sequence[Rate], axis: Axis) -> str:
+    """Render what was: the rates, the life of every slot, and the latest marks as a table."""
+    legend = "".join(f'<li class="wg-key-{name}">{name}</li>' for name in LEGEND)
+    signs = "".join(f"<li>{sign} {name}</li>" for name, sign in MARKS.items())
+    return f'{_rates(found, axis)}{_lives(line, slots, axis)}<ul class="wg-legend">{legend}{signs}</ul>{_latest(line)}'
+
+
+def _lives(line: Timeline, slots: Sequence[int], axis: Axis) -> str:
+    rows = {slot: row for row, slot in enumerate((SERVER, *slots))}
+    height = ROW * len(rows) + 16
+    parts = [*_ticks(axis, ROW * len(rows))]
+    for slot, row in rows.items():
+        name = f"slot {slot}" if slot else "server"
+        parts.append(f'<text x="0" y="{row * ROW + 10:g}">{name}</text>')
+    parts += _bars(line, rows, axis)
+    parts += _marks(line, rows, axis)
+    return (
+        f'<svg class="wg-lives" viewBox="0 0 {WIDTH:g} {height:g}" role="img" '
+        f'aria-label="The life of every slot; the table below has the events">{"".join(parts)}</svg>'
+    )
+
+
+def _ticks(axis: Axis, height: float) -> Iterator[str]:
+    for at in axis.ticks():
+        x = axis.x(at)
+        yield f'<line class="wg-grid" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height:g}"/>'
+        yield f'<text class="wg-hour" x="{x:.1f}" y="{height + 12:g}">{_clock(at)}</text>'
+
+
+def _clock(at: float, *, form: str = "%H:%M") -> str:
+    return datetime.fromtimestamp(at, UTC).strftime(form)
+
+
+def _bars(line: Timeline, rows: Mapping[int, int], axis: Axis) -> Iterator[str]:
+    narrow: set[tuple[int, int, str]] = set()
+
+    def bar(slot: int, kind: str, start: float, end: float, lane: int) -> str:
+        left, right = axis.x(start), axis.x(end)
+        if slot not in rows or end < axis.first:
+            return ""
+        if right - left < NARROW:
+            key = (slot, int(left), kind)
+            if key in narrow:
+                return ""
+            narrow.add(key)
+        y = rows[slot] * ROW + 1 + lane * 6
+        return f'<rect class="wg-bar-{kind}" x="{left:.1f}" y="{y:g}" width="{max(right - left, 0.6):.1f}" height="5"/>'
+
+    lanes: dict[int, int] = {}
+    for wait in line.waits:
+        yield bar(wait.slot, "back-off", wait.begun, min(wait.until, axis.now), 0)
+    for life in line.lives:
+        lane = lanes[life.slot] = 1 - lanes.get(life.slot, 1)
+        for kind, start, end in life.spans(axis.now):
+            yield bar(life.slot, kind, start, end, lane)
+
+
+def _marks(line: Timeline, rows: Mapping[int, int], axis: Axis) -> Iterator[str]:
+    merged: dict[tuple[int, int, str], list[str]] = {}
+    for mark in line.marks:
+        if mark.slot in rows and mark.at >= axis.first:
+            merged.setdefault((mark.slot, int(axis.x(mark.at) / 4), mark.kind), []).append(mark.text)
+    for (slot, fourth, kind), texts in merged.items():
+        times = f"{len(texts)} times, last: " if len(texts) > 1 else ""
+        yield (
+            f'<text class="wg-mark wg-mark-{kind}" x="{fourth * 4:g}" y="{rows[slot] * ROW + 10:g}">{MARKS[kind]}'
+            f"<title>{times}{escape(plain(texts[-1]))}</title></text>"
+        )
+
+
+def _latest(line: Timeline) -> str:
+    if not line.marks:
+        return ""
+    rows = "".join(
+        f"<tr><td>{_clock(mark.at, form='%H:%M:%S')}</td><td>{mark.slot or 'server'}</td><td>{mark.kind}</td>"
+        f"<td>{escape(plain(mark.text))}</td></tr>"
+        for mark in reversed(line.marks[-EVENTS_SHOWN:])
+    )
+    return (
+        '<details id="wg-latest"><summary>The latest events</summary><table class="wg-events"><thead><tr>'
+        f"<th>UTC</th><th>slot</th><th>what</th><th></th></tr></thead><tbody>{rows}</tbody></table></details>"
+    )
+
+
+def _rates(found: Sequence[Rate], axis: Axis) -> str:
+    height = 60.0
+    shown = [rate for rate in found if rate.at >= axis.first]
+    most = max((rate.requests for rate in shown), default=0.0)
+    top = most or 1.0
+
+    def points(values: Iterable[tuple[float, float]]) -> str:
+        return " ".join(f"{axis.x(at):.1f},{height - height * value / top:.1f}" for at, value in values)
+
+    last = shown[-1] if shown else Rate(axis.now, 0.0, 0.0)
+    said = f"{last.requests:.1f} requests/s now, {last.errors:.1f} of them 5xx; {most:.1f} at most"
+    return (
+        f'<figure class="wg-rates"><figcaption>{said}</figcaption>'
+        f'<svg viewBox="0 0 {WIDTH:g} {height + 2:g}" role="img" aria-label="Requests and errors a second: {said}">'
+        f'<polyline class="wg-line-requests" points="{points((r.at, r.requests) for r in shown)}"/>'
+        f'<polyline class="wg-line-errors" points="{points((r.at, r.errors) for r in shown)}"/></svg></figure>'
+    )
+
+
+# one slot
+
+
+def waterfall(steps: Sequence[Mapping[str, Any]]) -> str:
+    """Render a load's steps, one below the other, each beginning where the last one ended."""
+    whole = sum(float(step["seconds"]) for step in steps)
+    if not whole:
+        return ""
+    begun, rows, parts = 0.0, len(steps), []
+    for row, step in enumerate(steps):
+        x, y = 300 + 600 * begun / whole, row * 18
+        begun += float(step["seconds"])
+        memory = f"{step['retained_bytes'] / 1048576:+.1f} MB"
+        parts.append(
+            f'<text x="0" y="{y + 12}">{escape(plain(str(step["name"])))}</text>'
+            f'<rect class="wg-bar-loading" x="{x:.1f}" y="{y + 2}" width="{max(600 * step["seconds"] / whole, 1):.1f}" '
+            f'height="13"/><text x="{WIDTH:g}" y="{y + 12}" class="wg-right">{step["seconds"] * 1000:.0f} ms, {memory}</text>'
+        )
+    return (
+        f'<svg class="wg-waterfall" viewBox="0 0 {WIDTH:g} {rows * 18}" role="img" '
+        f'aria-label="The load\'s steps">{"".join(parts)}</svg>'
+    )
+
+
+def happened(events: Iterable[Mapping[str, Any]]) -> str:
+    """Render events, a line each."""
+    return "".join(f"<li>{escape(event_line(event))}</li>" for event in events)

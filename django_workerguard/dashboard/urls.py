@@ -1,0 +1,18 @@
+"""The dashboard's URLs. Runs in the worker."""
+
+from __future__ import annotations
+
+from django.urls import path
+
+from django_workerguard.dashboard import views
+
+app_name = "workerguard-dashboard"
+
+urlpatterns = [
+    path("", views.fleet_page, name="fleet"),
+    path("tiles/", views.tiles, name="tiles"),
+    path("timeline/", views.timeline, name="timeline"),
+    path("slot/<int:number>/", views.slot_page, name="slot"),
+    path("slot/<int:number>/recycle/", views.recycle, name="recycle"),
+    path("reload/", views.reload, name="reload"),
+]

@@ -1,0 +1,58 @@
+"""Ready-made notifications. Runs in a process of its own: ``python -m django_workerguard.notify KIND``.
+
+The notice comes as JSON on standard input, the target in $NOTIFY_TARGET, where other users cannot
+read it. ``webhook`` posts the notice; ``email`` sends it by the mail settings of the project, of
+which nothing but the settings is imported.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import urllib.error
+import urllib.request
+from typing import Any
+
+from django_workerguard.report.notice import message, subject
+
+PATIENCE = 8.0  # seconds for one try
+TRIES = 2
+
+
+def webhook(url: str, notice: dict[str, Any]) -> None:
+    """Post the notice, with ``text`` beside it, which chat services show. Raises OSError."""
+    body = json.dumps({"text": subject(notice), **notice}).encode()
+    headers = {"Content-Type": "application/json", "User-Agent": "django-workerguard"}
+    for left in reversed(range(TRIES)):
+        try:
+            request = urllib.request.Request(url, body, headers)  # noqa: S310 - the option takes no other scheme
+            with urllib.request.urlopen(request, timeout=PATIENCE):  # noqa: S310
+                return
+        except OSError as error:
+            refused = isinstance(error, urllib.error.HTTPError) and error.code < 500
+            if refused or not left:
+                raise
+            time.sleep(1.0)
+
+
+def email(addresses: str, notice: dict[str, Any]) -> None:
+    """Send the notice to addresses that are separated by commas. Raises whatever the mail backend raises."""
+    from django.core.mail import send_mail
+
+    receivers = [address.strip() for address in addresses.split(",") if address.strip()]
+    send_mail(subject(notice), message(notice), None, receivers)
+
+
+def main(kind: str, target: str) -> int:
+    try:
+        {"webhook": webhook, "email": email}[kind](target, json.load(sys.stdin))
+    except Exception as error:
+        sys.stderr.write(f"Error: notify: {kind}: {type(error).__name__}: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], os.environ["NOTIFY_TARGET"]))

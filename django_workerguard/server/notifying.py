@@ -1,0 +1,118 @@
+"""Notify somebody when a finding appears or clears, by a process that the arbiter executes. Runs in the arbiter.
+
+One process at a time, with the notice as JSON on its standard input; it is ended when it takes
+too long. Never a fork that goes on in Python, never a thread, and nothing is waited for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from django_workerguard.config.handover import Handover
+from django_workerguard.config.options import GuardOptions
+from django_workerguard.report.assess import assess
+from django_workerguard.report.notice import Notices
+from django_workerguard.server.exits import Exit
+
+LOOK_EVERY = 2.0  # seconds
+LONGEST_RUN = 30.0  # seconds that a process gets
+READY_MADE = "django_workerguard.notify"
+SERVER = ("name", "host", "project", "worker_class", "release", "ready", "target")
+
+
+class Notifier:
+    """Who is notified, what they were told, and the process that tells them now. Times are of the arbiter's clock."""
+
+    def __init__(self) -> None:
+        self._log: Any = None
+        self._targets: Sequence[str] = ()
+        self._interval = 0.0
+        self._environ: dict[str, str] = {}
+        self._notices = Notices({}, {})
+        self._looked = self._told_at = float("-inf")
+        self._waiting: deque[tuple[str, bytes]] = deque()
+        self._running: tuple[int, str, float] | None = None  # pid, kind, when it is ended
+
+    def configure(self, options: GuardOptions, handover: Handover, log: Any) -> None:
+        """Take whom to notify and how often at most; a reload does so again."""
+        self._targets, self._interval, self._log = options.notify, options.notify_interval, log
+        self._environ = {"PYTHONPATH": os.pathsep.join(handover.sys_path)}
+        if handover.settings_module:
+            self._environ["DJANGO_SETTINGS_MODULE"] = handover.settings_module
+
+    def tick(self, look: Callable[[], Mapping[str, Any]], now: float) -> None:
+        """Look whether there is something new, where it is time to; ``look`` returns a snapshot."""
+        if self._running is not None:
+            self._end_if_overdue(now)
+        elif self._waiting:
+            self._start(*self._waiting.popleft(), now)
+        elif self._targets and now - self._looked >= LOOK_EVERY:
+            self._looked = now
+            self._look(look(), now)
+
+    def _look(self, shot: Mapping[str, Any], now: float) -> None:
+        findings = assess(shot)
+        if not shot["quorum_reached"]:  # a start is no news, unless it fails
+            findings = [finding for finding in findings if finding.code != "below-quorum"]
+        self._notices = self._notices.see(findings, now)
+        if now - self._told_at < self._interval or not self._notices.due(findings, now):
+            return
+        self._told_at = now
+        self._notices, notice = self._notices.tell(findings)
+        server = {key: shot[key] for key in SERVER} | {"generation": shot["arbiter"]["generation"]}
+        told = json.dumps({"at": shot["at"], "server": server, **notice}).encode()
+        self._waiting.extend((target, told) for target in self._targets)
+
+    def _start(self, target: str, told: bytes, now: float) -> None:
+        kind, _, rest = target.partition(":")
+        own = [sys.executable, "-P", "-m", READY_MADE, kind]
+        environ = {**os.environ, **self._environ, "NOTIFY_TARGET": rest}
+        try:
+            pid = _execute(shlex.split(rest) if kind == "command" else own, told, environ)
+        except (OSError, ValueError) as error:
+            self._log.error("notify: %s cannot be run: %s", kind, error, extra={"action": "notify-failed"})
+        else:
+            self._running = pid, kind, now + LONGEST_RUN
+
+    def _end_if_overdue(self, now: float) -> None:
+        if self._running is not None and now > self._running[2]:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._running[0], signal.SIGKILL)
+
+    def ended(self, pid: int, status: int) -> bool:
+        """Take note that a child has ended; return whether it was one of these."""
+        if self._running is None or pid != self._running[0]:
+            return False
+        end, kind = Exit.of(status), self._running[1]
+        self._running = None
+        if not end.clean:
+            why = f"{end} (it gets {LONGEST_RUN:g} s)" if end.signal == signal.SIGKILL else str(end)
+            self._log.error("notify: %s failed: %s", kind, why, extra={"action": "notify-failed"})
+        return True
+
+
+def _execute(arguments: Sequence[str], told: bytes, environ: Mapping[str, str]) -> int:
+    """Start a program in a process group of its own, with ``told`` on its standard input. Raises OSError."""
+    fd = os.memfd_create("workerguard-notice")
+    try:
+        os.write(fd, told)
+        os.lseek(fd, 0, os.SEEK_SET)
+        return os.posix_spawnp(
+            arguments[0],
+            list(arguments),
+            dict(environ),
+            file_actions=[(os.POSIX_SPAWN_DUP2, fd, 0)],
+            setpgroup=0,
+            setsigmask=[],
+            setsigdef=[signal.SIGPIPE, signal.SIGINT],
+        )
+    finally:
+        os.close(fd)

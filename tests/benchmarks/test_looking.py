@@ -1,0 +1,164 @@
+"""What it costs a worker to be looked at, at 64 slots and with a full journal: CPU per look, least of many."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+from django.contrib.auth.models import User
+from django.test import Client
+from prometheus_client import CollectorRegistry
+from prometheus_client.openmetrics.exposition import generate_latest
+
+from django_workerguard import current
+from django_workerguard.contrib.prometheus import WorkerguardCollector
+from django_workerguard.current import CurrentWorker
+from django_workerguard.dashboard.looking import Looks
+from django_workerguard.probe.clock import monotonic_ns
+from django_workerguard.report.assess import with_findings
+from django_workerguard.report.table import table
+from django_workerguard.scoreboard.board import Board
+from django_workerguard.scoreboard.header import Header
+from django_workerguard.scoreboard.journal import write_event
+from django_workerguard.scoreboard.layout import (
+    EVENTS,
+    SAMPLES,
+    Layout,
+    Sample,
+    Seat,
+    SeatState,
+    Slot,
+    SlotState,
+)
+from tests.benchmarks.measure import report
+
+SLOTS = 64
+LIMIT = 5.0  # ms
+STEPS = [
+    {
+        "name": name,
+        "seconds": 0.1,
+        "peak_bytes": 1 << 20,
+        "retained_bytes": 1 << 20,
+        "threads_left": 0,
+        "sockets_left": 0,
+    }
+    for name in ("app", "urlconf", "templates", "lazy", "warmup:/", "warmup:/books/")
+]
+ERROR = {
+    "type": "MemoryError",
+    "message": "none left",
+    "traceback": "  File …\n" * 400,
+    "step": "app",
+    "at": 1.0,
+}
+
+
+@pytest.fixture(scope="module")
+def worker():
+    board = Board.create(Layout(seats=2 * SLOTS, slots=SLOTS), None)
+    words, layout, now = board.words, board.layout, time.time()
+    board.write_about(
+        {"host": "here", "name": "bench", "bind": ["http://127.0.0.1:8000"], "worker_class": "sync"}
+    )
+    words[Header.STARTED_AT] = int((now - 3600) * 1e6)
+    words[Header.BEAT] = monotonic_ns()
+    for word, value in ((Header.TARGET, SLOTS), (Header.READY, SLOTS), (Header.QUORUM, 1), (Header.PHASE, 1)):
+        words[word] = value
+    for slot in range(1, SLOTS + 1):
+        at, seat = layout.slot(slot), layout.seat(slot - 1)
+        words[at + Slot.SEAT], words[at + Slot.STATE], words[at + Slot.SINCE] = (
+            slot,
+            SlotState.READY,
+            int(now * 1e6),
+        )
+        words[seat + Seat.PID], words[seat + Seat.STATE], words[seat + Seat.RSS] = (
+            1000 + slot,
+            SeatState.READY,
+            60 << 20,
+        )
+        words[seat + Seat.REQUESTS] = 12345
+        board.write_release(slot - 1, "2026.11.23")
+        board.write_seat_report(slot - 1, {"steps": STEPS})
+        board.write_last_error(slot, ERROR)
+        for index in range(SAMPLES):
+            sample = layout.sample(slot, index)
+            words[sample + Sample.AT] = int(now) - 3600 + 10 * index
+            words[sample + Sample.REQUESTS] = 100 * index
+    words[Header.SAMPLES] = SAMPLES
+    for number in range(EVENTS):
+        slot = number % SLOTS + 1
+        common = {"at": now - 3600 + 3600 * number / EVENTS, "slot": slot, "generation": 1}
+        pid = 1000 + number // 4
+        name = ("spawned", "ready", "retiring", "exited")[number % 4]
+        common["slot"] = pid % SLOTS + 1
+        write_event(
+            board,
+            {
+                **common,
+                "event": name,
+                "pid": pid,
+                "reason": "max-requests: 1000 of 1000",
+                "state": "retiring",
+            },
+        )
+    worker = CurrentWorker(slot=1, pid=1001, generation=1, seat=0, board=board)
+    current.set_current_worker(worker)
+    yield worker
+    current.set_current_worker(None)
+
+
+def cost(look, *, times=30) -> float:
+    """Return the least CPU, in milliseconds, of so many looks."""
+    found = []
+    for _ in range(times):
+        before = time.process_time()
+        look()
+        found.append(time.process_time() - before)
+    return min(found) * 1000
+
+
+def fresh(worker, look):
+    """Look as if nobody had looked in the last second, with the timeline read before."""
+    looks = Looks(worker, clock=iter(range(0, 10_000_000, 10)).__next__)
+    getattr(looks, look[0])(*look[1:])
+    return lambda: getattr(looks, look[0])(*look[1:])
+
+
+@pytest.mark.django_db
+def test_looking(worker):
+    registry = CollectorRegistry()
+    registry.register(WorkerguardCollector())
+    client = Client()
+    client.force_login(User.objects.create_superuser("root"))
+    page = client.get("/guard/")
+    assert page.status_code == 200
+
+    def first():
+        before = time.process_time()
+        Looks(worker).history()
+        return (time.process_time() - before) * 1000
+
+    lines = [
+        f"scrape: {cost(lambda: generate_latest(registry)):.2f} ms (figure: at most {LIMIT:g})",
+        (
+            f"status: {cost(lambda: table(with_findings(worker.snapshot()))):.2f} ms, as JSON "
+            f"{cost(lambda: json.dumps(with_findings(worker.snapshot()))):.2f} ms (figure: at most {LIMIT:g})"
+        ),
+        f"tiles: {cost(fresh(worker, ('tiles', '/slot/0/'))):.2f} ms (figure: at most {LIMIT:g})",
+        (
+            f"last hour: {cost(fresh(worker, ('history',))):.2f} ms (figure: at most {LIMIT:g}); the first time in a worker "
+            f"{first():.0f} ms"
+        ),
+        f"the whole page: {len(page.content) / 1024:.0f} KB",
+    ]
+    looks = Looks(worker, clock=lambda: 0.0)
+    looks.tiles("/slot/0/"), looks.history()
+    poll = cost(lambda: client.get("/guard/tiles/"), times=200)
+    kept = cost(lambda: (looks.tiles("/slot/0/"), looks.history()), times=200)
+    lines.append(
+        f"a poll that finds a kept look: {kept * 1000:.0f} µs of ours, {poll:.2f} ms with Django's test client, session and user; "
+        f"12 + 4 polls a minute: {16 * poll:.1f} ms per viewer-minute (figure: at most 10)"
+    )
+    report("being looked at", *lines)

@@ -1,0 +1,116 @@
+"""Fixtures of the browser tests: the example site under the guard, and Chromium under a strict policy."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Error, Page, sync_playwright
+
+from tests.components import COMPONENTS
+from tests.process.harness import ROOT, Server
+
+EXAMPLE = ROOT / "example_project"
+SHOTS = Path(os.environ.get("WORKERGUARD_SCREENSHOTS", ROOT / "test-screenshots"))
+PASSWORD = "correct horse battery staple"
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+
+
+class Site(Server):
+    """The example site, on a port that a browser can open."""
+
+    @property
+    def url(self) -> str:
+        return next(address for address in self.status()["bind"] if address.startswith("http://127."))
+
+
+@pytest.fixture
+def site(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Site]:
+    """The example site with its own database, and users admin (all rights) and clerk (staff)."""
+    environ = {
+        "DJANGO_SETTINGS_MODULE": "site_config.settings",
+        "EXAMPLE_DATABASE": str(tmp_path / "db.sqlite3"),
+        "EXAMPLE_RELEASE": "2026.11",
+        "EXAMPLE_FAULTS": str(tmp_path / "faults"),
+    }
+    _manage(environ, "migrate", "--verbosity", "0")
+    _manage(environ, "shell", "--verbosity", "0", "--command", USERS)
+    marker = request.node.get_closest_marker("server_arguments")
+    arguments = ("--bind", "127.0.0.1:0", "-w", "3", *(marker.args if marker else ()))
+    site = Site(EXAMPLE, tmp_path / "run", arguments, environ=environ)
+    site.start().wait_ready()
+    yield site
+    site.end()
+    print(site.log)
+
+
+USERS = f"""
+from django.contrib.auth.models import User
+User.objects.create_superuser("admin", password={PASSWORD!r})
+User.objects.create_user("clerk", password={PASSWORD!r}, is_staff=True)
+User.objects.create_user("reader", password={PASSWORD!r})
+"""
+
+
+def _manage(environ: dict[str, str], *arguments: str) -> None:
+    command = [sys.executable, "manage.py", *arguments]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), **environ}
+    done = subprocess.run(command, cwd=EXAMPLE, env=environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=COMPONENTS["chromium"].path(), args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
+    """A page of a fresh browser; what its console says against it fails the test, and a failed test keeps a picture."""
+    options = request.node.get_closest_marker("browser_context")
+    context = browser.new_context(**(options.kwargs if options else {}))
+    page = context.new_page()
+    complaints: list[str] = []
+    page.on(
+        "console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None
+    )
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.route("**/*", _under_policy)
+    page.complaints = complaints
+    yield page
+    if request.node.stash.get(FAILED, False):
+        SHOTS.mkdir(exist_ok=True)
+        page.screenshot(path=SHOTS / f"{request.node.name}.png", full_page=True)
+    context.close()
+
+
+def _under_policy(route) -> None:
+    try:
+        response = route.fetch(max_redirects=0)
+    except Error:  # nobody listens any more
+        route.abort("connectionrefused")
+        return
+    route.fulfill(response=response, headers={**response.headers, "content-security-policy": POLICY})
+
+
+FAILED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+    report = yield
+    if report.when == "call":
+        item.stash[FAILED] = report.failed
+    return report

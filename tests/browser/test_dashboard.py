@@ -1,0 +1,144 @@
+"""The dashboard, in a browser, under a policy that allows no inline script and no inline style."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser.conftest import PASSWORD
+
+pytestmark = pytest.mark.needs("chromium")
+
+
+def log_in(page, site, user="admin"):
+    page.goto(f"{site.url}/workerguard/")
+    page.fill("#id_username", user)
+    page.fill("#id_password", PASSWORD)
+    page.click("[type=submit]")
+    expect(page.locator(".wg-tile")).to_have_count(3)
+
+
+def test_the_fleet_is_shown_and_kept_up_to_date(site, page):
+    log_in(page, site)
+    expect(page.locator(".wg-headline")).to_contain_text("3 of 3 ready")
+    expect(page.locator(".wg-tile").first).to_contain_text("2026.11")
+    expect(page.locator(".wg-lives rect.wg-bar-ready")).not_to_have_count(0)
+    victim = site.slot(2)["pid"]
+    os.kill(victim, signal.SIGKILL)
+    expect(page.locator(".wg-tile").nth(1)).not_to_contain_text(f"pid {victim}", timeout=20_000)
+    expect(page.locator(".wg-mark-died")).to_have_count(1, timeout=30_000)
+    assert page.complaints == []
+
+
+def test_a_failing_load_is_seen_with_its_reason_and_its_traceback(site, page, tmp_path):
+    log_in(page, site)
+    faults = tmp_path / "faults"
+    faults.mkdir(exist_ok=True)
+    (faults / "fail-next-loads").write_text("100")
+    os.kill(site.slot(1)["pid"], signal.SIGKILL)
+    site.wait("slot 1 backs off", lambda status: status["slots"][0]["failures"] >= 1)
+    expect(page.locator(".wg-findings")).to_contain_text("slot 1 cannot load", timeout=20_000)
+    page.goto(f"{site.url}/workerguard/slot/1/")
+    expect(page.locator("#wg-traceback pre")).to_be_hidden()
+    page.click("#wg-traceback summary")
+    expect(page.locator("#wg-traceback pre")).to_contain_text("Traceback")
+    assert page.complaints == []
+
+
+def test_a_worker_is_replaced_after_a_confirmation_and_the_journal_has_the_user(site, page):
+    log_in(page, site)
+    pid = site.slot(3)["pid"]
+    page.click("text=Slot 3")
+    expect(page.locator(".wg-waterfall rect")).not_to_have_count(0)
+    page.click("text=Replace its worker")
+    assert site.slot(3)["pid"] == pid, "nothing is done before it is confirmed"
+    page.click("button:has-text('Replace the worker of slot 3')")
+    expect(page.locator(".wg-tile")).to_have_count(3)
+    site.wait_event("exited", lambda event: event["pid"] == pid)
+    assert site.events("asked")[-1]["by_user"] == "admin"
+    assert (
+        "admin on the dashboard" in site.wait_event("retiring", lambda event: event["pid"] == pid)["reason"]
+    )
+    assert page.complaints == []
+
+
+def test_a_reload_from_the_page(site, page):
+    log_in(page, site)
+    page.click("text=Reload…")
+    page.click("button:has-text('Reload the server')")
+    site.wait_event("reloaded")
+    expect(page.locator(".wg-headline")).to_contain_text("generation 2", timeout=20_000)
+
+
+def test_staff_without_the_permission_see_and_cannot_act(site, page):
+    log_in(page, site, "clerk")
+    expect(page.locator("text=Reload…")).to_have_count(0)
+    assert page.goto(f"{site.url}/workerguard/reload/").status == 403
+    assert page.goto(f"{site.url}/workerguard/slot/1/recycle/").status == 403
+
+
+@pytest.mark.browser_context(java_script_enabled=False)
+def test_it_can_be_read_and_used_with_scripts_switched_off(site, page):
+    log_in(page, site)
+    expect(page.locator(".wg-headline")).to_contain_text("3 of 3 ready")
+    assert page.locator("noscript").count() >= 1
+    pid = site.slot(1)["pid"]
+    page.click("text=Slot 1")
+    page.click("text=Replace its worker")
+    page.click("button:has-text('Replace the worker')")
+    site.wait_event("exited", lambda event: event["pid"] == pid)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_light_and_dark_have_contrast(site, browser, scheme):
+    context = browser.new_context(color_scheme=scheme)
+    page = context.new_page()
+    log_in(page, site)
+    for selector in (".wg-headline", ".wg-quiet", ".wg-tile h3 a", ".wg-tile dd", ".wg-state"):
+        assert page.evaluate(CONTRAST, selector) >= 4.5, (scheme, selector)
+    context.close()
+
+
+CONTRAST = """(selector) => {
+  const parse = (text) => text.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => [r, g, b].map((v) => v / 255)
+    .map((v) => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const one = document.querySelector(selector);
+  let behind = one, back = [0, 0, 0, 0];
+  while (behind && (back.length === 4 && back[3] === 0)) {
+    back = parse(getComputedStyle(behind).backgroundColor);
+    behind = behind.parentElement;
+  }
+  const a = light(parse(getComputedStyle(one).color)), b = light(back);
+  return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+}"""
+
+
+def test_the_keyboard_reaches_everything_and_the_focus_stays(site, page):
+    log_in(page, site)
+    page.focus("#wg-slot-2")
+    with page.expect_response(re.compile("/tiles/"), timeout=20_000):
+        pass
+    page.wait_for_timeout(200)
+    assert page.evaluate("document.activeElement.id") == "wg-slot-2"
+    page.keyboard.press("Enter")
+    expect(page.locator("h1")).to_contain_text("Slot 2")
+
+
+def test_a_screen_reader_is_told_names_and_states(site, page):
+    log_in(page, site)
+    expect(page.get_by_role("status").first).to_contain_text("3 of 3 ready")
+    expect(page.get_by_role("link", name="Slot 1", exact=True)).to_be_visible()
+    expect(page.get_by_role("img", name=re.compile("life of every slot"))).to_be_visible()
+
+
+def test_a_dead_server_is_not_shown_as_a_living_one(site, page):
+    log_in(page, site)
+    site.stop()
+    expect(page.locator("[data-wg-fresh]")).to_contain_text("No answer", timeout=20_000)
+    expect(page.locator("body")).to_have_class(re.compile("wg-stale"))

@@ -1,0 +1,196 @@
+"""Who may see the dashboard, and what it answers without a browser."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.contrib.contenttypes.models import ContentType
+from django.test import Client, override_settings
+
+from django_workerguard import current
+from django_workerguard.config.options import GuardOptions
+from django_workerguard.current import CurrentWorker
+from django_workerguard.dashboard.looking import KEPT, Looks
+from django_workerguard.probe.clock import monotonic_ns
+from django_workerguard.scoreboard.board import Board
+from django_workerguard.scoreboard.header import Header
+from django_workerguard.scoreboard.layout import Layout, Seat, SeatState, Slot, SlotState
+
+PAGES = ("", "tiles/", "timeline/", "slot/1/")
+ACTIONS = ("slot/1/recycle/", "reload/")
+
+
+@pytest.fixture
+def worker():
+    """A guarded worker on a board that the test can write, which no arbiter listens beside."""
+    board = Board.create(Layout(seats=1, slots=2), None)
+    board.words[Header.BEAT] = monotonic_ns()
+    for word, value in ((Header.TARGET, 1), (Header.READY, 1), (Header.QUORUM, 1), (Header.PHASE, 1)):
+        board.words[word] = value
+    board.words[board.layout.seat(0) + Seat.STATE] = SeatState.READY
+    board.words[board.layout.seat(0) + Seat.PID] = 4321
+    board.words[board.layout.slot(1) + Slot.SEAT] = 1
+    board.words[board.layout.slot(1) + Slot.STATE] = SlotState.READY
+    worker = CurrentWorker(slot=1, pid=4321, generation=1, seat=0, board=board)
+    current.set_current_worker(worker)
+    yield worker
+    current.set_current_worker(None)
+    board.close()
+
+
+def user(name, **rights):
+    return User.objects.create_user(name, password="secret", **rights)
+
+
+def client_of(one):
+    client = Client()
+    client.force_login(one)
+    return client
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("page", PAGES)
+def test_staff_see_it_and_nobody_else(worker, page):
+    address = f"/guard/{page}"
+    assert client_of(user("clerk", is_staff=True)).get(address).status_code == 200
+    for refused in (client_of(user("reader")), client_of(user("gone", is_staff=True, is_active=False))):
+        response = refused.get(address)
+        assert response.status_code in (302, 403)
+        assert b"4321" not in response.content
+    response = Client().get(address)
+    assert response.status_code == 302
+    assert response["Location"].startswith("/admin/login/?next=%2Fguard%2F")
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("action", ACTIONS)
+def test_only_who_may_operate_may_act(worker, action):
+    address = f"/guard/{action}"
+    clerk = user("clerk", is_staff=True)
+    assert client_of(clerk).get(address).status_code == 403
+    assert client_of(clerk).post(address).status_code == 403
+    assert client_of(user("reader")).post(address).status_code == 403
+    assert Client().post(address).status_code == 403
+    assert client_of(User.objects.create_superuser("root")).get(address).status_code == 200
+    content_type = ContentType.objects.create(app_label="workerguard", model="server")
+    clerk.user_permissions.add(Permission.objects.create(codename="operate", content_type=content_type))
+    assert client_of(clerk).get(address).status_code == 200
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("action", ACTIONS)
+def test_an_action_wants_the_token_against_forgery(worker, action):
+    client = Client(enforce_csrf_checks=True)
+    client.force_login(User.objects.create_superuser("root"))
+    assert client.post(f"/guard/{action}").status_code == 403
+
+
+@pytest.mark.django_db
+def test_what_cannot_be_done_is_said(worker):
+    response = client_of(User.objects.create_superuser("root")).post("/guard/reload/")
+    assert response.status_code == 409
+    assert "no run directory" in response.content.decode()
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("method", ["post", "put", "delete"])
+@pytest.mark.parametrize("page", PAGES)
+def test_pages_are_only_read(worker, page, method):
+    client = client_of(User.objects.create_superuser("root"))
+    assert getattr(client, method)(f"/guard/{page}").status_code == 405
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("number", [0, 2, 99, 10**30])
+def test_a_slot_that_is_not_there(worker, number):
+    client = client_of(User.objects.create_superuser("root"))
+    for page in ("", "recycle/"):
+        assert client.get(f"/guard/slot/{number}/{page}").status_code == 404
+
+
+def anybody(request):
+    return True
+
+
+def nobody(request):
+    return None
+
+
+@pytest.mark.parametrize(
+    ("access", "actions", "seen", "acted"),
+    [
+        ("anybody", "nobody", 200, 403),
+        ("anybody", "anybody", 200, 200),
+        ("nobody", "anybody", 403, 403),
+    ],
+)
+@override_settings(
+    INSTALLED_APPS=["django_workerguard"],
+    MIDDLEWARE=[],
+    TEMPLATES=[{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}],
+)
+def test_callables_of_the_users_choice_without_auth_admin_or_database(worker, access, actions, seen, acted):
+    options = GuardOptions(dashboard_access=f"{__name__}:{access}", dashboard_actions=f"{__name__}:{actions}")
+    current.set_current_worker(
+        CurrentWorker(slot=1, pid=4321, generation=1, seat=0, board=worker.board, options=options)
+    )
+    assert Client().get("/guard/").status_code == seen
+    assert Client().get("/guard/reload/").status_code == acted
+
+
+@override_settings(INSTALLED_APPS=["django_workerguard"], MIDDLEWARE=[])
+def test_without_auth_and_without_a_callable_nobody_sees_it(worker):
+    assert Client().get("/guard/").status_code == 403
+
+
+@pytest.mark.django_db
+def test_under_another_server_it_says_so():
+    client = client_of(User.objects.create_superuser("root"))
+    assert "serve_guarded" in client.get("/guard/").content.decode()
+    assert client.get("/guard/tiles/").content == b""
+    assert client.get("/guard/slot/1/").status_code == 404
+    assert client.post("/guard/reload/").status_code == 404
+
+
+@pytest.mark.django_db
+def test_a_traceback_is_shown_as_text(worker):
+    error = {
+        "type": "<b>E</b>",
+        "message": "</pre><script>",
+        "traceback": "<script>alert(1)</script>\x1b[2J",
+        "at": 1.0,
+    }
+    worker.board.write_last_error(1, error)
+    shown = client_of(User.objects.create_superuser("root")).get("/guard/slot/1/").content.decode()
+    assert "<script>alert" not in shown
+    assert "&lt;script&gt;alert(1)" in shown
+    assert "&lt;b&gt;E" in shown
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    "scribble", [b"\xff" * 64, b"{", b"[]", json.dumps({"error": 3, "steps": 5}).encode()]
+)
+def test_a_board_that_was_scribbled_over_is_no_crash(worker, scribble):
+    board = worker.board
+    for offset in (board.seat_text(0), board.slot_text(1), board.layout.about, board.layout.tallies):
+        board.write_text(offset, 64, scribble)
+    for word in range(board.layout.slot(1), board.layout.slot(1) + Slot.WORDS):
+        if word not in (board.layout.slot(1) + Slot.SEAT, board.layout.slot(1) + Slot.SUCCESSOR):
+            board.words[word] = 2**64 - 1
+    board.words[Header.SAMPLES] = board.words[Header.EVENTS] = 2**64 - 1
+    client = client_of(User.objects.create_superuser("root"))
+    for page in PAGES:
+        assert client.get(f"/guard/{page}").status_code == 200
+
+
+def test_a_look_is_kept_for_a_second(worker):
+    now = [100.0]
+    looks = Looks(worker, clock=lambda: now[0])
+    first = looks.tiles("/slot/0/")
+    worker.board.words[Header.READY] = 0
+    assert looks.tiles("/slot/0/") == first
+    now[0] += KEPT
+    assert looks.tiles("/slot/0/") != first

@@ -1,0 +1,51 @@
+"""Each event of a worker's life is logged once, by the arbiter; as JSON if asked."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from collections import Counter
+
+import pytest
+
+
+def test_json_every_line_of_it(serve, faults, worker_class):
+    server = serve("-k", worker_class, "--log-format", "json", "--", "--access-logfile", "-")
+    server.wait_ready()
+    assert server.get("/?a=1").status == 200
+    faults.set("ready", "memory", 1)
+    os.kill(server.slot(1)["pid"], signal.SIGKILL)
+    server.wait_event("load-failed")
+    server.wait_ready()
+    server.stop()
+    lines = [json.loads(line) for line in server.log.splitlines() if line.startswith("{")]
+    others = [line for line in server.log.splitlines() if not line.startswith("{")]
+    assert not [line for line in others if "[INFO]" in line or "[ERROR]" in line], others
+    assert {"at", "level", "logger", "pid", "message"} <= lines[0].keys()
+    by_action = Counter(line.get("action") for line in lines)
+    assert (by_action["load-failed"], by_action["ready"]) == (1, 3)
+    failed = next(line for line in lines if line.get("action") == "load-failed")
+    assert (failed["slot"], failed["level"], failed["pid"]) == (1, "error", server.arbiter)
+    assert failed["worker"] != server.arbiter
+    assert "Traceback" in failed["message"]
+    access = [line for line in lines if line["logger"].startswith(("gunicorn.access", "uvicorn.access"))]
+    if worker_class != "uvicorn_worker.UvicornWorker":
+        assert (access[0]["status"], access[0]["path"], access[0]["query"]) in (
+            ("200", "/", "a=1"),
+            (200, "/", "a=1"),
+        )
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_each_event_is_said_once(serve, log_format):
+    server = serve("--log-format", log_format)
+    server.wait_ready()
+    server.signal(signal.SIGHUP)
+    server.wait_event("reloaded")
+    server.stop()
+    ready = re.findall(r"slot=(\d) gen=(\d) pid=\d+ ready", server.log)
+    assert Counter(ready) == {(slot, generation): 1 for slot in "12" for generation in "12"}
+    assert len(re.findall(r"Reload: generation 2 begins", server.log)) == 1
+    assert len(re.findall(r"asked to leave: reload", server.log)) == 2
