@@ -58,6 +58,7 @@ WELL = {
     "min_loaded": 1,
     "quorum_reached": True,
     "stand_in": False,
+    "events": 7,
     "backlog": 0,
     "tallies": {
         **{name: dict.fromkeys(labels, 0) for name, labels in TALLIES.items()},

@@ -12,6 +12,7 @@ from django_workerguard.current import CurrentWorker, current_worker
 from django_workerguard.dashboard import render
 from django_workerguard.report.rates import rates
 from django_workerguard.report.timeline import Timeline
+from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.journal import read_events
 from django_workerguard.scoreboard.samples import read_totals
 
@@ -26,6 +27,7 @@ class Looks:
         self._clock = clock
         self._kept: dict[str, tuple[float, str]] = {}
         self._line = Timeline()
+        self._bars = render.Bars(worker.board.words[Header.STARTED_AT] / 1e6)
         self._lock = threading.Lock()  # the timeline grows
 
     def tiles(self, slot_url: str) -> str:
@@ -52,10 +54,10 @@ class Looks:
         self._line.feed(read_events(board, after=self._line.seen))
         self._line.forget(now)
         totals = read_totals(board)
-        shot = self._worker.snapshot()
-        axis = render.Axis.since(shot["arbiter"]["started_at"], now)
+        axis = render.Axis.since(board.words[Header.STARTED_AT] / 1e6, now)
         found = rates(totals.at, totals.requests, totals.errors_5xx)
-        return render.history(self._line, [slot["slot"] for slot in shot["slots"]], found, axis)
+        slots = range(1, min(board.words[Header.TARGET], board.layout.slots) + 1)
+        return render.history(self._line, self._bars, slots, found, axis)
 
 
 @functools.lru_cache(maxsize=1)

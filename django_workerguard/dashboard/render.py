@@ -16,7 +16,7 @@ from typing import Any
 from django_workerguard.report.assess import assess
 from django_workerguard.report.rates import Rate
 from django_workerguard.report.table import event_line, headlines, plain, span
-from django_workerguard.report.timeline import SERVER, WINDOW, Timeline
+from django_workerguard.report.timeline import SERVER, WINDOW, Life, Mark, Timeline
 
 Snapshot = Mapping[str, Any]
 
@@ -24,7 +24,7 @@ SHORTEST = 300.0  # seconds that are shown at least
 WIDTH = 1000.0  # units of the drawings
 LABEL = 44.0  # of them for the slots' names
 ROW = 14.0
-NARROW = 1.0  # bars below this are drawn once a unit, however many there are
+MOST_MARKS = 400  # the latest
 EVENTS_SHOWN = 50
 LEGEND = ("loading", "ready", "retiring", "back-off")
 MARKS = {"failed": "×", "died": "†", "recycled": "↻", "aborted": "!", "reload": "⟳", "frozen": "❄"}
@@ -44,7 +44,7 @@ def tiles(shot: Snapshot, slot_url: str) -> str:
     )
     shown = "".join(_tile(slot, shot["at"], slot_url) for slot in shot["slots"])
     return (
-        f'<p class="wg-headline wg-{worst}" role="status">{first}</p><p class="wg-quiet">{second}'
+        f'<p class="wg-headline wg-{worst}" role="status" data-wg-events="{shot["events"]}">{first}</p><p class="wg-quiet">{second}'
         f'{_release(shot)}</p><ul class="wg-findings">{findings}</ul><ol class="wg-tiles">{shown}</ol>'
     )
 
@@ -126,21 +126,21 @@ class Axis:
             at -= every
 
 
-def history(line: Timeline, slots: Sequence[int], found: Sequence[Rate], axis: Axis) -> str:
+def history(line: Timeline, bars: Bars, slots: Sequence[int], found: Sequence[Rate], axis: Axis) -> str:
     """Render what was: the rates, the life of every slot, and the latest marks as a table."""
     legend = "".join(f'<li class="wg-key-{name}">{name}</li>' for name in LEGEND)
     signs = "".join(f"<li>{sign} {name}</li>" for name, sign in MARKS.items())
-    return f'{_rates(found, axis)}{_lives(line, slots, axis)}<ul class="wg-legend">{legend}{signs}</ul>{_latest(line)}'
+    return f'{_rates(found, axis)}{_lives(line, bars, slots, axis)}<ul class="wg-legend">{legend}{signs}</ul>{_latest(line)}'
 
 
-def _lives(line: Timeline, slots: Sequence[int], axis: Axis) -> str:
+def _lives(line: Timeline, bars: Bars, slots: Sequence[int], axis: Axis) -> str:
     rows = {slot: row for row, slot in enumerate((SERVER, *slots))}
     height = ROW * len(rows) + 16
     parts = [*_ticks(axis, ROW * len(rows))]
     for slot, row in rows.items():
         name = f"slot {slot}" if slot else "server"
         parts.append(f'<text x="0" y="{row * ROW + 10:g}">{name}</text>')
-    parts += _bars(line, rows, axis)
+    parts.append(bars.draw(line, rows, axis))
     parts += _marks(line, rows, axis)
     return (
         f'<svg class="wg-lives" viewBox="0 0 {WIDTH:g} {height:g}" role="img" '
@@ -159,40 +159,71 @@ def _clock(at: float, *, form: str = "%H:%M") -> str:
     return datetime.fromtimestamp(at, UTC).strftime(form)
 
 
-def _bars(line: Timeline, rows: Mapping[int, int], axis: Axis) -> Iterator[str]:
-    narrow: set[tuple[int, int, str]] = set()
+class Bars:
+    """Draws lives and waits. What has ended is drawn once: SVG moves it along as time goes by.
 
-    def bar(slot: int, kind: str, start: float, end: float, lane: int) -> str:
-        left, right = axis.x(start), axis.x(end)
-        if slot not in rows or end < axis.first:
-            return ""
-        if right - left < NARROW:
-            key = (slot, int(left), kind)
-            if key in narrow:
-                return ""
-            narrow.add(key)
-        y = rows[slot] * ROW + 1 + lane * 6
-        return f'<rect class="wg-bar-{kind}" x="{left:.1f}" y="{y:g}" width="{max(right - left, 0.6):.1f}" height="5"/>'
+    Coordinates are seconds after ``base``; the drawing around them says which stretch is seen.
+    """
 
-    lanes: dict[int, int] = {}
-    for wait in line.waits:
-        yield bar(wait.slot, "back-off", wait.begun, min(wait.until, axis.now), 0)
-    for life in line.lives:
-        lane = lanes[life.slot] = 1 - lanes.get(life.slot, 1)
-        for kind, start, end in life.spans(axis.now):
-            yield bar(life.slot, kind, start, end, lane)
+    def __init__(self, base: float) -> None:
+        self._base = base
+        self._rows: Mapping[int, int] = {}
+        self._drawn: dict[Life, Sequence[tuple[str, str]]] = {}
+
+    def draw(self, line: Timeline, rows: Mapping[int, int], axis: Axis) -> str:
+        """Return a drawing of the stretch that the axis shows."""
+        if rows != self._rows:
+            self._rows, self._drawn = dict(rows), {}
+        self._drawn = {
+            life: self._drawn.get(life) or self._life(life, axis) for life in line.lives if life.slot in rows
+        }
+        paths: dict[str, list[str]] = {kind: [] for kind in LEGEND}
+        for wait in line.waits:
+            if wait.slot in rows:
+                until = min(wait.until, axis.now)
+                paths["back-off"].append(self._bar(wait.slot, 0, wait.begun, until, axis))
+        for drawn in self._drawn.values():
+            for kind, path in drawn:
+                paths[kind].append(path)
+        for life in [life for life in self._drawn if life.ended is None]:
+            del self._drawn[life]
+        height = ROW * len(rows)
+        shown = "".join(
+            f'<path class="wg-bar-{kind}" d="{"".join(found)}"/>' for kind, found in paths.items()
+        )
+        return (
+            f'<svg x="{LABEL:g}" y="0" width="{WIDTH - LABEL:g}" height="{height:g}" preserveAspectRatio="none" '
+            f'viewBox="{axis.first - self._base:.1f} 0 {axis.window:.1f} {height:g}">{shown}</svg>'
+        )
+
+    def _life(self, life: Life, axis: Axis) -> Sequence[tuple[str, str]]:
+        return [
+            (kind, self._bar(life.slot, life.lane, start, end, axis))
+            for kind, start, end in life.spans(axis.now)
+        ]
+
+    def _bar(self, slot: int, lane: int, start: float, end: float, axis: Axis) -> str:
+        start = max(start, axis.first - WINDOW)  # of a life that began before anybody looked
+        width = max(end - start, 0.8)
+        return (
+            f"M{start - self._base:.1f} {self._rows[slot] * ROW + 1 + lane * 6:g}h{width:.1f}v5h-{width:.1f}z"
+        )
 
 
 def _marks(line: Timeline, rows: Mapping[int, int], axis: Axis) -> Iterator[str]:
-    merged: dict[tuple[int, int, str], list[str]] = {}
-    for mark in line.marks:
+    merged: dict[tuple[int, int, str], tuple[int, Mark]] = {}
+    for mark in reversed(line.marks):
         if mark.slot in rows and mark.at >= axis.first:
-            merged.setdefault((mark.slot, int(axis.x(mark.at) / 4), mark.kind), []).append(mark.text)
-    for (slot, fourth, kind), texts in merged.items():
-        times = f"{len(texts)} times, last: " if len(texts) > 1 else ""
+            key = (mark.slot, int(axis.x(mark.at) / 4), mark.kind)
+            times, last = merged.get(key, (0, mark))
+            merged[key] = times + 1, last
+            if len(merged) >= MOST_MARKS:
+                break
+    for (slot, fourth, kind), (times, last) in merged.items():
+        many = f"{times} times, last: " if times > 1 else ""
         yield (
-            f'<text class="wg-mark wg-mark-{kind}" x="{fourth * 4:g}" y="{rows[slot] * ROW + 10:g}">{MARKS[kind]}'
-            f"<title>{times}{escape(plain(texts[-1]))}</title></text>"
+            f'<text class="wg-mark wg-mark-{kind}" x="{fourth * 4}" y="{rows[slot] * ROW + 10:g}">{MARKS[kind]}'
+            f"<title>{many}{escape(plain(last.text))}</title></text>"
         )
 
 

@@ -21,7 +21,7 @@ from django_workerguard.report.table import span
 from django_workerguard.scoreboard.asking import ask
 
 EVENTS = 30  # of a slot
-POLL_TILES, POLL_HISTORY = 5, 15  # seconds
+POLL_TILES, POLL_HISTORY = 5, 60  # seconds; the history also when something has happened
 
 
 @never_cache

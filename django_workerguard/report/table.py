@@ -152,4 +152,6 @@ def _last_error(error: Mapping[str, Any]) -> list[str]:
 
 def plain(text: str) -> str:
     """Take out what could command a terminal: what a worker wrote is not to be trusted with one."""
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() or char in "\n\t" else "�" for char in text)

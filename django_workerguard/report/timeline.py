@@ -19,7 +19,7 @@ SERVER = 0  # the slot of what concerns them all
 Event = Mapping[str, Any]
 
 
-@dataclass
+@dataclass(eq=False)
 class Life:
     """One process: since when it was what. Times are Unix seconds; None: not yet."""
 
@@ -27,6 +27,7 @@ class Life:
     pid: int
     generation: int
     spawned: float
+    lane: int = 0  # 0 and 1 in turn, so that an incumbent and its successor can be told apart
     ready: float | None = None
     retiring: float | None = None
     ended: float | None = None
@@ -71,6 +72,7 @@ class Timeline:
         self.waits: list[Wait] = []
         self.marks: list[Mark] = []
         self._living: dict[int, Life] = {}
+        self._lanes: dict[int, int] = {}
         self._waiting: dict[int, Wait] = {}
 
     def feed(self, events: Iterable[Event]) -> None:
@@ -115,7 +117,8 @@ class Timeline:
         life = self._living.get(pid)
         if life is None:
             lived = _finite(event.get("lived", 0) or event.get("load_seconds", 0))
-            life = Life(slot, pid, int(event.get("generation", 0)), at - lived)
+            lane = self._lanes[slot] = 1 - self._lanes.get(slot, 1)
+            life = Life(slot, pid, int(event.get("generation", 0)), at - lived, lane)
             if name in ("retiring", "exited"):
                 life.ready = life.spawned  # its beginning is forgotten
             self._living[pid] = life

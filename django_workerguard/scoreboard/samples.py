@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,37 +18,32 @@ class Totals:
     at: Sequence[int]
     requests: Sequence[int]
     errors_5xx: Sequence[int]
-    in_flight: Sequence[int]
-    rss_bytes: Sequence[int]
 
 
 def read_totals(board: Board) -> Totals:
     """Read the samples of all slots; a slot that was not there at one of them counts 0 there."""
-    taken, slots = board.words[Header.SAMPLES], board.layout.slots
-    first = taken % SAMPLES if taken > SAMPLES else 0
-    shown = min(taken, SAMPLES)
+    taken = board.words[Header.SAMPLES]
 
     def column(slot: int, field: Sample) -> list[int]:
         start = board.layout.sample(slot, 0) + field
-        ring = board.words[start : start + (SAMPLES - 1) * SAMPLE_WORDS + 1 : SAMPLE_WORDS].tolist()
-        return (ring[first:] + ring[:first])[:shown]
+        ring: list[int] = board.words[
+            start : start + (SAMPLES - 1) * SAMPLE_WORDS + 1 : SAMPLE_WORDS
+        ].tolist()
+        return ring
 
     at = column(1, Sample.AT)
-    there = [slot for slot in range(1, slots + 1) if any(column(slot, Sample.AT))] if slots > 1 else [1]
-    present = {slot: column(slot, Sample.AT) for slot in there}
-
-    def total(field: Sample) -> list[int]:
-        sums = [0] * shown
-        for slot in there:
-            when = present[slot]
+    requests, errors = [0] * SAMPLES, [0] * SAMPLES
+    for slot in range(1, board.layout.slots + 1):
+        when = at if slot == 1 else column(slot, Sample.AT)
+        if slot > 1 and not any(when):
+            continue
+        for sums, field in ((requests, Sample.REQUESTS), (errors, Sample.ERRORS_5XX)):
             values = column(slot, field)
             if when != at:  # it is not of every sample: what lies there is an hour old
                 values = [
                     value if abs(t - a) <= 1 else 0 for value, t, a in zip(values, when, at, strict=True)
                 ]
-            sums = [left + right for left, right in zip(sums, values, strict=True)]
-        return sums
-
-    return Totals(
-        at, *(total(field) for field in (Sample.REQUESTS, Sample.ERRORS_5XX, Sample.IN_FLIGHT, Sample.RSS))
-    )
+            sums[:] = map(operator.add, sums, values)
+    first = taken % SAMPLES if taken > SAMPLES else 0
+    shown = min(taken, SAMPLES)
+    return Totals(*((ring[first:] + ring[:first])[:shown] for ring in (at, requests, errors)))

@@ -55,6 +55,7 @@ def snapshot(board: Board) -> dict[str, Any]:
             "memory_bytes": words[Header.MEMORY_LIMIT],
             "memory_used_bytes": words[Header.MEMORY_USED],
         },
+        "events": words[Header.EVENTS],
         "backlog": words[Header.BACKLOG] - 1 if words[Header.BACKLOG] else None,
         "tallies": read_tallies(board),
         "slots": slots,

@@ -159,6 +159,6 @@ def test_looking(worker):
     kept = cost(lambda: (looks.tiles("/slot/0/"), looks.history()), times=200)
     lines.append(
         f"a poll that finds a kept look: {kept * 1000:.0f} µs of ours, {poll:.2f} ms with Django's test client, session and user; "
-        f"12 + 4 polls a minute: {16 * poll:.1f} ms per viewer-minute (figure: at most 10)"
+        f"12 + 1 polls a minute: {13 * poll:.1f} ms per viewer-minute (figure: at most 10)"
     )
     report("being looked at", *lines)

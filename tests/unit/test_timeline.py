@@ -125,11 +125,11 @@ EVENTS = st.lists(
 def test_whatever_the_journal_holds_can_be_drawn(events):
     line = told(*events)
     line.forget(5000.0)
-    html = render.history(line, [1, 2, 3], [], Axis.since(0.0, 5000.0))
-    assert "nan" not in html
+    html = render.history(line, render.Bars(0.0), [1, 2, 3], [], Axis.since(0.0, 5000.0))
+    assert not re.search(r"[\"M hx](nan|inf)", html)
     assert well_formed(html)
-    for width in re.findall(r'width="([^"]+)"', html):
-        assert 0 <= float(width) <= render.WIDTH
+    for width in re.findall(r"M\S+ \S+?h([\d.-]+)v", html):
+        assert 0 < float(width) <= 2 * WINDOW + 1000
 
 
 @given(st.text())
@@ -142,7 +142,7 @@ def test_what_a_worker_wrote_is_text_and_nothing_else(text):
     line = told(event("load-failed", 1.0, type=text, message=text, step=text))
     for html in (
         render.tiles(shot, "/0/slot/0/"),
-        render.history(line, [1], [], Axis.since(0.0, 10.0)),
+        render.history(line, render.Bars(0.0), [1], [], Axis.since(0.0, 10.0)),
         render.waterfall([{"name": text, "seconds": 1.0, "retained_bytes": 5}]),
         render.happened([event("load-failed", 1.0, message=text)]),
     ):
@@ -172,6 +172,7 @@ KNOWN = {
     "figure",
     "figcaption",
     "polyline",
+    "path",
     "details",
     "summary",
     "table",
@@ -219,7 +220,7 @@ def test_a_crash_loop_of_an_hour_is_drawn_in_a_bounded_size():
             event("load-failed", at + 0.5, pid=number + 1, type="E", message="m"),
             event("back-off", at + 0.5, seconds=0.5),
         ]
-    html = render.history(told(*events), [1], [], Axis.since(0.0, 3600.0))
+    html = render.history(told(*events), render.Bars(0.0), [1], [], Axis.since(0.0, 3600.0))
     assert len(html) < 400_000
 
 

@@ -28,9 +28,20 @@
     }
   };
 
+  const events = () => document.querySelector("[data-wg-events]")?.dataset.wgEvents;
+
   for (const part of document.querySelectorAll("[data-wg-url]")) {
     const every = Number(part.dataset.wgEvery) * 1000;
-    const again = async () => { await refresh(part); setTimeout(again, every); };
-    setTimeout(again, every);
+    let shown = events(), last = Date.now();
+    const again = async () => {
+      // what shows the past need only be asked for when something has happened
+      if (Date.now() - last >= every || ("wgOnEvents" in part.dataset && events() !== shown)) {
+        shown = events();
+        last = Date.now();
+        await refresh(part);
+      }
+      setTimeout(again, 1000);
+    };
+    setTimeout(again, 1000);
   }
 })();
