@@ -105,7 +105,11 @@ def server(
         yield Running(process.pid, port)
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(30)
+        try:
+            process.wait(45)  # plain gunicorn's gevent workers can take all of the graceful timeout
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:

@@ -13,6 +13,7 @@ import pytest
 from django_workerguard.scoreboard.journal import read_events
 from tests.benchmarks import open_loop
 from tests.benchmarks.measure import Running, board_of, report, server, wrk
+from tests.journal import least_ready
 
 SECONDS = float(os.environ.get("BENCH_RECYCLE_SECONDS", "8"))
 CLASSES = ["sync", "gthread", "gevent", "asgi"]
@@ -23,20 +24,10 @@ def arguments_of(worker_class: str) -> list[str]:
     return ["--threads", "4"] if worker_class == "gthread" else []
 
 
-def journal(running: Running, workers: int) -> tuple[int, int]:
-    """Return how many workers were replaced, and the least number that were ready after the start."""
-    ready: set[int] = set()
-    replaced, least, started = 0, workers, False
-    for event in read_events(board_of(running)):
-        if event["event"] == "ready":
-            ready.add(event["pid"])
-            started = started or len(ready) == workers
-        elif event["event"] in ("retiring", "killed", "exited", "aborted"):
-            replaced += event["event"] == "retiring"
-            ready.discard(event["pid"])
-        if started:
-            least = min(least, len(ready))
-    return replaced, least
+def journal(running: Running) -> tuple[int, int]:
+    """Return how many workers were replaced, and the least number of slots that were ready after the start."""
+    events = list(read_events(board_of(running)))
+    return sum(event["event"] == "retiring" for event in events), least_ready(events)
 
 
 def one(
@@ -65,7 +56,7 @@ def one(
         reloads.join()
         told = ""
         if kind == "guarded":
-            replaced, least = journal(running, workers)
+            replaced, least = journal(running)
             told = f", {replaced} replaced, never fewer than {least} of {workers} ready"
     return seen, told
 

@@ -9,8 +9,8 @@ import threading
 
 import pytest
 
+from tests.journal import least_ready
 from tests.process.harness import Server, UnixConnection
-from tests.process.test_recycle import least_ready
 
 CLIENTS = 6
 FAILING = 4  # loads
@@ -79,7 +79,7 @@ def test_the_incident(serve, faults, worker_class):
     # each client has one request in hand; a killed process can have had it over a new connection only once
     assert len(fresh) + kept.count(None) <= CLIENTS
     assert {before for before in kept if before is not None} <= set(killed)
-    assert least_ready(server) >= 6
+    assert least_ready(server.events()) >= 6
     failures = server.events("load-failed")
     assert len({event["pid"] for event in failures}) == FAILING
     assert all(event["type"] == "MemoryError" for event in failures)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import signal
 
+from tests.journal import least_ready
 from tests.process.harness import Server
 from tests.process.test_lifecycle import Client, in_flight
-from tests.process.test_recycle import least_ready
 
 
 def test_sigquit_ends_the_server_whatever_it_has_in_hand(worker_class, serve):
@@ -48,5 +48,5 @@ def test_without_a_surge_one_after_the_other_is_away(serve):
     server.signal(signal.SIGHUP)
     server.wait_event("reloaded")
     assert away_at_once(server) == 1
-    assert least_ready(server) == 2
+    assert least_ready(server.events()) == 2
     assert server.statuses(10) == {200: 10}

@@ -9,26 +9,11 @@ import threading
 
 import pytest
 
+from tests.journal import least_ready
 from tests.process.harness import Server
 from tests.process.test_replacement import Load
 
 SOON = ("--min-worker-lifetime", "0")
-
-
-def least_ready(server: Server) -> int:
-    """Return the least number of ready workers after the start, from the journal's changes of state."""
-    ready: set[int] = set()
-    least, started = server.status()["target"], False
-    for event in server.events():
-        match event["event"]:
-            case "ready":
-                ready.add(event["pid"])
-                started = started or len(ready) >= server.status()["target"]
-            case "retiring" | "killed" | "exited" | "aborted":
-                ready.discard(event["pid"])
-        if started:
-            least = min(least, len(ready))
-    return least
 
 
 def recycled(server: Server, rule: str, count: int) -> None:
@@ -48,7 +33,7 @@ def test_recycling_under_load_costs_no_request_and_no_capacity(worker_class, ser
     with Load(server) as load:
         recycled(server, rule, 6)
     assert set(load.seen) == {"200"}, load.seen
-    assert least_ready(server) == 2
+    assert least_ready(server.events()) == 2
 
 
 def test_gunicorns_own_max_requests_is_taken_over(serve, tmp_path):
@@ -59,7 +44,7 @@ def test_gunicorns_own_max_requests_is_taken_over(serve, tmp_path):
     with Load(server) as load:
         recycled(server, "max-requests", 4)
     assert set(load.seen) == {"200"}
-    assert least_ready(server) == 2
+    assert least_ready(server.events()) == 2
 
 
 @pytest.mark.parametrize("worker_class", ["sync", "gthread", "asgi"])
@@ -71,7 +56,7 @@ def test_a_worker_that_has_grown_is_replaced_even_where_it_idles(serve, worker_c
     assert event["reason"].startswith("reload-on-rss: ")
     assert "of 120, 3 samples in a row" in event["reason"]
     server.wait_ready()
-    assert least_ready(server) == 2
+    assert least_ready(server.events()) == 2
 
 
 def test_evil_reload_kills_in_the_middle_of_a_request_and_never_the_last(serve):
@@ -106,7 +91,7 @@ def test_a_lifetime_below_the_load_replaces_one_after_the_other(serve):
     server.wait_ready()
     recycled(server, "max-worker-lifetime", 4)
     assert server.statuses(10) == {200: 10}
-    assert least_ready(server) == 2
+    assert least_ready(server.events()) == 2
 
 
 @pytest.mark.parametrize("worker_class", ["sync", "gevent", "uvicorn_worker.UvicornWorker"])
@@ -117,7 +102,7 @@ def test_a_memory_error_recycles_its_worker(serve, worker_class):
     event = server.wait_event("retiring")
     assert event["reason"] == "reload-on-memory-error: 1 of 1 requests ended in MemoryError"
     server.wait_ready()
-    assert least_ready(server) == 2
+    assert least_ready(server.events()) == 2
 
 
 def test_a_worker_that_fails_where_its_peers_do_not_is_replaced(serve):
@@ -183,7 +168,7 @@ def test_one_budget_governs_all_reasons_together(serve):
             case "retiring":
                 beside -= 1
     assert most == 1
-    assert least_ready(server) == 4
+    assert least_ready(server.events()) == 4
 
 
 def test_every_worker_that_served_was_told_ready_however_many_die_beside_it(serve):

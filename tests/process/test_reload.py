@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from django_workerguard.errors import ExitCode
+from tests.journal import least_ready
 from tests.process.harness import Server
 from tests.process.test_cli import workerguard
-from tests.process.test_recycle import least_ready
 from tests.process.test_replacement import Load
 
 
@@ -42,7 +42,7 @@ def test_reload_with_good_code_under_load(worker_class, serve):
     assert outcome.returncode == ExitCode.OK, outcome
     assert "reload: done" in outcome.stdout
     assert set(load.seen) == {"200"}, load.seen
-    assert least_ready(server) == 2
+    assert least_ready(server.events()) == 2
     assert server.get("/").body == "changed\n"
 
 
@@ -61,7 +61,7 @@ def test_reload_with_broken_code_under_load_changes_nothing(worker_class, serve)
     assert "Traceback" in outcome.stderr
     assert set(load.seen) == {"200"}, load.seen
     assert server.pids() == before
-    assert least_ready(server) == 2
+    assert least_ready(server.events()) == 2
     assert "frozen: generation 2 cannot be loaded" in order(server, "status").stdout
 
     views.write_text(whole)
@@ -146,7 +146,7 @@ def test_a_second_reload_supersedes_the_first(site, faults):
     site.wait("the newest", rolled(3))
     assert not Path(f"/proc/{stuck['pid']}").exists()
     assert not set(before) & set(site.pids())
-    assert least_ready(site) == 2
+    assert least_ready(site.events()) == 2
     site.wait_event("reloaded", lambda event: event["generation"] == 3)
 
 
@@ -155,7 +155,7 @@ def test_many_reloads_at_once(site):
         site.signal(signal.SIGHUP)
     site.wait_event("reloaded")
     assert site.statuses(10) == {200: 10}
-    assert least_ready(site) == 2
+    assert least_ready(site.events()) == 2
 
 
 def test_a_worker_that_dies_while_frozen_is_reported_as_degraded(site):
@@ -183,7 +183,7 @@ def test_recycle_by_hand(site):
     assert second not in site.pids()
     assert order(site, "recycle", "--all", "--wait").returncode == ExitCode.OK
     assert first not in site.pids()
-    assert least_ready(site) == 2
+    assert least_ready(site.events()) == 2
     told = order(site, "explain", "2").stdout
     assert "recycle by user" in told
 
