@@ -1,0 +1,341 @@
+"""A guarded server in a test: start it, break it, watch it, take it down. Runs in the test's process.
+
+`GuardedServer` is what the fixture ``guarded_server`` of the pytest plugin gives; it is of use without
+pytest too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from django_workerguard.scoreboard.board import Board
+from django_workerguard.scoreboard.header import Header
+from django_workerguard.scoreboard.journal import read_events
+from django_workerguard.scoreboard.places import is_live
+from django_workerguard.scoreboard.snapshot import snapshot
+
+PATIENCE = 60.0  # seconds until a test gives up; what it waits for takes a fraction of it
+NOT_INHERITED = (
+    "WORKERGUARD_",
+    "GUNICORN_",
+    "NOTIFY_SOCKET",
+    "LISTEN_",
+    "WATCHDOG_",
+    "WEB_CONCURRENCY",
+    "PORT",
+)
+
+
+class WaitedError(AssertionError):
+    """What was waited for did not happen. Its text has the last state and the server's log."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer; the headers' names are in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: str
+
+
+@dataclass
+class GuardedServer:
+    """A server under test. It listens at a unix socket in ``run_dir``, and wherever ``arguments`` say."""
+
+    project: Path
+    run_dir: Path
+    arguments: Sequence[str] = ()
+    environ: Mapping[str, str | None] = field(default_factory=dict)  # None: not even if it is inherited
+    command: Sequence[str] = ("-m", "django_workerguard", "serve")
+    prefix: Sequence[str] = ()
+    python: str = sys.executable
+    process: subprocess.Popen[bytes] | None = None
+    socket_path: Path | None = None
+    boards_in: Path | None = None  # where the boards lie, if not in the run directory
+
+    @property
+    def log_path(self) -> Path:
+        return self.run_dir / "server.log"
+
+    @property
+    def _fault(self) -> Path:
+        return self.run_dir / "fault"
+
+    def start(self) -> GuardedServer:
+        """Start it and return at once: see `wait_ready`."""
+        self.run_dir.mkdir(exist_ok=True)
+        self.socket_path = self.run_dir / "http.sock"
+        environ: dict[str, str | None] = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(NOT_INHERITED)},
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+            "RUNTIME_DIRECTORY": str(self.run_dir),
+            FAULT: str(self._fault),
+            **self.environ,
+        }
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    *self.prefix,
+                    self.python,
+                    *self.command,
+                    "--bind",
+                    f"unix:{self.socket_path}",
+                    *self.arguments,
+                ],
+                cwd=self.project,
+                env={name: value for name, value in environ.items() if value is not None},
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+            )
+        return self
+
+    # what it says
+
+    @property
+    def log(self) -> str:
+        """All that it has written to its standard output and error."""
+        return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
+
+    @contextlib.contextmanager
+    def board(self, pid: int | None = None) -> Iterator[Board]:
+        """Map the scoreboard of the newest arbiter, or of that with a pid. Raises FileNotFoundError."""
+        pattern = f"*.{pid}.board" if pid else "*.board"
+        boards = [Board.open(path) for path in (self.boards_in or self.run_dir).glob(pattern)]
+        live = sorted((b for b in boards if is_live(b)), key=lambda b: b.words[Header.STARTED_AT])
+        try:
+            if not live:
+                raise FileNotFoundError("no scoreboard of a live server")
+            yield live[-1]
+        finally:
+            for board in boards:
+                board.close()
+
+    def status(self, pid: int | None = None) -> dict[str, Any]:
+        """Return what ``workerguard status --json`` shows, without the findings."""
+        with self.board(pid) as board:
+            return snapshot(board)
+
+    def events(self, name: str | None = None) -> list[dict[str, Any]]:
+        """Return the journal, or its events of one name."""
+        with self.board() as board:
+            return [event for event in read_events(board) if name in (None, event.get("event"))]
+
+    def slot(self, number: int) -> dict[str, Any]:
+        """Return the state of one slot."""
+        return next(slot for slot in self.status()["slots"] if slot["slot"] == number)
+
+    def pids(self) -> list[int]:
+        """Return the workers' pids, by slot."""
+        return [slot["pid"] for slot in self.status()["slots"] if slot["pid"]]
+
+    @property
+    def arbiter(self) -> int:
+        """The arbiter's pid."""
+        assert self.process is not None
+        return self.process.pid
+
+    # waiting for evidence
+
+    def wait(
+        self, what: str, condition: Callable[[dict[str, Any]], Any], patience: float = PATIENCE
+    ) -> dict[str, Any]:
+        """Poll the snapshot until a condition holds of it, and return it."""
+        deadline = time.monotonic() + patience
+        last: dict[str, Any] = {}
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                last = self.status()
+                if condition(last):
+                    return last
+            self._still_running(what)
+            time.sleep(0.02)
+        raise WaitedError(f"{what}: not within {patience:g} s\n{last}\n{self.log}")
+
+    def wait_ready(self, count: int | None = None, patience: float = PATIENCE) -> dict[str, Any]:
+        """Wait until so many workers are ready, by default all."""
+
+        def all_ready(status: dict[str, Any]) -> bool:
+            wanted = count if count is not None else status["target"]
+            return bool(status["target"]) and status["ready"] >= wanted
+
+        return self.wait(f"{count or 'all'} ready", all_ready, patience)
+
+    def wait_event(
+        self, name: str, matching: Callable[[dict[str, Any]], Any] = bool, count: int = 1
+    ) -> dict[str, Any]:
+        """Wait for so many events of a name that match, and return the last of them."""
+        found: list[dict[str, Any]] = []
+
+        def seen(_: dict[str, Any]) -> bool:
+            found[:] = [event for event in self.events(name) if matching(event)]
+            return len(found) >= count
+
+        self.wait(f"event {name}", seen)
+        return found[-1]
+
+    def wait_log(self, text: str, patience: float = PATIENCE) -> None:
+        """Wait until a text is in the log."""
+        self._poll(f"{text!r} in the log", lambda: text in self.log, patience)
+
+    def wait_exit(self, patience: float = PATIENCE) -> int:
+        """Wait until it has ended, and return the exit code."""
+        assert self.process is not None
+        try:
+            return self.process.wait(patience)
+        except subprocess.TimeoutExpired:
+            raise WaitedError(f"the server did not end within {patience:g} s\n{self.log}") from None
+
+    def _poll(self, what: str, condition: Callable[[], Any], patience: float) -> None:
+        deadline = time.monotonic() + patience
+        while not condition():
+            if time.monotonic() > deadline:
+                raise WaitedError(f"{what}: not within {patience:g} s\n{self.log}")
+            time.sleep(0.02)
+
+    def _still_running(self, what: str) -> None:
+        assert self.process is not None
+        if self.process.poll() is not None:
+            raise WaitedError(f"{what}: the server ended with {self.process.returncode}\n{self.log}")
+
+    # what is done to it
+
+    def break_loads(self, kind: str = "memory", *, times: int | None = None) -> None:
+        """Make the next loads fail, so many or until `mend`, at their last step.
+
+        ``kind`` is memory (MemoryError), exception (ImproperlyConfigured), exit (exit code 1), kill (SIGKILL) or hang.
+        Needs the load probe `fault_probe`, which the fixture has set.
+        """
+        if kind not in FAULTS:
+            raise ValueError(f"{kind!r} is not one of {', '.join(FAULTS)}")
+        temporary = self._fault.with_suffix(".new")
+        temporary.write_text(f"{kind} {times if times is not None else -1}")
+        temporary.rename(self._fault)
+
+    def mend(self) -> None:
+        """Let loads succeed again."""
+        self._fault.unlink(missing_ok=True)
+
+    def kill_worker(self, slot: int = 1) -> int:
+        """Kill the worker of a slot by SIGKILL, as the kernel does for want of memory, and return its pid."""
+        pid: int = self.slot(slot)["pid"]
+        os.kill(pid, signal.SIGKILL)
+        return pid
+
+    def get(self, path: str = "/", *, headers: dict[str, str] | None = None, timeout: float = 20.0) -> Reply:
+        """Make one request over a new connection. Raises OSError or http.client.HTTPException."""
+        assert self.socket_path is not None
+        connection = UnixConnection(self.socket_path, timeout)
+        try:
+            connection.request(
+                "GET", path, headers={"Host": "localhost", "Connection": "close", **(headers or {})}
+            )
+            response = connection.getresponse()
+            body = response.read().decode(errors="replace")
+            return Reply(response.status, {k.lower(): v for k, v in response.getheaders()}, body)
+        finally:
+            connection.close()
+
+    def statuses(self, count: int, path: str = "/") -> Counter[int]:
+        """Make requests one after the other and count their statuses."""
+        return Counter(self.get(path).status for _ in range(count))
+
+    def signal(self, number: int) -> None:
+        """Send the arbiter a signal."""
+        os.kill(self.arbiter, number)
+
+    def stop(self) -> int:
+        """Ask it to stop and return the exit code."""
+        self.signal(signal.SIGTERM)
+        return self.wait_exit()
+
+    def end(self) -> None:
+        """Take down whatever is left, harder every time."""
+        assert self.process is not None
+        for number in (signal.SIGCONT, signal.SIGTERM, signal.SIGQUIT, signal.SIGKILL):
+            if self.process.poll() is not None:
+                break
+            self.process.send_signal(number)
+            if number == signal.SIGCONT:
+                continue
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(10)
+        for pid in self._left_behind():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _left_behind(self) -> list[int]:
+        """Find processes that have our log open: every child of the server inherits it."""
+        ours = str(self.log_path)
+        found = []
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError, ValueError):
+                if int(entry.name) != os.getpid() and (entry / "fd" / "2").readlink() == Path(ours):
+                    found.append(int(entry.name))
+        return found
+
+
+FAULT = "GUARDED_SERVER_FAULT"  # the environment variable that names the file
+FAULTS = ("memory", "exception", "exit", "kill", "hang")
+
+
+def fault_probe() -> None:
+    """Fail where `GuardedServer.break_loads` wants it: a load probe. Runs in the worker."""
+    kind = _take_fault(os.environ.get(FAULT, ""))
+    match kind:
+        case "memory":
+            raise MemoryError("as if there were no memory")
+        case "exception":
+            from django.core.exceptions import ImproperlyConfigured
+
+            raise ImproperlyConfigured("as if a setting were missing")
+        case "exit":
+            os._exit(1)
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "hang":
+            time.sleep(3600)
+
+
+def _take_fault(name: str) -> str:
+    """Return the kind of the fault that is on, and count it; "" where none is."""
+    try:
+        with Path(name).open("r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            kind, _, left = file.read().partition(" ")
+            if left == "0":
+                return ""
+            if not left.startswith("-"):
+                file.seek(0)
+                file.truncate()
+                file.write(f"{kind} {int(left) - 1}")
+            return kind
+    except (OSError, ValueError):
+        return ""
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
