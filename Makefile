@@ -1,6 +1,7 @@
 # make run    set everything up and serve the example site (ADDRPORT=, WORKERS=, ARGS=)
 # make test   set everything up and run the whole suite: lint, types, import direction, tests (ARGS=, JOBS=)
 # make bench  the benchmarks
+# make docs   the documentation, as HTML
 # make soak   a thousand replacements by every cause (REPLACEMENTS=)
 # make lint   ruff, mypy and import-linter alone
 # make clean  remove whatever the others made
@@ -14,7 +15,7 @@ ADDRPORT ?= 127.0.0.1:8000
 # the process tests wait more than they compute
 JOBS ?= 3
 
-.PHONY: run test bench soak lint clean
+.PHONY: run test bench docs soak lint clean
 .DEFAULT_GOAL := test
 
 run: $(VENV)/.run
@@ -30,6 +31,10 @@ bench: $(VENV)/.test
 	$(BIN)/python tests/components.py install
 	$(BIN)/python -m pytest tests/benchmarks -p no:randomly --timeout 0 --capture no $(ARGS)
 
+docs: $(VENV)/.test
+	$(BIN)/python -m sphinx -W --keep-going -b html docs build/docs
+	@echo "Open build/docs/index.html"
+
 soak: $(VENV)/.test
 	$(BIN)/python -m tests.process.soak $(REPLACEMENTS)
 
@@ -40,7 +45,7 @@ lint: $(VENV)/.test
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf $(VENV) .nox build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .nox build dist test-screenshots .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	rm -rf example_project/db.sqlite3* example_project/faults
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

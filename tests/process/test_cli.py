@@ -16,6 +16,7 @@ import sys
 import termios
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from django_workerguard.errors import ExitCode
@@ -73,9 +74,15 @@ def test_status(serve, faults):
 
     told = json.loads(workerguard("status", "--json", "--name", "guinea", run_dir=server.run_dir).stdout)
     assert set(told) >= TOP
-    assert set(told["arbiter"]) >= {"pid", "generation", "started_at"}
     assert set(told["slots"][0]) >= SLOT
-    assert set(told["slots"][0]["last_error"]) >= {"type", "message", "traceback", "at"}
+    schema = json.loads((ROOT / "docs" / "reference" / "status.schema.json").read_text())
+    jsonschema.validate(told, schema)
+    assert set(told) | {"replaces"} == set(schema["properties"])
+    assert set(told["slots"][0]) == set(schema["$defs"]["slot"]["properties"])
+    assert set(told["slots"][0]["last_error"]) == set(
+        schema["$defs"]["slot"]["properties"]["last_error"]["properties"]
+    )
+    assert set(told["slots"][1]["load_steps"][0]) == set(schema["$defs"]["step"]["properties"])
     assert told["findings"][0]["slot"] == 1
 
 

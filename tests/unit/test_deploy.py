@@ -1,0 +1,72 @@
+"""The files for containers are valid, and agree with the options that they set."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from django_workerguard.config.options import OPTIONS, GuardOptions
+from django_workerguard.config.resolve import COMMAND_LINE, Layer, resolve
+from tests.components import COMPONENTS
+
+DEPLOY = Path(__file__).resolve().parents[2] / "docs" / "deploy"
+MANIFESTS = list(yaml.safe_load_all((DEPLOY / "kubernetes.yml").read_text()))
+COMPOSE = yaml.safe_load((DEPLOY / "compose.yml").read_text())
+DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
+POD = MANIFESTS[0]["spec"]["template"]["spec"]
+WEB = POD["containers"][0]
+
+
+@pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda manifest: manifest["kind"])
+@pytest.mark.parametrize("version", ["1.28", "1.34"])
+def test_the_manifests_are_of_the_api(manifest, version):
+    kubernetes_validate.validate(manifest, version, strict=True)
+
+
+def test_the_schemas_would_see_a_mistake():
+    broken = {**MANIFESTS[1], "spec": {"ports": [{"port": "http"}]}}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(broken, "1.34", strict=True)
+
+
+def options_of_the_pod() -> GuardOptions:
+    given = dict(zip(WEB["args"][::2], WEB["args"][1::2], strict=True))
+    guard = {name[2:].replace("-", "_"): value for name, value in given.items()}
+    guard |= {
+        variable["name"].removeprefix("WORKERGUARD_").lower(): variable["value"]
+        for variable in WEB["env"]
+        if variable["name"].startswith("WORKERGUARD_") and "value" in variable
+    }
+    return resolve(
+        [Layer(COMMAND_LINE, {name: value for name, value in guard.items() if name in OPTIONS})]
+    ).options
+
+
+def test_the_grace_is_longer_than_what_the_server_takes():
+    options = options_of_the_pod()
+    assert options.drain_delay == 5.0
+    assert POD["terminationGracePeriodSeconds"] > options.drain_delay + options.worker_reload_mercy
+    grace = int(re.fullmatch(r"(\d+)s", COMPOSE["services"]["web"]["stop_grace_period"])[1])
+    assert grace > GuardOptions().drain_delay + GuardOptions().worker_reload_mercy
+
+
+def test_the_probes_are_the_servers_own():
+    path = options_of_the_pod().health_path
+    assert WEB["startupProbe"]["httpGet"]["path"] == f"{path}startup/"
+    assert WEB["readinessProbe"]["httpGet"]["path"] == f"{path}ready/"
+    assert WEB["livenessProbe"]["exec"]["command"] == ["workerguard", "probe", "live"]
+    assert COMPOSE["services"]["web"]["healthcheck"]["test"] == ["CMD", "workerguard", "probe", "ready"]
+    assert 'CMD ["workerguard", "probe", "live"]' in DOCKERFILE
+
+
+@pytest.mark.needs("hadolint")
+def test_the_dockerfile_is_well_made():
+    told = subprocess.run(
+        [COMPONENTS["hadolint"].path(), DEPLOY / "Dockerfile"], capture_output=True, text=True
+    )
+    assert told.returncode == 0, told.stdout
