@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,18 +31,23 @@ def read_totals(board: Board) -> Totals:
         return ring
 
     at = column(1, Sample.AT)
-    requests, errors = [0] * SAMPLES, [0] * SAMPLES
+    requests: list[list[int]] = [[0] * SAMPLES]
+    errors: list[list[int]] = [[0] * SAMPLES]
     for slot in range(1, board.layout.slots + 1):
         when = at if slot == 1 else column(slot, Sample.AT)
         if slot > 1 and not any(when):
             continue
-        for sums, field in ((requests, Sample.REQUESTS), (errors, Sample.ERRORS_5XX)):
+        for columns, field in ((requests, Sample.REQUESTS), (errors, Sample.ERRORS_5XX)):
             values = column(slot, field)
             if when != at:  # it is not of every sample: what lies there is an hour old
                 values = [
                     value if abs(t - a) <= 1 else 0 for value, t, a in zip(values, when, at, strict=True)
                 ]
-            sums[:] = map(operator.add, sums, values)
+            columns.append(values)
     first = taken % SAMPLES if taken > SAMPLES else 0
     shown = min(taken, SAMPLES)
-    return Totals(*((ring[first:] + ring[:first])[:shown] for ring in (at, requests, errors)))
+    return Totals(*((ring[first:] + ring[:first])[:shown] for ring in (at, _sums(requests), _sums(errors))))
+
+
+def _sums(columns: list[list[int]]) -> list[int]:
+    return list(map(sum, zip(*columns, strict=True)))
