@@ -247,16 +247,20 @@ def _rates(found: Sequence[Rate], axis: Axis) -> str:
     most = max((rate.requests for rate in shown), default=0.0)
     top = most or 1.0
 
-    def points(values: Iterable[tuple[float, float]]) -> str:
-        return " ".join(f"{axis.x(at):.1f},{height - height * value / top:.1f}" for at, value in values)
+    across = [f"{axis.x(rate.at):.1f}" for rate in shown]
+
+    def points(values: Iterable[float]) -> str:
+        return " ".join(
+            f"{x},{height - height * value / top:.1f}" for x, value in zip(across, values, strict=True)
+        )
 
     last = shown[-1] if shown else Rate(axis.now, 0.0, 0.0)
     said = f"{last.requests:.1f} requests/s now, {last.errors:.1f} of them 5xx; {most:.1f} at most"
     return (
         f'<figure class="wg-rates"><figcaption>{said}</figcaption>'
         f'<svg viewBox="0 0 {WIDTH:g} {height + 2:g}" role="img" aria-label="Requests and errors a second: {said}">'
-        f'<polyline class="wg-line-requests" points="{points((r.at, r.requests) for r in shown)}"/>'
-        f'<polyline class="wg-line-errors" points="{points((r.at, r.errors) for r in shown)}"/></svg></figure>'
+        f'<polyline class="wg-line-requests" points="{points(rate.requests for rate in shown)}"/>'
+        f'<polyline class="wg-line-errors" points="{points(rate.errors for rate in shown)}"/></svg></figure>'
     )
 
 
