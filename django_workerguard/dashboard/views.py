@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,6 +23,7 @@ from django_workerguard.report.table import span
 from django_workerguard.scoreboard.asking import ask
 
 EVENTS = 30  # of a slot
+HEADERS = 16384  # bytes that a server puts before an answer, at most
 POLL_TILES, POLL_HISTORY = 5, 60  # seconds; the history also when something has happened
 
 
@@ -52,16 +55,16 @@ def fleet_page(request: HttpRequest) -> HttpResponse:
 def tiles(request: HttpRequest) -> HttpResponse:
     """Answer the fleet as it is now, to be put into the page."""
     found = looks()
-    return HttpResponse(found.tiles(_url(request, "slot", 0)) if found else "")
+    return _let_go(request, HttpResponse(found.tiles(_url(request, "slot", 0)) if found else ""))
 
 
 @never_cache
 @require_safe
 @for_those(may_see)
-def timeline(_: HttpRequest) -> HttpResponse:
+def timeline(request: HttpRequest) -> HttpResponse:
     """Answer the last hour, to be put into the page."""
     found = looks()
-    return HttpResponse(found.history() if found else "")
+    return _let_go(request, HttpResponse(found.history() if found else ""))
 
 
 @never_cache
@@ -170,7 +173,16 @@ def _page(request: HttpRequest, template: str, context: dict[str, Any], *, statu
         "base": "admin/base_site.html" if look is not None else "workerguard/base.html",
         **context,
     }
-    return render_template(request, f"workerguard/{template}", context, status=status)
+    return _let_go(request, render_template(request, f"workerguard/{template}", context, status=status))
+
+
+def _let_go(request: HttpRequest, response: HttpResponse) -> HttpResponse:
+    """Have the kernel take the whole answer at once: a viewer who does not read it must not hold a sync worker."""
+    connection = request.META.get("gunicorn.socket")
+    if connection is not None:
+        with contextlib.suppress(OSError):
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, len(response.content) + HEADERS)
+    return response
 
 
 def _admin_look(request: HttpRequest) -> dict[str, Any] | None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import socket
 
 import pytest
 from django.contrib.auth.models import Permission, User
 from django.contrib.contenttypes.models import ContentType
-from django.test import Client, override_settings
+from django.http import HttpResponse
+from django.test import Client, RequestFactory, override_settings
 
 from django_workerguard import current
 from django_workerguard.config.options import GuardOptions
 from django_workerguard.current import CurrentWorker
+from django_workerguard.dashboard import views
 from django_workerguard.dashboard.looking import KEPT, Looks
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.scoreboard.board import Board
@@ -194,3 +197,21 @@ def test_a_look_is_kept_for_a_second(worker):
     assert looks.tiles("/slot/0/") == first
     now[0] += KEPT
     assert looks.tiles("/slot/0/") != first
+
+
+@pytest.mark.parametrize("family", [socket.AF_UNIX, socket.AF_INET])
+def test_a_viewer_who_does_not_read_holds_nobody(family):
+    if family == socket.AF_UNIX:
+        ours, theirs = socket.socketpair()
+    else:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            theirs = socket.create_connection(listener.getsockname())
+            ours, _ = listener.accept()
+    with ours, theirs:
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        ours.settimeout(5)
+        request = RequestFactory().get("/")
+        request.META["gunicorn.socket"] = ours
+        response = views._let_go(request, HttpResponse(b"x" * 300_000))
+        ours.sendall(b"h" * 2000 + response.content)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import ast
+import configparser
+import json
 import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from gunicorn.config import KNOWN_SETTINGS
 
 from django_workerguard import commands
@@ -138,6 +142,40 @@ def first_column(page: str) -> set[str]:
 
 def source(*path: str) -> str:
     return PACKAGE.joinpath(*path).read_text()
+
+
+@each(PAGES)
+def test_what_python_blocks_import_is_there(page):
+    for block in python_blocks(page.read_text()):
+        for node in ast.walk(ast.parse(dedented(block))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in IMPORTED:
+                found = [module_or_attribute(node.module, alias.name) for alias in node.names]
+                assert all(found), ast.unparse(node)
+
+
+IMPORTED = ("django", "django_workerguard", "prometheus_client", "health_check", "pytest")
+
+
+def module_or_attribute(module, name):
+    """Look in a process of its own: models want settings."""
+    code = (
+        "import django; from django.conf import settings; settings.configure(INSTALLED_APPS=['django.contrib.auth', "
+        f"'django.contrib.contenttypes'], ROOT_URLCONF='x'); django.setup(); from {module} import {name}"
+    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+@each(PAGES)
+def test_blocks_of_data_can_be_read(page):
+    for fence in FENCE.finditer(page.read_text()):
+        code = textwrap.dedent(fence["code"])
+        match fence["language"]:
+            case "json":
+                json.loads(code)
+            case "yaml":
+                list(yaml.safe_load_all(code))
+            case "ini":
+                configparser.ConfigParser(strict=False, interpolation=None).read_string(code)
 
 
 def test_it_builds_without_a_warning(tmp_path):
