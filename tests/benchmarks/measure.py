@@ -22,6 +22,15 @@ from django_workerguard.scoreboard.places import find_servers
 
 ROOT = Path(__file__).resolve().parents[2]
 SITE = Path(__file__).parent / "site"
+UWSGI = Path(sys.prefix, "bin", "uwsgi")
+UWSGI_OPTIONS = [
+    "--master",
+    "--lazy-apps",
+    "--die-on-term",
+    "--disable-logging",
+    "--min-worker-lifetime",
+    "0",
+]
 SERVER_CORE, CLIENT_CORE = "0", "1"
 T_95 = {15: 2.145, 10: 2.262, 5: 2.776}  # two-sided, by the number of pairs
 
@@ -74,15 +83,25 @@ def server(
     arguments: Sequence[str] = (),
     guard: Sequence[str] = (),
 ) -> Iterator[Running]:
-    """Run plain gunicorn (``plain``) or the guarded server (``guarded``) until the block ends.
+    """Run plain gunicorn (``plain``), the guarded server (``guarded``) or uWSGI (``uwsgi``) until the block ends.
 
-    ``arguments`` are gunicorn's and for both, ``guard`` are options of the guard.
+    ``arguments`` are gunicorn's and for both, or uWSGI's; ``guard`` are options of the guard.
     """
     port = free_port()
     asgi = worker_class in ("asgi", "uvicorn_worker.UvicornWorker")
     common = ["--bind", f"127.0.0.1:{port}", "--workers", str(workers), "--worker-class", worker_class]
     app = "bench_site:asgi" if asgi else "bench_site:wsgi"
-    if kind == "plain":
+    if kind == "uwsgi":
+        command = [
+            str(UWSGI),
+            *UWSGI_OPTIONS,
+            "--http-socket",
+            f"127.0.0.1:{port}",
+            "--processes",
+            str(workers),
+        ]
+        command += ["--virtualenv", sys.prefix, "--module", app, *arguments]
+    elif kind == "plain":
         command = [sys.executable, "-m", "gunicorn", *common, "--log-level", "warning", *arguments, app]
     else:
         extra = ["--app", app, *guard, "--", "--log-level", "warning", *arguments]

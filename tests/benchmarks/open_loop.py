@@ -124,6 +124,9 @@ class Kept:
     async def _body(self, reader: asyncio.StreamReader, head: bytes) -> None:
         if b"content-length: " in head:
             await reader.readexactly(int(head.split(b"content-length: ")[1].split(b"\r\n")[0]))
+        elif b"transfer-encoding: chunked" not in head:  # uWSGI's ends with the connection
+            await reader.read()
+            self.close()
         else:
             while size := int(await reader.readline(), 16):
                 await reader.readexactly(size + 2)

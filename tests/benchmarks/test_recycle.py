@@ -12,7 +12,7 @@ import pytest
 
 from django_workerguard.scoreboard.journal import read_events
 from tests.benchmarks import open_loop
-from tests.benchmarks.measure import Running, board_of, report, server, wrk
+from tests.benchmarks.measure import UWSGI, Running, board_of, report, server, wrk
 from tests.journal import least_ready
 
 SECONDS = float(os.environ.get("BENCH_RECYCLE_SECONDS", "8"))
@@ -115,6 +115,14 @@ def test_recycling_under_load(worker_class, workers):
         seen, told = one(kind, worker_class, workers, rate, **options)
         lines.append(line(what, seen, told, p99))
         time.sleep(0.2)
+    if worker_class == "sync" and UWSGI.exists():
+        for what, extra, hups in (
+            ("uWSGI, undisturbed", [], 0),
+            ("uWSGI, max-requests", ["--max-requests", str(each)], 0),
+            ("uWSGI, two reloads", [], 2),
+        ):
+            seen, told = one("uwsgi", worker_class, workers, rate, extra=extra, hups=hups)
+            lines.append(line(what, seen, told, p99))
     report(f"recycling, {worker_class}, {workers} workers, {rate:.0f} requests a second", *lines)
 
 
