@@ -18,6 +18,7 @@ from django_workerguard.scoreboard.layout import ABOUT_WORDS, TALLY_WORDS, TEXT_
 from django_workerguard.scoreboard.told import clean
 
 READ_TRIES = 50
+LARGEST = (1 << 64) - 1  # of a word
 RELEASE_BYTES = 64
 
 
@@ -122,7 +123,7 @@ class Board:
         self.words[offset] = sequence
         self.words[offset + 1] = len(data)
         self.write_bytes(offset + 2, data)
-        self.words[offset] = sequence + 1
+        self.words[offset] = _after(sequence)
 
     def read_text(self, offset: int, capacity: int) -> bytes:
         """Read a text region; b"" where nothing was written or its writer died while writing."""
@@ -204,9 +205,12 @@ class Board:
         for word in range(start, start + Seat.WORDS):
             self.words[word] = 0
         self.words[text + 1] = 0
-        self.words[text] = (
-            self.words[text] | 1
-        ) + 1  # on and on, so that nobody takes an old text for this one
+        self.words[text] = _after(self.words[text])  # on and on: nobody takes an old text for a new one
+
+
+def _after(sequence: int) -> int:
+    """Return the next even sequence; a worker gone wild may have written the largest there is."""
+    return ((sequence | 1) + 1) & LARGEST
 
 
 def fit(report: dict[str, Any], capacity: int) -> dict[str, Any]:

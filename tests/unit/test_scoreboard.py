@@ -237,3 +237,21 @@ def test_without_any_place_the_board_is_anonymous(tmp_path, monkeypatch):
     assert opened.board.path is None
     assert "cannot see this server" in opened.warning
     opened.board.close()
+
+
+def test_the_largest_sequence_is_no_obstacle(board):
+    for offset in (board.slot_text(1), board.seat_text(0)):
+        board.words[offset] = 2**64 - 1
+    board.write_last_error(1, {"type": "E"})
+    assert board.read_last_error(1) == {"type": "E"}
+    board.clear_seat(0)
+    board.write_seat_report(0, {"step": "app"})
+    assert board.read_seat_report(0)["step"] == "app"
+
+
+def test_what_was_read_is_never_taken_for_what_the_seats_next_process_writes(board):
+    for step in ("app", "urlconf", "app", "lazy"):
+        board.clear_seat(0)
+        assert not board.read_seat_report(0).get("step")
+        board.write_seat_report(0, {"step": step})
+        assert board.read_seat_report(0)["step"] == step
