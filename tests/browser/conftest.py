@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -66,8 +67,9 @@ def _manage(environ: dict[str, str], *arguments: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def browser() -> Iterator[Browser]:
+    """A browser of the test's own: Playwright keeps an event loop running, which must not outlive the test."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=COMPONENTS["chromium"].path(), args=["--no-sandbox", "--disable-gpu"]
@@ -99,10 +101,10 @@ def page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
 def _under_policy(route) -> None:
     try:
         response = route.fetch(max_redirects=0)
-    except Error:  # nobody listens any more
-        route.abort("connectionrefused")
-        return
-    route.fulfill(response=response, headers={**response.headers, "content-security-policy": POLICY})
+        route.fulfill(response=response, headers={**response.headers, "content-security-policy": POLICY})
+    except Error:  # nobody listens any more, or the page is being closed
+        with contextlib.suppress(Error):
+            route.abort("connectionrefused")
 
 
 FAILED = pytest.StashKey[bool]()

@@ -26,7 +26,7 @@ def test_the_fleet_is_shown_and_kept_up_to_date(site, page):
     log_in(page, site)
     expect(page.locator(".wg-headline")).to_contain_text("3 of 3 ready")
     expect(page.locator(".wg-tile").first).to_contain_text("2026.11")
-    expect(page.locator(".wg-lives rect.wg-bar-ready")).not_to_have_count(0)
+    expect(page.locator(".wg-lives path.wg-bar-ready")).to_have_attribute("d", re.compile("M"))
     victim = site.slot(2)["pid"]
     os.kill(victim, signal.SIGKILL)
     expect(page.locator(".wg-tile").nth(1)).not_to_contain_text(f"pid {victim}", timeout=20_000)
