@@ -70,3 +70,7 @@ def test_the_dockerfile_is_well_made():
         [COMPONENTS["hadolint"].path(), DEPLOY / "Dockerfile"], capture_output=True, text=True
     )
     assert told.returncode == 0, told.stdout
+
+
+def test_type_checkers_are_told_that_the_package_has_types():
+    assert (DEPLOY.parents[1] / "django_workerguard" / "py.typed").exists()
