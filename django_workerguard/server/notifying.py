@@ -22,6 +22,7 @@ from django_workerguard.report.assess import assess
 from django_workerguard.report.notice import Notices
 from django_workerguard.server.exits import Exit
 
+LEAVING = ("draining", "stopping")
 LOOK_EVERY = 2.0  # seconds
 LONGEST_RUN = 30.0  # seconds that a process gets
 READY_MADE = "django_workerguard.notify"
@@ -59,6 +60,8 @@ class Notifier:
             self._look(look(), now)
 
     def _look(self, shot: Mapping[str, Any], now: float) -> None:
+        if shot["arbiter"]["phase"] in LEAVING:
+            return  # it is meant to have ever fewer workers
         findings = assess(shot)
         if not shot["quorum_reached"]:  # a start is no news, unless it fails
             findings = [finding for finding in findings if finding.code != "below-quorum"]

@@ -184,3 +184,11 @@ def test_a_start_is_no_news():
     notifier = Notifier()
     notifier.configure(GuardOptions(notify=("command:true",)), Handover(), Log())
     assert ticks(notifier, starting, 40.0) >= 40.0
+
+
+@pytest.mark.parametrize("phase", ["draining", "stopping"])
+def test_a_stop_is_no_news(phase):
+    leaving = changed(ready=0, arbiter={"phase": phase})
+    notifier = Notifier()
+    notifier.configure(GuardOptions(notify=("command:true",)), Handover(), Log())
+    assert ticks(notifier, leaving, 40.0) >= 40.0
