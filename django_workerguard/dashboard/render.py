@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from html import escape
 from typing import Any
 
-from django_workerguard.report.assess import assess
+from django_workerguard.report.assess import Finding, assess
 from django_workerguard.report.rates import Rate
 from django_workerguard.report.table import event_line, headlines, plain, span
 from django_workerguard.report.timeline import SERVER, WINDOW, Life, Mark, Timeline
@@ -38,15 +38,19 @@ def tiles(shot: Snapshot, slot_url: str) -> str:
     found = assess(shot)
     worst = found[0].severity if found else "well"
     first, second = (escape(plain(line)) for line in headlines(shot))
-    findings = "".join(
-        f'<li class="wg-{finding.severity}"><strong>{finding.severity}</strong> {escape(plain(finding.text))}</li>'
-        for finding in found
-    )
+    findings = "".join(_finding(finding, slot_url) for finding in found)
     shown = "".join(_tile(slot, shot["at"], slot_url) for slot in shot["slots"])
     return (
         f'<p class="wg-headline wg-{worst}" role="status" data-wg-events="{shot["events"]}">{first}</p><p class="wg-quiet">{second}'
         f'{_release(shot)}</p><ul class="wg-findings">{findings}</ul><ol class="wg-tiles">{shown}</ol>'
     )
+
+
+def _finding(finding: Finding, slot_url: str) -> str:
+    text = escape(plain(finding.text))
+    if finding.slot is not None:
+        text = f'<a href="{_slot_address(slot_url, finding.slot)}">{text}</a>'
+    return f'<li class="wg-{finding.severity}"><strong>{finding.severity}</strong> {text}</li>'
 
 
 def _release(shot: Snapshot) -> str:
