@@ -28,15 +28,8 @@ from django_workerguard.scoreboard.places import is_live
 from django_workerguard.scoreboard.snapshot import snapshot
 
 PATIENCE = 60.0  # seconds until a test gives up; what it waits for takes a fraction of it
-NOT_INHERITED = (
-    "WORKERGUARD_",
-    "GUNICORN_",
-    "NOTIFY_SOCKET",
-    "LISTEN_",
-    "WATCHDOG_",
-    "WEB_CONCURRENCY",
-    "PORT",
-)
+# of the environment: what configures the guard and gunicorn, and what systemd tells a server
+NOT_INHERITED = ("WORKERGUARD_", "GUNICORN_", "NOTIFY_SOCKET", "LISTEN_FD", "LISTEN_PID", "WATCHDOG_")
 
 
 class WaitedError(AssertionError):
