@@ -10,7 +10,6 @@ from collections import Counter
 
 import pytest
 
-
 UVICORN = "uvicorn_worker.UvicornWorker"
 
 
