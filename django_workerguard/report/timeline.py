@@ -6,14 +6,16 @@ every look.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from django_workerguard.scoreboard.journal import LATEST
+
 WINDOW = 3600.0  # seconds
 LONGEST_TEXT = 200
 OF_LIVES = ("spawned", "ready", "load-failed", "retiring", "exited")  # what a process does, in this order
+
 SERVER = 0  # the slot of what concerns them all
 
 Event = Mapping[str, Any]
@@ -79,7 +81,7 @@ class Timeline:
         """Take in events that come after those which were taken in before."""
         for event in events:
             try:
-                at = _finite(event.get("at", 0))
+                at = _number(event.get("at", 0))
                 if self.seen and event["number"] > self.seen + 1:
                     self._missed_some(at)
                 self._take(event, str(event.get("event")), at, int(event.get("slot", 0)))
@@ -105,7 +107,7 @@ class Timeline:
             case "load-failed" | "exited" if life:
                 self._ended(life, at)
             case "back-off":
-                wait = Wait(slot, at, at + _finite(event.get("seconds", 0)))
+                wait = Wait(slot, at, at + _number(event.get("seconds", 0)))
                 self.waits.append(wait)
                 self._waiting[slot] = wait
         mark = _mark(event, name, at, slot)
@@ -116,7 +118,7 @@ class Timeline:
         pid = int(event["pid"])
         life = self._living.get(pid)
         if life is None:
-            lived = _finite(event.get("lived", 0) or event.get("load_seconds", 0))
+            lived = _number(event.get("lived", 0) or event.get("load_seconds", 0))
             lane = self._lanes[slot] = 1 - self._lanes.get(slot, 1)
             life = Life(slot, pid, int(event.get("generation", 0)), at - lived, lane)
             if name in ("retiring", "exited"):
@@ -138,11 +140,11 @@ class Timeline:
         self._living.pop(life.pid, None)
 
 
-def _finite(value: Any) -> float:
-    number = float(value)
-    if not math.isfinite(number):
+def _number(value: Any) -> float:
+    """Return a time or a duration of an event. Raises ValueError for what no calendar can write."""
+    if not isinstance(value, int | float) or not abs(value) < LATEST:  # nan is not less than anything
         raise ValueError(f"{value!r} is no time")
-    return number
+    return float(value)
 
 
 def _mark(event: Event, name: str, at: float, slot: int) -> Mark | None:
