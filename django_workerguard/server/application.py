@@ -11,14 +11,14 @@ import gunicorn.workers.base
 
 from django_workerguard.config.handover import Handover
 from django_workerguard.errors import ConfigurationError, ExitCode, WorkerguardError
+from django_workerguard.fleet.exits import leave_word
+from django_workerguard.fleet.guard import SeatBeat
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.layout import layout_for
 from django_workerguard.scoreboard.places import Opened, open_board, server_name
 from django_workerguard.server.arbiter import GuardedArbiter
 from django_workerguard.server.check import check
 from django_workerguard.server.configuration import GuardedApplication
-from django_workerguard.server.exits import leave_word
-from django_workerguard.server.guard import SeatBeat
 from django_workerguard.server.printing import describe
 
 

@@ -21,29 +21,24 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
 from django_workerguard.errors import ConfigurationError
+from django_workerguard.fleet.chronicle import Chronicle
+from django_workerguard.fleet.control import ControlSocket, WakePipe
+from django_workerguard.fleet.exits import Exit
+from django_workerguard.fleet.keeper import Keeper
 from django_workerguard.policy import action as a
 from django_workerguard.policy import message as m
-from django_workerguard.policy.fold import fold
 from django_workerguard.policy.plan import next_deadline, plan
-from django_workerguard.policy.view import Fleet, Policy
-from django_workerguard.probe import cgroup
+from django_workerguard.policy.view import Fleet
 from django_workerguard.probe.clock import AwakeClock, monotonic_ns
 from django_workerguard.scoreboard.header import Header, Phase
-from django_workerguard.scoreboard.layout import Cause, Orders
+from django_workerguard.scoreboard.layout import Orders
 from django_workerguard.scoreboard.places import Opened
 from django_workerguard.scoreboard.snapshot import snapshot
-from django_workerguard.server.chronicle import Chronicle
-from django_workerguard.server.control import ControlSocket, WakePipe
-from django_workerguard.server.exits import Exit
 from django_workerguard.server.handlers import Handlers
 from django_workerguard.server.notifying import Notifier
 from django_workerguard.server.nursery import Child, Nursery
-from django_workerguard.server.publish import Publisher
-from django_workerguard.server.seats import Seats
 from django_workerguard.server.supervisor import Standing, Supervisor
 from django_workerguard.server.worker import guarded
-
-MEASURE_EVERY = 1.0  # seconds
 
 
 def _ended() -> Iterator[tuple[int, int]]:
@@ -68,21 +63,24 @@ class GuardedArbiter(Handlers, Arbiter):
     _num_workers: int | None
 
     def __init__(self, app: Any, opened: Opened, *, handover_fd: int) -> None:
-        self.policy: Policy = app.policy
         self.board = opened.board
         self._board_warning = opened.warning
         self._handover_fd = handover_fd
         self._clock = AwakeClock()
-        self._seats = Seats(self.board)
-        self._publisher = Publisher(self.board, self._seats)
         self._supervisor = Supervisor(os.environ, os.getpid())
-        self._measured = 0.0
-        self._fleet = Fleet(target=app.cfg.workers)
         self._notifier = Notifier()
         super().__init__(app)
         self.START_CTX["args"] = [sys.executable, *sys.orig_argv[1:]]
-        self._chronicle = Chronicle(self.board, self.log)
+        self._keeper = Keeper(self.board, self.log, app.policy, target=app.cfg.workers)
         self._control: ControlSocket | None = None
+
+    @property
+    def _fleet(self) -> Fleet:
+        return self._keeper.fleet
+
+    @property
+    def _chronicle(self) -> Chronicle:
+        return self._keeper.chronicle
 
     @property
     def num_workers(self) -> int:
@@ -129,7 +127,7 @@ class GuardedArbiter(Handlers, Arbiter):
         self._wake = WakePipe()
         self._open_control()
         self._nursery = Nursery(
-            self, self._seats, wake=self._wake, control=self._control, fds=(self._handover_fd,)
+            self, self._keeper.seats, wake=self._wake, control=self._control, fds=(self._handover_fd,)
         )
         for line in (*self.app.warnings, self._board_warning):
             if line:
@@ -217,7 +215,7 @@ class GuardedArbiter(Handlers, Arbiter):
 
     def _patience(self) -> float:
         now: float = self._clock()
-        deadline: float = next_deadline(self.policy, self._fleet, now)
+        deadline: float = next_deadline(self._keeper.policy, self._fleet, now)
         return max(0.001, min(1.0, deadline - now))
 
     def _tick(self) -> None:
@@ -227,38 +225,15 @@ class GuardedArbiter(Handlers, Arbiter):
         self.reap_workers()
         now = self._clock()
         self._bound_rereading(now)
-        self._observe(now)
-        self._measure(now)
-        for action in plan(self.policy, self._fleet, now):
+        self._keeper.observe(now)
+        self._keeper.measure(now, self.LISTENERS)
+        for action in plan(self._keeper.policy, self._fleet, now):
             self._apply(action, now)
-        self._publisher.publish(self.policy, self._fleet, self._clock(), phase=self._phase())
+        self._keeper.publish(self._clock(), phase=self._phase())
         self._tell_supervisor(now)
         self._nursery.kill_strays({*self._fleet.workers, self._fleet.stand_in.seat})
         self.manage_dirty_arbiter()
         self._survives(self._notifier.tick, lambda: snapshot(self.board), now)
-
-    def _observe(self, now: float) -> None:
-        """Take in what the workers say of themselves, and tell what of it is new."""
-        before = self._fleet
-        self._tell(m.Observed(self._seats.readings(), now))
-        self._chronicle.compare(before, self._fleet, self._seats)
-
-    def _measure(self, now: float) -> None:
-        fresh = any(
-            worker.ready_at is not None and not worker.rss_at_first for worker in self._fleet.workers.values()
-        )
-        if now - self._measured < MEASURE_EVERY and not fresh:
-            return
-        self._measured = now
-        self._tell(m.Measured(self._seats.measure(), now))
-        self._chronicle.forget_old_kills()
-        words = self.board.words
-        words[Header.MEMORY_LIMIT], words[Header.MEMORY_USED] = cgroup.memory()
-        waiting = [count for listener in self.LISTENERS if (count := listener.get_backlog()) >= 0]
-        words[Header.BACKLOG] = sum(waiting) + 1 if waiting else 0
-
-    def _tell(self, message: m.Message) -> None:
-        self._fleet = fold(self.policy, self._fleet, message)
 
     def _phase(self) -> int:
         if self._fleet.stop is not None:
@@ -286,37 +261,33 @@ class GuardedArbiter(Handlers, Arbiter):
             case a.SpawnStandIn():
                 self._spawn_stand_in(now)
             case a.Admit(seat):
-                self._seats.order(seat, Orders.ADMIT)
-                self._tell(m.Admitted(seat, now))
+                self._keeper.seats.order(seat, Orders.ADMIT)
+                self._keeper.tell(m.Admitted(seat, now))
             case a.Duty(seat, on):
-                self._seats.order(seat, Orders.DUTY, on=on)
+                self._keeper.seats.order(seat, Orders.DUTY, on=on)
                 self._signal(seat, signal.SIGWINCH)
-                self._tell(m.DutySet(seat, on, now))
+                self._keeper.tell(m.DutySet(seat, on, now))
                 self._chronicle.duty(self._fleet, seat, on=on)
-            case a.Retire(seat, reason, quick):
+            case a.Retire(seat, _, quick):
                 self._signal(seat, signal.SIGQUIT if quick else signal.SIGTERM)
-                self._tell(m.Asked(seat, reason, now, quick))
-                self._chronicle.retired(self._fleet.workers.get(seat), reason)
-            case a.Abort(seat, reason):
+                self._keeper.retired(action, now)
+            case a.Abort(seat):
                 self._signal(seat, signal.SIGABRT)
-                self._tell(m.Aborted(seat, reason, now))
-                self._chronicle.aborted(self._fleet.workers.get(seat), reason)
-            case a.Kill(seat, reason, evil):
+                self._keeper.aborted(action, now)
+            case a.Kill(seat):
                 self._signal(seat, signal.SIGKILL)
-                if evil:
-                    self._tell(m.Killed(seat, reason, now))
-                self._chronicle.killed(self._fleet.workers.get(seat), reason)
+                self._keeper.killed(action, now)
             case a.CloseListeners():
                 self._close_listeners()
-                self._tell(m.ListenersClosed(now))
+                self._keeper.tell(m.ListenersClosed(now))
             case a.GiveUp(code, reason):
-                self._tell(m.StopAsked(now, exit_code=code, reason=reason))
+                self._keeper.tell(m.StopAsked(now, exit_code=code, reason=reason))
                 self._chronicle.gave_up(reason)
             case a.Halt(code, reason):
                 raise HaltServer(reason, int(code))
 
     def _signal(self, seat: int, number: int) -> None:
-        pid = self._seats.pids.get(seat)
+        pid = self._keeper.seats.pids.get(seat)
         if pid:
             try:
                 os.kill(pid, number)
@@ -337,20 +308,17 @@ class GuardedArbiter(Handlers, Arbiter):
     def _spawn(self, action: a.Spawn, now: float) -> None:
         seat = self._nursery.worker(action.slot, action.generation, stay=action.stay)
         if seat is None:
-            self._tell(m.SpawnFailed(action.slot, now))
-            self._chronicle.not_spawned(action.slot, self._nursery.refusal, self._fleet)
+            self._keeper.not_spawned(action.slot, self._nursery.refusal, now)
         else:
-            pid = self._seats.pids[seat]
-            self._tell(m.Spawned(action.slot, seat, pid, action.load_timeout, now, action.reason))
-            self._chronicle.spawned(self._fleet.workers[seat], action.reason)
+            self._keeper.spawned(action, seat, now)
 
     def _spawn_stand_in(self, now: float) -> None:
         seat = self._nursery.stand_in()
         if seat is None:
-            self._tell(m.StandInGone(now))
+            self._keeper.tell(m.StandInGone(now))
             self._chronicle.not_spawned(0, self._nursery.refusal, self._fleet)
         else:
-            self._tell(m.StandInSpawned(seat, self._seats.pids[seat], now))
+            self._keeper.tell(m.StandInSpawned(seat, self._keeper.seats.pids[seat], now))
 
     def reap_workers(self) -> None:
         """Collect every dead child by its role; nobody else's status is taken from anybody."""
@@ -374,19 +342,13 @@ class GuardedArbiter(Handlers, Arbiter):
     def _bury(self, child: Child, end: Exit) -> None:
         """Take a dead child out of the fleet. What fails for want of memory is done again at the next tick."""
         now = self._clock()
-        self._observe(now)  # the last words of a process that died between two ticks
+        self._keeper.observe(now)  # the last words of a process that died between two ticks
         if child.stand_in:
-            self._tell(m.StandInGone(now))
+            self._keeper.tell(m.StandInGone(now))
             self._chronicle.stand_in_gone(end, stopping=self._fleet.stop is not None)
             return
         self.WORKERS.pop(child.pid, None)
-        gone = self._fleet.workers.get(child.seat)
-        if gone is not None:
-            cause = self._chronicle.exited(gone, end, child.read_dump(), self._seats, now=now)
-            transient, memory = bool(cause & Cause.TRANSIENT), bool(cause & Cause.MEMORY)
-            self._tell(m.Exited(child.seat, now, clean=end.clean, transient=transient, memory=memory))
-            self._publisher.fold(gone.slot, child.seat)
-            self._chronicle.next_try(self._fleet, gone, now)
+        self._keeper.buried(child.seat, end, child.read_dump(), now)
 
     # the end
 

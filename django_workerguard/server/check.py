@@ -9,11 +9,11 @@ import threading
 from typing import NoReturn
 
 from django_workerguard.errors import ExitCode
+from django_workerguard.fleet import loading
+from django_workerguard.fleet.guard import Guard
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.layout import Layout
-from django_workerguard.server import loading
 from django_workerguard.server.configuration import GuardedApplication
-from django_workerguard.server.guard import Guard
 from django_workerguard.server.worker import is_asgi
 
 MEGABYTE = 1024 * 1024

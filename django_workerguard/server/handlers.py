@@ -9,8 +9,9 @@ from typing import Any
 
 from django_workerguard.config.handover import Handover, rewrite
 from django_workerguard.errors import ConfigurationError, ExitCode
+from django_workerguard.fleet.control import Request
+from django_workerguard.fleet.keeper import Keeper
 from django_workerguard.policy import message as m
-from django_workerguard.server.control import Request
 from django_workerguard.server.rereading import Rereading, refuse_what_needs_a_restart, take_environment_back
 
 
@@ -21,7 +22,6 @@ class Handlers:
     cfg: Any
     log: Any
     board: Any
-    policy: Any
     num_workers: int
     dirty_arbiter_pid: int
     reap_dirty_arbiter: Any
@@ -29,6 +29,7 @@ class Handlers:
     reexec: Any
     _fleet: Any
     _clock: Any
+    _keeper: Keeper
     _chronicle: Any
     _control: Any
     _nursery: Any
@@ -38,7 +39,6 @@ class Handlers:
     _handover_fd: int
     _rereading: Rereading | None = None
     _reload_again = ""  # who asked for a reload while one was reading
-    _tell: Any
 
     def handle_chld(self) -> None:
         """Children are reaped at every tick."""
@@ -57,7 +57,7 @@ class Handlers:
         if self._rereading is not None:
             self._reload_again = asked_by
             return None
-        patience = self.policy.load_timeout
+        patience = self._keeper.policy.load_timeout
         handover = self.app.handover
         if not handover.settings_module:
             self._adopt(handover, asked_by)
@@ -105,13 +105,13 @@ class Handlers:
                 self.log.exception("the new configuration cannot be taken")
             self._chronicle.reload_refused(str(error), asked_by)
             return
-        self.policy = candidate.policy
+        self._keeper.policy = candidate.policy
         rewrite(self._handover_fd, handover)
         for line in candidate.warnings:
             self.log.warning("%s", line)
         self.log.reopen_files()
         self._introduce()
-        self._tell(m.GenerationStarted(self._clock(), candidate.cfg.workers))
+        self._keeper.tell(m.GenerationStarted(self._clock(), candidate.cfg.workers))
         self._chronicle.reloading(self._fleet.generation, asked_by)
         self._hook("on_reload")
 
@@ -138,8 +138,8 @@ class Handlers:
         again = self._fleet.stop is not None
         if again and not quick:
             return
-        self._tell(m.StopAsked(self._clock(), quick or again))
-        self._chronicle.stopping(quick=quick, drain_delay=self.policy.drain_delay)
+        self._keeper.tell(m.StopAsked(self._clock(), quick or again))
+        self._chronicle.stopping(quick=quick, drain_delay=self._keeper.policy.drain_delay)
 
     def handle_ttin(self) -> None:
         self._scale(self._fleet.target + 1, "SIGTTIN")
@@ -153,7 +153,7 @@ class Handlers:
             refused = f"the target stays {self._fleet.target}: it can be 1 to {self.board.layout.slots}"
             self.log.warning("%s (%s)", refused, asked_by)
             return refused
-        self._tell(m.TargetChanged(target))
+        self._keeper.tell(m.TargetChanged(target))
         self.num_workers = target
         self._chronicle.scaled(target, asked_by)
         return None
@@ -194,22 +194,6 @@ class Handlers:
             self._chronicle.asked(request, refused)
             self._control.answer(request, refused)
 
-    def _recycle(self, arguments: dict[str, Any], reason: str) -> str | None:
-        """Have one slot's worker replaced, or every slot's; return why not."""
-        target = self._fleet.target
-        slot = arguments.get("slot")
-        if arguments.get("all") is True:
-            slots = [n for n in range(1, target + 1) if self._fleet.incumbent(n) is not None]
-        elif not isinstance(slot, int) or isinstance(slot, bool) or not 1 <= slot <= target:
-            return f"there is no slot {slot}: the slots are 1 to {target}"
-        elif self._fleet.incumbent(slot) is None:
-            return f"slot {slot} has no worker that could be replaced: workerguard explain {slot} says why"
-        else:
-            slots = [slot]
-        for number in slots:
-            self._tell(m.RecycleAsked(number, reason))
-        return None
-
     def _asked(self, request: Request) -> str | None:
         """Do what was asked; return why not."""
         match request.do:
@@ -221,6 +205,6 @@ class Handlers:
                 target = request.arguments.get("target")
                 return self._scale(target if isinstance(target, int) else 0, request.who)
             case "recycle":
-                return self._recycle(request.arguments, f"recycle by {request.who}")
+                return self._keeper.recycle(request.arguments, f"recycle by {request.who}")
             case _:
                 return f"{request.do!r} is not known"

@@ -18,9 +18,9 @@ from typing import Any
 
 from django_workerguard.config.handover import Handover
 from django_workerguard.config.options import GuardOptions
+from django_workerguard.fleet.exits import Exit
 from django_workerguard.report.assess import assess
 from django_workerguard.report.notice import Notices
-from django_workerguard.server.exits import Exit
 
 LEAVING = ("draining", "stopping")
 LOOK_EVERY = 2.0  # seconds

@@ -12,13 +12,13 @@ from typing import Any
 from gunicorn import util
 
 from django_workerguard.errors import ExitCode
+from django_workerguard.fleet.control import ControlSocket, WakePipe
+from django_workerguard.fleet.exits import exit_code_of
+from django_workerguard.fleet.guard import Guard
+from django_workerguard.fleet.loading import record_failure
+from django_workerguard.fleet.seats import Seats
 from django_workerguard.scoreboard.layout import Kind, Orders, SeatState
-from django_workerguard.server.control import ControlSocket, WakePipe
-from django_workerguard.server.exits import exit_code_of
-from django_workerguard.server.guard import Guard
 from django_workerguard.server.hygiene import shed, signals_held
-from django_workerguard.server.loading import record_failure
-from django_workerguard.server.seats import Seats
 from django_workerguard.server.standin import StandIn, without_hooks
 from django_workerguard.server.worker import is_asgi
 

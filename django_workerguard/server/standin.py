@@ -15,10 +15,10 @@ from typing import Any
 from gunicorn.workers.gthread import ThreadWorker
 
 from django_workerguard.errors import ExitCode
+from django_workerguard.fleet.guard import Guard
 from django_workerguard.report.health import respond
 from django_workerguard.scoreboard.layout import Orders, Seat, SeatState
 from django_workerguard.server.counting import request_count
-from django_workerguard.server.guard import Guard
 from django_workerguard.server.hygiene import die_with
 from django_workerguard.server.wrapper import GuardedWSGI, HealthURLs
 

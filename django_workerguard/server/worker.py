@@ -13,10 +13,10 @@ from typing import Any
 
 from django_workerguard.current import current_worker
 from django_workerguard.errors import ExitCode
+from django_workerguard.fleet import loading
+from django_workerguard.fleet.guard import Guard
 from django_workerguard.scoreboard.layout import Orders, Seat, SeatState
-from django_workerguard.server import loading
 from django_workerguard.server.counting import RequestCount, chain_hooks, request_count
-from django_workerguard.server.guard import Guard
 from django_workerguard.server.hygiene import die_with
 from django_workerguard.server.patience import patient_listeners
 from django_workerguard.server.wrapper import GuardedASGI, GuardedWSGI, HealthURLs

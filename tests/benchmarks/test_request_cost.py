@@ -11,10 +11,10 @@ from gunicorn.config import Config
 
 from django_workerguard.config.loading import LoadRequest
 from django_workerguard.config.options import GuardOptions
+from django_workerguard.fleet.guard import Guard
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.layout import Layout
 from django_workerguard.server.counting import chain_hooks, request_count
-from django_workerguard.server.guard import Guard
 from django_workerguard.server.wrapper import GuardedASGI, GuardedWSGI, HealthURLs
 from tests.benchmarks.measure import report
 

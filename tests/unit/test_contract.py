@@ -17,8 +17,8 @@ from gunicorn.workers.gthread import ThreadWorker
 from uvicorn import Server
 from uvicorn_worker import UvicornWorker
 
+from django_workerguard.fleet.guard import SeatBeat
 from django_workerguard.server.arbiter import GuardedArbiter
-from django_workerguard.server.guard import SeatBeat
 from django_workerguard.server.standin import StandIn
 from django_workerguard.server.worker import ASGI_CLASSES, GuardMixin, guarded, is_asgi
 

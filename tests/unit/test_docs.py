@@ -185,7 +185,7 @@ def test_it_builds_without_a_warning(tmp_path):
 
 
 def test_every_event_is_described():
-    written = set(re.findall(r'self\._(?:event|about)\(\s*"([\w-]+)"', source("server", "chronicle.py")))
+    written = set(re.findall(r'self\._(?:event|about)\(\s*"([\w-]+)"', source("fleet", "chronicle.py")))
     assert first_column("events.md") == written
 
 

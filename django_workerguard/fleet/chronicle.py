@@ -10,6 +10,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from django_workerguard.fleet.control import Request
+from django_workerguard.fleet.exits import Exit, leave_word
+from django_workerguard.fleet.seats import Seats
 from django_workerguard.policy.recycle import EVIL
 from django_workerguard.policy.view import Fleet, State, Worker
 from django_workerguard.probe import cgroup
@@ -18,9 +21,6 @@ from django_workerguard.scoreboard.journal import write_event
 from django_workerguard.scoreboard.layout import Cause, Seat
 from django_workerguard.scoreboard.places import server_name
 from django_workerguard.scoreboard.tallies import Tallies
-from django_workerguard.server.control import Request
-from django_workerguard.server.exits import Exit, leave_word
-from django_workerguard.server.seats import Seats
 
 SAID = {
     "out-of-memory": "by the kernel, which was out of memory",

@@ -18,9 +18,9 @@ from typing import Any
 from django_workerguard.config.loading import Step
 from django_workerguard.current import CurrentWorker, set_current_worker
 from django_workerguard.errors import ExitCode
+from django_workerguard.fleet.guard import Guard
 from django_workerguard.policy.load import is_transient, is_want_of_memory
 from django_workerguard.scoreboard.layout import Cause, Orders, Seat, SeatState
-from django_workerguard.server.guard import Guard
 
 RESERVE = 4 << 20  # bytes that are given up when there is no memory to say that there is none
 SENTINEL = "django_workerguard.sentinel"

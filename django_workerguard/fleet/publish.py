@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from django_workerguard.fleet.seats import Seats
 from django_workerguard.policy.outlier import outlier
 from django_workerguard.policy.recycle import is_large_at_first
 from django_workerguard.policy.view import Fleet, Policy, State, Worker
@@ -12,7 +13,6 @@ from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.layout import SAMPLES, Note, Sample, Seat, Slot, SlotState
-from django_workerguard.server.seats import Seats
 
 SAMPLE_EVERY = 10.0  # seconds
 LARGEST_WORD = (1 << 64) - 1

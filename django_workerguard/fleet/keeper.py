@@ -1,0 +1,117 @@
+"""What an arbiter does whatever makes its processes: observe, tell the fleet, write it down. Runs in the arbiter.
+
+It holds no decision. `plan` decides, the arbiter acts, and what it has done comes back here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from django_workerguard.fleet.chronicle import Chronicle
+from django_workerguard.fleet.exits import Exit
+from django_workerguard.fleet.publish import Publisher
+from django_workerguard.fleet.seats import Seats
+from django_workerguard.policy import action as a
+from django_workerguard.policy import message as m
+from django_workerguard.policy.fold import fold
+from django_workerguard.policy.view import Fleet, Policy
+from django_workerguard.probe import cgroup
+from django_workerguard.scoreboard.board import Board
+from django_workerguard.scoreboard.header import Header
+from django_workerguard.scoreboard.layout import Cause
+
+MEASURE_EVERY = 1.0  # seconds
+
+
+class Keeper:
+    """The fleet of one board: what is known of it, and its words for readers, journal and log."""
+
+    def __init__(self, board: Board, log: Any, policy: Policy, *, target: int) -> None:
+        self.board = board
+        self.policy = policy
+        self.fleet = Fleet(target=target)
+        self.seats = Seats(board)
+        self.chronicle = Chronicle(board, log)
+        self._publisher = Publisher(board, self.seats)
+        self._measured = 0.0
+
+    def tell(self, message: m.Message) -> None:
+        self.fleet = fold(self.policy, self.fleet, message)
+
+    def observe(self, now: float) -> None:
+        """Take in what the workers say of themselves, and tell what of it is new."""
+        before = self.fleet
+        self.tell(m.Observed(self.seats.readings(), now))
+        self.chronicle.compare(before, self.fleet, self.seats)
+
+    def measure(self, now: float, listeners: Iterable[Any] = ()) -> None:
+        """Measure memory and backlog once in a while, and whoever is newly ready at once."""
+        fresh = any(
+            worker.ready_at is not None and not worker.rss_at_first for worker in self.fleet.workers.values()
+        )
+        if now - self._measured < MEASURE_EVERY and not fresh:
+            return
+        self._measured = now
+        self.tell(m.Measured(self.seats.measure(), now))
+        self.chronicle.forget_old_kills()
+        words = self.board.words
+        words[Header.MEMORY_LIMIT], words[Header.MEMORY_USED] = cgroup.memory()
+        waiting = [count for listener in listeners if (count := listener.get_backlog()) >= 0]
+        words[Header.BACKLOG] = sum(waiting) + 1 if waiting else 0
+
+    def publish(self, now: float, *, phase: int) -> None:
+        """Write the fleet onto the board."""
+        self._publisher.publish(self.policy, self.fleet, now, phase=phase)
+
+    # what the arbiter has done
+
+    def spawned(self, action: a.Spawn, seat: int, now: float) -> None:
+        self.tell(
+            m.Spawned(action.slot, seat, self.seats.pids[seat], action.load_timeout, now, action.reason)
+        )
+        self.chronicle.spawned(self.fleet.workers[seat], action.reason)
+
+    def not_spawned(self, slot: int, refusal: str, now: float) -> None:
+        self.tell(m.SpawnFailed(slot, now))
+        self.chronicle.not_spawned(slot, refusal, self.fleet)
+
+    def retired(self, action: a.Retire, now: float) -> None:
+        self.tell(m.Asked(action.seat, action.reason, now, action.quick))
+        self.chronicle.retired(self.fleet.workers.get(action.seat), action.reason)
+
+    def aborted(self, action: a.Abort, now: float) -> None:
+        self.tell(m.Aborted(action.seat, action.reason, now))
+        self.chronicle.aborted(self.fleet.workers.get(action.seat), action.reason)
+
+    def killed(self, action: a.Kill, now: float) -> None:
+        if action.evil:
+            self.tell(m.Killed(action.seat, action.reason, now))
+        self.chronicle.killed(self.fleet.workers.get(action.seat), action.reason)
+
+    def buried(self, seat: int, end: Exit, dump: str, now: float) -> None:
+        """Take a worker that has ended out of the fleet; its last words have been observed."""
+        gone = self.fleet.workers.get(seat)
+        if gone is None:
+            return
+        cause = self.chronicle.exited(gone, end, dump, self.seats, now=now)
+        transient, memory = bool(cause & Cause.TRANSIENT), bool(cause & Cause.MEMORY)
+        self.tell(m.Exited(seat, now, clean=end.clean, transient=transient, memory=memory))
+        self._publisher.fold(gone.slot, seat)
+        self.chronicle.next_try(self.fleet, gone, now)
+
+    def recycle(self, arguments: dict[str, Any], reason: str) -> str | None:
+        """Have one slot's worker replaced, or every slot's; return why not."""
+        target = self.fleet.target
+        slot = arguments.get("slot")
+        if arguments.get("all") is True:
+            slots = [n for n in range(1, target + 1) if self.fleet.incumbent(n) is not None]
+        elif not isinstance(slot, int) or isinstance(slot, bool) or not 1 <= slot <= target:
+            return f"there is no slot {slot}: the slots are 1 to {target}"
+        elif self.fleet.incumbent(slot) is None:
+            return f"slot {slot} has no worker that could be replaced: workerguard explain {slot} says why"
+        else:
+            slots = [slot]
+        for number in slots:
+            self.tell(m.RecycleAsked(number, reason))
+        return None
