@@ -46,7 +46,7 @@ lint: $(VENV)/.test
 
 clean:
 	rm -rf $(VENV) .nox build dist test-screenshots .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
-	rm -rf example_project/db.sqlite3* example_project/faults
+	rm -rf example_project/db.sqlite3* example_project/faults example_project/broker
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A fresh Debian has python3 without ensurepip; apt can add it where there is root.
@@ -60,7 +60,7 @@ $(VENV)/.made:
 
 $(VENV)/.run: $(VENV)/.made pyproject.toml example_project/requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--editable '.[health,gevent,uvicorn,rich,prometheus]' --requirement example_project/requirements.txt
+		--editable '.[health,gevent,uvicorn,rich,prometheus,celery]' --requirement example_project/requirements.txt
 	touch $@
 
 $(VENV)/.test: $(VENV)/.made pyproject.toml

@@ -11,7 +11,7 @@ from django.urls import Resolver404, resolve
 
 from django_workerguard.conf import settings_layer
 from django_workerguard.config.options import OPTIONS
-from django_workerguard.config.resolve import SETTING, Layer, nearest
+from django_workerguard.config.resolve import POOL, SETTING, Layer, nearest, resolve_pool
 from django_workerguard.config.resolve import parse as parse_option
 from django_workerguard.errors import ConfigurationError
 
@@ -32,7 +32,7 @@ def check_setting(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
             )
         ]
     values: dict[str, Any] = {}
-    found = [*_keys(setting), *_values(setting, values)]
+    found = [*_keys(setting), *_values(setting, values), *_pool(setting)]
     return found or list(_contradictions(setting, values))
 
 
@@ -45,6 +45,8 @@ def _server_options() -> set[str]:
 def _keys(setting: Mapping[str, Any]) -> Iterator[CheckMessage]:
     names = _server_options()
     for key in setting:
+        if key == POOL:
+            continue
         field = str(key).lower()
         if key != str(key).upper() or (field not in OPTIONS and field not in names):
             yield Error(
@@ -62,6 +64,14 @@ def _values(setting: Mapping[str, Any], values: dict[str, Any]) -> Iterator[Chec
             values[field] = parse_option(option, setting[option.key], layer.where(field))
         except ConfigurationError as error:
             yield Error(str(error), hint=option.help, id="workerguard.E003")
+
+
+def _pool(setting: Mapping[str, Any]) -> Iterator[CheckMessage]:
+    try:
+        resolve_pool(setting, {})
+    except ConfigurationError as error:
+        if POOL in (error.where or error.problem):  # what is inherited is told where it is written
+            yield Error(str(error), hint=error.hint, id="workerguard.E007")
 
 
 def _contradictions(setting: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[CheckMessage]:

@@ -6,6 +6,7 @@ Weakest first: default, ``WORKERGUARD`` in the settings, ``WORKERGUARD`` in guni
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,35 @@ CONFIG_FILE = 'WORKERGUARD["{key}"] in {file}'
 ENVIRONMENT = "{env} in the environment"
 COMMAND_LINE = "{flag} on the command line"
 DEFAULT = "default"
+POOL = "CELERY"  # the key of WORKERGUARD under which the options of Celery's pool lie
+POOL_SETTING = 'WORKERGUARD["CELERY"]["{key}"]'
+POOL_ENVIRONMENT = "WORKERGUARD_CELERY_{key} in the environment"
+# what guards a pool of tasks as it guards web workers; where it is set for those it counts for both
+INHERITED = (
+    "need_app",
+    "load_retries",
+    "load_retry_delay",
+    "load_retry_max_delay",
+    "load_timeout",
+    "load_concurrency",
+    "load_probe",
+    "give_up_after",
+    "release",
+    "max_worker_lifetime",
+    "max_worker_lifetime_delta",
+    "min_worker_lifetime",
+    "reload_on_rss",
+    "surge",
+    "run_dir",
+)
+# what means another thing there: a task is not a request, and has no view that it needs
+POOL_DEFAULTS: Mapping[str, Any] = {
+    "warmup": (),
+    "min_loaded": 1,
+    "worker_reload_mercy": 0.0,  # a task may take hours; Celery's own time limits end it
+    "name": None,
+}
+POOL_OPTIONS = frozenset((*INHERITED, *POOL_DEFAULTS))
 
 
 @dataclass(frozen=True)
@@ -87,6 +117,8 @@ def split(
     guard: dict[str, Any] = {}
     server: dict[str, Any] = {}
     for key, value in setting.items():
+        if key == POOL:
+            continue
         field = str(key).lower()
         if key != str(key).upper() or (field not in OPTIONS and field not in server_options):
             raise ConfigurationError(
@@ -108,7 +140,7 @@ def from_environ(
     unknown = []
     for name, value in environ.items():
         field = name.removeprefix("WORKERGUARD_").lower()
-        if not name.startswith("WORKERGUARD_"):
+        if not name.startswith("WORKERGUARD_") or name.startswith(f"WORKERGUARD_{POOL}_"):
             continue
         if field in OPTIONS:
             guard[field] = value
@@ -119,8 +151,66 @@ def from_environ(
     return guard, server, unknown
 
 
+def resolve_pool(setting: Any, environ: Mapping[str, str]) -> Resolved:
+    """Resolve the options of Celery's pool out of WORKERGUARD as it is written, and the environment.
+
+    Weakest first: default, ``WORKERGUARD``, ``WORKERGUARD_*``, ``WORKERGUARD["CELERY"]``,
+    ``WORKERGUARD_CELERY_*``. Raises ConfigurationError for what is no option, or is none of a pool.
+    """
+    own = pool_setting(setting)
+    for key in own:
+        if str(key).lower() not in POOL_OPTIONS or key != str(key).upper():
+            raise ConfigurationError(
+                f"{key!r} is not an option of the pool",
+                where=f'WORKERGUARD["{POOL}"]',
+                hint=nearest_of_pool(str(key)),
+            )
+    prefix = f"WORKERGUARD_{POOL}_"
+    everywhere, _, _ = from_environ(environ, ())
+    layers = [
+        Layer(SETTING, {field: setting[field.upper()] for field in INHERITED if field.upper() in setting}),
+        Layer(ENVIRONMENT, {field: value for field, value in everywhere.items() if field in INHERITED}),
+        Layer(POOL_SETTING, {str(key).lower(): value for key, value in own.items()}),
+        Layer(
+            POOL_ENVIRONMENT,
+            {
+                name.removeprefix(prefix).lower(): value
+                for name, value in environ.items()
+                if name.startswith(prefix) and name.removeprefix(prefix).lower() in POOL_OPTIONS
+            },
+        ),
+    ]
+    found = resolve(layers)
+    unset = {field: value for field, value in POOL_DEFAULTS.items() if not found.is_set(field)}
+    return Resolved(dataclasses.replace(found.options, **unset), found.sources)
+
+
+def pool_setting(setting: Any) -> Mapping[str, Any]:
+    """Return ``WORKERGUARD["CELERY"]``, {} where there is none. Raises ConfigurationError for what is no dictionary."""
+    if not isinstance(setting, Mapping):
+        raise ConfigurationError(
+            "WORKERGUARD is not a dictionary", hint='Write WORKERGUARD = {"NEED_APP": "worker"}.'
+        )
+    own = setting.get(POOL) or {}
+    if not isinstance(own, Mapping):
+        raise ConfigurationError(
+            f'WORKERGUARD["{POOL}"] is not a dictionary',
+            hint=f'Write WORKERGUARD = {{"{POOL}": {{"LOAD_TIMEOUT": 120}}}}.',
+        )
+    return own
+
+
+def nearest_of_pool(key: str) -> str:
+    """Return a hint that names the pool's option nearest to a misspelt one."""
+    return _nearest(key, POOL_OPTIONS)
+
+
 def nearest(key: str, server_options: Collection[str]) -> str:
     """Return a hint that names the option nearest to a misspelt one."""
-    known = [name.upper() for name in (*OPTIONS, *server_options)]
+    return _nearest(key, (*OPTIONS, *server_options, POOL))
+
+
+def _nearest(key: str, fields: Collection[str]) -> str:
+    known = [name.upper() for name in fields]
     match = difflib.get_close_matches(key.upper().replace("-", "_"), known, n=1, cutoff=0.6)
     return f"Did you mean {match[0]!r}?" if match else "The reference of options lists them all."

@@ -73,8 +73,8 @@ def ring_on(fd: int) -> None:
 class ControlSocket:
     """The datagram socket in the run directory."""
 
-    def __init__(self, path: Path, *, owner: int, allowed_uids: frozenset[int]) -> None:
-        """Raise OSError where the socket cannot be made."""
+    def __init__(self, path: Path, *, owner: int, allowed_uids: frozenset[int], ring: bool = True) -> None:
+        """Raise OSError where the socket cannot be made. Without ``ring`` its owner looks by itself."""
         if len(os.fsencode(path)) > LONGEST_PATH:
             raise OSError(36, f"the path is longer than {LONGEST_PATH} bytes")
         self.path = path
@@ -90,7 +90,12 @@ class ControlSocket:
             os.umask(before)
         if os.geteuid() == 0:
             os.chown(path, owner, -1)  # root may use it whoever owns it
-        ring_on(self._socket.fileno())
+        self._socket.setblocking(False)
+        if ring:
+            ring_on(self._socket.fileno())
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
 
     def surrender(self) -> int:
         """Give the descriptor up, in a child: it must not be closed again when its number is another's."""

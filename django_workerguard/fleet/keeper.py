@@ -60,9 +60,11 @@ class Keeper:
         waiting = [count for listener in listeners if (count := listener.get_backlog()) >= 0]
         words[Header.BACKLOG] = sum(waiting) + 1 if waiting else 0
 
-    def publish(self, now: float, *, phase: int) -> None:
-        """Write the fleet onto the board."""
+    def publish(self, now: float, *, phase: int, beat: int | None = None) -> None:
+        """Write the fleet onto the board. ``beat``: when who is to be alive last was, if that is not now."""
         self._publisher.publish(self.policy, self.fleet, now, phase=phase)
+        if beat is not None:
+            self.board.words[Header.BEAT] = beat
 
     # what the arbiter has done
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from importlib import import_module
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from django_workerguard.config.loading import Step
 from django_workerguard.current import CurrentWorker, set_current_worker
@@ -24,6 +24,7 @@ from django_workerguard.scoreboard.layout import Cause, Orders, Seat, SeatState
 
 RESERVE = 4 << 20  # bytes that are given up when there is no memory to say that there is none
 SENTINEL = "django_workerguard.sentinel"
+Loaded = TypeVar("Loaded")
 DIRECT = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
 
 
@@ -58,6 +59,20 @@ def load(guard: Guard, *, leaving: Callable[[], None]) -> Callable[..., Any]:
     Whatever goes wrong is written into the seat and raised on. ``leaving`` is called
     when the worker is asked to leave in the middle of it, which ends the process.
     """
+
+    def application(sentinel: Any, reporter: SeatReporter) -> Callable[..., Any]:
+        app: Callable[..., Any] = sentinel.load(guard.request, reporter)
+        return app
+
+    with _direct_signals(guard, leaving):
+        return attempt(guard, application)
+
+
+def attempt(guard: Guard, work: Callable[[Any, SeatReporter], Loaded]) -> Loaded:
+    """Do the work of a load under the sentinel's eyes, which is handed to it, and return what it returns.
+
+    Whatever goes wrong is written into the seat and raised on.
+    """
     reporter = SeatReporter(guard)
     reserve = bytearray(RESERVE)  # never touched, so it costs no memory, only a place for it
     set_current_worker(
@@ -72,15 +87,14 @@ def load(guard: Guard, *, leaving: Callable[[], None]) -> Callable[..., Any]:
     )
     guard.say(SeatState.LOADING)
     try:
-        with _direct_signals(guard, leaving):
-            sentinel = import_module(SENTINEL)
-            app: Callable[..., Any] = sentinel.load(guard.request, reporter)
-            guard.board.write_release(guard.seat, sentinel.release(guard.request.release))
+        sentinel = import_module(SENTINEL)
+        loaded = work(sentinel, reporter)
+        guard.board.write_release(guard.seat, sentinel.release(guard.request.release))
     except BaseException as error:
         del reserve
         record_failure(guard, error, reporter)
         raise
-    return app
+    return loaded
 
 
 @contextlib.contextmanager
@@ -105,7 +119,7 @@ def _direct_signals(guard: Guard, leaving: Callable[[], None]) -> Iterator[None]
     for number in DIRECT:
         signal.signal(number, leave)
     signal.signal(signal.SIGABRT, abort)
-    _dump_to(guard)
+    dump_stacks(guard)
     try:
         yield
     finally:
@@ -113,10 +127,11 @@ def _direct_signals(guard: Guard, leaving: Callable[[], None]) -> Iterator[None]
         for number, handler in before.items():
             signal.signal(number, handler)
             signal.siginterrupt(number, False)
-        _dump_to(guard)
+        dump_stacks(guard)
 
 
-def _dump_to(guard: Guard) -> None:
+def dump_stacks(guard: Guard) -> None:
+    """Have every thread's stack dumped where this process is aborted or crashes, even in C."""
     if guard.dump_fd >= 0:
         faulthandler.enable(file=guard.dump_fd, all_threads=True)
 

@@ -140,6 +140,8 @@ def _used_up(policy: Policy, fleet: Fleet, slot: int) -> bool:
 
 def _duties(policy: Policy, fleet: Fleet, now: float) -> Iterator[Action]:
     """503 is answered only while nobody is ready, and by nobody once a worker waits to be admitted."""
+    if not policy.answers:
+        return
     alone = all(worker.aborted is not None for worker in fleet.of(State.READY, State.LOADED))
     unloaded = _in_order(fleet.of(State.UNLOADED))
     for worker in unloaded:
@@ -203,15 +205,13 @@ def _departures(policy: Policy, fleet: Fleet, now: float) -> Iterator[Action]:
 
 
 def _break_before_make(policy: Policy, fleet: Fleet, now: float) -> Iterator[Action]:
-    """Retire first, one at a time, where nothing may come beside the incumbents, or nothing can for want of memory."""
-    if fleet.of(State.RETIRING, State.LOADING, State.LOADED, State.FAILED):
-        return
+    """Retire first where nothing may come beside the incumbents, or nothing can for want of memory."""
     found = (fleet.incumbent(slot) for slot in range(1, fleet.target + 1))
     incumbents = _in_order(worker for worker in found if worker is not None)  # the longest there first
     if policy.surge == 0:
-        if len(incumbents) == fleet.target and (fleet.ready > 1 or fleet.target == 1):
-            reasons = ((w, _why_out(policy, fleet, w, now)) for w in incumbents)
-            yield from ([Retire(w.seat, reason) for w, reason in reasons if reason][:1])
+        yield from _make_room(policy, fleet, incumbents, now)
+        return
+    if fleet.of(State.RETIRING, State.LOADING, State.LOADED, State.FAILED):
         return
     starved = [w for w in incumbents if fleet.record(w.slot).no_memory >= NO_ROOM and w.state is State.READY]
     if not starved or fleet.frozen or fleet.ready - 1 < max(policy.min_loaded, 1):
@@ -220,6 +220,15 @@ def _break_before_make(policy: Policy, fleet: Fleet, now: float) -> Iterator[Act
     reason = _why_out(policy, fleet, largest, now)
     if reason:
         yield Retire(largest.seat, f"{reason}; it goes first: its successor found no memory beside it")
+
+
+def _make_room(policy: Policy, fleet: Fleet, incumbents: list[Worker], now: float) -> list[Retire]:
+    """Retire whoever is due, so that never more than `away` are away at once, and never the last that is ready."""
+    there = [w for w in incumbents if w.state in (State.READY, State.UNLOADED) and w.aborted is None]
+    away = fleet.target - len(there)
+    room = min(policy.away - away, fleet.ready - 1 if fleet.target > 1 else 1)
+    reasons = ((worker, _why_out(policy, fleet, worker, now)) for worker in there)
+    return [Retire(worker.seat, reason) for worker, reason in reasons if reason][: max(0, room)]
 
 
 def _why_out(policy: Policy, fleet: Fleet, incumbent: Worker, now: float) -> str:

@@ -39,6 +39,7 @@ class Policy:
     mercy: float = 60.0
     timeout: float = 30.0  # gunicorn's, for requests
     surge: int = 1
+    away: int = 1  # how many may be away at once where nobody may come beside the incumbents (surge 0)
     drain_delay: float = 0.0
     max_requests: int = 0
     max_requests_delta: int = 0
@@ -51,6 +52,9 @@ class Policy:
     reload_on_memory_error: bool = True
     outlier: str = "eject"
     outlier_min_requests: int = 50
+    answers: bool = (
+        True  # somebody waits for an answer, which is 503 while nobody is ready; tasks wait by themselves
+    )
     never_give_up: bool = False  # a development server with the reloader
 
 

@@ -41,7 +41,16 @@ class Header:
     MEMORY_LIMIT = 24  # bytes, of the cgroup; 0: none
     MEMORY_USED = 25  # bytes, of the cgroup
     BACKLOG = 26  # connections that wait to be accepted, + 1; 0: the kernel does not say
+    KIND = 27  # Kind
     WORDS = 64
+
+
+class Kind:
+    """What the processes of a board do."""
+
+    WEB = 0
+    POOL = 1  # the children of a Celery worker
+    NAMES = ("web", "celery")
 
 
 class Phase:

@@ -76,6 +76,7 @@ class Orders(IntFlag):
     ADMIT = 1  # begin to accept
     STAY = 2  # should the load fail, stay and be UNLOADED
     DUTY = 4  # answer 503 while nobody is ready
+    LEAVE = 8  # finish what is in hand and leave: how a pool's child is asked, which no signal may disturb
 
 
 class Cause(IntFlag):

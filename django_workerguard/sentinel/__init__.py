@@ -11,6 +11,7 @@ from typing import Any
 
 from django_workerguard.sentinel.cleanse import describe_failure
 from django_workerguard.sentinel.load import load, load_steps, release
+from django_workerguard.sentinel.measure import measured
 
 __all__ = [
     "announce_loaded",
@@ -18,6 +19,7 @@ __all__ = [
     "describe_failure",
     "load",
     "load_steps",
+    "measured",
     "release",
     "watch_memory_errors",
 ]

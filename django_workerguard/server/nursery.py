@@ -17,12 +17,11 @@ from django_workerguard.fleet.exits import exit_code_of
 from django_workerguard.fleet.guard import Guard
 from django_workerguard.fleet.loading import record_failure
 from django_workerguard.fleet.seats import Seats
+from django_workerguard.fleet.stacks import open_dump, read_dump
 from django_workerguard.scoreboard.layout import Kind, Orders, SeatState
 from django_workerguard.server.hygiene import shed, signals_held
 from django_workerguard.server.standin import StandIn, without_hooks
 from django_workerguard.server.worker import is_asgi
-
-LONGEST_DUMP = 1 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -37,10 +36,7 @@ class Child:
 
     def read_dump(self) -> str:
         """Return the stacks that the process has dumped."""
-        if self.dump_fd < 0:
-            return ""
-        size = min(os.fstat(self.dump_fd).st_size, LONGEST_DUMP)
-        return os.pread(self.dump_fd, size, 0).decode(errors="replace")
+        return read_dump(self.dump_fd)
 
 
 class Nursery:
@@ -108,7 +104,7 @@ class Nursery:
         if seat is None:
             self.refusal = "no seat is free"
             return None
-        dump_fd = _open_dump()
+        dump_fd = open_dump()
         try:
             child = self._fork(seat, slot, generation, dump_fd, stand_in=kind is Kind.STAND_IN)
         except Exception as error:
@@ -169,14 +165,6 @@ class Nursery:
             options=app.guard.options,
             request=app.load_request(asgi=is_asgi(self._arbiter.worker_class)),
         )
-
-
-def _open_dump() -> int:
-    """Open where a child dumps its stacks; -1 where there is no descriptor left."""
-    try:
-        return os.memfd_create("workerguard-stacks")
-    except OSError:
-        return -1
 
 
 def _never_back(step: Callable[..., None], *arguments: Any, **more: Any) -> None:

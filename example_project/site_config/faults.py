@@ -11,6 +11,8 @@ hang-loads         nothing                   in ``CatalogueConfig.ready``: never
 kill-loads         nothing                   in ``CatalogueConfig.ready``: SIGKILL to itself
 fail-urlconf       nothing                   while ``site_config.urls`` is imported: ImportError
 =================  ========================  =================================================
+
+The first four, with ``tasks-`` before them, act where a child of Celery's pool prepares itself.
 """
 
 import fcntl
@@ -21,6 +23,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+TASKS = "tasks-"
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -30,15 +34,16 @@ class Fault:
     value: str
 
     def __str__(self) -> str:
-        match self.name:
+        whose = "loads of tasks" if self.name.startswith(TASKS) else "loads"
+        match self.name.removeprefix(TASKS):
             case "fail-next-loads":
-                return f"the next {self.value} loads fail"
+                return f"the next {self.value} {whose} fail"
             case "fail-loads-until":
-                return f"loads fail for another {float(self.value) - time.time():.0f} s"
+                return f"{whose} fail for another {float(self.value) - time.time():.0f} s"
             case "hang-loads":
-                return "loads hang"
+                return f"{whose} hang"
             case "kill-loads":
-                return "loads are killed"
+                return f"{whose} are killed"
             case _:
                 return "the URLconf fails"
 
@@ -69,17 +74,25 @@ def clear() -> None:
 
 def act_on_load() -> None:
     """Be the fault of a load, if one is on. Called by ``CatalogueConfig.ready``."""
-    if not _in_a_worker():
-        return
+    if _in_a_worker():
+        _act("")
+
+
+def act_on_task_load() -> None:
+    """Be the fault of a Celery child's load, guarded or not. Called where ``site_config.celery`` prepares it."""
+    _act(TASKS)
+
+
+def _act(prefix: str) -> None:
     names = {fault.name for fault in active()}
-    if "hang-loads" in names:
+    if f"{prefix}hang-loads" in names:
         threading.Event().wait()
-    if "kill-loads" in names:
+    if f"{prefix}kill-loads" in names:
         os.kill(os.getpid(), signal.SIGKILL)
-    if "fail-loads-until" in names:
-        raise MemoryError("the fault fail-loads-until is on")
-    if "fail-next-loads" in names and take_one():
-        raise MemoryError("the fault fail-next-loads is on")
+    if f"{prefix}fail-loads-until" in names:
+        raise MemoryError(f"the fault {prefix}fail-loads-until is on")
+    if f"{prefix}fail-next-loads" in names and take_one(f"{prefix}fail-next-loads"):
+        raise MemoryError(f"the fault {prefix}fail-next-loads is on")
 
 
 def act_on_urlconf() -> None:
@@ -88,10 +101,10 @@ def act_on_urlconf() -> None:
         raise ImportError("the fault fail-urlconf is on")
 
 
-def take_one() -> bool:
-    """Count fail-next-loads down, and say whether there was one left. Atomic between processes."""
+def take_one(name: str = "fail-next-loads") -> bool:
+    """Count a fault down, and say whether there was one left. Atomic between processes."""
     try:
-        file = (directory() / "fail-next-loads").open("r+")
+        file = (directory() / name).open("r+")
     except FileNotFoundError:
         return False
     with file:
@@ -126,7 +139,7 @@ def _files() -> list[Path]:
 
 
 def _acts(fault: Fault) -> bool:
-    match fault.name:
+    match fault.name.removeprefix(TASKS):
         case "fail-next-loads":
             return int(fault.value or 0) > 0
         case "fail-loads-until":

@@ -45,7 +45,25 @@ WORKERGUARD = {
     "RELEASE": "env:EXAMPLE_RELEASE",
     # A worker is loaded once it has shown that it can serve these.
     "WARMUP_PATH": ["/", "/books/"],
+    # The children of Celery's pool are guarded by the same options, but for these.
+    "CELERY": {"LOAD_TIMEOUT": 30},
 }
+
+# One variable turns from the embedded broker, which is a directory, to a server: redis://127.0.0.1:6379/0
+CELERY_BROKER_URL = os.environ.get("EXAMPLE_BROKER", "filesystem://")
+CELERY_RESULT_BACKEND = CELERY_BROKER_URL
+CELERY_WORKER_CONCURRENCY = 4
+if CELERY_BROKER_URL == "filesystem://":
+    BROKER_DIR = Path(os.environ.get("EXAMPLE_BROKER_DIR") or BASE_DIR / "broker")
+    for _name in ("messages", "control", "results"):
+        (BROKER_DIR / _name).mkdir(parents=True, exist_ok=True)
+    CELERY_BROKER_TRANSPORT_OPTIONS = {
+        "data_folder_in": BROKER_DIR / "messages",
+        "data_folder_out": BROKER_DIR / "messages",
+        "control_folder": BROKER_DIR / "control",
+        "polling_interval": 0.1,
+    }
+    CELERY_RESULT_BACKEND = f"file://{BROKER_DIR / 'results'}"
 
 ROOT_URLCONF = "site_config.urls"
 WSGI_APPLICATION = "site_config.wsgi.application"

@@ -242,7 +242,7 @@ def test_requests_are_counted_on_while_a_worker_leaves(serve):
     server = serve("-w", "1", "-k", "gthread")
     server.wait_ready()
     server.statuses(5)
-    client = Client(server, "/slow?seconds=2")
+    client = Client(server, "/slow?seconds=8")
     server.wait("a request in flight", in_flight)
     server.signal(signal.SIGHUP)
     server.wait_event("ready", count=2)

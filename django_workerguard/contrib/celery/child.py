@@ -1,0 +1,194 @@
+"""A guarded child of Celery's pool: it loads, is told of, and takes no task before. Runs in the child."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from typing import Any
+
+from billiard.common import pickle_loads
+from billiard.pool import EX_FAILURE, EX_OK, EX_RECYCLE
+from billiard.pool import Worker as BlockingWorker
+from celery import signals
+from celery.concurrency.asynpool import Worker as AsyncWorker
+
+from django_workerguard.current import current_worker
+from django_workerguard.errors import ExitCode
+from django_workerguard.fleet import loading
+from django_workerguard.fleet.guard import Guard
+from django_workerguard.scoreboard.layout import Orders, Seat, SeatState
+
+FLUSH = 2.0  # seconds that an error reporter gets after a failed load
+LOOK = 1.0  # seconds between two looks at the orders of an idle child
+FAILED = 1  # what Celery's tracer returns first for a task that failed
+
+
+class GuardedChild:
+    """What the guard adds to billiard's worker: a verified load, and a word by which it leaves.
+
+    It says that it is up only once all that Celery would have logged and forgotten has gone
+    well, and it leaves between two tasks, when nothing that was sent to it is left.
+    """
+
+    guard: Guard
+    not_ours: tuple[int, ...] = ()  # descriptors of the parent's
+
+    # billiard's, as far as it is leaned on
+    inq: Any
+    _shutdown: Any
+    wait_for_job: Callable[[], Any]
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a guarded child is forked: worker_pool_start_method must be 'fork'")
+
+    # the load
+
+    def after_fork(self) -> None:
+        for fd in self.not_ours:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+        self._seat = self.guard.board.words
+        self._base = self.guard.base
+        loading.dump_stacks(self.guard)
+        try:
+            loading.attempt(self.guard, self._load)
+        except BaseException:
+            self._stay_or_leave()
+            raise SystemExit(ExitCode.LOAD_FAILED) from None
+        faulthandler.disable()
+        signal.signal(signal.SIGABRT, signal.SIG_DFL)  # what billiard has set would dump nothing
+        loading.dump_stacks(self.guard)
+
+    def _load(self, sentinel: Any, reporter: loading.SeatReporter) -> None:
+        with sentinel.measured("init", reporter, shareable=False):
+            with _collected() as failures:
+                super().after_fork()  # type: ignore[misc]
+            if failures:
+                raise _first_of(failures)
+        sentinel.load_steps(self.guard.request, reporter)
+
+    def _stay_or_leave(self) -> None:
+        if sys.excepthook is not sys.__excepthook__:
+            time.sleep(FLUSH)
+        while self.guard.state == SeatState.UNLOADED and not self.guard.ordered(Orders.LEAVE):
+            time.sleep(LOOK)
+
+    def on_loop_start(self, pid: int) -> None:
+        while not self.guard.ordered(Orders.ADMIT):  # until it finds itself adopted
+            time.sleep(0.002)
+        sentinel = import_module(loading.SENTINEL)
+        sentinel.announce_loaded(current_worker())
+        self.guard.stamp(Seat.LOAD_END)
+        self.guard.stamp(Seat.READY)
+        self.guard.say(SeatState.READY)
+        super().on_loop_start(pid)  # type: ignore[misc]
+
+    # the tasks
+
+    def _make_child_methods(self, *arguments: Any, **more: Any) -> None:
+        super()._make_child_methods(*arguments, **more)  # type: ignore[misc]
+        self._receive = self.wait_for_job
+        self.wait_for_job = self._next_job
+
+    def _next_job(self) -> Any:
+        """Return the next job; None if there was none for a second. Leaves where it is told to."""
+        seat, base = self._seat, self._base
+        if seat[base + Seat.IN_FLIGHT]:
+            seat[base + Seat.IN_FLIGHT] = 0
+            seat[base + Seat.REQUESTS] += 1
+        leaves = self.guard.ordered(Orders.LEAVE)
+        if leaves and not self._has_jobs_of_its_own():
+            self._leave()
+        if not self._poll(0.0 if leaves else LOOK):
+            if self._shutdown is not None and self._shutdown.is_set():
+                raise SystemExit(EX_OK)
+            return None
+        job = self._take()
+        if job:
+            seat[base + Seat.IN_FLIGHT] = 1
+        return job
+
+    def _poll(self, seconds: float) -> bool:
+        ready: bool = self.inq._reader.poll(seconds)
+        return ready
+
+    def _has_jobs_of_its_own(self) -> bool:
+        """Say whether something was sent to this child alone: nothing more will be, so what is there is all."""
+        return self._poll(0.0)
+
+    def _take(self) -> Any:
+        return self._receive()
+
+    def _leave(self) -> None:
+        self.guard.say(SeatState.LEAVING)
+        import_module(loading.SENTINEL).announce_retiring(current_worker())
+        sys.exit(EX_RECYCLE)  # billiard's own, which keeps the code
+
+    def prepare_result(self, result: Any) -> Any:
+        if isinstance(result, tuple) and result and result[0] == FAILED:
+            self._seat[self._base + Seat.ERRORS_5XX] += 1
+        return super().prepare_result(result)  # type: ignore[misc]
+
+
+class GuardedAsyncWorker(GuardedChild, AsyncWorker):
+    """A child with a pipe of its own."""
+
+
+class GuardedBlockingWorker(GuardedChild, BlockingWorker):
+    """A child that shares one pipe with the others.
+
+    Celery's own waits with the lock of that pipe in its hand, so that one that is killed
+    while it is idle stops all the others for ever. Here the lock is held only to take what is there.
+    """
+
+    def _has_jobs_of_its_own(self) -> bool:
+        return False
+
+    def _take(self) -> Any:
+        lock, reader = self.inq._rlock, self.inq._reader
+        if not lock.acquire(True, LOOK):
+            return None
+        try:
+            if not reader.poll(0.0):
+                return None  # somebody else was quicker
+            payload = reader.recv_bytes()
+        except (EOFError, OSError):
+            raise SystemExit(EX_FAILURE) from None
+        finally:
+            lock.release()
+        job = pickle_loads(payload)
+        if job is None:  # the end
+            raise SystemExit(EX_FAILURE)
+        return job
+
+
+@contextlib.contextmanager
+def _collected() -> Iterator[list[BaseException]]:
+    """Collect what handlers of ``worker_process_init`` raise, which Celery logs and forgets."""
+    failures: list[BaseException] = []
+    init = signals.worker_process_init
+    send = init.send
+
+    def collect(*arguments: Any, **named: Any) -> Any:
+        answers = send(*arguments, **named)
+        failures.extend(answer for _, answer in answers if isinstance(answer, BaseException))
+        return answers
+
+    init.send = collect
+    try:
+        yield failures
+    finally:
+        del init.send
+
+
+def _first_of(failures: list[BaseException]) -> BaseException:
+    first, *others = failures
+    for other in others:
+        first.add_note(f"Another handler of worker_process_init failed: {type(other).__name__}: {other}")
+    return first

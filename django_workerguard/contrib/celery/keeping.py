@@ -1,0 +1,324 @@
+"""The arbiter of a pool of tasks: observe, plan, apply, in Celery's main process. Runs there.
+
+It holds no decision. Celery's pool makes the children and hands them tasks; this says when one
+is to be made, asks it to leave by a word in its seat, and tells what has become of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import signal
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+from billiard.pool import EX_RECYCLE
+from celery.worker import state as worker_state
+
+from django_workerguard.config.loading import LoadRequest
+from django_workerguard.config.options import GuardOptions
+from django_workerguard.fleet.control import ControlSocket
+from django_workerguard.fleet.exits import Exit
+from django_workerguard.fleet.guard import Guard
+from django_workerguard.fleet.keeper import Keeper
+from django_workerguard.fleet.stacks import open_dump, read_dump
+from django_workerguard.policy import action as a
+from django_workerguard.policy import message as m
+from django_workerguard.policy.plan import plan
+from django_workerguard.policy.view import Policy, State
+from django_workerguard.probe import cgroup
+from django_workerguard.probe.clock import AwakeClock, monotonic_ns
+from django_workerguard.report.assess import with_findings
+from django_workerguard.scoreboard.header import Header, Kind, Phase
+from django_workerguard.scoreboard.layout import Kind as SeatKind
+from django_workerguard.scoreboard.layout import Layout, Orders, Seat
+from django_workerguard.scoreboard.places import Opened, open_board, server_name
+from django_workerguard.scoreboard.snapshot import snapshot
+
+SLOTS = 64  # at least, so that an autoscaler finds seats
+
+
+def policy_of(options: GuardOptions, *, rss_limit: int = 0) -> Policy:
+    """Return the options that decide. A pool cannot surge: who is replaced goes first."""
+    return Policy(
+        need_app=options.need_app,
+        load_retries=options.load_retries,
+        load_retry_delay=options.load_retry_delay,
+        load_retry_max_delay=options.load_retry_max_delay,
+        load_timeout=options.load_timeout,
+        load_concurrency=options.load_concurrency or cgroup.cpus(),
+        min_loaded=options.min_loaded,
+        stand_in=False,
+        answers=False,
+        give_up_after=options.give_up_after,
+        mercy=options.worker_reload_mercy or math.inf,
+        timeout=0.0,
+        surge=0,
+        away=max(1, options.surge),
+        max_worker_lifetime=options.max_worker_lifetime,
+        max_worker_lifetime_delta=options.max_worker_lifetime_delta,
+        min_worker_lifetime=options.min_worker_lifetime,
+        reload_on_rss=options.reload_on_rss or rss_limit,
+        reload_on_memory_error=False,
+        outlier="off",
+    )
+
+
+def open_pool_board(options: GuardOptions, node: str, *, processes: int) -> Opened:
+    """Make the board of this worker. Raises ConfigurationError where the run directory cannot be used."""
+    slots = max(SLOTS, 2 * processes)
+    opened = open_board(
+        Layout(seats=slots, slots=slots),
+        server_name(options.name or node, Path.cwd()),
+        options.run_dir,
+        environ=os.environ,
+        uid=os.geteuid(),
+        pid=os.getpid(),
+    )
+    opened.board.words[Header.KIND] = Kind.POOL
+    return opened
+
+
+class PoolKeeper:
+    """The guard of one pool."""
+
+    def __init__(
+        self,
+        options: GuardOptions,
+        opened: Opened,
+        log: Any,
+        *,
+        node: str,
+        processes: int,
+        rss_limit: int = 0,
+    ) -> None:
+        self.options = options
+        self.board = opened.board
+        self._log = log
+        self._clock = AwakeClock()
+        self._keeper = Keeper(self.board, log, policy_of(options, rss_limit=rss_limit), target=processes)
+        self._request = LoadRequest(
+            warmup=options.warmup, load_probe=options.load_probe, release=options.release
+        )
+        self._children: dict[int, tuple[int, int]] = {}  # by pid: the seat and where it dumps its stacks
+        self._lock = threading.RLock()  # the blocking pool looks after its children in a thread
+        self._pid = os.getpid()
+        self._pulse = monotonic_ns()
+        self._stopping = False
+        self._control: ControlSocket | None = None
+        if opened.warning:
+            log.warning("%s", opened.warning)
+        self._open_control()
+        self.board.write_about(
+            {
+                "host": socket.gethostname(),
+                "name": server_name(options.name or node, Path.cwd()),
+                "project": str(Path.cwd()),
+                "bind": [node],
+                "worker_class": "celery prefork",
+            }
+        )
+        self._keeper.chronicle.started(self._pid, [node], processes)
+        self._keeper.publish(self._clock(), phase=Phase.STARTING)
+
+    def _open_control(self) -> None:
+        if self.board.path is None:
+            return
+        allowed = frozenset({0, os.geteuid()})
+        try:
+            self._control = ControlSocket(
+                self.board.path.with_suffix(".sock"), owner=os.geteuid(), allowed_uids=allowed, ring=False
+            )
+        except OSError as error:
+            self._log.warning("no control socket: %s", error.strerror)
+
+    # time
+
+    def pulse(self) -> None:
+        """Say that the main thread goes on: what `live` asks after."""
+        self._pulse = monotonic_ns()
+
+    def tick(self, pool: Any) -> None:
+        """Look at the children, decide, and do it. What fails in it costs a tick, and nobody."""
+        with self._lock:
+            try:
+                self._tick(pool)
+            except Exception:
+                self.board.words[Header.ERRORS] += 1
+                self._log.exception("the guard met an error of its own and goes on")
+
+    def _tick(self, pool: Any) -> None:
+        now = self._clock()
+        keeper = self._keeper
+        self._serve_requests()
+        if pool.target != keeper.fleet.target:
+            keeper.tell(m.TargetChanged(pool.target))
+            keeper.chronicle.scaled(pool.target, "Celery")
+        keeper.observe(now)
+        keeper.measure(now)
+        if not self._stopping and keeper.fleet.stop is None:
+            for action in plan(keeper.policy, keeper.fleet, now):
+                self._apply(pool, action, now)
+        self._publish()
+
+    def _publish(self) -> None:
+        phase = Phase.STOPPING if self._stopping or self._keeper.fleet.stop else Phase.SERVING
+        self._keeper.publish(self._clock(), phase=phase, beat=self._pulse)
+
+    # actions
+
+    def _apply(self, pool: Any, action: a.Action, now: float) -> None:
+        keeper = self._keeper
+        match action:
+            case a.Spawn():
+                self._spawn(pool, action, now)
+            case a.Admit(seat):
+                keeper.seats.order(seat, Orders.ADMIT)
+                keeper.tell(m.Admitted(seat, now))
+            case a.Retire(seat):
+                pool.feed_no_more(keeper.seats.pids[seat])
+                keeper.seats.order(seat, Orders.LEAVE)
+                keeper.retired(action, now)
+            case a.Abort(seat):
+                self._signal(seat, signal.SIGABRT)
+                keeper.aborted(action, now)
+            case a.Kill(seat):
+                self._signal(seat, signal.SIGKILL)
+                keeper.killed(action, now)
+            case a.GiveUp(code, reason):
+                keeper.tell(m.StopAsked(now, exit_code=code, reason=reason))
+                keeper.chronicle.gave_up(reason)
+                worker_state.should_stop = int(code)
+
+    def _signal(self, seat: int, number: int) -> None:
+        pid = self._keeper.seats.pids.get(seat)
+        if pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def _spawn(self, pool: Any, action: a.Spawn, now: float) -> None:
+        seats = self._keeper.seats
+        orders = Orders.ADMIT | (Orders.STAY if action.stay else Orders.NONE)
+        seat = seats.take(SeatKind.WORKER, slot=action.slot, generation=action.generation, orders=orders)
+        if seat is None:
+            self._keeper.not_spawned(action.slot, "no seat is free", now)
+            return
+        dump_fd = open_dump()
+        guard = Guard(
+            board=self.board,
+            seat=seat,
+            slot=action.slot,
+            generation=action.generation,
+            wake_fd=-1,
+            dump_fd=dump_fd,
+            request=self._request,
+            options=self.options,
+        )
+        try:
+            pid = pool.fork_child(action.slot - 1, guard, self._not_for_children())
+        except (OSError, MemoryError) as error:
+            seats.free(seat)
+            if dump_fd >= 0:
+                os.close(dump_fd)
+            self._keeper.not_spawned(action.slot, str(error) or type(error).__name__, now)
+            return
+        self._children[pid] = (seat, dump_fd)
+        seats.adopt(seat, pid)
+        self._keeper.spawned(action, seat, now)
+
+    def _not_for_children(self) -> tuple[int, ...]:
+        control = () if self._control is None else (self._control.fileno(),)
+        return (*control, *(dump for _, dump in self._children.values() if dump >= 0))
+
+    # what has happened
+
+    def gone(self, pid: int, exit_code: int | None, why: str) -> None:
+        """Take a child that has ended out of the fleet. ``why``: for what reason of Celery's own, if it was one."""
+        with self._lock:
+            seat, dump_fd = self._children.pop(pid, (-1, -1))
+            if seat < 0:
+                return
+            now = self._clock()
+            keeper = self._keeper
+            keeper.observe(now)  # its last words
+            worker = keeper.fleet.workers.get(seat)
+            if exit_code == EX_RECYCLE:
+                why = why or "max-tasks-per-child: so many tasks, or so much memory, as Celery was told"
+            if worker is not None and worker.state is State.READY and why:
+                keeper.retired(a.Retire(seat, why), now)
+            code = -1 if exit_code is None else exit_code
+            end = Exit(code, None) if code >= 0 else Exit(None, -code)
+            keeper.buried(seat, end, read_dump(dump_fd), now)
+            keeper.seats.free(seat)
+            if dump_fd >= 0:
+                os.close(dump_fd)
+
+    # what is asked
+
+    def _serve_requests(self) -> None:
+        if self._control is None:
+            return
+        for request in self._control.requests():
+            refused = request.refused
+            if refused is None and request.do == "recycle":
+                refused = self.recycle(request.arguments, f"recycle by {request.who}")
+            elif refused is None and request.do != "wake":
+                refused = (
+                    f"a pool of Celery's knows recycle, not {request.do}: restart its worker, or ask Celery"
+                )
+            self._keeper.chronicle.asked(request, refused)
+            self._control.answer(request, refused)
+
+    def recycle(self, which: dict[str, Any], reason: str) -> str | None:
+        """Have the child of a slot, or of every slot, replaced; return why not."""
+        with self._lock:
+            return self._keeper.recycle(which, reason)
+
+    def report(self) -> dict[str, Any]:
+        """Return the pool as ``workerguard status --json`` shows it."""
+        return with_findings(snapshot(self.board))
+
+    # the end
+
+    def stopping(self) -> None:
+        """Take note that Celery closes its pool: nobody comes any more."""
+        with self._lock:
+            if not self._stopping:
+                self._stopping = True
+                self._keeper.chronicle.stopping(quick=False, drain_delay=0.0)
+                self._publish()
+
+    def look_on(self) -> None:
+        """Go on telling how it stands while the pool is closed."""
+        with self._lock:
+            self.pulse()
+            now = self._clock()
+            self._keeper.observe(now)
+            self._keeper.measure(now)
+            self._publish()
+
+    def busy(self, pid: int) -> bool:
+        """Say whether a child has a task in hand."""
+        seat, _ = self._children.get(pid, (-1, -1))
+        return seat >= 0 and bool(self._keeper.seats.word(seat, Seat.IN_FLIGHT))
+
+    def loading(self, pid: int) -> bool:
+        """Say whether a child is not ready yet."""
+        seat, _ = self._children.get(pid, (-1, -1))
+        worker = self._keeper.fleet.workers.get(seat)
+        return worker is not None and worker.ready_at is None
+
+    def close(self, code: int = 0) -> None:
+        """Take the board away; only in the process that made it."""
+        with self._lock:
+            if os.getpid() != self._pid or self.board.path is None or not self.board.path.exists():
+                return
+            stop = self._keeper.fleet.stop
+            self._keeper.chronicle.halted(stop.reason if stop else "", int(stop.exit_code) if stop else code)
+            if self._control is not None:
+                self._control.close()
+                self._control = None
+            self.board.path.unlink(missing_ok=True)

@@ -1,0 +1,338 @@
+"""Celery's prefork pool, guarded: both of its kinds, the event loop's and the blocking one. Runs in Celery's main process.
+
+The module is called as Celery's is: Celery's Django fix-up looks for the word in the pool's module.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from billiard.pool import RUN
+from billiard.pool import Pool as BlockingPool
+from billiard.pool import TimeoutHandler as BlockingTimeouts
+from celery.concurrency import prefork
+from celery.concurrency.asynpool import AsynPool
+from celery.utils.log import get_logger
+
+from django_workerguard.conf import settings_layer
+from django_workerguard.config.resolve import resolve_pool
+from django_workerguard.contrib.celery import commands  # noqa: F401 - registers them
+from django_workerguard.contrib.celery.child import GuardedAsyncWorker, GuardedBlockingWorker
+from django_workerguard.contrib.celery.keeping import PoolKeeper, open_pool_board
+from django_workerguard.contrib.celery.steps import Pulse
+from django_workerguard.contrib.celery.versions import require_supported
+from django_workerguard.errors import ConfigurationError, ExitCode, WorkerguardError
+from django_workerguard.fleet.guard import Guard
+
+TICK = 0.5  # seconds
+LINGER = 5.0  # seconds that a closed pool gets to end after its last task
+KILOBYTE = 1024
+
+logger = get_logger("celery.workerguard")
+
+
+class Timeouts(BlockingTimeouts):
+    """Notes whom Celery ends for a time limit, so that it is not taken for a crash."""
+
+    def _trywaitkill(self, worker: Any) -> None:
+        worker.ended_for = "time-limit: its task had run for as long as it may"
+        super()._trywaitkill(worker)
+
+
+class GuardedPool:
+    """What the guard changes of billiard's pool: who is made, when, and who is fed."""
+
+    TimeoutHandler = Timeouts
+    keeper: PoolKeeper
+    Child: type[Any]
+
+    # billiard's, as far as it is leaned on
+    _pool: list[Any]
+    _processes: int
+    _putlock: Any
+    _state: int
+
+    def __init__(self, *arguments: Any, keeper: PoolKeeper, **options: Any) -> None:
+        self.keeper = keeper
+        self._next: tuple[Guard, tuple[int, ...]] | None = None
+        super().__init__(*arguments, **options)
+
+    @property
+    def target(self) -> int:
+        """How many children there are to be."""
+        return self._processes
+
+    # children are made when the policy says so, never because one is missing
+
+    def Worker(self, *arguments: Any, **options: Any) -> Any:  # noqa: N802 - billiard's name
+        """Make the child's part of a process that `fork_child` makes."""
+        worker = self.Child(*arguments, **options)
+        if self._next is not None:
+            worker.guard, worker.not_ours = self._next
+        return worker
+
+    def _create_worker_process(self, i: int) -> Any:
+        return super()._create_worker_process(i) if self._next is not None else None  # type: ignore[misc]
+
+    def fork_child(self, index: int, guard: Guard, not_ours: tuple[int, ...]) -> int:
+        """Make a child in a place and return its pid. Raises OSError and MemoryError, and leaves no trace then."""
+        before = list(self._pool)
+        self._next = (guard, not_ours)
+        try:
+            pid: int = self._create_worker_process(index).pid
+        except BaseException:
+            for process in self._pool:
+                if process not in before:
+                    self._forget(process)
+            self._pool[:] = before
+            raise
+        finally:
+            self._next = None
+        return pid
+
+    def _forget(self, process: Any) -> None:
+        """Give back what a process that could not be started had been given."""
+
+    def _repopulate_pool(self, exitcodes: Any) -> None:
+        """Leave it to the policy."""
+
+    def _maintain_pool(self) -> None:
+        joined = self._join_exited_workers()
+        self.keeper.tick(self)
+        for _ in joined:
+            if self._putlock is not None:
+                self._putlock.release()
+
+    def _join_exited_workers(self, shutdown: bool = False) -> list[int]:  # noqa: FBT001, FBT002 - billiard's signature
+        before = list(self._pool)
+        for process in before:
+            if process.exitcode == ExitCode.LOAD_FAILED:
+                process._controlled_termination = True  # the guard tells of it
+        try:
+            joined: list[int] = super()._join_exited_workers(shutdown=shutdown)  # type: ignore[misc]
+        finally:
+            for process in before:
+                if process not in self._pool:
+                    self.keeper.gone(process.pid, process.exitcode, _why(process))
+        return joined
+
+    # who is fed
+
+    def feed_no_more(self, pid: int) -> None:
+        """Send no job to a child any more; what was sent to it already it will do."""
+
+    def shrink(self, n: int = 1) -> None:
+        """Lower the target: children above it leave between two tasks. Raises ValueError where none would be left."""
+        if self._processes - n < 1:
+            raise ValueError("Can't shrink pool: it would be empty")
+        for _ in range(n):
+            self._processes -= 1
+            if self._putlock:
+                self._putlock.shrink()
+
+    def grow(self, n: int = 1) -> None:
+        """Raise the target as far as there are seats."""
+        room = self.keeper.board.layout.slots - self._processes
+        if n > room:
+            logger.warning(
+                "The pool grows by %d, not %d: there are seats for %d", room, n, self._processes + room
+            )
+        super().grow(min(n, room))  # type: ignore[misc]
+
+
+class GuardedAsynPool(GuardedPool, AsynPool):
+    """The pool of transports with an event loop: a pipe for every child."""
+
+    Child = GuardedAsyncWorker
+    on_process_up: Callable[[Any], None]  # the event loop's, set when it registers
+    _looking = False
+
+    @property
+    def timers(self) -> dict[Any, float]:
+        return {self.look_around: TICK}
+
+    def look_around(self) -> None:
+        """Say that the main thread goes on, and look after the children."""
+        self.keeper.pulse()
+        if self._looking or self._state != RUN:
+            return
+        self._looking = True  # its own flush waits in between
+        try:
+            self.maintain_pool()
+        finally:
+            self._looking = False
+
+    def register_with_event_loop(self, hub: Any) -> None:
+        super().register_with_event_loop(hub)
+        up = self.on_process_up
+
+        def on_process_up(process: Any) -> None:
+            up(process)
+            self._waiting_to_start.discard(process)  # load-timeout bounds it, not a few seconds for ever
+
+        self.on_process_up = on_process_up
+        self.look_around()  # the first children
+
+    def on_process_alive(self, pid: int) -> None:
+        super().on_process_alive(pid)
+        if pid in self._fed_no_more:
+            self.feed_no_more(pid)
+
+    def feed_no_more(self, pid: int) -> None:
+        self._fed_no_more.add(pid)
+        for process in self._pool:
+            if process.pid == pid:
+                self._all_inqueues.discard(process.inqW_fd)
+                self._busy_workers.discard(process.inqW_fd)
+
+    @property
+    def _fed_no_more(self) -> set[int]:
+        found: set[int] = self.__dict__.setdefault("_leaving", set())
+        found.intersection_update(process.pid for process in self._pool)
+        return found
+
+    def _forget(self, process: Any) -> None:
+        self._process_cleanup_queues(process)
+
+
+class GuardedBlockingPool(GuardedPool, BlockingPool):
+    """The pool of transports without one: all children share a pipe, and a thread looks after them."""
+
+    Child = GuardedBlockingWorker
+
+    def look_around(self) -> None:
+        """Say that the main thread goes on."""
+        self.keeper.pulse()
+
+
+class TaskPool(prefork.TaskPool):
+    """``worker_pool``: Celery's prefork pool, guarded."""
+
+    Pool = GuardedAsynPool
+    BlockingPool = GuardedBlockingPool
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        require_supported()
+        super().__init__(*arguments, **options)
+        try:
+            self._prepare()
+        except WorkerguardError as error:
+            sys.stderr.write(f"Error: {error}\n")
+            raise SystemExit(error.exit_code) from None
+
+    def _prepare(self) -> None:
+        if not self.forking_enable:
+            raise ConfigurationError(
+                "the guarded pool forks its children",
+                option="worker_pool_start_method",
+                hint="Set it to 'fork', or take guard(app) or CELERY_WORKER_POOL away to run unguarded.",
+            )
+        found = resolve_pool(settings_layer(), os.environ)
+        _, node = self.options["initargs"]
+        peak = self.options.pop("max_memory_per_child", None)
+        processes = self.limit or os.cpu_count() or 1
+        self.guarded = PoolKeeper(
+            found.options,
+            open_pool_board(found.options, node, processes=processes),
+            logger,
+            node=node,
+            processes=processes,
+            rss_limit=int(peak or 0) * KILOBYTE,
+        )
+        if peak and not found.options.reload_on_rss:
+            logger.info("max_memory_per_child is taken for reload-on-rss: a child's memory now, not its peak")
+        self.app.steps["consumer"].add(Pulse)
+
+    def on_start(self) -> None:
+        self.options["keeper"] = self.guarded
+        super().on_start()
+
+    def did_start_ok(self) -> bool:
+        """Say yes: what becomes of a load that fails is the policy's."""
+        return True
+
+    def look_around(self) -> None:
+        """Look after the children from wherever Celery's main thread waits."""
+        if self._pool is not None:
+            self._pool.look_around()
+
+    def on_stop(self) -> None:
+        """Let the children finish what is in hand, and end: nobody waits for one that does not."""
+        pool = self._pool
+        self.guarded.stopping()
+        if pool is None:
+            return
+        with _bounded(pool, self.guarded):
+            super().on_stop()
+        self.guarded.close()
+
+    def on_terminate(self) -> None:
+        self.guarded.stopping()
+        super().on_terminate()
+        self.guarded.close()
+
+    def on_close(self) -> None:
+        self.guarded.stopping()
+        super().on_close()
+
+
+@contextlib.contextmanager
+def _bounded(pool: Any, keeper: PoolKeeper) -> Iterator[None]:
+    """Bound the end of a pool: who has no task in hand and does not go is killed, and its pipes are closed.
+
+    Celery waits without end for a child that still loads, for one that died in the middle of a
+    word, and for jobs that nobody will do.
+    """
+    over = threading.Event()
+    mercy = keeper.options.worker_reload_mercy
+    started = time.monotonic()
+
+    def watch() -> None:
+        idle_since = time.monotonic()
+        while not over.wait(TICK):
+            keeper.look_on()
+            now = time.monotonic()
+            children = list(pool._pool)
+            late = mercy and now - started > mercy
+            busy = [child for child in children if keeper.busy(child.pid)]
+            if busy and not late:
+                idle_since = now
+            for child in children:
+                if late or keeper.loading(child.pid) or now - idle_since > LINGER:
+                    _kill(child)
+            if late or now - idle_since > LINGER:
+                _hang_up(children)
+
+    watcher = threading.Thread(target=watch, name="workerguard-end", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join(timeout=2 * TICK)
+
+
+def _kill(child: Any) -> None:
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        os.kill(child.pid, signal.SIGKILL)
+
+
+def _hang_up(children: list[Any]) -> None:
+    """Close the parent's copies of what dead children wrote into, so that whoever reads there comes to an end."""
+    for child in children:
+        with contextlib.suppress(OSError, AttributeError, ValueError):
+            child.outq._writer.close()
+
+
+def _why(process: Any) -> str:
+    """Say for what reason of its own Celery has ended a child; "" where it has not."""
+    if getattr(process, "_job_terminated", False):
+        return "terminated: its task was revoked"
+    return str(getattr(process, "ended_for", ""))

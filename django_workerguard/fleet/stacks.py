@@ -1,0 +1,23 @@
+"""Where a child dumps its stacks when it is aborted or crashes: memory that its arbiter reads. Runs in the arbiter."""
+
+from __future__ import annotations
+
+import os
+
+LONGEST_DUMP = 1 << 20  # bytes
+
+
+def open_dump() -> int:
+    """Open where a child dumps its stacks; -1 where there is no descriptor left."""
+    try:
+        return os.memfd_create("workerguard-stacks")
+    except OSError:
+        return -1
+
+
+def read_dump(fd: int) -> str:
+    """Return the stacks that a process has dumped."""
+    if fd < 0:
+        return ""
+    size = min(os.fstat(fd).st_size, LONGEST_DUMP)
+    return os.pread(fd, size, 0).decode(errors="replace")
