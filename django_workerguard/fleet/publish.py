@@ -38,6 +38,7 @@ class Publisher:
         self._seats = seats
         self._sampled = 0.0
         self._samples = 0
+        self._used = 0  # the highest slot that anybody has ever been in
         self._states: dict[int, tuple[SlotState, int]] = {}
         self._gone: dict[tuple[int, Slot], int] = {}  # what processes counted that are gone, by slot
 
@@ -58,7 +59,8 @@ class Publisher:
         if fleet.ready >= policy.min_loaded:
             words[Header.REACHED] = 1
         beat = monotonic_ns()
-        for slot in range(1, self._board.layout.slots + 1):
+        self._used = max((self._used, fleet.target, *(worker.slot for worker in fleet.workers.values())))
+        for slot in range(1, self._used + 1):
             self._slot(fleet, slot, lambda at: beat + int((at - now) * 1e9) if at > now else 0)
             words[self._board.layout.slot(slot) + Slot.NOTES] = _notes(policy, fleet, slot, now)
         words[Header.BEAT] = beat

@@ -6,6 +6,7 @@ The module is called as Celery's is: Celery's Django fix-up looks for the word i
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 
 from billiard.pool import RUN
 from billiard.pool import Pool as BlockingPool
+from billiard.pool import PoolThread
 from billiard.pool import TimeoutHandler as BlockingTimeouts
 from celery.concurrency import prefork
 from celery.concurrency.asynpool import AsynPool
@@ -30,12 +32,26 @@ from django_workerguard.contrib.celery.steps import Pulse
 from django_workerguard.contrib.celery.versions import require_supported
 from django_workerguard.errors import ConfigurationError, ExitCode, WorkerguardError
 from django_workerguard.fleet.guard import Guard
+from django_workerguard.sentinel import describe_failure
 
 TICK = 0.5  # seconds
 LINGER = 5.0  # seconds that a closed pool gets to end after its last task
 KILOBYTE = 1024
 
 logger = get_logger("celery.workerguard")
+
+
+class Supervisor(PoolThread):
+    """Looks after the children of the blocking pool, in billiard's place: often, and without its burst at the start."""
+
+    def __init__(self, pool: Any) -> None:
+        self.pool = pool
+        super().__init__()
+
+    def body(self) -> None:
+        while self._state == RUN and self.pool._state == RUN:
+            self.pool._maintain_pool()
+            time.sleep(TICK)
 
 
 class Timeouts(BlockingTimeouts):
@@ -205,6 +221,7 @@ class GuardedAsynPool(GuardedPool, AsynPool):
 class GuardedBlockingPool(GuardedPool, BlockingPool):
     """The pool of transports without one: all children share a pipe, and a thread looks after them."""
 
+    Supervisor = Supervisor
     Child = GuardedBlockingWorker
 
     def look_around(self) -> None:
@@ -249,9 +266,13 @@ class TaskPool(prefork.TaskPool):
         if peak and not found.options.reload_on_rss:
             logger.info("max_memory_per_child is taken for reload-on-rss: a child's memory now, not its peak")
         self.app.steps["consumer"].add(Pulse)
+        describe_failure(Exception())  # imports what else every child that fails would import by itself
 
     def on_start(self) -> None:
         self.options["keeper"] = self.guarded
+        # Celery collects garbage before each fork: what is there for good need not be gone through each time
+        gc.collect()
+        gc.freeze()
         super().on_start()
 
     def did_start_ok(self) -> bool:

@@ -1,0 +1,236 @@
+"""A Celery worker under test, on a broker of its own: Redis, RabbitMQ or a directory."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from django_workerguard.report.assess import with_findings
+from django_workerguard.scoreboard.board import Board, BoardError
+from django_workerguard.scoreboard.journal import read_events
+from django_workerguard.scoreboard.snapshot import snapshot
+from tests.process.harness import PATIENCE, ROOT, WaitedError
+
+PROJECT = Path(__file__).parent / "pool"
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@contextlib.contextmanager
+def redis_server(directory: Path) -> Iterator[str]:
+    """Run a Redis of our own, without persistence, and yield its URL."""
+    port = free_port()
+    options = ("--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no")
+    log = (directory / "redis.log").open("wb")
+    with subprocess.Popen(("redis-server", *options), cwd=directory, stdout=log, stderr=log) as server:
+        try:
+            _wait_port(port)
+            yield f"redis://127.0.0.1:{port}/0"
+        finally:
+            server.kill()
+    log.close()
+
+
+def _wait_port(port: int, patience: float = PATIENCE) -> None:
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        time.sleep(0.05)
+    raise WaitedError(f"nobody listens on port {port}")
+
+
+@dataclass
+class PoolWorker:
+    """One ``celery worker`` process with its pool, and who sends it tasks."""
+
+    directory: Path
+    broker: str
+    options: dict[str, Any] = field(default_factory=dict)  # WORKERGUARD["CELERY"]
+    celery: dict[str, Any] = field(default_factory=dict)  # Celery's settings
+    environ: dict[str, str] = field(default_factory=dict)
+    concurrency: int = 4
+    arguments: tuple[str, ...] = ()
+    guarded: bool = True
+    process: subprocess.Popen[bytes] | None = None
+
+    def __post_init__(self) -> None:
+        (self.directory / "faults").mkdir(parents=True, exist_ok=True)
+        (self.directory / "run").mkdir(exist_ok=True)
+
+    @property
+    def _environ(self) -> dict[str, str]:
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("DJANGO_", "WORKERGUARD"))
+        }
+        return {
+            **kept,
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{PROJECT}",
+            "PYTHONUNBUFFERED": "1",
+            "DJANGO_SETTINGS_MODULE": "pool_settings",
+            "POOL_DIRECTORY": str(self.directory),
+            "POOL_BROKER": self.broker,
+            "POOL_GUARDED": str(int(self.guarded)),
+            "POOL_OPTIONS": json.dumps(self.options),
+            "POOL_CELERY": json.dumps(self.celery),
+            "WORKERGUARD_RUN_DIR": str(self.directory / "run"),
+            **self.environ,
+        }
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "celery", "-A", "pool_app", *arguments]
+
+    def start(self) -> PoolWorker:
+        self.log_path = self.directory / "log"
+        log = self.log_path.open("ab")
+        self.process = subprocess.Popen(
+            self.command(
+                "worker", "-l", "info", "-c", str(self.concurrency), "-n", "pool@%h", *self.arguments
+            ),
+            cwd=self.directory,
+            env=self._environ,
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        log.close()
+        return self
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def run(self, *arguments: str, patience: float = PATIENCE) -> subprocess.CompletedProcess[str]:
+        """Run another program in this worker's project: celery's own commands, or ours."""
+        return subprocess.run(
+            arguments, cwd=self.directory, env=self._environ, capture_output=True, text=True, timeout=patience
+        )
+
+    def workerguard(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self.run(sys.executable, "-m", "django_workerguard.cli", *arguments)
+
+    def send(self, task: str, *arguments: list[Any]) -> None:
+        """Send tasks, in a process of its own, each with its arguments."""
+        code = (
+            "import json, sys, pool_app\n"
+            "task = getattr(pool_app, sys.argv[1])\n"
+            "with pool_app.app.producer_or_acquire() as producer:\n"
+            "    for arguments in json.load(sys.stdin):\n"
+            "        task.apply_async(arguments, producer=producer)\n"
+        )
+        subprocess.run(
+            (sys.executable, "-c", code, task),
+            input=json.dumps(arguments),
+            cwd=self.directory,
+            env=self._environ,
+            text=True,
+            check=True,
+            timeout=PATIENCE,
+        )
+
+    def fault(self, place: str, kind: str, times: int | None = None) -> None:
+        half = self.directory / f".{place}"
+        half.write_text(kind if times is None else f"{kind} {times}")
+        half.rename(self.directory / "faults" / place)
+
+    def mend(self) -> None:
+        for path in (self.directory / "faults").iterdir():
+            path.unlink(missing_ok=True)
+
+    # what became of it
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    def trace(self) -> list[tuple[str, int, bool]]:
+        """Return what the tasks left: number, pid, and whether the child had been prepared."""
+        path = self.directory / "trace"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [
+            (number, int(pid), prepared == "1") for number, pid, prepared in (line.split() for line in lines)
+        ]
+
+    def ran(self) -> Counter[str]:
+        return Counter(number for number, _, _ in self.trace())
+
+    @contextlib.contextmanager
+    def board(self) -> Iterator[Board]:
+        for path in (self.directory / "run").glob(f"*.{self.pid}.board"):
+            board = Board.open(path)
+            try:
+                yield board
+            finally:
+                board.close()
+            return
+        raise WaitedError("there is no board")
+
+    def status(self) -> dict[str, Any]:
+        with self.board() as board:
+            return with_findings(snapshot(board))
+
+    def events(self, name: str | None = None) -> list[dict[str, Any]]:
+        with self.board() as board:
+            return [event for event in read_events(board) if name in (None, event["event"])]
+
+    def pids(self) -> list[int]:
+        return [slot["pid"] for slot in self.status()["slots"] if slot["state"] == "ready"]
+
+    def wait(self, what: str, condition: Callable[[], Any], patience: float = PATIENCE) -> Any:
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            with contextlib.suppress(WaitedError, BoardError, OSError):
+                found = condition()
+                if found:
+                    return found
+            if self.process is None or self.process.poll() is not None:
+                raise WaitedError(f"the worker has ended while waited for: {what}\n{self.log[-4000:]}")
+            time.sleep(0.05)
+        raise WaitedError(f"waited {patience:g} s for: {what}\n{self.log[-4000:]}")
+
+    def wait_ready(self, count: int | None = None) -> None:
+        wanted = self.concurrency if count is None else count
+        self.wait(f"{wanted} ready", lambda: self.status()["ready"] == wanted)
+
+    def wait_ran(self, count: int, patience: float = PATIENCE) -> None:
+        self.wait(f"{count} tasks", lambda: len(self.trace()) >= count, patience)
+
+    def wait_exit(self, patience: float = PATIENCE) -> int:
+        assert self.process is not None
+        try:
+            return self.process.wait(patience)
+        except subprocess.TimeoutExpired:
+            raise WaitedError(f"no end after {patience:g} s\n{self.log[-4000:]}") from None
+
+    def stop(self, patience: float = PATIENCE) -> int:
+        os.kill(self.pid, signal.SIGTERM)
+        return self.wait_exit(patience)
+
+    def end(self) -> None:
+        """Take it down with its children, whatever it does."""
+        if self.process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        shutil.rmtree(self.directory / "run", ignore_errors=True)
