@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 
 from django_workerguard.errors import ConfigurationError, NoServerError
-from django_workerguard.scoreboard.header import Header
-from django_workerguard.scoreboard.places import Server, find_servers, server_name, unreadable
+from django_workerguard.scoreboard.header import Header, Kind
+from django_workerguard.scoreboard.places import Server, find_servers, is_near, server_name, unreadable
 
 
 def choose(parsed: argparse.Namespace, *, here: Path) -> list[Server]:
@@ -16,21 +16,28 @@ def choose(parsed: argparse.Namespace, *, here: Path) -> list[Server]:
 
     Raises NoServerError, and ConfigurationError where several could be meant.
     """
+    kind = Kind.POOL if parsed.celery else Kind.WEB
+    return _one_family(candidates(parsed, kind, here=here))
+
+
+def candidates(parsed: argparse.Namespace, kind: int, *, here: Path) -> list[Server]:
+    """Return every server of a kind that could be meant. Raises NoServerError where there is none."""
     environ, uid = os.environ, os.geteuid()
-    found = list(find_servers(parsed.run_dir, environ=environ, uid=uid))
+    found = list(find_servers(parsed.run_dir, environ=environ, uid=uid, kind=kind))
+    what = "guarded Celery worker" if kind == Kind.POOL else "server"
     if not found:
         broken = list(unreadable(parsed.run_dir, environ=environ, uid=uid))
-        raise NoServerError(f"no running server was found{'; ' if broken else ''}{'; '.join(broken)}.")
+        raise NoServerError(f"no running {what} was found{'; ' if broken else ''}{'; '.join(broken)}.")
     if parsed.name:
         wanted = (parsed.name, server_name(parsed.name, here))
         named = [server for server in found if server.name in wanted or server.label in wanted]
         if not named:
-            raise NoServerError(f"no running server is called {parsed.name!r}: there is {_labels(found)}.")
-        return _one_family(named)
-    near = [server for server in found if _is_near(Path(server.project), here)]
+            raise NoServerError(f"no running {what} is called {parsed.name!r}: there is {_labels(found)}.")
+        return named
+    near = [server for server in found if is_near(Path(server.project), here)]
     if not near and not parsed.run_dir and (here / "manage.py").exists():
-        raise NoServerError(f"no server of this project runs: there is {_labels(found)}.")
-    return _one_family(near or found)
+        raise NoServerError(f"no {what} of this project runs: there is {_labels(found)}.")
+    return near or found
 
 
 def _one_family(servers: list[Server]) -> list[Server]:
@@ -43,7 +50,3 @@ def _one_family(servers: list[Server]) -> list[Server]:
 
 def _labels(servers: list[Server]) -> str:
     return ", ".join(f"{server.label} ({server.project})" for server in servers)
-
-
-def _is_near(project: Path, here: Path) -> bool:
-    return project == here or project in here.parents or here in project.parents

@@ -11,7 +11,7 @@ import time
 
 from django_workerguard.report.verdict import KINDS, judge
 from django_workerguard.scoreboard import glance
-from django_workerguard.scoreboard.header import Vitals
+from django_workerguard.scoreboard.header import Header, Kind, Vitals
 
 OK, USAGE, UNAVAILABLE, NO_SERVER = 0, 2, 69, 72  # errors.ExitCode, which would cost a probe its import
 
@@ -19,8 +19,10 @@ OK, USAGE, UNAVAILABLE, NO_SERVER = 0, 2, 69, 72  # errors.ExitCode, which would
 def main(argv: list[str] | None = None, prog: str = "workerguard") -> int:
     """Run one command and return its exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    if len(argv) == 2 and argv[0] == "probe" and argv[1] in KINDS:
-        told = _probe_the_only_one(argv[1])
+    celery = "--celery" in argv
+    rest = [argument for argument in argv if argument != "--celery"]
+    if len(rest) == 2 and rest[0] == "probe" and rest[1] in KINDS and len(argv) - len(rest) <= 1:
+        told = _probe_the_only_one(rest[1], Kind.POOL if celery else Kind.WEB)
         if told is not None:
             return told
     from django_workerguard.commands import run  # late: argparse, JSON and dataclasses
@@ -28,7 +30,7 @@ def main(argv: list[str] | None = None, prog: str = "workerguard") -> int:
     return run(argv, prog)
 
 
-def _probe_the_only_one(kind: str) -> int | None:
+def _probe_the_only_one(kind: str, of: int) -> int | None:
     """Probe where there is exactly one server; None where it takes a closer look."""
     environ = os.environ
     run_dir = environ.get("WORKERGUARD_RUN_DIR") or None
@@ -38,15 +40,15 @@ def _probe_the_only_one(kind: str) -> int | None:
     found = []
     for path in glance.boards(run_dir, environ=environ, uid=os.geteuid()):
         words = glance.head(path)
-        if words is not None and (not name or glance.matches(path, name)):
+        if words is not None and words[Header.KIND] == of and (not name or glance.matches(path, name)):
             found.append(words)
     return tell(kind, Vitals(found[0])) if len(found) == 1 else None
 
 
-def tell(kind: str, vitals: Vitals) -> int:
+def tell(kind: str, vitals: Vitals, *, of: str = "") -> int:
     """Print the answer to a probe and return its exit code."""
     ok, reason = judge(kind, vitals, loaded=True, now=time.monotonic())
-    sys.stdout.write(f"{'ok' if ok else 'unavailable'}: {reason}\n")
+    sys.stdout.write(f"{'ok' if ok else 'unavailable'}: {reason}{f' ({of})' if of else ''}\n")
     return OK if ok else UNAVAILABLE
 
 

@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from django_workerguard import cli, orders
-from django_workerguard.choosing import choose
+from django_workerguard.choosing import candidates, choose
 from django_workerguard.config.units import seconds
-from django_workerguard.errors import ConfigurationError, ExitCode, WorkerguardError
+from django_workerguard.errors import ConfigurationError, ExitCode, NoServerError, WorkerguardError
 from django_workerguard.report.assess import with_findings
 from django_workerguard.report.table import event_line, story, table
 from django_workerguard.report.verdict import KINDS
+from django_workerguard.scoreboard.header import Kind
 from django_workerguard.scoreboard.journal import read_events
-from django_workerguard.scoreboard.places import is_live
-from django_workerguard.scoreboard.snapshot import snapshot
+from django_workerguard.scoreboard.places import Server, is_live
+from django_workerguard.scoreboard.snapshot import SNAPSHOT_VERSION, snapshot
 
 SHORTEST_WATCH = 0.1  # seconds
 FOLLOW = 0.5  # seconds between two looks at the journal
@@ -52,6 +53,9 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "--run-dir",
         default=os.environ.get("WORKERGUARD_RUN_DIR") or None,
         help="Where the server keeps its scoreboard.",
+    )
+    which.add_argument(
+        "--celery", action="store_true", help="The pool of the project's Celery worker, not the web server."
     )
     parser = argparse.ArgumentParser(
         prog=prog, description="Look at the running guarded server of this project."
@@ -134,17 +138,38 @@ def _positive(text: str) -> int:
 def _status(parsed: argparse.Namespace) -> int:
     if parsed.watch is not None:
         _watch(parsed, max(parsed.watch, SHORTEST_WATCH))
-    shots = [with_findings(snapshot(server.board)) for server in choose(parsed, here=Path.cwd())]
+    servers, pools = ([with_findings(shot) for shot in shots] for shots in _looks(parsed))
     if parsed.json:
-        print(json.dumps(shots[-1] if len(shots) == 1 else {**shots[-1], "replaces": shots[:-1]}, indent=2))
+        whole: dict[str, Any] = servers[-1] if servers else {"version": SNAPSHOT_VERSION}
+        replaces = {"replaces": servers[:-1]} if len(servers) > 1 else {}
+        print(json.dumps({**whole, **replaces, "pools": pools}, indent=2))
     else:
-        print("\n\n".join(table(shot) for shot in shots))
+        print("\n\n".join(table(shot) for shot in (*servers, *pools)))
     return ExitCode.OK
+
+
+def _looks(parsed: argparse.Namespace) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Look at the server that is meant, and at its project's pools. Raises NoServerError where there is neither."""
+    servers: list[Server] = []
+    missing = None
+    if not parsed.celery:
+        try:
+            servers = choose(parsed, here=Path.cwd())
+        except NoServerError as error:
+            missing = error
+    try:
+        pools = candidates(parsed, Kind.POOL, here=Path.cwd())
+    except NoServerError as error:
+        if not servers:
+            raise missing or error from None
+        pools = []
+    return [snapshot(server.board) for server in servers], [snapshot(pool.board) for pool in pools]
 
 
 def _watch(parsed: argparse.Namespace, every: float) -> NoReturn:
     def look() -> list[dict[str, Any]]:
-        return [snapshot(server.board) for server in choose(parsed, here=Path.cwd())]
+        servers, pools = _looks(parsed)
+        return [*servers, *pools]
 
     if sys.stdout.isatty():
         try:
@@ -177,7 +202,10 @@ def _events(parsed: argparse.Namespace) -> int:
 
 
 def _probe(parsed: argparse.Namespace) -> int:
-    return cli.tell(parsed.kind, choose(parsed, here=Path.cwd())[-1].board.vitals)
+    if not parsed.celery:
+        return cli.tell(parsed.kind, choose(parsed, here=Path.cwd())[-1].board.vitals)
+    pools = candidates(parsed, Kind.POOL, here=Path.cwd())
+    return max(cli.tell(parsed.kind, pool.board.vitals, of=pool.name) for pool in pools)
 
 
 def _explain(parsed: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 from typing import Any
 
@@ -11,6 +12,8 @@ from django.core.signals import setting_changed
 from django_workerguard.config.options import GuardOptions
 from django_workerguard.config.resolve import SETTING, Layer, resolve, split
 from django_workerguard.current import current_worker
+from django_workerguard.scoreboard.places import pools_of
+from django_workerguard.scoreboard.snapshot import snapshot
 
 
 def settings_layer() -> dict[str, Any]:
@@ -37,6 +40,18 @@ def options_here() -> GuardOptions:
     """Return the guard's options: the server's, from wherever they were set; else the settings' alone."""
     worker = current_worker()
     return worker.options if worker is not None else guard_options()
+
+
+def pools_here() -> list[dict[str, Any]]:
+    """Look at the guarded pools of this project's Celery workers, on this host, as far as this user may see them."""
+    worker = current_worker()
+    project = str(worker.board.read_about().get("project", "/")) if worker is not None else os.getcwd()
+    pools = pools_of(project, options_here().run_dir, environ=os.environ, uid=os.geteuid())
+    try:
+        return [snapshot(pool.board) for pool in pools]
+    finally:
+        for pool in pools:
+            pool.board.close()
 
 
 def _forget(*, setting: str, **_: Any) -> None:

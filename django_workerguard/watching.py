@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from django_workerguard.report.assess import assess
-from django_workerguard.report.table import COLUMNS, headlines, plain, row
+from django_workerguard.report.table import COLUMNS, columns, headlines, plain, row
 
 STATES = {
     "ready": "green",
@@ -64,32 +64,33 @@ def _server(shot: Snapshot, console: Console, height: int) -> list[RenderableTyp
         slots = sorted(slots, key=lambda slot: slot["state"] == "ready")[:room]
     left_out = len(shot["slots"]) - len(slots)
     more = [Text(f"… and {left_out} more slots", style="dim")] if left_out else []
-    return [*head, _table(slots, shot["at"], console), *more, Text()]
+    return [*head, _table(shot, slots, console), *more, Text()]
 
 
 def _lines(texts: Iterable[Text], console: Console) -> int:
     return sum(len(text.wrap(console, console.width)) for text in texts)
 
 
-def _table(slots: Sequence[Mapping[str, Any]], now: float, console: Console) -> Table:
+def _table(shot: Snapshot, slots: Sequence[Mapping[str, Any]], console: Console) -> Table:
     unlimited = console.options.update(width=10_000)
-    columns = list(COLUMNS)
+    shown = list(COLUMNS)
     for spared in (*DISPENSABLE, ""):
-        table = _with(columns, slots, now)
+        table = _with(shown, shot, slots)
         if not spared or console.measure(table, options=unlimited).maximum <= console.width:
             break
-        columns.remove(spared)
+        shown.remove(spared)
     return table
 
 
-def _with(columns: Sequence[str], slots: Sequence[Mapping[str, Any]], now: float) -> Table:
+def _with(shown: Sequence[str], shot: Snapshot, slots: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in columns:
-        table.add_column(name, justify="right" if name in NUMBERS else "left", no_wrap=True)
+    headings = dict(zip(COLUMNS, columns(shot), strict=True))
+    for name in shown:
+        table.add_column(headings[name], justify="right" if name in NUMBERS else "left", no_wrap=True)
     for slot in slots:
-        cells = {name: Text(plain(cell)) for name, cell in zip(COLUMNS, row(slot, now), strict=True)}
+        cells = {name: Text(plain(cell)) for name, cell in zip(COLUMNS, row(slot, shot["at"]), strict=True)}
         cells["STATE"].stylize(STATES.get(slot["state"].replace("_", "-"), ""))
         if slot["errors_5xx"]:
             cells["5XX"].stylize("red")
-        table.add_row(*(cells[name] for name in columns))
+        table.add_row(*(cells[name] for name in shown))
     return table

@@ -18,9 +18,10 @@ from health_check.base import HealthCheck, HealthCheckResult
 from health_check.exceptions import HealthCheckException, ServiceUnavailable
 from health_check.views import HealthCheckView
 
+from django_workerguard.conf import pools_here
 from django_workerguard.current import current_worker
 from django_workerguard.probe.clock import monotonic_ns
-from django_workerguard.report.verdict import judge
+from django_workerguard.report.verdict import LONGEST_SILENCE, judge
 
 CHECKS = ("WorkerLoaded", "FleetReady", "ArbiterAlive")
 
@@ -62,6 +63,29 @@ class ArbiterAlive(HealthCheck):
         ok, _ = judge("live", worker.vitals(), loaded=True, now=monotonic_ns() / 1e9)
         if not ok:
             raise ServiceUnavailable("The arbiter does not tick")
+
+
+@dataclasses.dataclass
+class PoolReady(HealthCheck):
+    """Every guarded pool of this project's Celery workers on this host is ready, and at least ``pools`` of them run.
+
+    Not one of the default checks: list it in a HealthCheckView of the project's own. It sees what
+    this process's user may see.
+    """
+
+    pools: int = dataclasses.field(default=1, repr=False)
+
+    async def run(self) -> None:
+        found = pools_here()
+        if len(found) < self.pools:
+            raise ServiceUnavailable("Fewer guarded Celery pools run here than are expected")
+        if not all(map(_pool_is_well, found)):
+            raise ServiceUnavailable("A guarded Celery pool is not ready")
+
+
+def _pool_is_well(shot: dict[str, Any]) -> bool:
+    ticks = shot["arbiter"]["beat_age"] <= LONGEST_SILENCE
+    return bool(ticks and shot["arbiter"]["phase"] == "serving" and shot["ready"] >= shot["min_loaded"])
 
 
 class GuardHealthView(HealthCheckView):

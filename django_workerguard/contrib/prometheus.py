@@ -12,6 +12,8 @@ goes into the registry of prometheus_client's multiprocess mode, beside its Mult
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import groupby
+from typing import Any
 
 from django.http import HttpRequest, HttpResponse
 from django.urls import path
@@ -28,39 +30,54 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from django_workerguard.conf import pools_here
 from django_workerguard.current import current_worker
-from django_workerguard.report.metrics import Family, families
+from django_workerguard.report.metrics import Family, families, families_of_pools
 from django_workerguard.views import may_see_details
 
 app_name = "workerguard-metrics"
 
 
 class WorkerguardCollector(Collector):
-    """Yields the metrics of the server that this process is a worker of; none elsewhere."""
+    """Yields the metrics of the server that this process is a worker of, and of its project's Celery pools on this host.
+
+    None elsewhere.
+    """
 
     def collect(self) -> Iterator[Metric]:
         worker = current_worker()
         if worker is not None:
             for family in families(worker.snapshot()):
-                yield _metric(family)
+                yield _metric([("", family)])
+            of_pools = families_of_pools(pools_here())
+            for _, group in groupby(of_pools, key=lambda pair: pair[1].name):
+                yield _metric(list(group))
 
     def describe(self) -> list[Metric]:
         """Say nothing: a registry must not look for a server when it only takes the collector in."""
         return []
 
 
-def _metric(family: Family) -> Metric:
-    name, text, labels = family.name, family.help, family.labels
+def _metric(group: list[tuple[str, Family]]) -> Any:
+    """Make one metric of the families of one name: a server's, or those of its project's pools, by pool."""
+    _, family = group[0]
+    name, text = family.name, family.help
+    of_pools = bool(group[0][0])
+    labels = ("pool", *family.labels) if of_pools else family.labels
     if family.kind == "info":
         about = dict(zip(labels, family.samples[0][0], strict=True))
         return InfoMetricFamily(name.removesuffix("_info"), text, value=about)
-    if family.kind == "histogram":
-        buckets = [(bound, count) for (bound,), count in family.samples]
-        return HistogramMetricFamily(name, text, buckets=buckets, sum_value=family.total)
-    kind = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
+    kind = {"counter": CounterMetricFamily, "histogram": HistogramMetricFamily}.get(
+        family.kind, GaugeMetricFamily
+    )
     metric = kind(name, text, labels=labels)
-    for values, number in family.samples:
-        metric.add_metric(values, number)
+    for pool, one in group:
+        before = (pool,) if of_pools else ()
+        if one.kind == "histogram":
+            metric.add_metric(before, [(bound, count) for (bound,), count in one.samples], one.total)
+            continue
+        for values, number in one.samples:
+            metric.add_metric((*before, *values), number)
     return metric
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from django_workerguard.conf import pools_here
 from django_workerguard.current import CurrentWorker, current_worker
 from django_workerguard.dashboard import render
 from django_workerguard.report.rates import rates
@@ -32,7 +33,10 @@ class Looks:
 
     def tiles(self, slot_url: str) -> str:
         """Return how the server stands; links go to the page of ``slot_url``, that of slot 0."""
-        return self._once(f"tiles {slot_url}", lambda: render.tiles(self._worker.snapshot(), slot_url))
+        return self._once(f"tiles {slot_url}", lambda: self._tiles(slot_url))
+
+    def _tiles(self, slot_url: str) -> str:
+        return render.tiles(self._worker.snapshot(), slot_url) + "".join(map(render.pool_tiles, pools_here()))
 
     def history(self) -> str:
         """Return the last hour."""

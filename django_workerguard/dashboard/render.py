@@ -27,6 +27,8 @@ ROW = 14.0
 MOST_MARKS = 400  # the latest
 EVENTS_SHOWN = 50
 LEGEND = ("loading", "ready", "retiring", "back-off")
+REQUESTS = ("requests", "in flight", "5xx")
+TASKS = ("tasks", "running", "failed")
 MARKS = {"failed": "×", "died": "†", "recycled": "↻", "aborted": "!", "reload": "⟳", "frozen": "❄"}
 
 
@@ -46,9 +48,23 @@ def tiles(shot: Snapshot, slot_url: str) -> str:
     )
 
 
+def pool_tiles(shot: Snapshot) -> str:
+    """Render how a pool of Celery's stands: as a server, but without pages of its slots."""
+    found = assess(shot)
+    worst = found[0].severity if found else "well"
+    first, second = (escape(plain(line)) for line in headlines(shot))
+    findings = "".join(_finding(finding, "") for finding in found)
+    shown = "".join(_tile(slot, shot["at"], "", of=TASKS) for slot in shot["slots"])
+    return (
+        f'<section class="wg-pool"><h2>Celery: {escape(plain(shot["name"]))}</h2>'
+        f'<p class="wg-headline wg-{worst}">{first}</p><p class="wg-quiet">{second}{_release(shot)}</p>'
+        f'<ul class="wg-findings">{findings}</ul><ol class="wg-tiles">{shown}</ol></section>'
+    )
+
+
 def _finding(finding: Finding, slot_url: str) -> str:
     text = escape(plain(finding.text))
-    if finding.slot is not None:
+    if finding.slot is not None and slot_url:
         text = f'<a href="{_slot_address(slot_url, finding.slot)}">{text}</a>'
     return f'<li class="wg-{finding.severity}"><strong>{finding.severity}</strong> {text}</li>'
 
@@ -57,7 +73,7 @@ def _release(shot: Snapshot) -> str:
     return f"; release {escape(plain(shot['release']))}" if shot["release"] else ""
 
 
-def _tile(slot: Mapping[str, Any], now: float, slot_url: str) -> str:
+def _tile(slot: Mapping[str, Any], now: float, slot_url: str, of: tuple[str, str, str] = REQUESTS) -> str:
     number = slot["slot"]
     state = slot["state"].replace("_", "-")
     age = span(now - slot["since"]) if slot["since"] else "–"
@@ -79,17 +95,19 @@ def _tile(slot: Mapping[str, Any], now: float, slot_url: str) -> str:
         for name, value in (
             ("generation", slot["generation"]),
             ("release", escape(plain(slot["release"])) or "–"),
-            ("requests", requests),
-            ("in flight", slot["in_flight"]),
-            ("5xx", f"{errors} ({rate})"),
+            (of[0], requests),
+            (of[1], slot["in_flight"]),
+            (of[2], f"{errors} ({rate})"),
             ("memory", memory),
             ("load", load),
         )
     )
     suspect = ' <span class="wg-warning">suspect</span>' if slot["suspect"] else ""
+    name = f"Slot {number}"
+    if slot_url:
+        name = f'<a id="wg-slot-{number}" href="{_slot_address(slot_url, number)}">{name}</a>'
     return (
-        f'<li class="wg-tile wg-{state}"><h3><a id="wg-slot-{number}" href="{_slot_address(slot_url, number)}">'
-        f'Slot {number}</a> <span class="wg-state">{state}</span>{suspect}</h3>'
+        f'<li class="wg-tile wg-{state}"><h3>{name} <span class="wg-state">{state}</span>{suspect}</h3>'
         f'<p class="wg-quiet">for {age}; {pid}</p><dl>{facts}</dl>{why}</li>'
     )
 

@@ -7,7 +7,7 @@ slots, never pids, so that a series goes on when its worker is recycled.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from django_workerguard.report.assess import assess
@@ -73,6 +73,37 @@ def families(shot: Snapshot) -> Iterator[Family]:
     if shot["backlog"] is not None:
         yield _one("listen_backlog_connections", "Connections that wait to be accepted.", shot["backlog"])
     yield _findings(shot)
+
+
+# what a pool of tasks has, under the name that it has there
+OF_TASKS = {
+    "start_time_seconds": "start_time_seconds",
+    "arbiter_silence_seconds": "silence_seconds",
+    "target_workers": "target_children",
+    "ready_workers": "ready_children",
+    "workers": "children",
+    "load_failures": "load_failures",
+    "exits": "exits",
+    "recycles": "recycles",
+    "load_duration_seconds": "load_duration_seconds",
+    "requests": "tasks",
+    "responses_5xx": "failed_tasks",
+    "requests_in_flight": "running_tasks",
+    "resident_memory_bytes": "resident_memory_bytes",
+    "slot_exits": "slot_exits",
+    "load_failures_in_a_row": "load_failures_in_a_row",
+    "back_off_seconds": "back_off_seconds",
+    "findings": "findings",
+}
+
+
+def families_of_pools(shots: Iterable[Snapshot]) -> Iterator[tuple[str, Family]]:
+    """Yield the metrics of Celery's pools, each with its pool's name; those of one name after one another."""
+    found = [(str(shot["name"]), family) for shot in shots for family in families(shot)]
+    for name, called in OF_TASKS.items():
+        for pool, family in found:
+            if family.name == f"{PREFIX}_{name}":
+                yield pool, replace(family, name=f"{PREFIX}_pool_{called}")
 
 
 def _counts(tallies: Mapping[str, Any]) -> Iterator[Family]:

@@ -24,10 +24,19 @@ COLUMNS = (
 )
 
 
+# how a pool of tasks calls what it counts
+OF_TASKS = {"REQUESTS": "TASKS", "5XX": "FAILED", "IN FLIGHT": "RUNNING"}
+
+
+def columns(snapshot: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of the table's columns, in the order of `row`."""
+    return tuple(OF_TASKS.get(name, name) for name in COLUMNS) if snapshot["kind"] == "celery" else COLUMNS
+
+
 def table(snapshot: Mapping[str, Any]) -> str:
     """Render ``workerguard status``."""
     lines = [*headlines(snapshot), ""]
-    lines += _aligned([COLUMNS, *(row(slot, snapshot["at"]) for slot in snapshot["slots"])])
+    lines += _aligned([columns(snapshot), *(row(slot, snapshot["at"]) for slot in snapshot["slots"])])
     found = assess(snapshot)
     if found:
         lines += ["", *(f"{finding.severity}: {finding.text}" for finding in found)]

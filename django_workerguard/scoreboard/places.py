@@ -18,7 +18,7 @@ from django_workerguard.errors import ConfigurationError
 from django_workerguard.probe.process import is_alive, start_time
 from django_workerguard.scoreboard import glance
 from django_workerguard.scoreboard.board import Board, BoardError
-from django_workerguard.scoreboard.header import Header
+from django_workerguard.scoreboard.header import Header, Kind
 from django_workerguard.scoreboard.layout import Layout
 
 _BOARD = re.compile(r"(?P<name>.+)\.(?P<pid>\d+)\.board")
@@ -131,12 +131,19 @@ class Server:
     project: str
 
     @property
+    def kind(self) -> int:
+        """What its processes do, a `header.Kind`."""
+        return self.board.words[Header.KIND]
+
+    @property
     def label(self) -> str:
         return f"{self.name}.{self.pid}"
 
 
-def find_servers(run_dir: str | None, *, environ: Mapping[str, str], uid: int) -> Iterator[Server]:
-    """Yield every running server that this user may see; root sees every user's.
+def find_servers(
+    run_dir: str | None, *, environ: Mapping[str, str], uid: int, kind: int = Kind.WEB
+) -> Iterator[Server]:
+    """Yield every running server of a kind that this user may see; root sees every user's.
 
     Looks into every place that a server could have used. A file that is no whole
     scoreboard of this version is passed over; `unreadable` tells of those.
@@ -146,7 +153,7 @@ def find_servers(run_dir: str | None, *, environ: Mapping[str, str], uid: int) -
             board = Board.open(Path(path))
         except (OSError, BoardError):
             continue
-        if not is_live(board):
+        if board.words[Header.KIND] != kind or not is_live(board):
             board.close()
             continue
         about = board.read_about()
@@ -156,6 +163,17 @@ def find_servers(run_dir: str | None, *, environ: Mapping[str, str], uid: int) -
             board,
             str(about.get("project", "/")),
         )
+
+
+def is_near(project: Path, here: Path) -> bool:
+    """Say whether a server's project is the one in which somebody stands."""
+    return project == here or project in here.parents or here in project.parents
+
+
+def pools_of(project: str, run_dir: str | None, *, environ: Mapping[str, str], uid: int) -> list[Server]:
+    """Return the running Celery pools of a project, on this host."""
+    found = find_servers(run_dir, environ=environ, uid=uid, kind=Kind.POOL)
+    return [server for server in found if is_near(Path(server.project), Path(project))]
 
 
 def unreadable(run_dir: str | None, *, environ: Mapping[str, str], uid: int) -> Iterator[str]:

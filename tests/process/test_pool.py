@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
+import random
 import signal
 import time
 from collections import Counter
@@ -190,3 +192,68 @@ def cpu_seconds(pid: int) -> float:
     """Return what a process and its dead children have used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return sum(int(field) for field in fields[11:15]) / os.sysconf("SC_CLK_TCK")
+
+
+# the end
+
+
+@pytest.mark.parametrize("broker", BROKERS)
+def test_warm_shutdown_in_a_storm_is_bounded(pool, broker):
+    """Celery's own hung there: for a child that waits to be read, or for a lock that a dead child holds."""
+    worker = pool(
+        broker,
+        celery={"CELERY_WORKER_MAX_TASKS_PER_CHILD": 20, "CELERY_TASK_ACKS_LATE": True},
+        options={"LOAD_RETRY_DELAY": 0.2, "MAX_WORKER_LIFETIME": 2, "MIN_WORKER_LIFETIME": 0},
+    )
+    worker.wait_ready()
+    worker.fault("init", "memory", 50)
+    worker.send("failing", *([n] for n in range(3000)))
+    dice = random.Random(4)
+    until = time.monotonic() + 4
+    while time.monotonic() < until:
+        for pid in dice.sample(worker.pids(), min(1, len(worker.pids()))):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, dice.choice((signal.SIGTERM, signal.SIGTERM, signal.SIGKILL)))
+        time.sleep(0.1)
+    began = time.monotonic()
+    assert worker.stop(patience=25) == 0
+    print(f"{broker}: ended {time.monotonic() - began:.1f} s after SIGTERM, {len(worker.trace())} tasks done")
+    assert all(prepared for _, _, prepared in worker.trace())
+
+
+@pytest.mark.parametrize("broker", BROKERS)
+def test_warm_shutdown_while_nobody_can_load(pool, broker):
+    worker = pool(broker, fault=("init", "hang"), options={"LOAD_TIMEOUT": 0})
+    worker.send("note", *([n] for n in range(40)))
+    worker.wait("loads under way", lambda: len(worker.events("spawned")) >= 2)
+    time.sleep(1.5)
+    assert worker.stop(patience=20) == 0
+    assert worker.trace() == []
+
+
+@pytest.mark.parametrize("broker", BROKERS)
+def test_warm_shutdown_waits_for_the_tasks_in_hand(pool, broker):
+    worker = pool(broker)
+    worker.wait_ready()
+    worker.send("note", *([n, 8.0] for n in range(4)))
+    worker.wait("four in hand", lambda: _sum(worker, "in_flight") == 4)
+    assert worker.stop() == 0
+    assert worker.ran() == {str(n): 1 for n in range(4)}
+
+
+@pytest.mark.parametrize("broker", BROKERS)
+def test_mercy_bounds_the_tasks_too_where_it_is_set(pool, broker):
+    worker = pool(broker, options={"WORKER_RELOAD_MERCY": 1})
+    worker.wait_ready()
+    worker.send("note", *([n, 600.0] for n in range(4)))
+    worker.wait("four in hand", lambda: _sum(worker, "in_flight") == 4)
+    worker.stop(patience=20)
+    assert worker.trace() == []
+
+
+def test_cold_shutdown_leaves_nothing_behind(pool):
+    worker = pool("filesystem")
+    worker.wait_ready()
+    os.kill(worker.pid, signal.SIGQUIT)
+    worker.wait_exit()
+    assert not list((worker.directory / "run").glob("*.board"))

@@ -26,6 +26,7 @@ from django_workerguard.scoreboard.layout import Orders, Seat, SeatState
 
 FLUSH = 2.0  # seconds that an error reporter gets after a failed load
 LOOK = 1.0  # seconds between two looks at the orders of an idle child
+CONSUMED = 2.0  # seconds that the parent gets to read the results of a child that leaves
 FAILED = 1  # what Celery's tracer returns first for a task that failed
 
 
@@ -41,6 +42,7 @@ class GuardedChild:
 
     # billiard's, as far as it is leaned on
     inq: Any
+    on_ready_counter: Any
     _shutdown: Any
     wait_for_job: Callable[[], Any]
 
@@ -129,6 +131,19 @@ class GuardedChild:
         self.guard.say(SeatState.LEAVING)
         import_module(loading.SENTINEL).announce_retiring(current_worker())
         sys.exit(EX_RECYCLE)  # billiard's own, which keeps the code
+
+    def _ensure_messages_consumed(self, completed: int) -> bool:
+        """Wait until the parent has read every result, but not for ever.
+
+        billiard waits for 30 s, and at a shutdown the parent may read no more: it then waits
+        for this child. What is left in the pipe is read once the child is gone.
+        """
+        deadline = time.monotonic() + CONSUMED
+        while time.monotonic() < deadline:
+            if self.on_ready_counter.value >= completed:
+                return True
+            time.sleep(0.01)
+        return False
 
     def prepare_result(self, result: Any) -> Any:
         if isinstance(result, tuple) and result and result[0] == FAILED:

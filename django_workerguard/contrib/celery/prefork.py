@@ -15,13 +15,13 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from billiard.pool import RUN
+from billiard.pool import RUN, LaxBoundedSemaphore, PoolThread
 from billiard.pool import Pool as BlockingPool
-from billiard.pool import PoolThread
 from billiard.pool import TimeoutHandler as BlockingTimeouts
 from celery.concurrency import prefork
 from celery.concurrency.asynpool import AsynPool
 from celery.utils.log import get_logger
+from celery.worker import state as worker_state
 
 from django_workerguard.conf import settings_layer
 from django_workerguard.config.resolve import resolve_pool
@@ -42,7 +42,11 @@ logger = get_logger("celery.workerguard")
 
 
 class Supervisor(PoolThread):
-    """Looks after the children of the blocking pool, in billiard's place: often, and without its burst at the start."""
+    """Looks after the children of the blocking pool, in billiard's place: often, and without its burst at the start.
+
+    It makes them, and the kernel kills them when it ends: Celery asks for that with PR_SET_PDEATHSIG,
+    which goes by thread. So it stays for as long as the process does, and nobody waits for it.
+    """
 
     def __init__(self, pool: Any) -> None:
         self.pool = pool
@@ -52,6 +56,10 @@ class Supervisor(PoolThread):
         while self._state == RUN and self.pool._state == RUN:
             self.pool._maintain_pool()
             time.sleep(TICK)
+        threading.Event().wait()
+
+    def stop(self, timeout: float | None = None) -> None:
+        """Wait for nothing."""
 
 
 class Timeouts(BlockingTimeouts):
@@ -218,11 +226,38 @@ class GuardedAsynPool(GuardedPool, AsynPool):
         self._process_cleanup_queues(process)
 
 
+class PatientSemaphore(LaxBoundedSemaphore):
+    """Billiard's semaphore, whose waiter looks up: Celery's main thread waits here for a child to take a task.
+
+    Where no child is to be had it would see neither a SIGTERM nor anything else.
+    """
+
+    def __init__(self, value: int, between: Callable[[], None]) -> None:
+        super().__init__(value)
+        self._between = between
+
+    def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:  # noqa: FBT001, FBT002 - threading's signature
+        if not blocking or timeout is not None:
+            return bool(super().acquire(blocking, timeout))
+        while not super().acquire(timeout=TICK):
+            if threading.current_thread() is threading.main_thread():
+                self._between()
+        return True
+
+
 class GuardedBlockingPool(GuardedPool, BlockingPool):
     """The pool of transports without one: all children share a pipe, and a thread looks after them."""
 
     Supervisor = Supervisor
     Child = GuardedBlockingWorker
+
+    def __init__(self, processes: int, *arguments: Any, keeper: PoolKeeper, **options: Any) -> None:
+        def between() -> None:
+            keeper.pulse()
+            worker_state.maybe_shutdown()  # raises; the message is not acknowledged, and comes again
+
+        options["semaphore"] = PatientSemaphore(processes, between)
+        super().__init__(processes, *arguments, keeper=keeper, **options)
 
     def look_around(self) -> None:
         """Say that the main thread goes on."""
