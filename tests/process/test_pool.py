@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import random
 import signal
@@ -15,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from tests.process.pools import PoolWorker, redis_server
+from tests.process.harness import ROOT
+from tests.process.pools import PROJECT, PoolWorker, redis_server
 
 BROKERS = [pytest.param("redis", marks=pytest.mark.needs("redis")), "filesystem"]
 numbers = itertools.count()
@@ -33,7 +35,9 @@ def pool(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..
     workers: list[PoolWorker] = []
 
     def start(broker: str = "filesystem", *, fault: tuple[Any, ...] = (), **options: Any) -> PoolWorker:
-        url = request.getfixturevalue("redis") if broker == "redis" else "filesystem://"
+        url = options.pop("url", None) or (
+            request.getfixturevalue("redis") if broker == "redis" else "filesystem://"
+        )
         queue = f"queue{os.getpid()}.{next(numbers)}"
         celery = {"CELERY_TASK_DEFAULT_QUEUE": queue, **options.pop("celery", {})}
         worker = PoolWorker(tmp_path / f"worker{len(workers)}", url, celery=celery, **options)
@@ -257,3 +261,229 @@ def test_cold_shutdown_leaves_nothing_behind(pool):
     os.kill(worker.pid, signal.SIGQUIT)
     worker.wait_exit()
     assert not list((worker.directory / "run").glob("*.board"))
+
+
+# what is asked of it, and what it says
+
+
+def test_status_shows_the_pool_and_the_probes_ask_it(pool):
+    worker = pool("filesystem", fault=("init", "memory", 1), options={"LOAD_RETRY_DELAY": 0.2})
+    worker.wait_ready()
+    worker.send("failing", [1])
+    worker.wait("the failure counted", lambda: _sum(worker, "errors_5xx") == 1)
+    shown = worker.workerguard("status")
+    assert "TASKS" in shown.stdout
+    assert "celery prefork at pool@" in shown.stdout
+    document = json.loads(worker.workerguard("status", "--json").stdout)
+    assert document["pools"][0]["ready"] == 4
+    for kind in ("live", "ready", "startup"):
+        probed = worker.workerguard("probe", kind, "--celery")
+        assert (probed.returncode, probed.stdout[:3]) == (0, "ok:")
+    assert worker.workerguard("probe", "ready").returncode == NO_SERVER, (
+        "the web's probe does not take a pool for it"
+    )
+    slot = str(worker.events("load-failed")[0]["slot"])
+    explained = worker.workerguard("explain", slot, "--celery")
+    assert "load-failed" in explained.stdout
+    assert "MemoryError" in explained.stdout
+
+
+NO_SERVER = 72
+
+
+@pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGUSR2], ids=["stopped", "stuck"])
+@pytest.mark.parametrize("broker", BROKERS)
+def test_live_is_true_of_a_main_process_that_is_stopped_or_stuck(pool, broker, how):
+    worker = pool(broker)
+    worker.wait_ready()
+    os.kill(worker.pid, how)
+    worker.wait("not live", lambda: worker.workerguard("probe", "live", "--celery").returncode == 69, 40)
+
+
+@pytest.mark.needs("redis")
+def test_a_broker_that_is_away_is_no_reason_to_restart_and_children_are_looked_after(pool, tmp_path):
+    with contextlib.ExitStack() as stack:
+        url = stack.enter_context(redis_server(tmp_path))
+        worker = pool("redis", url=url)
+        worker.wait_ready()
+        stack.close()
+        worker.wait("the broker missed", lambda: "Connection refused" in worker.log)
+        os.kill(worker.pids()[0], signal.SIGKILL)
+        worker.wait("its successor", lambda: len(worker.events("ready")) == 5)
+        time.sleep(3)
+        assert worker.status()["arbiter"]["beat_age"] < 3
+
+
+@pytest.mark.parametrize("broker", BROKERS)
+def test_the_fleet_is_asked_through_celerys_own_broker(pool, broker):
+    worker = pool(broker, options={"MIN_WORKER_LIFETIME": 0})
+    worker.wait_ready()
+    before = set(worker.pids())
+    command = worker.command("inspect", "guard", "--json", "--timeout", "5")
+    (answer,) = json.loads(worker.run(*command).stdout).values()
+    assert (answer["ready"], answer["target"]) == (4, 4)
+    told = worker.run(*worker.command("control", "guard_recycle", "2", "--timeout", "5"))
+    assert "recycle of 2: accepted" in told.stdout
+    worker.wait("slot 2 replaced", lambda: len(worker.events("ready")) == 5)
+    worker.run(*worker.command("control", "guard_recycle", "all", "--timeout", "5"))
+    worker.wait("all replaced", lambda: len(worker.events("ready")) == 9 and not before & set(worker.pids()))
+    assert fewest_there(worker.events()) == 3
+    refused = worker.run(*worker.command("control", "guard_recycle", "77", "--timeout", "5"))
+    assert "there is no slot 77" in refused.stdout
+    assert worker.workerguard("recycle", "1", "--celery").returncode == 0
+    worker.wait("slot 1 replaced", lambda: len(worker.events("ready")) == 10)
+    assert worker.workerguard("reload", "--celery").returncode == 65
+
+
+@pytest.mark.needs("redis")
+def test_grow_and_shrink_lose_nothing(pool):
+    worker = pool("redis", concurrency=4)
+    worker.wait_ready()
+    worker.send("note", *([n, 0.05] for n in range(400)))
+    worker.run(*worker.command("control", "pool_grow", "2", "--timeout", "5"))
+    worker.wait_ready(6)
+    worker.run(*worker.command("control", "pool_shrink", "4", "--timeout", "5"))
+    worker.wait_ready(2)
+    worker.wait_ran(400)
+    assert worker.ran() == {str(n): 1 for n in range(400)}
+    assert worker.status()["target"] == 2
+
+
+# need-app
+
+
+@pytest.mark.parametrize("broker", BROKERS)
+@pytest.mark.parametrize("need_app", ["worker", "server"])
+def test_need_app_ends_a_worker_that_cannot_load_with_22(pool, broker, need_app):
+    options = {"LOAD_RETRY_DELAY": 0.1, "LOAD_RETRIES": 2, "NEED_APP": need_app}
+    worker = pool(broker, concurrency=2, fault=("init", "import"), options=options)
+    worker.send("note", [1])
+    assert worker.wait_exit() == 22
+    assert f"need-app={need_app}" in worker.log
+    assert worker.trace() == []
+
+
+@pytest.mark.needs("redis")
+def test_need_app_off_keeps_the_unloaded_child_without_a_task_until_its_lifetime_ends(pool):
+    options = {
+        "LOAD_RETRY_DELAY": 0.1,
+        "LOAD_RETRIES": 1,
+        "NEED_APP": "off",
+        "MAX_WORKER_LIFETIME": 5,
+        "MIN_WORKER_LIFETIME": 0,
+    }
+    worker = pool("redis", concurrency=2, fault=("init", "import", 1), options=options)
+    status = worker.wait(
+        "one unloaded",
+        lambda: "unloaded" in [slot["state"] for slot in worker.status()["slots"]] and worker.status(),
+    )
+    assert "unloaded" in {finding["code"] for finding in status["findings"]}
+    worker.send("note", *([n] for n in range(20)))
+    worker.wait_ran(20)
+    assert all(prepared for _, _, prepared in worker.trace())
+    worker.wait("both loaded", lambda: worker.status()["ready"] == 2, 30)
+
+
+# recycling
+
+
+@pytest.mark.parametrize("broker", BROKERS)
+def test_memory_that_was_given_back_recycles_nobody_and_kept_memory_does(pool, broker):
+    """Celery's max_memory_per_child looks at the peak; taken over, it looks at what there is now."""
+    worker = pool(
+        broker,
+        concurrency=2,
+        celery={"CELERY_WORKER_MAX_MEMORY_PER_CHILD": 200_000},
+        options={"MIN_WORKER_LIFETIME": 0},
+    )
+    worker.wait_ready()
+    worker.send("swell", *([400] for _ in range(6)))
+    worker.wait_ran(6)
+    time.sleep(4)
+    assert worker.events("retiring") == []
+    worker.send("note", [1, 0, 300])
+    worker.wait("a recycle", lambda: worker.events("retiring"))
+    assert worker.events("retiring")[0]["reason"].startswith("reload-on-rss")
+    worker.wait("its successor", lambda: len(worker.events("ready")) == 3)
+
+
+@pytest.mark.needs("redis")
+def test_what_celery_ends_by_itself_is_no_crash(pool):
+    celery = {"CELERY_WORKER_MAX_TASKS_PER_CHILD": 1, "CELERY_TASK_TIME_LIMIT": 1}
+    worker = pool("redis", concurrency=1, celery=celery)
+    worker.wait_ready()
+    worker.send("note", *([n] for n in range(6)))
+    worker.wait_ran(6)
+    worker.send("note", [6, 30.0])
+    worker.wait(
+        "the time limit", lambda: [e for e in worker.events("retiring") if "time-limit" in e["reason"]]
+    )
+    worker.send("note", *([n] for n in range(7, 12)))
+    worker.wait_ran(11)
+    assert worker.events("back-off") == []
+    reasons = {event["reason"].partition(":")[0] for event in worker.events("retiring")}
+    assert reasons == {"max-tasks-per-child", "time-limit"}
+
+
+def test_an_idle_child_that_is_killed_stops_no_other(pool):
+    """Celery's own waits with the pipe's lock in hand, and takes it to its grave."""
+    worker = pool("filesystem")
+    worker.wait_ready()
+    for _ in range(3):
+        ready = len(worker.events("ready"))
+        for pid in worker.pids()[:3]:
+            os.kill(pid, signal.SIGKILL)
+        worker.wait("successors", lambda ready=ready: len(worker.events("ready")) >= ready + 3)
+    worker.send("note", *([n] for n in range(20)))
+    worker.wait_ran(20)
+
+
+# bad input
+
+
+@pytest.mark.parametrize("other", ["solo", "threads"])
+def test_a_pool_that_is_not_prefork_is_told_of_once(pool, other):
+    worker = pool("filesystem", arguments=("-P", other))
+    worker.wait("it is up", lambda: " ready." in worker.log)
+    assert worker.log.count("workerguard guards Celery's prefork pool") == 1
+    assert "this worker's is " + {"solo": "solo", "threads": "thread"}[other] in worker.log
+    worker.send("note", [1])
+    worker.wait_ran(1)
+
+
+@pytest.mark.needs("redis")
+def test_the_setting_alone_guards_too(pool):
+    setting = {"CELERY_WORKER_POOL": "django_workerguard.contrib.celery.prefork:TaskPool"}
+    worker = pool("redis", guarded=False, celery=setting)
+    worker.wait_ready()
+
+
+@pytest.mark.parametrize(
+    ("options", "celery", "said"),
+    [
+        ({"LOAD_TIMOUT": 3}, {}, "Did you mean 'LOAD_TIMEOUT'?"),
+        ({"LOAD_TIMEOUT": "soon"}, {}, "load-timeout: 'soon' is not a duration"),
+        ({"MAX_REQUESTS": 3}, {}, "'MAX_REQUESTS' is not an option of the pool"),
+        ({"RUN_DIR": "/proc/nowhere"}, {}, "run-dir: "),
+        ({}, {"CELERY_WORKER_POOL_START_METHOD": "spawn"}, "worker_pool_start_method: "),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(pool, options, celery, said):
+    environ = {"WORKERGUARD_RUN_DIR": ""} if "RUN_DIR" in options else {}
+    worker = pool("filesystem", options=options, celery=celery, environ=environ)
+    assert worker.wait_exit() == 2
+    (line,) = [line for line in worker.log.splitlines() if line.startswith("Error: ")]
+    assert said in line
+    assert "Traceback" not in worker.log
+
+
+@pytest.mark.parametrize("package", ["celery", "billiard"])
+def test_an_unsupported_version_is_refused(pool, tmp_path, package):
+    about = tmp_path / "elsewhere" / f"{package}-9.9.9.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 9.9.9\n")
+    path = os.pathsep.join((str(about.parent), str(ROOT), str(PROJECT)))
+    worker = pool("filesystem", environ={"PYTHONPATH": path})
+    assert worker.wait_exit() == 2
+    assert f"{package} 9.9.9 (supported: " in worker.log
+    assert "Traceback" not in worker.log

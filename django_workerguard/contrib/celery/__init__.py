@@ -38,18 +38,23 @@ def guard(app: Any) -> None:
     """
 
     def choose(sender: Any, **_: Any) -> None:
-        if _unwrapped(getattr(sender, "app", None)) is not _unwrapped(app):
-            return
-        pool = _name_of(sender.pool_cls)
-        if pool in PREFORK:
+        if _is_of(sender, app) and _name_of(sender.pool_cls) in PREFORK:
             require_supported()
             from django_workerguard.contrib.celery.prefork import TaskPool
 
             sender.pool_cls = TaskPool
-        elif "workerguard" not in pool:
+
+    def tell(instance: Any, **_: Any) -> None:
+        pool = _name_of(instance.pool_cls)
+        if _is_of(instance, app) and "workerguard" not in pool:
             logger.warning(UNGUARDED, pool)
 
     signals.worker_init.connect(choose, weak=False, dispatch_uid=f"workerguard.{id(app)}")
+    signals.celeryd_after_setup.connect(tell, weak=False, dispatch_uid=f"workerguard.{id(app)}")
+
+
+def _is_of(worker: Any, app: Any) -> bool:
+    return _unwrapped(getattr(worker, "app", None)) is _unwrapped(app)
 
 
 def _unwrapped(app: Any) -> Any:

@@ -75,6 +75,12 @@ def prepare(**_):
     prepared["pid"] = os.getpid()
 
 
+@signals.worker_init.connect
+def may_get_stuck(**_):
+    """Have SIGUSR2 stop the main thread for good, as a deadlock would."""
+    signal.signal(signal.SIGUSR2, lambda *_: time.sleep(3600))
+
+
 def probe() -> None:
     fail(take_fault("probe"))
 
