@@ -47,6 +47,39 @@ def redis_server(directory: Path) -> Iterator[str]:
     log.close()
 
 
+@contextlib.contextmanager
+def rabbitmq_server(directory: Path) -> Iterator[str]:
+    """Run a RabbitMQ of our own, with its own epmd, and yield its URL."""
+    port, distribution, names = free_port(), free_port(), free_port()
+    (directory / "plugins").write_text("[].")
+    environ = {
+        **os.environ,
+        "HOME": str(directory),
+        "ERL_EPMD_ADDRESS": "127.0.0.1",
+        "ERL_EPMD_PORT": str(names),
+        "RABBITMQ_NODENAME": f"guard{port}@localhost",
+        "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+        "RABBITMQ_NODE_PORT": str(port),
+        "RABBITMQ_DIST_PORT": str(distribution),
+        "RABBITMQ_MNESIA_BASE": str(directory / "mnesia"),
+        "RABBITMQ_LOG_BASE": str(directory / "log"),
+        "RABBITMQ_PID_FILE": str(directory / "pid"),
+        "RABBITMQ_CONFIG_FILE": str(directory / "none"),
+        "RABBITMQ_ENABLED_PLUGINS_FILE": str(directory / "plugins"),
+    }
+    log = (directory / "rabbitmq.log").open("wb")
+    # not by the script in the path, which would turn to the user of the package
+    program = "/usr/lib/rabbitmq/bin/rabbitmq-server"
+    with subprocess.Popen((program,), env=environ, stdout=log, stderr=log, start_new_session=True) as server:
+        try:
+            _wait_port(port, 2 * PATIENCE)
+            yield f"amqp://guest:guest@127.0.0.1:{port}//"
+        finally:
+            os.killpg(server.pid, signal.SIGKILL)
+            subprocess.run(("epmd", "-port", str(names), "-kill"), env=environ, capture_output=True)
+    log.close()
+
+
 def _wait_port(port: int, patience: float = PATIENCE) -> None:
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline:

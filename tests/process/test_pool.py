@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 
 from tests.process.harness import ROOT
-from tests.process.pools import PROJECT, PoolWorker, redis_server
+from tests.process.pools import PROJECT, PoolWorker, rabbitmq_server, redis_server
 
+RABBITMQ = pytest.param("rabbitmq", marks=[pytest.mark.needs("rabbitmq"), pytest.mark.timeout(240)])
 BROKERS = [pytest.param("redis", marks=pytest.mark.needs("redis")), "filesystem"]
 numbers = itertools.count()
 
@@ -29,6 +30,12 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="module")
+def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with rabbitmq_server(tmp_path_factory.mktemp("rabbitmq")) as url:
+        yield url
+
+
 @pytest.fixture
 def pool(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., PoolWorker]]:
     """Start workers that are taken down at the end; their logs are printed when the test failed."""
@@ -36,7 +43,7 @@ def pool(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..
 
     def start(broker: str = "filesystem", *, fault: tuple[Any, ...] = (), **options: Any) -> PoolWorker:
         url = options.pop("url", None) or (
-            request.getfixturevalue("redis") if broker == "redis" else "filesystem://"
+            "filesystem://" if broker == "filesystem" else request.getfixturevalue(broker)
         )
         queue = f"queue{os.getpid()}.{next(numbers)}"
         celery = {"CELERY_TASK_DEFAULT_QUEUE": queue, **options.pop("celery", {})}
@@ -52,7 +59,7 @@ def pool(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..
         print(worker.log)
 
 
-@pytest.mark.parametrize("broker", BROKERS)
+@pytest.mark.parametrize("broker", [*BROKERS, RABBITMQ])
 def test_tasks_run_once_each_in_loaded_children(pool, broker):
     worker = pool(broker)
     worker.wait_ready()
@@ -110,7 +117,7 @@ def test_a_slow_load_is_waited_for_at_boot_and_later(pool):
 # the figures
 
 
-@pytest.mark.parametrize("broker", BROKERS)
+@pytest.mark.parametrize("broker", [*BROKERS, RABBITMQ])
 def test_400_tasks_with_two_children_killed_and_three_failing_loads(pool, broker):
     """A task that a killed child had in hand is done again, which late acknowledgement asks for."""
     late = {"CELERY_TASK_ACKS_LATE": True, "CELERY_TASK_REJECT_ON_WORKER_LOST": True}
@@ -132,7 +139,7 @@ def test_400_tasks_with_two_children_killed_and_three_failing_loads(pool, broker
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["early", "late"])
-@pytest.mark.parametrize("broker", BROKERS)
+@pytest.mark.parametrize("broker", [*BROKERS, RABBITMQ])
 def test_2000_tasks_while_every_child_is_recycled(pool, broker, late):
     worker = pool(
         broker,
