@@ -11,7 +11,7 @@ from typing import Any
 
 from django_workerguard.config import units
 from django_workerguard.config.options import OPTIONS, Option
-from django_workerguard.report.metrics import families
+from django_workerguard.report.metrics import Family, families, families_of_pools
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.layout import Layout
@@ -82,6 +82,14 @@ worker is recycled; all begin at 0 with a new arbiter (a restart, SIGUSR2). Coun
 | metric | kind | labels | |
 |---|---|---|---|
 """
+METRICS_POOLS = """
+## Celery's pools
+
+Those of the project's guarded [pools](../howto/celery.md) on the same host, each with the label `pool`, the pool's name.
+
+| metric | kind | labels | |
+|---|---|---|---|
+"""
 METRICS_LABELS = """
 ## What the labels say
 
@@ -103,13 +111,16 @@ def metrics() -> str:
     """Return the page of the metrics."""
     board = Board.create(Layout(seats=1, slots=1), None)
     board.words[Header.TARGET] = board.words[Header.BACKLOG] = 1
-    shown = list(families(snapshot(board)))
+    shot = snapshot(board)
     board.close()
-    rows = "".join(
-        f"| `{family.name}` | {family.kind} | {', '.join(f'`{label}`' for label in family.labels)} | {family.help} |\n"
-        for family in shown
-    )
-    return METRICS_HEAD + rows + METRICS_LABELS
+    of_servers = "".join(_row(family, family.labels) for family in families(shot))
+    of_pools = "".join(_row(family, ("pool", *family.labels)) for _, family in families_of_pools([shot]))
+    return METRICS_HEAD + of_servers + METRICS_POOLS + of_pools + METRICS_LABELS
+
+
+def _row(family: Family, labels: tuple[str, ...]) -> str:
+    named = ", ".join(f"`{label}`" for label in labels)
+    return f"| `{family.name}` | {family.kind} | {named} | {family.help} |\n"
 
 
 def options() -> str:

@@ -30,6 +30,7 @@ SLOT = {
 }
 WELL = {
     "version": 1,
+    "kind": "web",
     "at": 1000.0,
     "arbiter": {
         "pid": 1,

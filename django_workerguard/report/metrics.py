@@ -75,35 +75,35 @@ def families(shot: Snapshot) -> Iterator[Family]:
     yield _findings(shot)
 
 
-# what a pool of tasks has, under the name that it has there
+# what a pool of tasks has, under the name that it has there, and what it is there where a task is no request
 OF_TASKS = {
-    "start_time_seconds": "start_time_seconds",
-    "arbiter_silence_seconds": "silence_seconds",
-    "target_workers": "target_children",
-    "ready_workers": "ready_children",
-    "workers": "children",
-    "load_failures": "load_failures",
-    "exits": "exits",
-    "recycles": "recycles",
-    "load_duration_seconds": "load_duration_seconds",
-    "requests": "tasks",
-    "responses_5xx": "failed_tasks",
-    "requests_in_flight": "running_tasks",
-    "resident_memory_bytes": "resident_memory_bytes",
-    "slot_exits": "slot_exits",
-    "load_failures_in_a_row": "load_failures_in_a_row",
-    "back_off_seconds": "back_off_seconds",
-    "findings": "findings",
+    "start_time_seconds": ("start_time_seconds", "When Celery's worker was started, in Unix time."),
+    "arbiter_silence_seconds": ("silence_seconds", "How long ago Celery's main process last looked around."),
+    "target_workers": ("target_children", "Children that there are to be."),
+    "ready_workers": ("ready_children", "Slots whose child is ready."),
+    "workers": ("children", ""),
+    "load_failures": ("load_failures", "Loads of children that failed, by cause."),
+    "exits": ("exits", "Children that ended, by cause."),
+    "recycles": ("recycles", "Children asked to leave for a replacement, by rule."),
+    "load_duration_seconds": ("load_duration_seconds", ""),
+    "requests": ("tasks", "Tasks that have ended."),
+    "responses_5xx": ("failed_tasks", "Tasks that failed."),
+    "requests_in_flight": ("running_tasks", "Tasks under way."),
+    "resident_memory_bytes": ("resident_memory_bytes", "Resident memory of the slot's child."),
+    "slot_exits": ("slot_exits", "Children of the slot that ended."),
+    "load_failures_in_a_row": ("load_failures_in_a_row", ""),
+    "back_off_seconds": ("back_off_seconds", ""),
+    "findings": ("findings", ""),
 }
 
 
 def families_of_pools(shots: Iterable[Snapshot]) -> Iterator[tuple[str, Family]]:
     """Yield the metrics of Celery's pools, each with its pool's name; those of one name after one another."""
     found = [(str(shot["name"]), family) for shot in shots for family in families(shot)]
-    for name, called in OF_TASKS.items():
+    for name, (called, text) in OF_TASKS.items():
         for pool, family in found:
             if family.name == f"{PREFIX}_{name}":
-                yield pool, replace(family, name=f"{PREFIX}_pool_{called}")
+                yield pool, replace(family, name=f"{PREFIX}_pool_{called}", help=text or family.help)
 
 
 def _counts(tallies: Mapping[str, Any]) -> Iterator[Family]:

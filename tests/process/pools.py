@@ -101,11 +101,15 @@ class PoolWorker:
     concurrency: int = 4
     arguments: tuple[str, ...] = ()
     guarded: bool = True
+    project: Path | None = None  # where it is started, and where its web server is
+    run_dir: Path | None = None  # where its board lies
     process: subprocess.Popen[bytes] | None = None
 
     def __post_init__(self) -> None:
         (self.directory / "faults").mkdir(parents=True, exist_ok=True)
-        (self.directory / "run").mkdir(exist_ok=True)
+        self.project = self.project or self.directory
+        self.run_dir = self.run_dir or self.directory / "run"
+        self.run_dir.mkdir(exist_ok=True)
 
     @property
     def _environ(self) -> dict[str, str]:
@@ -124,7 +128,7 @@ class PoolWorker:
             "POOL_GUARDED": str(int(self.guarded)),
             "POOL_OPTIONS": json.dumps(self.options),
             "POOL_CELERY": json.dumps(self.celery),
-            "WORKERGUARD_RUN_DIR": str(self.directory / "run"),
+            "WORKERGUARD_RUN_DIR": str(self.run_dir),
             **self.environ,
         }
 
@@ -138,7 +142,7 @@ class PoolWorker:
             self.command(
                 "worker", "-l", "info", "-c", str(self.concurrency), "-n", "pool@%h", *self.arguments
             ),
-            cwd=self.directory,
+            cwd=self.project,
             env=self._environ,
             stdout=log,
             stderr=log,
@@ -156,7 +160,7 @@ class PoolWorker:
     def run(self, *arguments: str, patience: float = PATIENCE) -> subprocess.CompletedProcess[str]:
         """Run another program in this worker's project: celery's own commands, or ours."""
         return subprocess.run(
-            arguments, cwd=self.directory, env=self._environ, capture_output=True, text=True, timeout=patience
+            arguments, cwd=self.project, env=self._environ, capture_output=True, text=True, timeout=patience
         )
 
     def workerguard(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -174,7 +178,7 @@ class PoolWorker:
         subprocess.run(
             (sys.executable, "-c", code, task),
             input=json.dumps(arguments),
-            cwd=self.directory,
+            cwd=self.project,
             env=self._environ,
             text=True,
             check=True,
@@ -209,7 +213,8 @@ class PoolWorker:
 
     @contextlib.contextmanager
     def board(self) -> Iterator[Board]:
-        for path in (self.directory / "run").glob(f"*.{self.pid}.board"):
+        assert self.run_dir is not None
+        for path in self.run_dir.glob(f"*.{self.pid}.board"):
             board = Board.open(path)
             try:
                 yield board
@@ -266,4 +271,5 @@ class PoolWorker:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        shutil.rmtree(self.directory / "run", ignore_errors=True)
+        if self.run_dir == self.directory / "run":
+            shutil.rmtree(self.run_dir, ignore_errors=True)

@@ -77,6 +77,7 @@ def test_status(serve, faults):
     assert set(told["slots"][0]) >= SLOT
     schema = json.loads((ROOT / "docs" / "reference" / "status.schema.json").read_text())
     jsonschema.validate(told, schema)
+    assert told["pools"] == []
     assert set(told) | {"replaces"} == set(schema["properties"])
     assert set(told["slots"][0]) == set(schema["$defs"]["slot"]["properties"])
     assert set(told["slots"][0]["last_error"]) == set(

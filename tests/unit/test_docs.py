@@ -20,6 +20,7 @@ from gunicorn.config import KNOWN_SETTINGS
 from django_workerguard import commands
 from django_workerguard.config.arguments import add_arguments
 from django_workerguard.config.options import OPTIONS
+from django_workerguard.config.resolve import POOL, POOL_OPTIONS
 from django_workerguard.errors import ExitCode
 from django_workerguard.report import assess
 from django_workerguard.scoreboard.board import Board
@@ -36,8 +37,15 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *DOCS.rglob("*.md")])
 LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 FENCE = re.compile(r"^ *```(?P<language>\w*)\n(?P<code>.*?)^ *```", re.MULTILINE | re.DOTALL)
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]+")
-# of python -m django_workerguard and of Django
-OTHERS_FLAGS = {"--settings", "--pythonpath", "--skip-checks"}
+# of python -m django_workerguard, of Django and of Celery
+OTHERS_FLAGS = {
+    "--settings",
+    "--pythonpath",
+    "--skip-checks",
+    "--concurrency",
+    "--autoscale",
+    "--destination",
+}
 # what Kubernetes injects for a service called workerguard
 INJECTED = {"SERVICE_HOST"}
 
@@ -78,7 +86,12 @@ def _subparsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentPa
 
 
 def known_keys() -> set[str]:
-    return {option.key for option in OPTIONS.values()} | {setting.name.upper() for setting in KNOWN_SETTINGS}
+    of_pools = {POOL, f"{POOL}_", *(f"{POOL}_{field.upper()}" for field in POOL_OPTIONS)}
+    return {
+        *(option.key for option in OPTIONS.values()),
+        *(setting.name.upper() for setting in KNOWN_SETTINGS),
+        *of_pools,
+    }
 
 
 @pytest.mark.parametrize("page", GENERATED)
@@ -208,7 +221,7 @@ def test_every_field_and_finding_of_status_is_described():
     shot = assess.with_findings(snapshot(board))
     board.close()
     arbiter = {f"arbiter.{key}" for key in shot["arbiter"]}
-    fields = set(shot) - {"arbiter"} | arbiter | set(shot["slots"][0]) | {"replaces"}
+    fields = set(shot) - {"arbiter"} | arbiter | set(shot["slots"][0]) | {"replaces", "pools"}
     steps = {"name", "seconds", "peak_bytes", "retained_bytes", "threads_left", "sockets_left", "shareable"}
     codes = set(_finding_codes()) | {"draining", "stopping"}
     assert first_column("status.md") == fields | steps | codes

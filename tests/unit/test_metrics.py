@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from django_workerguard.report.metrics import families
+from django_workerguard.report.metrics import OF_TASKS, PREFIX, families, families_of_pools
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.layout import TALLY_WORDS, Layout
 from django_workerguard.scoreboard.tallies import LOAD_BUCKETS, LOAD_SECONDS, TALLIES, Tallies, read_tallies
@@ -37,6 +37,19 @@ def test_slots_are_the_labels_and_states_are_complete():
     assert dict(found["workerguard_workers"].samples)["ready",] == 1
     assert sum(count for _, count in found["workerguard_workers"].samples) == 1
     assert "workerguard_listen_backlog_connections" not in by_name(changed(backlog=None))
+
+
+def test_pools_are_told_of_under_names_of_their_own_those_of_one_name_together():
+    pools = [changed(name=name, slot={"requests": 7, "errors_5xx": 2}) for name in ("a@here", "b@here")]
+    found = list(families_of_pools(pools))
+    names = [family.name for _, family in found]
+    assert sorted(set(names), key=names.index) == [
+        f"{PREFIX}_pool_{called}" for called, _ in OF_TASKS.values()
+    ]
+    assert names == sorted(names, key=names.index), "a metric's samples come in one block"
+    tasks = [(pool, family.samples) for pool, family in found if family.name == "workerguard_pool_tasks"]
+    assert tasks == [("a@here", [(("1",), 7)]), ("b@here", [(("1",), 7)])]
+    assert not set(names) & {family.name for family in families(changed())}
 
 
 def test_what_is_not_known_is_no_number_that_lies():
@@ -105,6 +118,7 @@ def test_tallies_of_the_wrong_kind_are_no_numbers(board, written):
 def test_alerts_and_dashboard_name_no_metric_that_does_not_exist(name):
     text = (PROMETHEUS / name).read_text()
     known = {series for family in families(changed()) for series in family.series}
+    known |= {series for _, family in families_of_pools([changed()]) for series in family.series}
     used = set(re.findall(r"\bworkerguard_\w+", text))
     assert len(used) >= 8
     assert used <= known

@@ -1,5 +1,7 @@
 """URLconf with faults: at import, half-way, and in a module of views."""
 
+import os
+
 from django.urls import include, path
 from guinea_faults import fault, half_way
 
@@ -25,3 +27,8 @@ urlpatterns = [
     path("own-metrics", views.own_metrics),
     path("metrics/", include("django_workerguard.contrib.prometheus")),
 ]
+if os.environ.get("GUINEA_POOLS"):
+    from health_check.views import HealthCheckView
+
+    check = ("django_workerguard.contrib.health_check.PoolReady", {"pools": int(os.environ["GUINEA_POOLS"])})
+    urlpatterns.append(path("checks", HealthCheckView.as_view(checks=[check])))
