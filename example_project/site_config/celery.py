@@ -9,9 +9,11 @@ import os
 from celery import Celery, signals
 
 from django_workerguard.contrib.celery import guard
-from site_config import faults
+from site_config import broker, faults
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "site_config.settings")
+
+broker.install()
 
 app = Celery("example")
 app.config_from_object("django.conf:settings", namespace="CELERY")

@@ -1,14 +1,25 @@
-"""Celery's guarded pool beside Celery's own, in interleaved runs on one Redis: tasks a second."""
+"""Celery's guarded pool beside Celery's own, in interleaved runs on one Redis: the incident, its price, its end."""
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import os
+import random
+import signal
 import statistics
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
+from tests.process.harness import WaitedError
 from tests.process.pools import PoolWorker, redis_server
+
+pytestmark = pytest.mark.needs("redis")
 
 TASKS = 4000
 PAIRS = 7
@@ -17,53 +28,145 @@ RECYCLED = (
     {"CELERY_WORKER_MAX_TASKS_PER_CHILD": 250},  # Celery's: four times each
     {"MAX_WORKER_LIFETIME": 1.5, "MIN_WORKER_LIFETIME": 0},
 )
+LATE = {"CELERY_TASK_ACKS_LATE": True, "CELERY_TASK_REJECT_ON_WORKER_LOST": True}
+NAMES = {False: "stock", True: "guarded"}
+LONGEST_END = 60.0  # seconds after which a worker that was asked to stop counts as hung
+Start = Callable[..., "contextlib.AbstractContextManager[PoolWorker]"]
 
 
-def rate(directory: Path, url: str, *, guarded: bool, run: int, recycled: bool) -> float:
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    numbers = itertools.count()
+
+    with redis_server(tmp_path) as url:
+
+        @contextlib.contextmanager
+        def started(
+            *, guarded: bool, celery: dict[str, Any], options: dict[str, Any]
+        ) -> Iterator[PoolWorker]:
+            name = f"{NAMES[guarded]}{next(numbers)}"
+            worker = PoolWorker(
+                tmp_path / name,
+                url,
+                guarded=guarded,
+                celery={"CELERY_TASK_DEFAULT_QUEUE": name, **celery},
+                options=options if guarded else {},
+                arguments=("--without-gossip", "--without-mingle"),
+            )
+            worker.start()
+            try:
+                worker.wait("it is up", lambda: " ready." in worker.log)
+                worker.wait("its children", lambda: len(children(worker)) == 4)
+                time.sleep(2)
+                yield worker
+            finally:
+                worker.end()
+
+        yield started
+
+
+def children(worker: PoolWorker) -> list[int]:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return [child.pid for child in psutil.Process(worker.pid).children()]
+    return []
+
+
+def interleaved(runs: int) -> Iterator[bool]:
+    for run in range(runs):
+        yield from (run % 2 == 0, run % 2 == 1)
+
+
+def rate(start: Start, *, guarded: bool, recycled: bool) -> float:
     """Return the tasks a second of one worker, from the first sent to the last done."""
     theirs, ours = RECYCLED if recycled else UNDISTURBED
-    worker = PoolWorker(
-        directory / f"{'guarded' if guarded else 'stock'}{run}{recycled}",
-        url,
-        guarded=guarded,
-        celery={"CELERY_TASK_DEFAULT_QUEUE": f"{guarded}{run}{recycled}", **({} if guarded else theirs)},
-        options=dict(ours) if guarded else {},
-        arguments=("--without-gossip", "--without-mingle"),
-    )
-    worker.start()
-    try:
-        worker.wait("it is up", lambda: " ready." in worker.log)
-        time.sleep(2)
+    with start(guarded=guarded, celery={} if guarded else dict(theirs), options=dict(ours)) as worker:
         began = time.monotonic()
         worker.send("note", *([n] for n in range(TASKS)))
         worker.wait_ran(TASKS, 120)
         seconds = time.monotonic() - began
         assert set(worker.ran().values()) == {1}
         if guarded and recycled:
-            slots = [event["slot"] for event in worker.events("retiring")]
-            print(f"   guarded run {run}: {len(slots)} children recycled")
-    finally:
-        worker.end()
+            print(f"   guarded: {len(worker.events('retiring'))} children recycled")
     return TASKS / seconds
 
 
-@pytest.mark.needs("redis")
 @pytest.mark.parametrize("recycled", [False, True], ids=["undisturbed", "recycled"])
-def test_throughput_beside_the_stock_pool(tmp_path, recycled):
-    ratios, guarded_rates, stock_rates = [], [], []
-    with redis_server(tmp_path) as url:
-        for run in range(PAIRS):
-            first = run % 2 == 0
-            rates = {
-                guarded: rate(tmp_path, url, guarded=guarded, run=run, recycled=recycled)
-                for guarded in (first, not first)
-            }
-            guarded_rates.append(rates[True])
-            stock_rates.append(rates[False])
-            ratios.append(rates[True] / rates[False])
+def test_throughput(start, recycled):
+    rates: dict[bool, list[float]] = {False: [], True: []}
+    for guarded in interleaved(PAIRS):
+        rates[guarded].append(rate(start, guarded=guarded, recycled=recycled))
+    ratios = sorted(ours / theirs for ours, theirs in zip(rates[True], rates[False], strict=True))
     print(
         f"\n== a pool of 4, {TASKS} tasks, {'recycled' if recycled else 'undisturbed'}, {PAIRS} interleaved pairs:\n"
-        f"   stock {statistics.median(stock_rates):.0f} tasks/s, guarded {statistics.median(guarded_rates):.0f} tasks/s, "
-        f"median ratio {statistics.median(ratios):.3f} ({', '.join(f'{ratio:.3f}' for ratio in sorted(ratios))})"
+        f"   stock {statistics.median(rates[False]):.0f} tasks/s, guarded {statistics.median(rates[True]):.0f} tasks/s, "
+        f"median ratio {statistics.median(ratios):.3f} ({', '.join(f'{ratio:.3f}' for ratio in ratios)})"
     )
     assert statistics.median(ratios) >= 0.98
+
+
+def test_the_incident(start):
+    """400 tasks, two children killed, the next three loads fail."""
+    unprepared: dict[bool, list[int]] = {False: [], True: []}
+    for guarded in interleaved(3):
+        with start(guarded=guarded, celery=LATE, options={"LOAD_RETRY_DELAY": 0.2}) as worker:
+            worker.fault("init", "memory", 3)
+            victims = children(worker)[:2]
+            worker.send("note", *([n, 0.02] for n in range(400)))
+            for pid in victims:
+                os.kill(pid, signal.SIGKILL)
+            worker.wait("400 tasks", lambda worker=worker: len(worker.ran()) == 400, 120)
+            unprepared[guarded].append(sum(not prepared for _, _, prepared in worker.trace()))
+    print(
+        f"\n== 400 tasks, two of four children killed, three loads fail: tasks run by an unloaded child, 3 runs: {unprepared}"
+    )
+    assert unprepared[True] == [0, 0, 0]
+
+
+def test_a_slot_that_never_loads(start):
+    """What a child costs that ends whenever it is made."""
+    seconds = 20.0
+    shares: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
+    for guarded in interleaved(2):
+        with start(guarded=guarded, celery={}, options={}) as worker:
+            worker.fault("init", "exit")
+            main = psutil.Process(worker.pid)
+            before, since = sum(main.cpu_times()[:4]), time.monotonic()
+            os.kill(children(worker)[0], signal.SIGKILL)
+            seen: set[int] = set()
+            while time.monotonic() < since + seconds:
+                seen.update(children(worker))
+                time.sleep(0.01)
+            share = (sum(main.cpu_times()[:4]) - before) / (time.monotonic() - since)
+            shares[guarded].append((share, (len(seen) - 4) / seconds))
+    print(f"\n== one slot of four that never loads, for {seconds:.0f} s, 2 runs:")
+    for guarded, found in shares.items():
+        told = ", ".join(f"{share:.1%} of a core, {forks:.1f} children a second" for share, forks in found)
+        print(f"   {NAMES[guarded]}: {told}")
+    assert max(share for share, _ in shares[True]) < 0.03
+
+
+def test_a_warm_shutdown_in_a_storm(start):
+    """Failing tasks, children that are recycled and children that are killed, and then SIGTERM."""
+    ends: dict[bool, list[str]] = {False: [], True: []}
+    for guarded in interleaved(4):
+        celery = {"CELERY_WORKER_MAX_TASKS_PER_CHILD": 20, "CELERY_TASK_ACKS_LATE": True}
+        options = {"LOAD_RETRY_DELAY": 0.2, "MAX_WORKER_LIFETIME": 2, "MIN_WORKER_LIFETIME": 0}
+        with start(guarded=guarded, celery=celery, options=options) as worker:
+            worker.send("failing", *([n] for n in range(3000)))
+            dice = random.Random(4)
+            until = time.monotonic() + 4
+            while time.monotonic() < until:
+                for pid in dice.sample(children(worker), min(1, len(children(worker)))):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, dice.choice((signal.SIGTERM, signal.SIGTERM, signal.SIGKILL)))
+                time.sleep(0.1)
+            began = time.monotonic()
+            try:
+                worker.stop(LONGEST_END)
+                ends[guarded].append(f"{time.monotonic() - began:.1f} s")
+            except WaitedError:
+                ends[guarded].append("hung")
+    print(f"\n== a warm shutdown in a storm, 4 runs, hung after {LONGEST_END:.0f} s:")
+    for guarded, found in ends.items():
+        print(f"   {NAMES[guarded]}: {', '.join(found)}")
+    assert "hung" not in ends[True]

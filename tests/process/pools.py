@@ -24,6 +24,7 @@ from django_workerguard.scoreboard.snapshot import snapshot
 from tests.process.harness import PATIENCE, ROOT, WaitedError
 
 PROJECT = Path(__file__).parent / "pool"
+PATH = (ROOT, PROJECT, ROOT / "example_project")  # the example has the broker that is a directory
 
 
 def free_port() -> int:
@@ -120,7 +121,7 @@ class PoolWorker:
         }
         return {
             **kept,
-            "PYTHONPATH": f"{ROOT}{os.pathsep}{PROJECT}",
+            "PYTHONPATH": os.pathsep.join(map(str, PATH)),
             "PYTHONUNBUFFERED": "1",
             "DJANGO_SETTINGS_MODULE": "pool_settings",
             "POOL_DIRECTORY": str(self.directory),

@@ -293,7 +293,8 @@ def test_stdout_and_stderr_on_a_full_disk(serve, tmp_path):
 @pytest.mark.needs("root")
 def test_with_no_place_for_the_scoreboard_it_serves_and_says_so(serve, monkeypatch, capsys):
     nowhere = dict.fromkeys(("RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR", "TMPDIR"), "/proc/nowhere")
-    server = serve(environ=nowhere, prefix=mounting(("ro", Path("/dev/shm"))))
+    name = f"nowhere{os.getpid()}"
+    server = serve("--name", name, environ=nowhere, prefix=mounting(("ro", Path("/dev/shm"))))
     server.wait_log("(2 of 2)")
     server.wait_log("no place for the scoreboard")
     assert "the workerguard commands cannot see this server" in server.log
@@ -306,7 +307,7 @@ def test_with_no_place_for_the_scoreboard_it_serves_and_says_so(serve, monkeypat
 
     for name, value in nowhere.items():
         monkeypatch.setenv(name, value)
-    assert cli.main(["status", "--name", server.project.name]) == ExitCode.NO_SERVER
+    assert cli.main(["status", "--name", name]) == ExitCode.NO_SERVER
     assert capsys.readouterr().err.startswith("Error: no running server")
     assert server.stop() == 0
 

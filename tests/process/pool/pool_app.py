@@ -9,7 +9,10 @@ from pathlib import Path
 
 from celery import Celery, signals
 
+from site_config import broker
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "pool_settings")
+broker.install()
 DIRECTORY = Path(os.environ["POOL_DIRECTORY"])
 
 app = Celery("pool")
