@@ -8,7 +8,7 @@ from pathlib import Path
 
 from django_workerguard.errors import ConfigurationError, NoServerError
 from django_workerguard.scoreboard.header import Header, Kind
-from django_workerguard.scoreboard.places import Server, find_servers, is_near, server_name, unreadable
+from django_workerguard.scoreboard.places import Server, find_servers, server_name, unreadable
 
 
 def choose(parsed: argparse.Namespace, *, here: Path) -> list[Server]:
@@ -34,10 +34,23 @@ def candidates(parsed: argparse.Namespace, kind: int, *, here: Path) -> list[Ser
         if not named:
             raise NoServerError(f"no running {what} is called {parsed.name!r}: there is {_labels(found)}.")
         return named
-    near = [server for server in found if is_near(Path(server.project), here)]
+    near = _nearest(found, here)
     if not near and not parsed.run_dir and (here / "manage.py").exists():
         raise NoServerError(f"no {what} of this project runs: there is {_labels(found)}.")
     return near or found
+
+
+def _nearest(found: list[Server], here: Path) -> list[Server]:
+    """Return the servers of the project in which somebody stands: of this directory, else the closest above, else below."""
+    by_project: dict[Path, list[Server]] = {}
+    for server in found:
+        by_project.setdefault(Path(server.project), []).append(server)
+    for directory in (here, *here.parents):
+        if directory in by_project:
+            return by_project[directory]
+    return [
+        server for project, servers in by_project.items() if here in project.parents for server in servers
+    ]
 
 
 def _one_family(servers: list[Server]) -> list[Server]:

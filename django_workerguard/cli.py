@@ -11,7 +11,7 @@ import time
 
 from django_workerguard.report.verdict import KINDS, judge
 from django_workerguard.scoreboard import glance
-from django_workerguard.scoreboard.header import Header, Kind, Vitals
+from django_workerguard.scoreboard.header import Header, Kind, Vitals, path_word
 
 OK, USAGE, UNAVAILABLE, NO_SERVER = 0, 2, 69, 72  # errors.ExitCode, which would cost a probe its import
 
@@ -35,13 +35,14 @@ def _probe_the_only_one(kind: str, of: int) -> int | None:
     environ = os.environ
     run_dir = environ.get("WORKERGUARD_RUN_DIR") or None
     name = environ.get("WORKERGUARD_NAME")
-    if not (run_dir or name) and os.path.exists("manage.py"):
-        return None  # this project's server is meant, and the only one may be another's
     found = []
     for path in glance.boards(run_dir, environ=environ, uid=os.geteuid()):
         words = glance.head(path)
         if words is not None and words[Header.KIND] == of and (not name or glance.matches(path, name)):
             found.append(words)
+    if not (run_dir or name) and os.path.exists("manage.py"):  # this project's is meant
+        here = path_word(os.getcwd())
+        found = [words for words in found if words[Header.PROJECT] == here]
     return tell(kind, Vitals(found[0])) if len(found) == 1 else None
 
 

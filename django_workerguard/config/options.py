@@ -281,7 +281,7 @@ class GuardOptions:
     surge: int = _option(
         1,
         units.count(0),
-        "Workers above the target while replacing; 0 means break before make.",
+        "Workers above the target while replacing; 0 means break before make: with one worker an outage at every replacement.",
         metavar="N",
     )
     drain_delay: float = _option(

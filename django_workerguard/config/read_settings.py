@@ -1,6 +1,6 @@
 """Import a settings module, nothing else, and write what the server needs of it. Runs in a process of its own.
 
-``python -m django_workerguard.config.read_settings MODULE FD``. Exit code 0: JSON with
+``python -m django_workerguard.config.read_settings MODULE FD SECONDS``. Exit code 0: JSON with
 ``setting`` and ``applications`` was written; else JSON with ``error``, or with ``wrong`` where the module can be
 imported and what it says cannot be handed on.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from importlib import import_module
 from typing import Any
@@ -17,8 +18,10 @@ from django_workerguard.config.handover import applications_of, plain
 from django_workerguard.errors import in_short
 
 
-def main(module: str, fd: int) -> int:
+def main(module: str, fd: int, patience: float) -> int:
+    """Write what a module says, within so many seconds; 0: whatever it takes."""
     told: dict[str, Any]
+    signal.setitimer(signal.ITIMER_REAL, patience)
     try:
         settings = import_module(module)
     except BaseException as error:
@@ -39,4 +42,4 @@ def _told(settings: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], int(sys.argv[2])))
+    sys.exit(main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3])))

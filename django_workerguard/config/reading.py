@@ -11,9 +11,15 @@ from typing import Any
 SILENT = {"error": "the process that imported it ended without a word"}
 
 
-def command(module: str, fd: int, path: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Return the arguments and the environment of a process that writes what a settings module says to ``fd``."""
-    arguments = [sys.executable, "-P", "-m", "django_workerguard.config.read_settings", module, str(fd)]
+def command(
+    module: str, fd: int, path: Sequence[str], *, patience: float = 0.0
+) -> tuple[list[str], dict[str, str]]:
+    """Return the arguments and the environment of a process that writes what a settings module says to ``fd``.
+
+    It ends by itself after ``patience`` seconds, whoever has started it lives or not; 0: never.
+    """
+    reader = "django_workerguard.config.read_settings"
+    arguments = [sys.executable, "-P", "-m", reader, module, str(fd), str(patience)]
     return arguments, {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
 
 

@@ -16,36 +16,48 @@ MEGABYTE = 1024 * 1024
 BYTES = {"k": 1024, "kb": 1024, "m": MEGABYTE, "mb": MEGABYTE, "g": MEGABYTE * 1024, "gb": MEGABYTE * 1024}
 TRUE = frozenset({"1", "true", "yes", "on"})
 FALSE = frozenset({"0", "false", "no", "off", ""})
+# what fits into the scoreboard's words, whatever is added to it or multiplied with it
+LONGEST = 10 * 365 * 86400.0  # seconds
+LARGEST = 1 << 50  # bytes
+MOST = 1 << 50
 _QUANTITY = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[a-z]*)")
 
 
 def seconds(raw: Any) -> float:
     """Read a duration: a bare number is in seconds, "500ms", "6h" and "2d" are understood."""
-    return _quantity(raw, SECONDS, 1.0, "a duration such as 30, 1.5, 500ms, 10m or 6h, not below 0")
+    expected = "a duration such as 30, 1.5, 500ms, 10m or 6h, not below 0 and no longer than ten years"
+    return _quantity(raw, SECONDS, 1.0, expected, most=LONGEST)
 
 
 def megabytes(raw: Any) -> int:
     """Read a size, in bytes: a bare number is in megabytes as in uWSGI, "400M" and "1.5G" are understood."""
-    return int(_quantity(raw, BYTES, MEGABYTE, "a size such as 400 (megabytes), 400M or 1.5G, not below 0"))
+    expected = "a size such as 400 (megabytes), 400M or 1.5G, not below 0 and no larger than a petabyte"
+    return int(_quantity(raw, BYTES, MEGABYTE, expected, most=LARGEST))
 
 
-def _quantity(raw: Any, units: dict[str, float] | dict[str, int], bare: float, expected: str) -> float:
+def _quantity(
+    raw: Any, units: dict[str, float] | dict[str, int], bare: float, expected: str, *, most: float
+) -> float:
     if isinstance(raw, bool):
         raise ValueError(f"{raw!r} is not {expected}")
     match = _QUANTITY.fullmatch(str(raw).strip().lower())
     unit = match["unit"] if match else ""
     if match is None or (unit and unit not in units):
         raise ValueError(f"{raw!r} is not {expected}")
-    return float(match["number"]) * (units[unit] if unit else bare)
+    quantity = float(match["number"]) * (units[unit] if unit else bare)
+    if quantity > most:
+        raise ValueError(f"{raw!r} is not {expected}")
+    return quantity
 
 
 def count(least: int) -> Callable[[Any], int]:
     """Make a parser of whole numbers from ``least`` up."""
 
     def parse(raw: Any) -> int:
-        if isinstance(raw, bool) or not re.fullmatch(r"\d+", str(raw).strip()) or int(raw) < least:
+        number = str(raw).strip()
+        if isinstance(raw, bool) or not re.fullmatch(r"\d{1,16}", number) or not least <= int(number) <= MOST:
             raise ValueError(f"{raw!r} is not a whole number from {least} up")
-        return int(raw)
+        return int(number)
 
     return parse
 

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from importlib import import_module
 from types import FrameType
@@ -53,14 +53,20 @@ class SeatReporter:
         self._write(error=error)
 
 
-def load(guard: Guard, *, leaving: Callable[[], None]) -> Callable[..., Any]:
+def load(
+    guard: Guard, *, leaving: Callable[[], None], before: Mapping[str, Callable[[], None]] | None = None
+) -> Callable[..., Any]:
     """Load the application with the sentinel and return it, verified.
 
     Whatever goes wrong is written into the seat and raised on. ``leaving`` is called
-    when the worker is asked to leave in the middle of it, which ends the process.
+    when the worker is asked to leave in the middle of it, which ends the process. ``before``:
+    steps of the server's own that come first, by name.
     """
 
     def application(sentinel: Any, reporter: SeatReporter) -> Callable[..., Any]:
+        for name, step in (before or {}).items():
+            with sentinel.measured(name, reporter, shareable=False):
+                step()
         app: Callable[..., Any] = sentinel.load(guard.request, reporter)
         return app
 

@@ -45,6 +45,7 @@ class Publisher:
     def publish(self, policy: Policy, fleet: Fleet, now: float, *, phase: int) -> None:
         """Write the whole fleet. ``now`` is the arbiter's awake clock, in which the fleet's deadlines are."""
         words = self._board.words
+        beat = words[Header.BEAT] = monotonic_ns()  # first: whatever fails below, the arbiter ticks
         words[Header.GENERATION] = fleet.generation
         words[Header.TARGET] = fleet.target
         words[Header.READY] = fleet.ready
@@ -58,12 +59,10 @@ class Publisher:
         words[Header.SURGE] = policy.surge
         if fleet.ready >= policy.min_loaded:
             words[Header.REACHED] = 1
-        beat = monotonic_ns()
         self._used = max((self._used, fleet.target, *(worker.slot for worker in fleet.workers.values())))
         for slot in range(1, self._used + 1):
             self._slot(fleet, slot, lambda at: beat + int((at - now) * 1e9) if at > now else 0)
             words[self._board.layout.slot(slot) + Slot.NOTES] = _notes(policy, fleet, slot, now)
-        words[Header.BEAT] = beat
         if now - self._sampled >= SAMPLE_EVERY:
             self._sampled = now
             self._sample(fleet)

@@ -206,11 +206,16 @@ def _failed_load(policy: Policy, fleet: Fleet, worker: Worker, message: m.Exited
         no_memory=record.no_memory + 1 if message.memory else 0,
     )
     fleet = replace(fleet, load_failed=True, failed_ordinal=fleet.spawns)
-    if incumbent is not None and worker.generation == fleet.generation:
+    if worker.generation == fleet.generation and _serves_on(fleet):
         strikes = fleet.canary_strikes + 1
         wait = _wait(policy, strikes, slot=worker.slot, transient=message.transient)
         fleet = replace(fleet, canary_strikes=strikes, canary_next_try=message.at + wait)
     return _with_record(fleet, record)
+
+
+def _serves_on(fleet: Fleet) -> bool:
+    """Say whether somebody serves whom the newest generation is to replace, in this slot or in another."""
+    return any(worker.generation < fleet.generation for worker in fleet.of(State.READY))
 
 
 def _strike(policy: Policy, record: Record, at: float, *, transient: bool) -> Record:

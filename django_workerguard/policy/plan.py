@@ -193,8 +193,10 @@ def _departures(policy: Policy, fleet: Fleet, now: float) -> Iterator[Action]:
             continue
         if successor.state is State.READY and successor.aborted is None:
             yield Retire(incumbent.seat, _why_out(policy, fleet, incumbent, now) or "replaced")
-        elif successor.generation < fleet.generation:
-            yield Retire(successor.seat, f"superseded: generation {fleet.generation} has begun")
+    for worker in _in_order(fleet.of(State.LOADING, State.LOADED)):
+        # it loads what was meant to be there before, and may hang in it
+        if worker.generation < fleet.generation and worker.slot <= fleet.target and worker.aborted is None:
+            yield Retire(worker.seat, f"superseded: generation {fleet.generation} has begun")
     for worker in _in_order(fleet.of(State.UNLOADED)):
         reason = why_due(policy, fleet, worker, now)
         if reason and fleet.in_slot(worker.slot) == [

@@ -108,7 +108,7 @@ def _slots(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
         yield from _noted(slot, snapshot["limits"]["rss_bytes"])
         if slot["state"] == "unloaded":
             yield Finding("critical", "unloaded", number, f"slot {number} stays unloaded: {_why(slot)}")
-        elif slot["failures"]:
+        elif slot["failures"] and not (snapshot["arbiter"]["frozen"] and slot["state"] == "ready"):
             text = f"slot {number} cannot load the application: {_why(slot)}; {_tries(slot)}{_next(slot)}"
             yield Finding("warning", "load-failing", number, text)
         if slot["suspect"]:

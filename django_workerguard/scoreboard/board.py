@@ -13,7 +13,7 @@ from typing import Any
 
 from django_workerguard.errors import WorkerguardError
 from django_workerguard.scoreboard.glance import open_file
-from django_workerguard.scoreboard.header import FEATURES, MAGIC, VERSION, WORD, Header, Vitals
+from django_workerguard.scoreboard.header import FEATURES, MAGIC, VERSION, WORD, Header, Vitals, path_word
 from django_workerguard.scoreboard.layout import ABOUT_WORDS, TALLY_WORDS, TEXT_WORDS, Layout, Seat, Slot
 from django_workerguard.scoreboard.told import clean
 
@@ -158,6 +158,7 @@ class Board:
     # regions by name
 
     def write_about(self, about: dict[str, Any]) -> None:
+        self.words[Header.PROJECT] = path_word(str(about.get("project", "")))
         self.write_json(self.layout.about, ABOUT_WORDS, about)
 
     def read_about(self) -> dict[str, Any]:

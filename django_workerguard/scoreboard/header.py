@@ -42,7 +42,16 @@ class Header:
     MEMORY_USED = 25  # bytes, of the cgroup
     BACKLOG = 26  # connections that wait to be accepted, + 1; 0: the kernel does not say
     KIND = 27  # Kind
+    PROJECT = 28  # path_word of the project's directory
     WORDS = 64
+
+
+def path_word(path: str) -> int:
+    """Return a word that tells one path from another, cheaper than reading it (FNV-1a, 64 bits)."""
+    word = 0xCBF29CE484222325
+    for byte in path.encode(errors="surrogateescape"):
+        word = (word ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
+    return word
 
 
 class Kind:

@@ -177,10 +177,13 @@ def pools_of(project: str, run_dir: str | None, *, environ: Mapping[str, str], u
 
 
 def unreadable(run_dir: str | None, *, environ: Mapping[str, str], uid: int) -> Iterator[str]:
-    """Yield a line for each board whose file cannot be read, with the reason."""
+    """Yield a line for each board whose file cannot be read, or is a dead server's, with the reason."""
     for path in glance.boards(run_dir, environ=environ, uid=uid):
         try:
-            Board.open(Path(path)).close()
+            board = Board.open(Path(path))
+            if not is_live(board):
+                yield f"{path} is of a server that has died: nothing has taken it away"
+            board.close()
         except BoardError as error:
             yield str(error)
         except OSError as error:

@@ -18,12 +18,18 @@ SUBSTITUTE = "********************"
 HIDDEN = re.compile(r"API|AUTH|TOKEN|KEY|SECRET|PASS|SIGNATURE|HTTP_COOKIE", re.IGNORECASE)
 SHORTEST = 4  # characters; what is shorter would blot out half of every text
 DEEPEST = 6
+LONGEST = 4096  # characters of one line that are shown
+# bounded in front of the word, so that a long text costs a time that grows with its length and no more
 _ASSIGNMENT = re.compile(
-    r"(?P<name>['\"]?[\w.-]*(?:api_?key|auth|token|secret|pass|signature|key)[\w.-]*['\"]?\s*(?:=|:)\s*)"
+    r"(?P<name>['\"]?(?<![\w.-])[\w.-]{0,128}?(?:api_?key|auth|token|secret|pass|signature|key)[\w.-]{0,64}"
+    r"['\"]?\s{0,8}(?:=|:)\s{0,8}(?:(?:bearer|basic|token)\s+)?)"
     r"(?P<value>'[^'\n]*'|\"[^\"\n]*\"|[^\s,;)}\]]+)",
     re.IGNORECASE,
 )
-_CREDENTIALS = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.-]*://[^\s:/@'\"]*):[^\s/@'\"]+@", re.IGNORECASE)
+_CREDENTIALS = re.compile(
+    r"(?P<scheme>\b[a-z][a-z0-9+.-]{0,32}://[^\s:/@'\"]{0,256}):[^\s'\"]+@", re.IGNORECASE
+)
+_BEARER = re.compile(r"(?P<scheme>\b(?:bearer|basic)\s+)(?=\S*\d)[\w.~+/=-]{8,}", re.IGNORECASE)
 
 
 def describe_failure(error: BaseException) -> dict[str, Any]:
@@ -44,10 +50,17 @@ def cleanse(text: str, secrets: list[str], *, source: bool = False) -> str:
     """
     for secret in secrets:
         text = text.replace(secret, SUBSTITUTE)
+    text = "\n".join(_shortened(line) for line in text.split("\n"))
+    text = _BEARER.sub(rf"\g<scheme>{SUBSTITUTE}", text)
     text = _CREDENTIALS.sub(rf"\g<scheme>:{SUBSTITUTE}@", text)
     if source and text.lstrip().startswith("File "):
         return "\n".join(_ASSIGNMENT.sub(_literal_only, line) for line in text.split("\n"))
     return _ASSIGNMENT.sub(rf"\g<name>{SUBSTITUTE}", text)
+
+
+def _shortened(line: str) -> str:
+    left_out = len(line) - LONGEST
+    return f"{line[:LONGEST]}… ({left_out} characters more)" if left_out > 0 else line
 
 
 def _literal_only(match: re.Match[str]) -> str:

@@ -20,7 +20,7 @@ from gunicorn import util
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
-from django_workerguard.errors import ConfigurationError
+from django_workerguard.errors import CannotListenError, ConfigurationError
 from django_workerguard.fleet.chronicle import Chronicle
 from django_workerguard.fleet.control import ControlSocket, WakePipe
 from django_workerguard.fleet.exits import Exit
@@ -146,16 +146,17 @@ class GuardedArbiter(Handlers, Arbiter):
         """Say which setting stopped the start; None where it was an error of a hook's own."""
         if not isinstance(error, SystemExit):
             blamed: ConfigurationError = self.app.blame(error)
-            return blamed if blamed.option else None
-        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-        if frame.f_globals.get("__name__") != "gunicorn.sock":
+            if blamed.option:
+                return blamed
+        frames = traceback.walk_tb(error.__traceback__)
+        if all(frame.f_globals.get("__name__") != "gunicorn.sock" for frame, _ in frames):
             return None
-        return ConfigurationError(
-            f"cannot listen at {', '.join(map(str, self.cfg.settings['bind'].get()))}",
-            option="bind",
-            where=self.app.sources.get("bind", "default"),
-            hint="The lines above say why; is another server running there?",
-        )
+        where = self.app.sources.get("bind", "default")
+        addresses = ", ".join(map(str, self.cfg.settings["bind"].get()))
+        if not isinstance(error, SystemExit):
+            return ConfigurationError(f"cannot listen at {addresses}: {error}", option="bind", where=where)
+        hint = "The lines above say why; is another server running there?"
+        return CannotListenError(f"cannot listen at {addresses}", option="bind", where=where, hint=hint)
 
     def _open_control(self) -> None:
         if self.board.path is None:
@@ -249,6 +250,7 @@ class GuardedArbiter(Handlers, Arbiter):
             reloading=self._rereading is not None or (self._chronicle.reloading_now and not fleet.frozen),
             stopping=fleet.stop is not None,
             why=self._chronicle.last_failure,
+            frozen=fleet.frozen,
         )
         self._supervisor.tell(standing, now, monotonic_us=monotonic_ns() // 1000)
 
@@ -283,6 +285,7 @@ class GuardedArbiter(Handlers, Arbiter):
             case a.GiveUp(code, reason):
                 self._keeper.tell(m.StopAsked(now, exit_code=code, reason=reason))
                 self._chronicle.gave_up(reason)
+                self._notifier.give_up(snapshot(self.board), reason)
             case a.Halt(code, reason):
                 raise HaltServer(reason, int(code))
 
@@ -363,6 +366,8 @@ class GuardedArbiter(Handlers, Arbiter):
     def stop(self, graceful: bool = True) -> None:  # noqa: FBT001, FBT002 - gunicorn's signature
         """Take away what is left; the policy has asked the workers to leave before this."""
         self._close_listeners()
+        if self._rereading is not None:
+            self._rereading.give_up()
         self._nursery.end()
         self._remove_files()
 

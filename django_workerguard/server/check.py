@@ -14,7 +14,7 @@ from django_workerguard.fleet.guard import Guard
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.layout import Layout
 from django_workerguard.server.configuration import GuardedApplication
-from django_workerguard.server.worker import is_asgi
+from django_workerguard.server.worker import is_asgi, own_steps
 
 MEGABYTE = 1024 * 1024
 
@@ -38,7 +38,7 @@ def check(app: GuardedApplication) -> NoReturn:
         overdue.daemon = True
         overdue.start()
     try:
-        loading.load(guard, leaving=lambda: None)
+        loading.load(guard, leaving=lambda: None, before=own_steps(app.cfg))
         failed = False
     except BaseException:
         failed = True

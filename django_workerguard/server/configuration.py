@@ -239,6 +239,14 @@ class GuardedApplication(Application):
                 option="workers",
                 where=self.sources.get("workers"),
             )
+        surge = self.guard.options.surge
+        if 2 * workers + surge > MAX_SEATS:
+            raise ConfigurationError(
+                f"a surge of {surge} beside {workers} workers needs more than {MAX_SEATS} seats",
+                option="surge",
+                where=self.guard.sources["surge"],
+                hint=f"With {workers} workers it can be up to {MAX_SEATS - 2 * workers}.",
+            )
         if quorum > workers:
             raise ConfigurationError(
                 f"a quorum of {quorum} cannot be reached by {workers} workers",

@@ -81,17 +81,20 @@ def request_count(words: memoryview, base: int) -> RequestCount:
     return (RequestCount if has_gil else LockedRequestCount)(words, base)
 
 
-def chain_hooks(worker: Any, count: RequestCount, *, probes: Container[str]) -> None:
+def chain_hooks(
+    worker: Any, count: RequestCount, *, probes: Container[str], answered: Callable[[Any], None]
+) -> None:
     """Put the count around the user's pre_request and post_request.
 
     Requests for a path in ``probes`` are not counted: they say nothing of the application.
+    ``answered`` is told of every request that has been.
     """
     before = worker.cfg.settings["pre_request"].get()
     after = worker.cfg.settings["post_request"].get()
     quiet = before is PreRequest.default and not worker.log.error_log.isEnabledFor(10)
     worker.cfg.settings["pre_request"].set(_before(count, probes, None if quiet else before))
     worker.cfg.settings["post_request"].set(
-        _after(count, probes, None if after is PostRequest.default else after)
+        _after(count, probes, None if after is PostRequest.default else after, answered)
     )
 
 
@@ -107,10 +110,16 @@ def _before(count: RequestCount, probes: Container[str], user: Hook | None) -> H
     return pre_request
 
 
-def _after(count: RequestCount, probes: Container[str], user: Hook | None) -> Hook:
+def _after(
+    count: RequestCount, probes: Container[str], user: Hook | None, answered: Callable[[Any], None]
+) -> Hook:
     ended = count.ended
 
     def post_request(worker: Any, request: Any, environ: Any, response: Any) -> None:
+        answered(request)
+        error = sys.exc_info()[1]  # that gunicorn is on the way with, while this is called
+        if error is not None and isinstance(error, MemoryError | StopIteration):
+            _look_for_memory_error(error, count)
         if request.path not in probes:
             # without a status the application raised, and gunicorn answers 500
             ended((getattr(response, "status_code", None) or 500) if response is not None else 500)
@@ -118,3 +127,9 @@ def _after(count: RequestCount, probes: Container[str], user: Hook | None) -> Ho
             user(worker, request, environ, response)
 
     return post_request
+
+
+def _look_for_memory_error(error: BaseException, count: RequestCount) -> None:
+    """Count an answer that ended in MemoryError, begun or not: gunicorn turns a begun one's into StopIteration."""
+    if isinstance(error, MemoryError) or isinstance(error.__context__, MemoryError):
+        count.memory_error()

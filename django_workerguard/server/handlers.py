@@ -54,8 +54,9 @@ class Handlers:
         """Begin a reload, or have the one that is reading begin anew; return why not."""
         if self._fleet.stop is not None:
             return "the server is stopping"
-        if self._rereading is not None:
+        if self._rereading is not None:  # superseded: what it would say is out of date
             self._reload_again = asked_by
+            self._rereading.give_up()
             return None
         patience = self._keeper.policy.load_timeout
         handover = self.app.handover
@@ -72,7 +73,7 @@ class Handlers:
 
     def _bound_rereading(self, now: float) -> None:
         reading = self._rereading
-        if reading is not None and reading.until is not None and now > reading.until:
+        if reading is not None and now > reading.until:
             reading.give_up()
 
     def _reread(self) -> None:
@@ -81,15 +82,16 @@ class Handlers:
         if reading is None:
             return
         again, self._reload_again = self._reload_again, ""
+        if again or self._fleet.stop is not None:
+            reading.drop()
+            self._reload(again)
+            return
         try:
             handover = reading.conclude()
         except ConfigurationError as error:
             self._chronicle.reload_refused(str(error), reading.asked_by)
         else:
-            if not again:
-                self._adopt(handover, reading.asked_by)
-        if again:
-            self._reload(again)
+            self._adopt(handover, reading.asked_by)
 
     def _adopt(self, handover: Handover, asked_by: str) -> None:
         """Take a new configuration and begin a generation; where it cannot be taken nothing changes."""
@@ -138,6 +140,8 @@ class Handlers:
         again = self._fleet.stop is not None
         if again and not quick:
             return
+        if self._rereading is not None:
+            self._rereading.give_up()
         self._keeper.tell(m.StopAsked(self._clock(), quick or again))
         self._chronicle.stopping(quick=quick, drain_delay=self._keeper.policy.drain_delay)
 
@@ -150,13 +154,19 @@ class Handlers:
     def _scale(self, target: int, asked_by: str) -> str | None:
         """Change the target; return why not."""
         if not 1 <= target <= self.board.layout.slots:
-            refused = f"the target stays {self._fleet.target}: it can be 1 to {self.board.layout.slots}"
-            self.log.warning("%s (%s)", refused, asked_by)
-            return refused
+            return self._no_scale(f"it can be 1 to {self.board.layout.slots}", asked_by)
+        quorum = self._keeper.policy.min_loaded
+        if target < quorum:
+            return self._no_scale(f"a quorum of {quorum} (min-loaded) needs as many workers", asked_by)
         self._keeper.tell(m.TargetChanged(target))
         self.num_workers = target
         self._chronicle.scaled(target, asked_by)
         return None
+
+    def _no_scale(self, why: str, asked_by: str) -> str:
+        refused = f"the target stays {self._fleet.target}: {why}"
+        self.log.warning("%s (%s)", refused, asked_by)
+        return refused
 
     def handle_usr1(self) -> None:
         """Reopen the log files, here and in every worker, each readable for the workers' user first."""

@@ -14,17 +14,21 @@ import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from django_workerguard.config.handover import Handover
 from django_workerguard.config.options import GuardOptions
 from django_workerguard.fleet.exits import Exit
-from django_workerguard.report.assess import assess
+from django_workerguard.report.assess import Finding, assess
 from django_workerguard.report.notice import Notices
+from django_workerguard.server.executing import execute
 
 LEAVING = ("draining", "stopping")
 LOOK_EVERY = 2.0  # seconds
 LONGEST_RUN = 30.0  # seconds that a process gets
+# of the environment: what is between systemd and this server, and who may read its health
+SERVERS_OWN = ("NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_", "WORKERGUARD_HEALTH_TOKEN")
 READY_MADE = "django_workerguard.notify"
 SERVER = ("name", "host", "project", "worker_class", "release", "ready", "target")
 
@@ -70,16 +74,25 @@ class Notifier:
             return
         self._told_at = now
         self._notices, notice = self._notices.tell(findings)
-        server = {key: shot[key] for key in SERVER} | {"generation": shot["arbiter"]["generation"]}
-        told = json.dumps({"at": shot["at"], "server": server, **notice}).encode()
+        told = _notice(shot, notice)
         self._waiting.extend((target, told) for target in self._targets)
+
+    def give_up(self, shot: Mapping[str, Any], reason: str) -> None:
+        """Tell everybody at once that the server ends for want of an application: there is no later."""
+        finding = asdict(Finding("critical", "gave-up", None, reason))
+        told = _notice(shot, {"appeared": [finding], "cleared": [], "standing": [finding]})
+        for target in self._targets:
+            self._start(target, told, 0.0)
 
     def _start(self, target: str, told: bytes, now: float) -> None:
         kind, _, rest = target.partition(":")
         own = [sys.executable, "-P", "-m", READY_MADE, kind]
-        environ = {**os.environ, **self._environ, "NOTIFY_TARGET": rest}
+        environ = {**{k: v for k, v in os.environ.items() if not k.startswith(SERVERS_OWN)}, **self._environ}
         try:
-            pid = _execute(shlex.split(rest) if kind == "command" else own, told, environ)
+            if kind == "command":
+                pid = _execute(shlex.split(rest), told, environ)
+            else:
+                pid = _execute(own, told, {**environ, "NOTIFY_TARGET": rest})
         except (OSError, ValueError) as error:
             self._log.error("notify: %s cannot be run: %s", kind, error, extra={"action": "notify-failed"})
         else:
@@ -102,20 +115,17 @@ class Notifier:
         return True
 
 
+def _notice(shot: Mapping[str, Any], notice: Mapping[str, Any]) -> bytes:
+    server = {key: shot[key] for key in SERVER} | {"generation": shot["arbiter"]["generation"]}
+    return json.dumps({"at": shot["at"], "server": server, **notice}).encode()
+
+
 def _execute(arguments: Sequence[str], told: bytes, environ: Mapping[str, str]) -> int:
     """Start a program in a process group of its own, with ``told`` on its standard input. Raises OSError."""
     fd = os.memfd_create("workerguard-notice")
     try:
         os.write(fd, told)
         os.lseek(fd, 0, os.SEEK_SET)
-        return os.posix_spawnp(
-            arguments[0],
-            list(arguments),
-            dict(environ),
-            file_actions=[(os.POSIX_SPAWN_DUP2, fd, 0)],
-            setpgroup=0,
-            setsigmask=[],
-            setsigdef=[signal.SIGPIPE, signal.SIGINT],
-        )
+        return execute(arguments, environ, given={0: fd}, group=True)
     finally:
         os.close(fd)

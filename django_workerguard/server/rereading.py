@@ -1,7 +1,4 @@
-"""Read the settings again for a reload, without waiting for it. Runs in the arbiter.
-
-Not by `subprocess`, which would wait for its child: the arbiter collects every child itself.
-"""
+"""Read the settings again for a reload, without waiting for it. Runs in the arbiter."""
 
 from __future__ import annotations
 
@@ -17,25 +14,29 @@ from django_workerguard.config.handover import Handover
 from django_workerguard.errors import ConfigurationError
 from django_workerguard.scoreboard.layout import Layout
 from django_workerguard.scoreboard.places import server_name
+from django_workerguard.server.executing import execute
 
 ANSWER = 3  # the descriptor in the child
+LONGEST = 60.0  # seconds that settings get where load-timeout sets no limit
+GRACE = 5.0  # seconds after which a process ends itself that nobody has ended
 
 
 class Rereading:
-    """A process that imports the settings module, once. ``until`` is on the arbiter's clock; None: no limit."""
+    """A process that imports the settings module, once. ``until`` is on the arbiter's clock."""
 
     def __init__(self, handover: Handover, *, asked_by: str, now: float, patience: float) -> None:
         """Raise OSError where no process can be had."""
         self.asked_by = asked_by
-        self.until = now + patience if patience else None
-        self._patience = patience
+        self._patience = patience or LONGEST
+        self.until = now + self._patience
         self._handover = handover
         self._overdue = False
         self._fd = os.memfd_create("workerguard-settings")
-        arguments, environ = reading.command(handover.settings_module, ANSWER, handover.sys_path)
-        actions = [(os.POSIX_SPAWN_DUP2, self._fd, ANSWER)]
+        arguments, environ = reading.command(
+            handover.settings_module, ANSWER, handover.sys_path, patience=self._patience + GRACE
+        )
         try:
-            self.pid = os.posix_spawn(arguments[0], arguments, environ, file_actions=actions, setsigmask=[])
+            self.pid = execute(arguments, environ, given={ANSWER: self._fd})
         except OSError:
             os.close(self._fd)
             raise
@@ -45,6 +46,10 @@ class Rereading:
         self._overdue = True
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
+
+    def drop(self) -> None:
+        """Forget what an ended process has said: it is wanted no more."""
+        os.close(self._fd)
 
     def conclude(self) -> Handover:
         """Return the handover with what the settings say now, once the process has ended.

@@ -6,6 +6,7 @@ it on duty, and says when it has stopped.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import selectors
 from collections.abc import Callable, Iterable
@@ -18,7 +19,8 @@ from django_workerguard.errors import ExitCode
 from django_workerguard.fleet.guard import Guard
 from django_workerguard.report.health import respond
 from django_workerguard.scoreboard.layout import Orders, Seat, SeatState
-from django_workerguard.server.counting import request_count
+from django_workerguard.server.certificate import load_certificate
+from django_workerguard.server.closing import close_at_once
 from django_workerguard.server.hygiene import die_with
 from django_workerguard.server.wrapper import GuardedWSGI, HealthURLs
 
@@ -73,8 +75,17 @@ class StandIn(ThreadWorker):
 
     def prepare(self) -> None:
         self.cfg.set("keepalive", 0)  # no connection may outlive the duty
-        count = request_count(self.guard.board.words, self.guard.base)
-        self.wsgi = GuardedWSGI(Refusal(self.guard), HealthURLs(self.guard), count)
+        if self.cfg.is_ssl:
+            with contextlib.suppress(OSError, ValueError):  # it may be what keeps the workers from loading
+                load_certificate(self.cfg)
+        answered, after = close_at_once(), self.cfg.settings["post_request"].get()
+
+        def post_request(worker: Any, request: Any, environ: Any, response: Any) -> None:
+            answered(request)
+            after(worker, request, environ, response)
+
+        self.cfg.settings["post_request"].set(post_request)
+        self.wsgi = GuardedWSGI(Refusal(self.guard), HealthURLs(self.guard))
 
     def set_accept_enabled(self, enabled: bool) -> None:  # noqa: FBT001 - gunicorn's signature
         on = enabled and self.guard.ordered(Orders.DUTY)

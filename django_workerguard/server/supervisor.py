@@ -24,12 +24,15 @@ class Standing:
     reached: bool  # the quorum, once since the start
     reloading: bool
     stopping: bool
-    why: str = ""  # why not all are ready
+    why: str = ""  # why the last load failed
+    frozen: bool = False
 
     @property
     def text(self) -> str:
         said = f"{self.ready} of {self.target} workers ready"
-        return f"{said}; {self.why}" if self.why and self.ready < self.target else said
+        if self.frozen:
+            said += "; frozen: the new code cannot be loaded, the old serves on"
+        return f"{said}; {self.why}" if self.why and (self.frozen or self.ready < self.target) else said
 
 
 def changes(before: Standing | None, now: Standing, *, monotonic_us: int) -> list[str]:

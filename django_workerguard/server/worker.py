@@ -16,11 +16,14 @@ from django_workerguard.errors import ExitCode
 from django_workerguard.fleet import loading
 from django_workerguard.fleet.guard import Guard
 from django_workerguard.scoreboard.layout import Orders, Seat, SeatState
+from django_workerguard.server.certificate import load_certificate
+from django_workerguard.server.closing import close_at_once
 from django_workerguard.server.counting import RequestCount, chain_hooks, request_count
 from django_workerguard.server.hygiene import die_with
 from django_workerguard.server.patience import patient_listeners
 from django_workerguard.server.wrapper import GuardedASGI, GuardedWSGI, HealthURLs
 
+Step = Callable[[], None]
 FAREWELL = 5.0  # seconds that receivers of worker_retiring get
 ASGI_CLASSES = ("ASGIWorker", "UvicornWorker")
 
@@ -28,6 +31,11 @@ ASGI_CLASSES = ("ASGIWorker", "UvicornWorker")
 def is_asgi(worker_class: type) -> bool:
     """Say whether a worker class serves ASGI applications."""
     return any(cls.__name__ in ASGI_CLASSES for cls in worker_class.__mro__)
+
+
+def own_steps(cfg: Any) -> dict[str, Step]:
+    """Return what a load has to get through besides the application, by name."""
+    return {"certificate": functools.partial(load_certificate, cfg)} if cfg.is_ssl else {}
 
 
 @functools.cache
@@ -77,7 +85,11 @@ class GuardMixin:
         if self.reloader is not None:
             self._leave_on_change(self.reloader)
         try:
-            app = loading.load(self.guard, leaving=lambda: self.cfg.worker_exit(self.server, self))
+            app = loading.load(
+                self.guard,
+                leaving=lambda: self.cfg.worker_exit(self.server, self),
+                before=own_steps(self.cfg),
+            )
         except BaseException:
             self._stay_or_leave()
             raise SystemExit(ExitCode.LOAD_FAILED) from None
@@ -113,8 +125,8 @@ class GuardMixin:
             )
             self.asgi = self.wsgi
         else:
-            chain_hooks(self, count, probes=health.kinds)
-            self.wsgi = GuardedWSGI(app, health, count)
+            chain_hooks(self, count, probes=health.kinds, answered=close_at_once())
+            self.wsgi = GuardedWSGI(app, health)
 
     def run(self) -> None:
         if not self._has_lifespan and not loading.wait_for_admission(self.guard, alive=lambda: self.alive):
@@ -161,8 +173,7 @@ class GuardMixin:
             if not self._retiring:
                 self._retiring = True
                 self.guard.say(SeatState.LEAVING)
-                # not by threading.Thread, whose start() waits: a gevent hub may not
-                _thread.start_new_thread(self._say_farewell, ())
+                self._bid_farewell()
             if callable(before):
                 before(number, frame)
             elif before is signal.SIG_DFL:
@@ -179,6 +190,13 @@ class GuardMixin:
     def handle_abort_signal(self) -> None:
         loading.dump_concurrency(self.guard, getattr(self, "loop", None))
         super().handle_abort_signal()  # type: ignore[misc]
+
+    def _bid_farewell(self) -> None:
+        try:
+            # not by threading.Thread, whose start() waits: a gevent hub may not
+            _thread.start_new_thread(self._say_farewell, ())
+        except RuntimeError:  # no thread is to be had, and what is in hand matters more
+            self._farewell_said = True
 
     def _say_farewell(self) -> None:
         try:

@@ -56,20 +56,15 @@ class HealthURLs:
 class GuardedWSGI:
     """A WSGI application with the health URLs in front."""
 
-    def __init__(self, app: WSGIApp, health: HealthURLs, count: RequestCount) -> None:
+    def __init__(self, app: WSGIApp, health: HealthURLs) -> None:
         self._app = app
         self._health = health
         self._kinds = health.kinds
-        self._memory_error = count.memory_error
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         kind = self._kinds.get(environ["PATH_INFO"])
         if kind is None:
-            try:
-                return self._app(environ, start_response)
-            except MemoryError:
-                self._memory_error()
-                raise
+            return self._app(environ, start_response)
         told = self._health.answer(
             kind,
             accept=environ.get("HTTP_ACCEPT", ""),
@@ -118,7 +113,7 @@ class GuardedASGI:
             await self._other(scope, receive, send)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        status = 500
+        status = 499  # the client went away: Django then returns without an answer
 
         async def seen(message: Any) -> None:
             nonlocal status
@@ -130,12 +125,14 @@ class GuardedASGI:
         try:
             await self._app(scope, receive, seen)
         except MemoryError:
+            status = 500
             self._memory_error()
             raise
         except Exception:
+            status = 500
             raise
         except BaseException:
-            status = 499  # cancelled: the client went away
+            status = 499  # cancelled: it went away
             raise
         finally:
             self._ended(status)

@@ -102,6 +102,10 @@ def assert_refused(outcome: Outcome, *said: str, code: int = ExitCode.USAGE) -> 
 ON_THE_COMMAND_LINE = {
     "a count": (("--load-retries", "many"), "load-retries: 'many'", "--load-retries on the command line"),
     "a choice": (("--need-app", "maybe"), "need-app: 'maybe'", "worker, server, off"),
+    "no end": (("--max-worker-lifetime", "9" * 15), "max-worker-lifetime: ", "no longer than ten years"),
+    "no size": (("--reload-on-rss", "9" * 15 + "G"), "reload-on-rss: ", "no larger than a petabyte"),
+    "no count": (("--max-requests", "9" * 30), "max-requests: ", "is not a whole number"),
+    "a surge": (("--surge", "100000", "-w", "2"), "surge: ", "more than 1024 seats", "up to 1020"),
     "a duration": (("--load-timeout", "soon"), "load-timeout: 'soon'", "30, 1.5, 500ms, 10m or 6h"),
     "a switch": (("--stand-in", "perhaps"), "stand-in: 'perhaps'", "true, false"),
     "a path": (("--health-path", "health"), "health-path: 'health'", "/health/"),
@@ -219,19 +223,37 @@ def test_an_address_in_use(project):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = "{}:{}".format(*taken.getsockname())
         outcome = project.run("--bind", address)
-    assert_refused(outcome, f"bind: cannot listen at {address}", "--bind on the command line")
+    assert_refused(
+        outcome,
+        f"bind: cannot listen at {address}",
+        "--bind on the command line",
+        code=ExitCode.CANNOT_LISTEN,
+    )
+
+
+@pytest.mark.parametrize(
+    ("address", "said"), [("fd://77", "Bad file descriptor"), ("unix:.", "is not a socket")]
+)
+def test_what_is_no_socket(project, address, said):
+    outcome = project.run("--bind", address)
+    assert_refused(outcome, f"bind: cannot listen at {address}: ", said, "--bind on the command line")
 
 
 def test_a_failed_start_leaves_no_pid_file(project):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         outcome = project.run("--bind", "{}:{}".format(*taken.getsockname()), "--", "--pid", "server.pid")
-    assert_refused(outcome, "bind: ")
+    assert_refused(outcome, "bind: ", code=ExitCode.CANNOT_LISTEN)
     assert not (project.path / "server.pid").exists()
 
 
 def test_an_address_that_is_not_ours(project):
     outcome = project.run("--bind", "unix:/nowhere/http.sock")
-    assert_refused(outcome, "bind: cannot listen at unix:/nowhere/http.sock", "--bind on the command line")
+    assert_refused(
+        outcome,
+        "bind: cannot listen at unix:/nowhere/http.sock",
+        "--bind on the command line",
+        code=ExitCode.CANNOT_LISTEN,
+    )
 
 
 def test_a_run_directory_that_anybody_may_write_to(project, tmp_path):

@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import select
+import shutil
 import signal
 import socket
 import struct
@@ -295,3 +296,16 @@ def test_watch_is_a_live_screen_on_a_terminal(serve, faults):
         os.kill(server.pids()[0], signal.SIGKILL)
         read_until(ours, "1 of 2 ready", "back-off", "MemoryError")
     os.close(ours)
+
+
+def test_the_server_of_this_directory_is_meant_before_one_above_it(serve, tmp_path):
+    boards = tmp_path / "boards"
+    boards.mkdir(mode=0o700)
+    outer = Path(shutil.copytree(PROJECT, tmp_path / "outer"))
+    inner = Path(shutil.copytree(PROJECT, outer / "inner"))
+    for project in (outer, inner):
+        server = serve("--run-dir", str(boards), "--name", project.name, project=project, workers=1)
+        server.wait_log("(1 of 1)")
+    for place, name in ((outer, "outer"), (inner, "inner"), (inner / "guinea_app", "inner")):
+        told = workerguard("status", "--json", run_dir=boards, cwd=place)
+        assert json.loads(told.stdout)["name"] == name

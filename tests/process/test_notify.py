@@ -66,3 +66,34 @@ def test_everybody_is_told_when_a_finding_appears_and_when_it_clears(serve, faul
     assert server.status()["arbiter"]["errors"] == 0
     assert "notify" not in server.log
     assert "secret-path" not in server.log
+
+
+def test_a_program_gets_nothing_of_the_servers(serve, faults, tmp_path):
+    seen = tmp_path / "seen"
+    program = tmp_path / "page"
+    program.write_text(f"#!/bin/sh\n(ls /proc/$$/fd; env) > {seen}.new\nmv {seen}.new {seen}\n")
+    program.chmod(0o755)
+    environ = {"WORKERGUARD_NOTIFY": f"command:{program}", "WORKERGUARD_HEALTH_TOKEN": "letmein"}
+    server = serve("--bind", "127.0.0.1:0", environ=environ)
+    server.wait_ready()
+    faults.set("ready", "memory")
+    os.kill(server.slot(1)["pid"], signal.SIGKILL)
+    server._poll("the program was told", seen.exists, 60)
+    lines = seen.read_text().split("\n")
+    descriptors = [line for line in lines if line.isdigit()]
+    assert set(descriptors) <= {"0", "1", "2", "10"}, "10 is the shell's own"  # dash reads its script there
+    assert "letmein" not in seen.read_text()
+
+
+def test_giving_up_is_told_before_the_end(serve, faults, tmp_path):
+    told = tmp_path / "told"
+    program = tmp_path / "page"
+    program.write_text(f"#!/bin/sh\ncat >> {told}.new\nmv {told}.new {told}\n")
+    program.chmod(0o755)
+    faults.set("ready", "memory")
+    server = serve("--load-retries", "1", environ={"WORKERGUARD_NOTIFY": f"command:{program}"})
+    assert server.wait_exit() == 22
+    server._poll("the program was told", told.exists, 60)
+    (appeared,) = json.loads(told.read_text())["appeared"]
+    assert (appeared["code"], appeared["severity"]) == ("gave-up", "critical")
+    assert "need-app=worker" in appeared["text"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import signal
 import threading
@@ -103,6 +104,14 @@ def test_a_memory_error_recycles_its_worker(serve, worker_class):
     assert event["reason"] == "reload-on-memory-error: 1 of 1 requests ended in MemoryError"
     server.wait_ready()
     assert least_ready(server.events()) == 2
+
+
+def test_a_memory_error_in_the_middle_of_a_response_recycles_its_worker_too(serve, worker_class):
+    server = serve("-k", worker_class, *SOON)
+    server.wait_ready()
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        server.get("/starved-stream")
+    assert server.wait_event("retiring")["reason"].startswith("reload-on-memory-error: 1 of ")
 
 
 def test_a_worker_that_fails_where_its_peers_do_not_is_replaced(serve):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 from pathlib import Path
 
@@ -110,7 +111,13 @@ def test_a_changed_number_of_workers_counts_once_the_new_code_has_loaded(serve):
         ("guinea_settings.py", "WORKERGUARD = {'LOAD_RETRYS': 3}\n", "Did you mean 'LOAD_RETRIES'?"),
         ("guinea_settings.py", "WORKERGUARD = {'NAME': 'another'}\n", "name: a reload cannot change it"),
         ("guinea_settings.py", "WORKERGUARD = {'MIN_LOADED': 3}\n", "min-loaded: a quorum of 3"),
-        ("guinea_settings.py", "WORKERGUARD = {'SURGE': 9999}\n", "do not fit this server"),
+        ("guinea_settings.py", "WORKERGUARD = {'SURGE': 900}\n", "do not fit this server"),
+        ("guinea_settings.py", "WORKERGUARD = {'SURGE': 9999}\n", "needs more than 1024 seats"),
+        (
+            "guinea_settings.py",
+            "WORKERGUARD = {'RELOAD_ON_RSS': '9' * 20 + 'G'}\n",
+            "no larger than a petabyte",
+        ),
     ],
 )
 def test_what_is_wrong_is_refused_and_changes_nothing(site, file, text, said):
@@ -148,6 +155,51 @@ def test_a_second_reload_supersedes_the_first(site, faults):
     assert not set(before) & set(site.pids())
     assert least_ready(site.events()) == 2
     site.wait_event("reloaded", lambda event: event["generation"] == 3)
+
+
+def test_a_second_reload_supersedes_one_that_hangs_in_the_settings(site):
+    settings = site.project / "guinea_settings.py"
+    whole = settings.read_text()
+    started = site.project / "started"
+    settings.write_text(f"import pathlib, time\npathlib.Path({str(started)!r}).touch()\ntime.sleep(3600)\n")
+    site.signal(signal.SIGHUP)
+    site._poll("the settings are being read", started.exists, 60)
+    settings.write_text(whole)
+    outcome = order(site, "reload", "--wait=30")
+    assert outcome.returncode == ExitCode.OK, outcome
+    assert site.events("reload-refused") == []
+    assert site.status()["arbiter"]["generation"] == 2
+
+
+def test_a_load_of_older_code_that_hangs_makes_room_for_a_reload(serve, faults):
+    faults.set("ready", "hang")
+    server = serve("--load-timeout", "0", "--load-concurrency", "1", project_copy=True)
+    server.wait_event("spawned")
+    server.wait("it hangs", lambda status: status["slots"][0]["step"] == "app")
+    faults.clear()
+    outcome = order(server, "reload", "--wait=30")
+    assert outcome.returncode == ExitCode.OK, outcome
+    assert [slot["generation"] for slot in server.status()["slots"]] == [2, 2]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_settings_that_are_being_read_keep_no_port_from_the_next_server(serve, number):
+    server = serve("--load-timeout", "5s", "--bind", "127.0.0.1:0", project_copy=True)
+    server.wait_ready()
+    address = next(one for one in server.status()["bind"] if one.startswith("http://"))
+    port = int(address.rpartition(":")[2])
+    started = server.project / "started"
+    script = f"import pathlib, os, time\npathlib.Path({str(started)!r}).write_text(str(os.getpid()))\ntime.sleep(3600)\n"
+    (server.project / "guinea_settings.py").write_text(script)
+    server.signal(signal.SIGHUP)
+    server._poll("the settings are being read", lambda: started.exists() and started.read_text(), 60)
+    reader = int(started.read_text())
+    server.signal(number)
+    server.wait_exit()
+    server._poll("the workers have gone", lambda: server._left_behind() in ([], [reader]), 60)
+    with socket.create_server(("127.0.0.1", port)):
+        pass  # nobody has it
+    server._poll("the reader has ended", lambda: not Path(f"/proc/{reader}").exists(), 60)
 
 
 def test_many_reloads_at_once(site):
@@ -215,6 +267,27 @@ def test_what_the_server_refuses(site, arguments, said):
     outcome = order(site, *arguments)
     assert outcome.returncode == ExitCode.REFUSED
     assert said in outcome.stderr
+
+
+def test_a_target_below_the_quorum_is_refused(serve):
+    server = serve("--min-loaded", "2")
+    server.wait_ready()
+    outcome = order(server, "scale", "1", "--wait")
+    assert outcome.returncode == ExitCode.REFUSED
+    assert "the target stays 2: a quorum of 2 (min-loaded) needs as many workers" in outcome.stderr
+    server.signal(signal.SIGTTOU)
+    server.wait_log("(SIGTTOU)")
+    assert server.status()["target"] == 2
+
+
+def test_without_surge_a_broken_reload_is_frozen_too(serve):
+    server = serve("--surge", "0", project_copy=True)
+    server.wait_ready()
+    (server.project / "guinea_urls.py").write_text("1 / 0\n")
+    assert order(server, "reload", "--wait").returncode == ExitCode.LOAD_FAILED
+    server.wait("frozen", lambda status: status["arbiter"]["frozen"])
+    assert server.status()["ready"] == 1
+    assert server.statuses(6) == {200: 6}
 
 
 def test_waiting_has_an_end(site, faults):

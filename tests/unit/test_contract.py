@@ -7,10 +7,13 @@ import inspect
 import gunicorn.workers.base
 import pytest
 import uvicorn
+from gunicorn import sock, util
 from gunicorn.arbiter import Arbiter
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
+from gunicorn.http.body import LengthReader
 from gunicorn.sock import TCPSocket, UnixSocket
+from gunicorn.workers import gthread, sync
 from gunicorn.workers.base import Worker
 from gunicorn.workers.gasgi import ASGIWorker
 from gunicorn.workers.gthread import ThreadWorker
@@ -138,3 +141,16 @@ def test_the_mixin_hides_no_attribute_of_a_worker_class_by_accident():
         }
         ours = {name for name in vars(GuardMixin) if not name.startswith("__")}
         assert not (ours - meant) & (set(dir(cls)) | instance_names)
+
+
+def test_what_closes_a_connection_is_looked_up_when_it_is_needed():
+    """`closing` and `certificate` replace functions of modules: those who call them must not hold the originals."""
+    if hasattr(util, "close_graceful"):
+        assert str(inspect.signature(util.close_graceful)) == "(sock, timeout=2.0, max_drain=65536)"
+        for module in (sync, gthread):
+            assert "util.close_graceful(" in inspect.getsource(module)
+    for module in (sync, gthread):
+        assert "sock.ssl_wrap_socket(" in inspect.getsource(module)
+    assert "ssl_context(conf)" in inspect.getsource(sock.ssl_wrap_socket)
+    assert "self.cfg.post_request(self, req, environ, resp)" in inspect.getsource(sync)
+    assert LengthReader(None, 3).length == 3

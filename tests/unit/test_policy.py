@@ -230,3 +230,34 @@ def test_a_second_stop_does_not_forget_why_the_first_came():
         ready_fleet(1), m.StopAsked(20.0, exit_code=22, reason="give-up-after"), m.StopAsked(21.0, quick=True)
     )
     assert fleet.stop == Stop(at=20.0, quick=True, exit_code=22, reason="give-up-after")
+
+
+@given(st.sampled_from([State.LOADING, State.LOADED]), st.integers(0, 2), st.integers(1, 4))
+def test_whoever_loads_older_code_makes_room_for_newer(state, surge, concurrency):
+    """It may hang in it for as long as load-timeout lets it, and take the place of the load that would heal."""
+    policy = Policy(surge=surge, load_concurrency=concurrency, load_timeout=0.0, stand_in=False)
+    fleet = told(Fleet(target=1), m.Spawned(1, 1, 101, 0.0, 0.0), policy=policy)
+    fleet = told(fleet, m.Observed((m.Reading(1, state, 1),), 1.0), m.GenerationStarted(2.0), policy=policy)
+    retired = [action for action in plan(policy, fleet, 2.0) if isinstance(action, a.Retire)]
+    assert [(action.seat, action.reason) for action in retired] == [(1, "superseded: generation 2 has begun")]
+    fleet = told(fleet, m.Asked(1, retired[0].reason, 2.0), policy=policy)
+    spawned = [action for action in plan(policy, fleet, 2.1) if isinstance(action, a.Spawn)]
+    if surge:  # without one nobody comes before it has gone
+        assert [(action.slot, action.generation) for action in spawned] == [(1, 2)]
+    assert any(isinstance(action, a.Abort) for action in plan(policy, fleet, 5.0)), (
+        "it does not get a request's mercy"
+    )
+
+
+def test_without_a_surge_a_load_that_fails_freezes_the_reload_as_with_one():
+    policy = Policy(surge=0, stand_in=False, timeout=0.0)
+    fleet = told(ready_fleet(2, policy=policy), m.GenerationStarted(20.0), policy=policy)
+    (out,) = (action for action in plan(policy, fleet, 20.0) if isinstance(action, a.Retire))
+    fleet = told(
+        fleet, m.Asked(out.seat, out.reason, 20.0), m.Exited(out.seat, 20.1, clean=True), policy=policy
+    )
+    fleet = told(
+        fleet, m.Spawned(out.seat, 5, 105, 60.0, 20.2), m.Exited(5, 20.5, transient=False), policy=policy
+    )
+    assert fleet.frozen
+    assert not [action for action in plan(policy, fleet, 30.0) if isinstance(action, a.Retire)]

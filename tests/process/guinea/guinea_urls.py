@@ -14,6 +14,8 @@ urlpatterns = [
     path("", views.index),
     path("page", views.page),
     path("slow", views.slow),
+    path("read", views.read),
+    path("starved-stream", views.starved_stream),
     path("stream", views.stream),
     path("broken", views.broken),
     path("grow", views.grow),

@@ -40,6 +40,18 @@ def slow(request):
     return HttpResponse(f"pid {os.getpid()}\n")
 
 
+def read(request):
+    return HttpResponse(f"read {len(request.body)}\n")
+
+
+def starved_stream(request):
+    def lines():
+        yield "begun\n"
+        raise MemoryError
+
+    return StreamingHttpResponse(lines(), content_type="text/plain")
+
+
 def stream(request):
     def lines():
         for number in range(int(request.GET.get("lines", "5"))):

@@ -1,0 +1,46 @@
+"""Execute another program, which gets nothing of the server's but what it is given. Runs in the arbiter.
+
+Not by `subprocess`, which would wait for its child: the arbiter collects every child itself. gunicorn
+makes its listeners inheritable, for SIGUSR2, and so is the handover: a program that had them
+would keep the port from the next server, and could read what the configuration holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Mapping, Sequence
+
+STANDARD = 2  # the highest descriptor of standard input, output and error
+
+
+def execute(
+    arguments: Sequence[str], environ: Mapping[str, str], *, given: Mapping[int, int], group: bool = False
+) -> int:
+    """Start a program, found in the path, and return its pid. Raises OSError.
+
+    ``given``: by number in the program, which descriptor of ours it gets there. ``group``: in a
+    process group of its own.
+    """
+    return os.posix_spawnp(
+        arguments[0],
+        list(arguments),
+        dict(environ),
+        file_actions=[
+            *((os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable()),
+            *((os.POSIX_SPAWN_DUP2, fd, number) for number, fd in given.items()),
+        ],
+        setsigmask=[],
+        setsigdef=[signal.SIGPIPE, signal.SIGINT],
+        **({"setpgroup": 0} if group else {}),  # type: ignore[arg-type] # None is not taken for it
+    )
+
+
+def _inheritable() -> list[int]:
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # the directory's own descriptor
+            if int(name) > STANDARD and os.get_inheritable(int(name)):
+                found.append(int(name))
+    return found
