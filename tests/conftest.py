@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from tests import components
-
-REQUIRE_ALL = "WORKERGUARD_REQUIRE_ALL"
 
 
 def pytest_report_header() -> str:
@@ -19,10 +15,4 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     for marker in item.iter_markers("needs"):
         for name in marker.args:
             if reason := components.missing(name):
-                _leave_out(f"needs {name}: {reason}")
-
-
-def _leave_out(reason: str) -> None:
-    if os.environ.get(REQUIRE_ALL) == "1":
-        pytest.fail(reason, pytrace=False)
-    pytest.skip(reason)
+                components.leave_out(f"needs {name}: {reason}")

@@ -1,1 +1,1 @@
-"""Speed and memory beside plain gunicorn, reported and never asserted. Run by ``make bench``."""
+"""Speed and memory beside plain gunicorn, uWSGI and Celery's own pool: reported, and judged by the project's figures. Run by ``make bench``."""

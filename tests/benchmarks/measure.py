@@ -190,6 +190,13 @@ def board_of(running: Running) -> Board:
     raise RuntimeError("the server has no scoreboard")
 
 
+def judge(title: str, *lines: str, figures: Sequence[tuple[bool, str]]) -> None:
+    """Report, and then hold the figures that the project has set itself: each with whether it was met."""
+    report(title, *lines, *(f"{'met' if met else 'MISSED'}: {text}" for met, text in figures))
+    missed = [text for met, text in figures if not met]
+    assert not missed, f"{title}: {'; '.join(missed)}"
+
+
 def report(title: str, *lines: str) -> None:
     print(f"\n== {title}")
     for line in lines:

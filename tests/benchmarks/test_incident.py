@@ -15,10 +15,11 @@ import pytest
 
 from django_workerguard.scoreboard.places import find_servers
 from django_workerguard.scoreboard.snapshot import snapshot
-from tests.benchmarks.measure import Running, report, server
+from tests.benchmarks.measure import Running, judge, report, server
 
 CLIENTS = 4
 WORKERS = 8
+LOAD = 2.0  # seconds that a load takes beside four clients, and a tick
 FAILING = 5.0  # seconds during which loads fail
 
 
@@ -53,7 +54,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def incident(kind: str, fail_file: Path) -> list[str]:
+def incident(kind: str, fail_file: Path) -> tuple[int, bool, bool]:
     os.environ["FAIL_FILE"] = str(fail_file)
     try:
         with server(kind, workers=WORKERS, worker_class="sync") as running:
@@ -83,7 +84,8 @@ def all_ready(running: Running) -> bool:
     return shot["ready"] == WORKERS if shot else len(running.children) == WORKERS
 
 
-def _incident(running: Running, fail_file: Path, kind: str) -> list[str]:
+def _incident(running: Running, fail_file: Path, kind: str) -> tuple[int, bool, bool]:
+    """Return how many requests failed, whether the server is whole again, and whether that was in time."""
     clients = [Client(running.port) for _ in range(CLIENTS)]
     for client in clients:
         client.start()
@@ -110,12 +112,20 @@ def _incident(running: Running, fail_file: Path, kind: str) -> list[str]:
         if lives
         else "dead"
     )
-    return [f"{kind}: {seen['200']} answered, {failed} failed {dict(seen)}; the server is {state}"]
+    print(f"   {kind}: {seen['200']} answered, {failed} failed {dict(seen)}; the server is {state}")
+    return failed, lives and all_ready(running), healed <= wait + 2 * LOAD
 
 
 @pytest.mark.parametrize("run", range(3))
 def test_the_incident(tmp_path, run):
-    lines = []
-    for kind in ("plain", "guarded"):
-        lines += incident(kind, tmp_path / f"fail-{kind}")
-    report(f"the incident, run {run + 1}", *lines)
+    report(f"the incident, run {run + 1}")
+    incident("plain", tmp_path / "fail-plain")
+    failed, whole, in_time = incident("guarded", tmp_path / "fail-guarded")
+    judge(
+        f"the guarded server in run {run + 1}",
+        figures=[
+            (failed <= CLIENTS, "no more requests failed than were in hand"),
+            (whole, f"{WORKERS} of {WORKERS} are ready again"),
+            (in_time, f"within the longest wait that was shown and two loads of {LOAD:g} s"),
+        ],
+    )

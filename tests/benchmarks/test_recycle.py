@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from django_workerguard.scoreboard.journal import read_events
 from tests.benchmarks import open_loop
-from tests.benchmarks.measure import UWSGI, Running, board_of, report, server, wrk
+from tests.benchmarks.measure import ROOT, SITE, UWSGI, Running, board_of, judge, report, server, wrk
 from tests.journal import least_ready
 
 SECONDS = float(os.environ.get("BENCH_RECYCLE_SECONDS", "8"))
 CLASSES = ["sync", "gthread", "gevent", "asgi"]
 LEAK = 512  # KB a request
+FASTEST = 300.0  # requests a second up to which the open loop keeps to its schedule
+GUARDED = {
+    "max-requests": ({}, ()),
+    "max-worker-lifetime": ({}, ("--max-worker-lifetime", "3")),
+    "reload-on-rss": ({"path": f"/work?leak={LEAK}"}, ("--reload-on-rss", "100")),
+    "two reloads": ({"hups": 2}, ()),
+}
 
 
 def arguments_of(worker_class: str) -> list[str]:
@@ -61,6 +74,13 @@ def one(
     return seen, told
 
 
+def guarded_one(
+    worker_class: str, workers: int, rate: float, **options: object
+) -> tuple[open_loop.Seen, str, int]:
+    seen, told = one("guarded", worker_class, workers, rate, **options)
+    return seen, told, int(re.search(r"never fewer than (\d+)", told)[1])
+
+
 def _reload(running: Running, times: int, over: threading.Event) -> None:
     for _ in range(times):
         if over.wait(SECONDS / (times + 1)):
@@ -89,32 +109,35 @@ def capacity(worker_class: str, workers: int) -> float:
 @pytest.mark.parametrize("workers", [4, 8])
 @pytest.mark.parametrize("worker_class", CLASSES)
 def test_recycling_under_load(worker_class, workers):
-    # an open loop of our own keeps to its schedule up to some hundred requests a second
-    rate = min(capacity(worker_class, workers) / 2, 300.0)
+    most = capacity(worker_class, workers)
+    rate = min(most / 2, FASTEST)
     each = max(20, int(rate * SECONDS / workers / 3))
-    soon = ["--min-worker-lifetime", "0"]
-    by_requests = ["--max-requests", str(each), *soon]
-    lines = []
+    lines, figures = [], []
     calm, told = one("plain", worker_class, workers, rate)
-    p99 = calm.p99_ms
-    lines.append(line("plain, undisturbed", calm, told, p99))
-    for what, kind, options in (
-        ("plain, max_requests", "plain", {"extra": ["--max-requests", str(each)]}),
-        ("guarded, undisturbed", "guarded", {}),
-        ("guarded, max-requests", "guarded", {"guard": by_requests}),
-        ("guarded, max-worker-lifetime", "guarded", {"guard": ["--max-worker-lifetime", "3", *soon]}),
-        (
-            "guarded, reload-on-rss",
-            "guarded",
-            {"guard": ["--reload-on-rss", "100", *soon], "path": f"/work?leak={LEAK}"},
-        ),
-        ("guarded, max-requests, kept-alive", "guarded", {"guard": by_requests, "kept_alive": 4 * workers}),
-        ("guarded, two reloads", "guarded", {"hups": 2}),
-        ("plain, two reloads", "plain", {"hups": 2}),
+    lines.append(line("plain, undisturbed", calm, told, calm.p99_ms))
+    undisturbed, told = one("guarded", worker_class, workers, rate)
+    lines.append(line("guarded, undisturbed", undisturbed, told, calm.p99_ms))
+    plain = {}
+    for what, options in (
+        ("max-requests", {"extra": ["--max-requests", str(each)]}),
+        ("two reloads", {"hups": 2}),
     ):
-        seen, told = one(kind, worker_class, workers, rate, **options)
-        lines.append(line(what, seen, told, p99))
-        time.sleep(0.2)
+        plain[what], told = one("plain", worker_class, workers, rate, **options)
+        lines.append(line(f"plain, {what}", plain[what], told, calm.p99_ms))
+    for (what, (options, guard)), kept_alive in itertools.product(GUARDED.items(), (0, 4 * workers)):
+        own = ("--max-requests", str(each)) if what == "max-requests" else guard
+        soon = ("--min-worker-lifetime", "0", *own)
+        seen, told, least = guarded_one(
+            worker_class, workers, rate, guard=soon, kept_alive=kept_alive, **options
+        )
+        name = f"guarded, {what}{', kept-alive' if kept_alive else ''}"
+        lines.append(line(name, seen, told, calm.p99_ms))
+        figures.append(
+            (not seen.failed and least == workers, f"{name}: nothing failed, never below {workers}")
+        )
+        if what in plain and not kept_alive:
+            ratio = seen.p99_ms / plain[what].p99_ms
+            figures.append((ratio <= 1.0, f"{name}: p99 {ratio:.2f} × that of plain gunicorn's own"))
     if worker_class == "sync" and UWSGI.exists():
         for what, extra, hups in (
             ("uWSGI, undisturbed", [], 0),
@@ -122,8 +145,47 @@ def test_recycling_under_load(worker_class, workers):
             ("uWSGI, two reloads", [], 2),
         ):
             seen, told = one("uwsgi", worker_class, workers, rate, extra=extra, hups=hups)
-            lines.append(line(what, seen, told, p99))
-    report(f"recycling, {worker_class}, {workers} workers, {rate:.0f} requests a second", *lines)
+            lines.append(line(what, seen, told, calm.p99_ms))
+    title = f"recycling, {worker_class}, {workers} workers, {rate:.0f} requests a second ({rate / most:.0%} of the capacity)"
+    judge(title, *lines, figures=figures)
+
+
+@pytest.mark.needs("wrk")
+@pytest.mark.parametrize("worker_class", CLASSES)
+def test_a_reload_that_cannot_load(worker_class, tmp_path):
+    """Under load: nothing fails, and the command knows within its load, the reading of the settings and two seconds."""
+    os.environ["FAIL_FILE"] = str(tmp_path / "fail")
+    try:
+        with server("guarded", workers=4, worker_class=worker_class) as running:
+            wrk(running.port, seconds=1, connections=4)  # hot
+            with ThreadPoolExecutor(1) as pool:
+                load = pool.submit(open_loop.run, running.port, "/work", rate=100.0, seconds=SECONDS)
+                time.sleep(1)
+                Path(os.environ["FAIL_FILE"]).touch()
+                asked = time.time()
+                command = [sys.executable, "-m", "django_workerguard.cli", "reload", "--wait"]
+                told = subprocess.run(
+                    command, cwd=SITE, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True
+                )
+                took = time.time() - asked
+                seen = load.result()
+            events = list(read_events(board_of(running)))
+            _, least = journal(running)
+    finally:
+        del os.environ["FAIL_FILE"]
+    begun = next(event["at"] for event in events if event["event"] == "reload")
+    failed = next(event["at"] for event in events if event["event"] == "load-failed")
+    beyond = took - (failed - asked)
+    judge(
+        f"a reload that cannot load, {worker_class}",
+        f"settings {begun - asked:.2f} s, load {failed - begun:.2f} s, the command {took:.2f} s, exit code {told.returncode}",
+        line("the clients", seen, "", seen.p99_ms),
+        figures=[
+            (told.returncode == 22, "the command says that the load failed"),
+            (beyond <= 2.0, f"within two seconds of it: {beyond:.2f} s"),
+            (not seen.failed and least == 4, "nothing failed, never below 4"),
+        ],
+    )
 
 
 @pytest.mark.needs("wrk")

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from tests.benchmarks.measure import ROOT, Running, report, resident_megabytes, server
+from tests.benchmarks.measure import ROOT, SITE, Running, judge, report, resident_megabytes, server
 
 RUNS = 7
 WORKERS = 4
@@ -53,12 +53,12 @@ def test_time_and_memory(worker_class):
 
 def test_what_a_probe_costs():
     def median_ms(command: list[str]) -> float:
+        """Run it where a person or a probe would: in the project's directory, which has a manage.py."""
         times = []
+        environ = {**os.environ, "PYTHONPATH": str(ROOT)}
         for _ in range(31):
             started = time.perf_counter()
-            subprocess.run(
-                command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(ROOT)}
-            )
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environ, cwd=SITE)
             times.append(time.perf_counter() - started)
         return statistics.median(times) * 1000
 
@@ -67,8 +67,8 @@ def test_what_a_probe_costs():
     with server("guarded", workers=1, worker_class="sync"):
         nothing = median_ms([sys.executable, "-c", "pass"])
         probing = median_ms([*command, "probe", "ready"])
-    report(
+    judge(
         "a probe, median of 31",
-        f"python -c pass: {nothing:.1f} ms, workerguard probe ready: {probing:.1f} ms, ratio {probing / nothing:.2f} "
-        "(figure: at most 2.5)",
+        f"python -c pass: {nothing:.1f} ms, workerguard probe ready: {probing:.1f} ms, ratio {probing / nothing:.2f}",
+        figures=[(probing <= 2.5 * nothing, "at most 2.5 times python -c pass")],
     )

@@ -32,7 +32,8 @@ OPTIONS = (
         "--load-retry-max-delay",
         "50ms",
     ),
-    *("--reload-on-rss", "120", "--load-retries", "1000000"),
+    *("--reload-on-rss", "120", "--evil-reload-on-rss", "300", "--load-retries", "1000000"),
+    *("--max-requests", "90", "--outlier-min-requests", "20", "--load-timeout", "3"),
 )
 GROWTH = (
     4 << 20
@@ -86,6 +87,11 @@ class Soak:
                 self.starve,
                 self.scale,
                 self.frozen,
+                self.crash,
+                self.hang,
+                self.evil,
+                self.serve,
+                self.sicken,
             ]
         )
 
@@ -126,6 +132,28 @@ class Soak:
 
     def starve(self) -> None:
         self.server.get("/starve")
+
+    def crash(self) -> None:
+        os.kill(self.pid, signal.SIGSEGV)
+
+    def hang(self) -> None:
+        """A load that does not end is aborted, and leaves its stacks."""
+        self.faults.set("ready", "hang", 1)
+        os.kill(self.pid, signal.SIGKILL)
+
+    def evil(self) -> None:
+        self.server.get("/grow?mb=320")
+
+    def serve(self) -> None:
+        """So many requests that every worker is due by max-requests."""
+        self.server.statuses(300)
+
+    def sicken(self) -> None:
+        """Have one worker fail where its peers do not."""
+        self.server.get("/sicken")
+        gone = self.replaced
+        while self.replaced == gone:
+            self.server.statuses(10)
 
     def scale(self) -> None:
         self.control("scale", target=4)

@@ -20,6 +20,7 @@ from django_workerguard.errors import ExitCode
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.layout import ABOUT_WORDS, TEXT_WORDS, Seat, Slot
+from tests.components import leave_out
 from tests.process.harness import Server, WaitedError
 
 STRANGER = 60_000 + os.getpid() % 5_000  # a user that nobody else is, so that its processes can be counted
@@ -131,7 +132,7 @@ def memory_cgroup() -> Iterator[Path]:
                 break
             group.rmdir()
     else:
-        pytest.skip("no cgroup with the memory controller can be made here")
+        leave_out("no cgroup with the memory controller can be made here")
     yield group
     deadline = time.monotonic() + 20
     while group.exists() and time.monotonic() < deadline:
@@ -201,7 +202,7 @@ def test_too_many_open_files(serve, worker_class):
 def mounting(*mounts: tuple[str, Path]) -> tuple[str, ...]:
     """Make a prefix that runs a server where some directories are tmpfs of its own, with these options."""
     if subprocess.run(("unshare", "-m", "true"), capture_output=True).returncode:
-        pytest.skip("this machine lets nobody mount anything")
+        leave_out("this machine lets nobody mount anything")
     commands = " && ".join(f"mount -t tmpfs -o {options} none '{where}'" for options, where in mounts)
     return ("unshare", "-m", "sh", "-c", f'{commands} && exec "$@"', "sh")
 

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from tests.components import leave_out
 from tests.process.harness import ROOT
 
 UNSHARE = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
@@ -16,7 +17,7 @@ UNSHARE = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
 @pytest.fixture
 def container(serve):
     if subprocess.run((*UNSHARE, "true"), capture_output=True).returncode:
-        pytest.skip("a PID namespace of its own needs rights that this user does not have")
+        leave_out("a PID namespace of its own needs rights that this user does not have")
     server = serve(prefix=UNSHARE)
     server._poll("ready", lambda: "All 2 workers are ready" in server.log, 60)
     return server

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from django_workerguard.policy import action as a
 from django_workerguard.policy import message as m
 from django_workerguard.policy.fold import fold
-from django_workerguard.policy.plan import plan
+from django_workerguard.policy.plan import ABORT_GRACE, FLUSH, PARK_GRACE, QUICK_MERCY, plan
 from django_workerguard.policy.view import SERVING_OR_COMING, Fleet, Policy, State
 
 pytestmark = pytest.mark.timeout(600)  # many examples, on a machine that may be busy
@@ -60,6 +60,8 @@ class World:
     counts: dict[int, list[int]] = field(default_factory=dict)  # requests, errors, memory errors, rss
     killed_at: list[float] = field(default_factory=list)  # by evil-reload-on-rss
     seen: list[tuple[Fleet, float, tuple[a.Action, ...]]] = field(default_factory=list)
+    given_up: str = ""
+    halted: int | None = None
 
     def tell(self, message: m.Message) -> None:
         self.fleet = fold(self.policy, self.fleet, message)
@@ -105,12 +107,14 @@ class World:
                     assert not self.fleet.ready, "nobody answers 503 while a worker is ready"
                 self.tell(m.DutySet(seat, on, self.now))
                 self.duty[seat] = on
-            case a.Retire(seat, reason):
+            case a.Retire(seat, reason, quick):
                 worker = self.fleet.workers.get(seat)
                 if worker is None:
                     return  # killed a moment before, in the same plan
                 ready = self.fleet.ready
-                self.tell(m.Asked(seat, reason, self.now))
+                self.tell(m.Asked(seat, reason, self.now, quick))
+                if reason == "stop":
+                    return
                 if "it goes first" in reason:
                     assert self.fleet.ready >= max(1, self.policy.min_loaded), "the last one is not given up"
                 elif self.policy.surge:
@@ -129,8 +133,15 @@ class World:
                     self.tell(m.StandInGone(self.now))
                 else:
                     self.exit(seat)
-            case _:
-                raise AssertionError(f"nobody asked for {action}")
+            case a.CloseListeners():
+                self.tell(m.ListenersClosed(self.now))
+            case a.GiveUp(code, reason):
+                assert not self.policy.never_give_up
+                self.given_up = reason
+                self.tell(m.StopAsked(self.now, exit_code=code, reason=reason))
+            case a.Halt(code):
+                assert not self.fleet.workers, "nobody is left behind"
+                self.halted = code
 
     def exit(self, seat: int, *, clean: bool = False, transient: bool = True, memory: bool = False) -> None:
         self.said.pop(seat, None)
@@ -356,3 +367,66 @@ def test_a_fleet_that_came_due_while_the_arbiter_slept_is_replaced_within_the_bu
     world.now += 120.0
     spawns = [action for action in world.turn() if isinstance(action, a.Spawn)]
     assert len(spawns) == 1
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(policies, st.integers(1, 6), chances, st.booleans(), st.sampled_from([0.0, 3.0]))
+def test_every_stop_ends_within_its_mercy_whatever_the_workers_do(policy, target, history, quick, drain):
+    """Nobody leaves by itself, nobody listens to SIGTERM: only SIGKILL ends anybody."""
+    world = simulate(replace(policy, drain_delay=drain, timeout=0.0), target, history)
+    world.tell(m.StopAsked(world.now, quick))
+    bound = world.now + drain + max(policy.mercy, QUICK_MERCY) + max(ABORT_GRACE + FLUSH, PARK_GRACE) + 3.0
+    while world.halted is None:
+        assert world.now < bound, "it does not end"
+        world.now += 0.5
+        world.turn()
+    spawned_after = [at for times in world.spawned_at.values() for at in times if at > bound]
+    assert spawned_after == []
+    assert world.halted == 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(policies, st.integers(1, 4), st.sampled_from(["worker", "server"]), st.booleans())
+def test_it_gives_up_when_need_app_says_so_and_never_before(policy, target, need_app, ready_once):
+    policy = replace(policy, need_app=need_app, load_timeout=0.0, timeout=0.0, surge=max(1, policy.surge))
+    world = World(policy, Fleet(target=target))
+    if ready_once:
+        for _ in range(20 * target):
+            world.turn()
+            for seat, state in world.said.items():
+                if state is State.LOADING:
+                    world.said[seat] = State.LOADED
+            world.now += 0.2
+        assert world.fleet.ready == target
+    for _ in range(1500):
+        before = [world.fleet.record(slot).failures for slot in range(1, target + 1)]
+        world.turn()
+        if world.given_up:
+            break
+        for seat in list(world.fleet.workers):
+            world.exit(seat)
+        world.now += 0.5
+    used_up = [failures >= policy.load_retries for failures in before]
+    if need_app == "server":
+        assert any(used_up)
+        assert world.given_up.startswith("need-app=server")
+    elif ready_once:
+        assert not world.given_up, "it was ready once: it is tried for ever"
+    else:
+        assert all(used_up)
+        assert world.given_up.startswith("need-app=worker")
+
+
+@settings(max_examples=60, deadline=None)
+@given(policies, st.integers(1, 6), chances, st.lists(st.integers(0, 59), max_size=8))
+def test_an_arbiter_that_is_suspended_again_and_again_aborts_nobody_that_goes_on(
+    policy, target, history, sleeps
+):
+    """Its clock counts two seconds of a sleep at most, and whoever is alive has beaten by the time that it looks."""
+    world = World(replace(policy, never_give_up=True, load_timeout=0.0, mercy=1e9), Fleet(target=target))
+    world.turn()
+    for number, (what, which, wait) in enumerate(history):
+        chance(world, what, which)
+        world.now += 2.0 if number in sleeps else min(wait, 2.0)
+        actions = world.turn()
+        assert not [one for one in actions if isinstance(one, a.Abort) and "timeout: " in one.reason]

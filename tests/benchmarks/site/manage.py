@@ -1,0 +1,1 @@
+"""Where it lies is a project, to `workerguard`."""
