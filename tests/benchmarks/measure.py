@@ -32,7 +32,7 @@ UWSGI_OPTIONS = [
     "0",
 ]
 SERVER_CORE, CLIENT_CORE = "0", "1"
-T_95 = {15: 2.145, 10: 2.262, 5: 2.776}  # two-sided, by the number of pairs
+T_95 = {15: 2.145, 12: 2.201, 10: 2.262, 5: 2.776}  # two-sided, by the number of pairs
 
 
 @dataclass(frozen=True)

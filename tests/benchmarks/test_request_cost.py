@@ -48,10 +48,9 @@ def least(block) -> float:
     return best / SIZE * 1e6
 
 
-def a_request() -> SimpleNamespace:
-    ours, _ = socket.socketpair()
+def a_request(sock: socket.socket) -> SimpleNamespace:
     body = SimpleNamespace(reader=LengthReader(None, 0))
-    return SimpleNamespace(method="GET", path="/books/", body=body, unreader=SimpleNamespace(sock=ours))
+    return SimpleNamespace(method="GET", path="/books/", body=body, unreader=SimpleNamespace(sock=sock))
 
 
 def test_wsgi():
@@ -63,7 +62,7 @@ def test_wsgi():
 
     def block_of(worker, app):
         before, after = worker.cfg.pre_request, worker.cfg.post_request
-        request, response = a_request(), SimpleNamespace(status_code=200)
+        request, response = a_request(client), SimpleNamespace(status_code=200)
 
         def block():
             for _ in range(SIZE):
@@ -79,11 +78,12 @@ def test_wsgi():
         log = SimpleNamespace(error_log=error_log, debug=error_log.debug)
         return SimpleNamespace(cfg=Config(), log=log)
 
-    plain = least(block_of(a_worker(), app))
     guard, worker = a_guard(), a_worker()
     count = request_count(guard.board.words, guard.base)
-    chain_hooks(worker, count, probes=HealthURLs(guard).kinds, answered=close_at_once())
-    guarded = least(block_of(worker, GuardedWSGI(app, HealthURLs(guard))))
+    with socket.socket() as client:
+        plain = least(block_of(a_worker(), app))
+        chain_hooks(worker, count, probes=HealthURLs(guard).kinds, answered=close_at_once())
+        guarded = least(block_of(worker, GuardedWSGI(app, HealthURLs(guard))))
     added = guarded - plain
     judge(
         "CPU added per request, WSGI",

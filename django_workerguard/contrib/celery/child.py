@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import os
+import select
 import signal
 import sys
 import time
@@ -27,6 +28,13 @@ from django_workerguard.scoreboard.layout import Orders, Seat, SeatState
 FLUSH = 2.0  # seconds that an error reporter gets after a failed load
 LOOK = 1.0  # seconds between two looks at the orders of an idle child
 CONSUMED = 2.0  # seconds that the parent gets to read the results of a child that leaves
+# plain numbers, for what every task comes by
+IN_FLIGHT, REQUESTS, ORDERS, LEAVE = (
+    int(Seat.IN_FLIGHT),
+    int(Seat.REQUESTS),
+    int(Seat.ORDERS),
+    int(Orders.LEAVE),
+)
 FAILED = 1  # what Celery's tracer returns first for a task that failed
 
 
@@ -97,32 +105,31 @@ class GuardedChild:
         super()._make_child_methods(*arguments, **more)  # type: ignore[misc]
         self._receive = self.wait_for_job
         self.wait_for_job = self._next_job
+        self._incoming = select.poll()  # billiard's own makes one for each look
+        self._incoming.register(self.inq._reader.fileno(), select.POLLIN)
 
     def _next_job(self) -> Any:
         """Return the next job; None if there was none for a second. Leaves where it is told to."""
         seat, base = self._seat, self._base
-        if seat[base + Seat.IN_FLIGHT]:
-            seat[base + Seat.IN_FLIGHT] = 0
-            seat[base + Seat.REQUESTS] += 1
-        leaves = self.guard.ordered(Orders.LEAVE)
+        if seat[base + IN_FLIGHT]:
+            seat[base + IN_FLIGHT] = 0
+            seat[base + REQUESTS] += 1
+        # it was adopted before its first job, so the word is meant for it
+        leaves = seat[base + ORDERS] & LEAVE
         if leaves and not self._has_jobs_of_its_own():
             self._leave()
-        if not self._poll(0.0 if leaves else LOOK):
+        if not self._incoming.poll(0 if leaves else LOOK * 1000):
             if self._shutdown is not None and self._shutdown.is_set():
                 raise SystemExit(EX_OK)
             return None
         job = self._take()
         if job:
-            seat[base + Seat.IN_FLIGHT] = 1
+            seat[base + IN_FLIGHT] = 1
         return job
-
-    def _poll(self, seconds: float) -> bool:
-        ready: bool = self.inq._reader.poll(seconds)
-        return ready
 
     def _has_jobs_of_its_own(self) -> bool:
         """Say whether something was sent to this child alone: nothing more will be, so what is there is all."""
-        return self._poll(0.0)
+        return bool(self._incoming.poll(0))
 
     def _take(self) -> Any:
         return self._receive()
