@@ -135,7 +135,10 @@ class Nursery:
         guard = self._guard(seat, slot, generation, dump_fd)
         worker.take(guard)
         if not stand_in:
-            arbiter.cfg.pre_fork(arbiter, worker)
+            try:
+                arbiter.cfg.pre_fork(arbiter, worker)
+            except SystemExit as error:  # this is the arbiter: it is the worker that is not to be
+                raise RuntimeError(f"the pre_fork hook raised SystemExit({error.code!r})") from error
         with signals_held():
             pid = os.fork()
             if pid == 0:
