@@ -8,6 +8,7 @@ from typing import Any
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register  # noqa: A004
 from django.urls import Resolver404, resolve
+from django.utils.module_loading import import_string
 
 from django_workerguard.conf import settings_layer
 from django_workerguard.config.options import OPTIONS
@@ -96,6 +97,7 @@ def _contradictions(setting: Mapping[str, Any], values: Mapping[str, Any]) -> It
             id="workerguard.E006",
         )
     yield from _recycling(values)
+    yield from _callables(values)
     after, give_up = values["stand_in_after"], values["give_up_after"]
     if values["stand_in"] and give_up and give_up <= after:
         yield Warning(
@@ -103,6 +105,20 @@ def _contradictions(setting: Mapping[str, Any], values: Mapping[str, Any]) -> It
             hint="Raise GIVE_UP_AFTER, or set STAND_IN to False.",
             id="workerguard.W003",
         )
+
+
+def _callables(values: Mapping[str, Any]) -> Iterator[CheckMessage]:
+    for name in ("dashboard_access", "dashboard_actions"):
+        if not values[name]:
+            continue
+        try:
+            import_string(values[name].replace(":", "."))
+        except ImportError as error:
+            yield Warning(
+                f"{name.upper()} cannot be imported: {error}",
+                hint="Every page of the dashboard would end in an error. Name a callable, module:callable.",
+                id="workerguard.W009",
+            )
 
 
 def _recycling(values: Mapping[str, Any]) -> Iterator[CheckMessage]:

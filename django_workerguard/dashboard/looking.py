@@ -10,14 +10,15 @@ from typing import Any
 
 from django_workerguard.conf import pools_here
 from django_workerguard.current import CurrentWorker, current_worker
-from django_workerguard.dashboard import render
+from django_workerguard.dashboard import drawing, render
 from django_workerguard.report.rates import rates
 from django_workerguard.report.timeline import Timeline
 from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.journal import read_events
-from django_workerguard.scoreboard.samples import read_totals
+from django_workerguard.scoreboard.samples import read_recent, read_totals
 
 KEPT = 1.0  # seconds
+RECENT = 6  # samples: the last minute
 
 
 class Looks:
@@ -28,7 +29,7 @@ class Looks:
         self._clock = clock
         self._kept: dict[str, tuple[float, str]] = {}
         self._line = Timeline()
-        self._bars = render.Bars(worker.board.words[Header.STARTED_AT] / 1e6)
+        self._bars = drawing.Bars(worker.board.words[Header.STARTED_AT] / 1e6)
         self._lock = threading.Lock()  # the timeline grows
 
     def tiles(self, slot_url: str) -> str:
@@ -36,7 +37,13 @@ class Looks:
         return self._once(f"tiles {slot_url}", lambda: self._tiles(slot_url))
 
     def _tiles(self, slot_url: str) -> str:
-        return render.tiles(self._worker.snapshot(), slot_url) + "".join(map(render.pool_tiles, pools_here()))
+        shot, board = self._worker.snapshot(), self._worker.board
+        recent = {slot["slot"]: read_recent(board, slot["slot"], samples=RECENT) for slot in shot["slots"]}
+        return render.tiles(shot, slot_url, recent) + "".join(map(render.pool_tiles, pools_here()))
+
+    def said(self) -> str:
+        """Return in a line how the server stands, for who cannot see it."""
+        return render.said(self._worker.snapshot())
 
     def history(self) -> str:
         """Return the last hour."""
@@ -58,10 +65,10 @@ class Looks:
         self._line.feed(read_events(board, after=self._line.seen))
         self._line.forget(now)
         totals = read_totals(board)
-        axis = render.Axis.since(board.words[Header.STARTED_AT] / 1e6, now)
+        axis = drawing.Axis.since(board.words[Header.STARTED_AT] / 1e6, now)
         found = rates(totals.at, totals.requests, totals.errors_5xx)
         slots = range(1, min(board.words[Header.TARGET], board.layout.slots) + 1)
-        return render.history(self._line, self._bars, slots, found, axis)
+        return drawing.history(self._line, self._bars, slots, found, axis)
 
 
 @functools.lru_cache(maxsize=1)

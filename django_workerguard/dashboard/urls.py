@@ -11,8 +11,9 @@ app_name = "workerguard-dashboard"
 urlpatterns = [
     path("", views.fleet_page, name="fleet"),
     path("tiles/", views.tiles, name="tiles"),
-    path("timeline/", views.timeline, name="timeline"),
     path("slot/<int:number>/", views.slot_page, name="slot"),
     path("slot/<int:number>/recycle/", views.recycle, name="recycle"),
+    path("slot/<int:number>/now/", views.slot_now, name="slot-now"),
     path("reload/", views.reload, name="reload"),
+    path("assets/<str:name>", views.asset_file, name="asset"),
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,14 +18,20 @@ from django.views.decorators.http import require_http_methods, require_safe
 
 from django_workerguard.current import CurrentWorker, current_worker
 from django_workerguard.dashboard.access import for_those, may_act, may_see
+from django_workerguard.dashboard.drawing import waterfall
 from django_workerguard.dashboard.looking import events_of, looks
-from django_workerguard.dashboard.render import happened, waterfall
+from django_workerguard.dashboard.render import happened
+from django_workerguard.dashboard.serving import asset
+from django_workerguard.report.assess import assess
 from django_workerguard.report.table import span
 from django_workerguard.scoreboard.asking import ask
 
 EVENTS = 30  # of a slot
 HEADERS = 16384  # bytes that a server puts before an answer, at most
-POLL_TILES, POLL_HISTORY = 5, 60  # seconds; the history also when something has happened
+POLL_TILES, POLL_HISTORY = 5, 60  # seconds
+ON_EVENTS = 30  # seconds after which the history is asked for when something has happened
+FOR_EVER = "public, max-age=31536000, immutable"
+ASKED = re.compile(r"recycle-(?P<slot>\d{1,4})|reload")
 
 
 @never_cache
@@ -38,13 +45,15 @@ def fleet_page(request: HttpRequest) -> HttpResponse:
     context = {
         "title": "Workers",
         "tiles": found.tiles(_url(request, "slot", 0)),
+        "said": found.said(),
+        "asked": _asked_for(request),
         "history": found.history(),
         "tiles_url": _url(request, "tiles"),
-        "history_url": _url(request, "timeline"),
         "reload_url": _url(request, "reload"),
         "may_act": may_act(request),
         "poll_tiles": POLL_TILES,
         "poll_history": POLL_HISTORY,
+        "on_events": ON_EVENTS,
     }
     return _page(request, "fleet.html", context)
 
@@ -53,18 +62,12 @@ def fleet_page(request: HttpRequest) -> HttpResponse:
 @require_safe
 @for_those(may_see)
 def tiles(request: HttpRequest) -> HttpResponse:
-    """Answer the fleet as it is now, to be put into the page."""
+    """Answer the fleet as it is now, to be put into the page; with ``?hour``, behind a comment, its last hour too."""
     found = looks()
-    return _let_go(request, HttpResponse(found.tiles(_url(request, "slot", 0)) if found else ""))
-
-
-@never_cache
-@require_safe
-@for_those(may_see)
-def timeline(request: HttpRequest) -> HttpResponse:
-    """Answer the last hour, to be put into the page."""
-    found = looks()
-    return _let_go(request, HttpResponse(found.history() if found else ""))
+    if found is None:
+        return _let_go(request, HttpResponse(""))
+    past = f"<!--hour-->{found.history()}" if "hour" in request.GET else ""
+    return _let_go(request, HttpResponse(found.tiles(_url(request, "slot", 0)) + past))
 
 
 @never_cache
@@ -72,18 +75,54 @@ def timeline(request: HttpRequest) -> HttpResponse:
 @for_those(may_see)
 def slot_page(request: HttpRequest, number: int) -> HttpResponse:
     """Show one slot: its worker, its load's steps, its last error, what happened in it."""
-    worker, slot, shot = _slot(number)
-    since = f"for {span(shot['at'] - slot['since'])}" if slot["since"] else ""
     context = {
-        "title": f"Slot {number}: {slot['state'].replace('_', '-')} {since}",
-        "slot": slot,
-        "waterfall": waterfall(slot["load_steps"]),
-        "happened": happened(events_of(worker, number, at_most=EVENTS)),
+        **_of_slot(number),
+        "title": f"Slot {number}",
         "fleet_url": _url(request, "fleet"),
+        "now_url": _url(request, "slot-now", number),
+        "poll_slot": POLL_TILES,
         "recycle_url": _url(request, "recycle", number),
         "may_act": may_act(request),
     }
     return _page(request, "slot.html", context)
+
+
+@never_cache
+@require_safe
+@for_those(may_see)
+def slot_now(request: HttpRequest, number: int) -> HttpResponse:
+    """Answer what is to be seen of a slot now, to be put into its page."""
+    return _let_go(request, render_template(request, "workerguard/slot_now.html", _of_slot(number)))
+
+
+def _of_slot(number: int) -> dict[str, Any]:
+    worker, slot, shot = _slot(number)
+    since = f" for {span(shot['at'] - slot['since'])}" if slot["since"] else ""
+    failed = slot["last_error"] or {}
+    return {
+        "slot": slot,
+        "state": slot["state"].replace("_", "-"),
+        "since": since,
+        "memory": f"{slot['rss_bytes'] / 1048576:.0f} MB" if slot["rss_bytes"] else "–",
+        "findings": [finding for finding in assess(shot) if finding.slot == number],
+        "waterfall": waterfall(slot["load_steps"]),
+        "failed_waterfall": waterfall(failed.get("steps") or []),
+        "happened": happened(events_of(worker, number, at_most=EVENTS)),
+    }
+
+
+@require_safe
+def asset_file(request: HttpRequest, name: str) -> HttpResponse:
+    """Answer the style sheet or the script, to anybody: they tell nothing."""
+    found = asset(name)
+    if found is None:
+        raise Http404(f"the dashboard has no file {name}")
+    kept = FOR_EVER if request.GET.get("v") == found.word else "no-cache"
+    headers = {"Cache-Control": kept, "X-Content-Type-Options": "nosniff"}
+    return _let_go(request, HttpResponse(found.content, content_type=found.content_type, headers=headers))
+
+
+asset_file.login_required = False  # type: ignore[attr-defined] # LoginRequiredMiddleware asks for it
 
 
 @never_cache
@@ -122,9 +161,20 @@ def _confirmed(
     if request.method == "POST":
         refused = _refused(worker, do, {**arguments, "user": _name(request)})
         if not refused:
-            return HttpResponseRedirect(_url(request, "fleet"))
+            asked = "-".join(map(str, (do, *arguments.values())))
+            return HttpResponseRedirect(f"{_url(request, 'fleet')}?asked={asked}")
     context = {"title": what, "how": how, "refused": refused, "fleet_url": _url(request, "fleet")}
     return _page(request, "confirm.html", context, status=409 if refused else 200)
+
+
+def _asked_for(request: HttpRequest) -> str:
+    """Say what the viewer has just asked for; "" where it is nothing."""
+    match = ASKED.fullmatch(request.GET.get("asked", ""))
+    if match is None:
+        return ""
+    if match["slot"] is None:
+        return "The reload was accepted: the first new worker loads. What becomes of it is shown here."
+    return f"Accepted: the worker of slot {int(match['slot'])} leaves as soon as its successor is ready."
 
 
 def _refused(worker: CurrentWorker, do: str, arguments: Mapping[str, Any]) -> str:
@@ -171,13 +221,24 @@ def _page(request: HttpRequest, template: str, context: dict[str, Any], *, statu
     context = {
         **(look or {}),
         "base": "admin/base_site.html" if look is not None else "workerguard/base.html",
+        "css_url": _asset_url(request, "dashboard.css"),
+        "js_url": _asset_url(request, "dashboard.js"),
         **context,
     }
     return _let_go(request, render_template(request, f"workerguard/{template}", context, status=status))
 
 
+def _asset_url(request: HttpRequest, name: str) -> str:
+    found = asset(name)
+    return f"{_url(request, 'asset', name)}?v={found.word if found is not None else ''}"
+
+
 def _let_go(request: HttpRequest, response: HttpResponse) -> HttpResponse:
-    """Have the kernel take the whole answer at once: a viewer who does not read it must not hold a sync worker."""
+    """Have the kernel take the whole answer at once: a viewer who does not read it must not hold a sync worker.
+
+    And let nobody show it in a frame of theirs, where a click could be stolen.
+    """
+    response.headers.setdefault("X-Frame-Options", "DENY")
     connection = request.META.get("gunicorn.socket")
     if connection is not None:
         with contextlib.suppress(OSError):

@@ -153,7 +153,8 @@ class Chronicle:
             elif worker.state is State.RETIRING:
                 self.retired(worker, worker.reason)
             elif worker.state is State.UNLOADED:
-                self._failed(worker, seats.report(seat).get("error", {}), _cause(seats, seat))
+                report = seats.report(seat)
+                self._failed(worker, report.get("error", {}), _cause(seats, seat), report)
 
     def _compare_reload(self, fleet: Fleet) -> None:
         if fleet.frozen and not self._frozen:
@@ -249,7 +250,7 @@ class Chronicle:
         report = seats.report(worker.seat)
         if "error" in report:
             cause = _cause(seats, worker.seat)
-            self._failed(worker, report["error"], cause)
+            self._failed(worker, report["error"], cause, report)
             return cause
         by_whom = self._by_whom(worker, end)
         kind = (
@@ -259,7 +260,7 @@ class Chronicle:
             if by_whom == "out-of-memory"
             else "died"
         )
-        self._failed(worker, _error(worker, end, dump, report.get("step"), by_whom), kind)
+        self._failed(worker, _error(worker, end, dump, report.get("step"), by_whom), kind, report)
         cause = Cause.TRANSIENT if worker.aborted is not None or end.transient else Cause.NONE
         return cause | (Cause.MEMORY if by_whom == "out-of-memory" else Cause.NONE)
 
@@ -278,9 +279,12 @@ class Chronicle:
             return "out-of-memory"
         return "somebody"
 
-    def _failed(self, worker: Worker, error: dict[str, Any], cause: Cause | str) -> None:
+    def _failed(
+        self, worker: Worker, error: dict[str, Any], cause: Cause | str, report: dict[str, Any]
+    ) -> None:
         self._tallies.count("load_failures", cause if isinstance(cause, str) else _kind_of_failure(cause))
-        self._board.write_last_error(worker.slot, error)
+        # the seat is another's soon, and how far the load got belongs to why it failed
+        self._board.write_last_error(worker.slot, error, steps=report.get("steps", []))
         kind, message, step = (str(error.get(key) or "") for key in ("type", "message", "step"))
         self._about("load-failed", worker, type=kind, message=message, step=step)
         where = f" in step {step}" if step else ""

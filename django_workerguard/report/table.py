@@ -153,8 +153,14 @@ def _last_error(error: Mapping[str, Any]) -> list[str]:
         datetime.fromtimestamp(error.get("at", 0), UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     )
     step = f" in step {error['step']}" if error.get("step") else ""
+    steps = [step for step in error.get("steps") or () if isinstance(step, Mapping)]
     return [
         f"last error, {when}{step}: {error.get('type')}: {error.get('message')}",
+        *(
+            ["the steps that it got through before:", *_aligned([_step(one) for one in steps])]
+            if steps
+            else []
+        ),
         str(error.get("traceback") or ""),
     ]
 

@@ -8,6 +8,7 @@ import mmap
 import os
 import stat
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -185,12 +186,16 @@ class Board:
     def read_seat_report(self, index: int) -> dict[str, Any]:
         return clean(self.read_json(self.seat_text(index), TEXT_WORDS))
 
-    def write_last_error(self, slot: int, error: dict[str, Any]) -> None:
-        self.write_json(self.slot_text(slot), TEXT_WORDS, fit({"error": error}, TEXT_WORDS)["error"])
+    def write_last_error(self, slot: int, error: dict[str, Any], *, steps: Sequence[Any] = ()) -> None:
+        """Write what ended a slot's last process that was not asked to, with the steps that its load got through."""
+        fitted = fit({"error": error, "steps": list(steps)}, TEXT_WORDS)
+        self.write_json(self.slot_text(slot), TEXT_WORDS, {**fitted["error"], "steps": fitted["steps"]})
 
     def read_last_error(self, slot: int) -> dict[str, Any] | None:
         error = self.read_json(self.slot_text(slot), TEXT_WORDS)
-        return error if isinstance(error, dict) else None
+        if not isinstance(error, dict):
+            return None
+        return {**error, "steps": clean({"steps": error.get("steps")})["steps"]}
 
     def write_release(self, index: int, release: str) -> None:
         data = release.encode(errors="replace")[:RELEASE_BYTES].ljust(RELEASE_BYTES, b"\0")

@@ -49,5 +49,22 @@ def read_totals(board: Board) -> Totals:
     return Totals(*((ring[first:] + ring[:first])[:shown] for ring in (at, _sums(requests), _sums(errors))))
 
 
+def read_recent(board: Board, slot: int, *, samples: int) -> tuple[int, int]:
+    """Return the requests and the 5xx of a slot since so many samples ago; (0, 0) where it had none by then."""
+    taken = board.words[Header.SAMPLES]
+    if not taken > 0 or slot > board.layout.slots:
+        return 0, 0
+    newest = (taken - 1) % SAMPLES
+    words = board.words
+    last, first = (
+        board.layout.sample(slot, (newest - back) % SAMPLES)
+        for back in (0, min(samples, taken - 1, SAMPLES - 1))
+    )
+    return (
+        max(0, words[last + Sample.REQUESTS] - words[first + Sample.REQUESTS]),
+        max(0, words[last + Sample.ERRORS_5XX] - words[first + Sample.ERRORS_5XX]),
+    )
+
+
 def _sums(columns: list[list[int]]) -> list[int]:
     return list(map(sum, zip(*columns, strict=True)))

@@ -1,8 +1,9 @@
-"""What it costs a worker to be looked at, at 64 slots and with a full journal: CPU per look, least of many."""
+"""What it costs a worker to be looked at, at 64 slots and with a full journal: CPU per look, the median of many."""
 
 from __future__ import annotations
 
 import json
+import statistics
 import time
 
 import pytest
@@ -16,6 +17,7 @@ from django_workerguard import current
 from django_workerguard.contrib.prometheus import WorkerguardCollector
 from django_workerguard.current import CurrentWorker
 from django_workerguard.dashboard.looking import Looks
+from django_workerguard.dashboard.views import POLL_TILES
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.report.assess import with_findings
 from django_workerguard.report.table import table
@@ -32,10 +34,10 @@ from django_workerguard.scoreboard.layout import (
     Slot,
     SlotState,
 )
-from tests.benchmarks.measure import report
+from tests.benchmarks.measure import judge
 
 SLOTS = 64
-LIMIT = 5.0  # ms
+LIMIT, VIEWER_MINUTE = 5.0, 10.0  # ms
 PROMETHEUS_ACCEPTS = (  # version 3
     "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
     "application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,"
@@ -116,13 +118,13 @@ def worker():
 
 
 def cost(look, *, times=30) -> float:
-    """Return the least CPU, in milliseconds, of so many looks."""
+    """Return the median CPU, in milliseconds, of so many looks."""
     found = []
     for _ in range(times):
         before = time.process_time()
         look()
         found.append(time.process_time() - before)
-    return min(found) * 1000
+    return statistics.median(found) * 1000
 
 
 def fresh(worker, look):
@@ -147,17 +149,13 @@ def test_looking(worker):
         Looks(worker).history()
         return (time.process_time() - before) * 1000
 
+    scrape = cost(lambda: encode(registry))
+    status = cost(lambda: json.dumps(with_findings(worker.snapshot())))
+    shown = cost(lambda: table(with_findings(worker.snapshot())))
+    tiles, history = (cost(fresh(worker, look)) for look in (("tiles", "/slot/0/"), ("history",)))
     lines = [
-        f"scrape: {cost(lambda: encode(registry)):.2f} ms (figure: at most {LIMIT:g})",
-        (
-            f"status: {cost(lambda: table(with_findings(worker.snapshot()))):.2f} ms, as JSON "
-            f"{cost(lambda: json.dumps(with_findings(worker.snapshot()))):.2f} ms (figure: at most {LIMIT:g})"
-        ),
-        f"tiles: {cost(fresh(worker, ('tiles', '/slot/0/'))):.2f} ms (figure: at most {LIMIT:g})",
-        (
-            f"last hour: {cost(fresh(worker, ('history',))):.2f} ms (figure: at most {LIMIT:g}); the first time in a worker "
-            f"{first():.0f} ms"
-        ),
+        f"scrape {scrape:.2f} ms; status as JSON {status:.2f} ms, as a table {shown:.2f} ms; tiles {tiles:.2f} ms",
+        f"last hour, with {EVENTS} events: {history:.2f} ms; the first time in a worker {first():.0f} ms",
         f"the whole page: {len(page.content) / 1024:.0f} KB",
     ]
     looks = Looks(worker, clock=lambda: 0.0)
@@ -175,8 +173,19 @@ def test_looking(worker):
     poll = cost(ask, times=200)
     assert statuses == {"200 OK"}
     kept = cost(lambda: (looks.tiles("/slot/0/"), looks.history()), times=200)
+    polls = 60 / POLL_TILES  # the last hour comes with them
     lines.append(
-        f"a poll that finds a kept look: {kept * 1000:.0f} µs of ours, {poll:.2f} ms with Django's middleware, the session and the user; "
-        f"12 + 1 polls a minute: {13 * poll:.1f} ms per viewer-minute (figure: at most 10)"
+        f"a poll that finds a kept look: {kept * 1000:.0f} µs of ours, {poll:.2f} ms with Django's middleware, the session and "
+        f"the user; a viewer-minute of {polls:.0f} polls: {polls * poll:.1f} ms"
     )
-    report("being looked at", *lines)
+    judge(
+        "being looked at, medians",
+        *lines,
+        figures=[
+            *(
+                (found <= LIMIT, f"{what}: at most {LIMIT:g} ms")
+                for what, found in (("scrape", scrape), ("status", status), ("tiles", tiles))
+            ),
+            (polls * poll <= VIEWER_MINUTE, f"a viewer-minute: at most {VIEWER_MINUTE:g} ms"),
+        ],
+    )

@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
 from tests.components import COMPONENTS
 from tests.process.harness import ROOT, Server
 
-expect.set_options(timeout=30_000)  # ms until a test gives up; what it waits for takes a fraction of it
+expect.set_options(timeout=60_000)  # ms until a test gives up; what it waits for takes a fraction of it
 
 EXAMPLE = ROOT / "example_project"
 SHOTS = Path(os.environ.get("WORKERGUARD_SCREENSHOTS", ROOT / "test-screenshots"))

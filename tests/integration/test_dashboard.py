@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 
 import pytest
@@ -10,6 +11,7 @@ from django.contrib.auth.models import Permission, User
 from django.contrib.contenttypes.models import ContentType
 from django.http import HttpResponse
 from django.test import Client, RequestFactory, override_settings
+from django.urls import resolve
 
 from django_workerguard import current
 from django_workerguard.config.options import GuardOptions
@@ -19,9 +21,9 @@ from django_workerguard.dashboard.looking import KEPT, Looks
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header
-from django_workerguard.scoreboard.layout import Layout, Seat, SeatState, Slot, SlotState
+from django_workerguard.scoreboard.layout import Layout, Sample, Seat, SeatState, Slot, SlotState
 
-PAGES = ("", "tiles/", "timeline/", "slot/1/")
+PAGES = ("", "tiles/", "tiles/?hour=1", "slot/1/", "slot/1/now/")
 ACTIONS = ("slot/1/recycle/", "reload/")
 
 
@@ -187,6 +189,68 @@ def test_a_board_that_was_scribbled_over_is_no_crash(worker, scribble):
     client = client_of(User.objects.create_superuser("root"))
     for page in PAGES:
         assert client.get(f"/guard/{page}").status_code == 200
+
+
+def test_style_and_script_are_the_dashboards_own_and_may_be_kept(worker):
+    looks_like = views._asset_url(resolved("/guard/"), "dashboard.css")
+    assert re.fullmatch(r"/guard/assets/dashboard\.css\?v=[0-9a-f]{12}", looks_like)
+    for name, kind in (("dashboard.css", "text/css"), ("dashboard.js", "text/javascript")):
+        answer = Client().get(views._asset_url(resolved("/guard/"), name))
+        assert (answer.status_code, answer["Content-Type"].partition(";")[0]) == (200, kind)
+        assert "immutable" in answer["Cache-Control"]
+        assert answer["X-Content-Type-Options"] == "nosniff"
+        assert Client().get(f"/guard/assets/{name}?v=old")["Cache-Control"] == "no-cache"
+    assert Client().get("/guard/assets/views.py").status_code == 404
+    assert Client().get("/guard/assets/..%2Fviews.py").status_code == 404
+
+
+def resolved(path):
+    request = RequestFactory().get(path)
+    request.resolver_match = resolve(path)
+    return request
+
+
+@pytest.mark.django_db
+def test_nobody_shows_it_in_a_frame(worker):
+    client = client_of(User.objects.create_superuser("root"))
+    for page in (*PAGES, *ACTIONS):
+        assert client.get(f"/guard/{page}")["X-Frame-Options"] == "DENY"
+
+
+@pytest.mark.django_db
+@override_settings(USE_THOUSAND_SEPARATOR=True, LANGUAGE_CODE="de")
+def test_a_pid_is_no_amount(worker):
+    shown = client_of(User.objects.create_superuser("root")).get("/guard/slot/1/").content.decode()
+    assert "<dd>4321</dd>" in shown
+    assert 'lang="en"' in shown
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("reload", "The reload was accepted"),
+        ("recycle-1", "the worker of slot 1 leaves"),
+        ("<b>", None),
+        ("recycle-99999", None),
+    ],
+)
+def test_what_was_asked_for_is_said(worker, asked, said):
+    shown = client_of(User.objects.create_superuser("root")).get("/guard/", {"asked": asked}).content.decode()
+    assert ("wg-asked" in shown) is (said is not None)
+    assert said is None or said in shown
+
+
+def test_errors_of_the_last_minute_are_told_apart_from_those_of_a_whole_life(worker):
+    board = worker.board
+    for index in range(10):
+        at = board.layout.sample(1, index)
+        board.words[at + Sample.REQUESTS] = 1_000_000 + 10 * index
+        board.words[at + Sample.ERRORS_5XX] = 5 + (index if index > 5 else 0)
+    board.words[Header.SAMPLES] = 10
+    board.words[board.layout.seat(0) + Seat.REQUESTS] = 1_000_090
+    board.words[board.layout.seat(0) + Seat.ERRORS_5XX] = 14
+    assert "<dd>14, 9 of 60 in the last minute</dd>" in Looks(worker).tiles("/slot/0/")
 
 
 def test_a_look_is_kept_for_a_second(worker):

@@ -243,7 +243,7 @@ def test_the_largest_sequence_is_no_obstacle(board):
     for offset in (board.slot_text(1), board.seat_text(0)):
         board.words[offset] = 2**64 - 1
     board.write_last_error(1, {"type": "E"})
-    assert board.read_last_error(1) == {"type": "E"}
+    assert board.read_last_error(1) == {"type": "E", "steps": []}
     board.clear_seat(0)
     board.write_seat_report(0, {"step": "app"})
     assert board.read_seat_report(0)["step"] == "app"

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from django_workerguard.dashboard import render
-from django_workerguard.dashboard.render import Axis
+from django_workerguard.dashboard import drawing, render
+from django_workerguard.dashboard.drawing import Axis
 from django_workerguard.report.rates import rates
 from django_workerguard.report.timeline import WINDOW, Timeline
 from django_workerguard.scoreboard.board import Board
@@ -125,7 +125,7 @@ EVENTS = st.lists(
 def test_whatever_the_journal_holds_can_be_drawn(events):
     line = told(*events)
     line.forget(5000.0)
-    html = render.history(line, render.Bars(0.0), [1, 2, 3], [], Axis.since(0.0, 5000.0))
+    html = drawing.history(line, drawing.Bars(0.0), [1, 2, 3], [], Axis.since(0.0, 5000.0))
     for drawn in re.findall(r' (?:d|x|y|x1|x2|width|viewBox|points)="([^"]*)"', html):
         assert "n" not in drawn, "nan, inf"
     assert well_formed(html)
@@ -143,8 +143,8 @@ def test_what_a_worker_wrote_is_text_and_nothing_else(text):
     line = told(event("load-failed", 1.0, type=text, message=text, step=text))
     for html in (
         render.tiles(shot, "/0/slot/0/"),
-        render.history(line, render.Bars(0.0), [1], [], Axis.since(0.0, 10.0)),
-        render.waterfall([{"name": text, "seconds": 1.0, "retained_bytes": 5}]),
+        drawing.history(line, drawing.Bars(0.0), [1], [], Axis.since(0.0, 10.0)),
+        drawing.waterfall([{"name": text, "seconds": 1.0, "retained_bytes": 5}]),
         render.happened([event("load-failed", 1.0, message=text)]),
     ):
         assert well_formed(html)
@@ -153,6 +153,8 @@ def test_what_a_worker_wrote_is_text_and_nothing_else(text):
 
 TAG = re.compile(r"<(\w+)")
 KNOWN = {
+    "caption",
+    "div",
     "p",
     "ul",
     "ol",
@@ -162,7 +164,6 @@ KNOWN = {
     "a",
     "span",
     "dl",
-    "div",
     "dt",
     "dd",
     "svg",
@@ -221,8 +222,29 @@ def test_a_crash_loop_of_an_hour_is_drawn_in_a_bounded_size():
             event("load-failed", at + 0.5, pid=number + 1, type="E", message="m"),
             event("back-off", at + 0.5, seconds=0.5),
         ]
-    html = render.history(told(*events), render.Bars(0.0), [1], [], Axis.since(0.0, 3600.0))
+    html = drawing.history(told(*events), drawing.Bars(0.0), [1], [], Axis.since(0.0, 3600.0))
     assert len(html) < 400_000
+
+
+def test_of_ten_thousand_events_what_is_grave_is_drawn_and_the_rest_is_counted():
+    """64 slots that are recycled all the time, and one load that failed long ago."""
+    events = [event("load-failed", 10.0, slot=7, pid=1, type="E", message="m")]
+    for number in range(9999):
+        at, slot = 20.0 + number * 0.35, number % 64 + 1
+        events.append(event("retiring", at, slot=slot, pid=number + 2, reason="max-requests: 9 of 9"))
+    html = drawing.history(told(*events), drawing.Bars(0.0), range(1, 65), [], Axis.since(0.0, 3600.0))
+    assert html.count('class="wg-mark wg-mark-failed"') == 1
+    assert html.count('class="wg-mark ') == drawing.MOST_MARKS
+    assert "more marks are not drawn" in html
+    assert len(html) < 1_500_000
+
+
+def test_what_is_not_well_comes_first_among_many():
+    slots = [{**changed()["slots"][0], "slot": n, "failures": int(n == 40)} for n in range(1, 65)]
+    html = render.tiles(changed(slots=slots), "/0/slot/0/")
+    assert html.index("Slot 40<") < html.index("Slot 1<")
+    few = render.tiles(changed(slots=slots[:8]), "/0/slot/0/")
+    assert few.index("Slot 1<") < few.index("Slot 8<")
 
 
 def test_rates_are_differences_and_a_slot_that_goes_is_no_negative_rate():

@@ -1,0 +1,277 @@
+"""The drawings of the dashboard, as SVG and tables: the last hour, and a load's steps. Pure.
+
+Written by hand for the same reason as `render`. No style in them: what lies where is said in SVG's
+own attributes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from html import escape
+from typing import Any
+
+from django_workerguard.report.rates import Rate
+from django_workerguard.report.table import plain
+from django_workerguard.report.timeline import SERVER, WINDOW, Life, Mark, Timeline
+
+SHORTEST = 300.0  # seconds that are shown at least
+WIDTH = 1000.0  # units of the drawings
+LABEL = 44.0  # of them for the slots' names
+ROW = 14.0
+MOST_MARKS = 400
+GRAVE = (
+    "failed",
+    "died",
+    "frozen",
+    "aborted",
+    "reload",
+)  # what is drawn before recycling where not all can be
+EVENTS_SHOWN = LIVES_SHOWN = 50
+# each state has a place and a height within its row, so that nobody has to tell colours apart
+SHAPES = {"loading": (2.5, 2.5), "ready": (0.0, 5.0), "retiring": (0.0, 2.0), "back-off": (1.75, 1.5)}
+LEGEND = tuple(SHAPES)
+MARKS = {"failed": "×", "died": "†", "recycled": "↻", "aborted": "!", "reload": "⟳", "frozen": "❄"}
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Which stretch of time a drawing shows."""
+
+    now: float  # Unix seconds, its right end
+    window: float  # seconds
+
+    @classmethod
+    def since(cls, started: float, now: float) -> Axis:
+        """Show the last hour; of a younger server its life."""
+        return cls(now, min(WINDOW, max(SHORTEST, now - started)))
+
+    @property
+    def first(self) -> float:
+        return self.now - self.window
+
+    def x(self, at: float) -> float:
+        return LABEL + (WIDTH - LABEL) * max(0.0, min(1.0, (at - self.first) / self.window))
+
+    def ticks(self) -> Iterator[float]:
+        """Yield the round times to write below it."""
+        every = next(step for step in (60, 120, 300, 600) if self.window / step <= 8)
+        at = self.now - self.now % every
+        while at > self.first:
+            yield at
+            at -= every
+
+
+def history(line: Timeline, bars: Bars, slots: Sequence[int], found: Sequence[Rate], axis: Axis) -> str:
+    """Render what was: the rates, the life of every slot, and the latest marks as a table."""
+    legend = "".join(_key(name, place, height) for name, (place, height) in SHAPES.items())
+    signs = "".join(f"<li>{sign} {name}</li>" for name, sign in MARKS.items())
+    return (
+        f"{_rates(found, axis)}{_lives(line, bars, slots, axis)}"
+        f'<ul class="wg-legend">{legend}{signs}</ul>{_latest(line)}{_latest_lives(line)}'
+    )
+
+
+def _key(name: str, place: float, height: float) -> str:
+    bar = f'<rect class="wg-bar-{name}" x="0" y="{place:g}" width="14" height="{height:g}"/>'
+    return f'<li><svg class="wg-key" viewBox="0 0 14 5" aria-hidden="true">{bar}</svg> {name}</li>'
+
+
+def _lives(line: Timeline, bars: Bars, slots: Sequence[int], axis: Axis) -> str:
+    rows = {slot: row for row, slot in enumerate((SERVER, *slots))}
+    height = ROW * len(rows) + 16
+    parts = [*_ticks(axis, ROW * len(rows))]
+    for slot, row in rows.items():
+        name = f"slot {slot}" if slot else "server"
+        parts.append(f'<text x="0" y="{row * ROW + 10:g}">{name}</text>')
+    parts.append(bars.draw(line, rows, axis))
+    marks, left_out = _marks(line, rows, axis)
+    shown = "".join((*parts, *marks))
+    note = (
+        f'<p class="wg-quiet">{left_out} more marks are not drawn: workerguard events has them.</p>'
+        if left_out
+        else ""
+    )
+    return (
+        '<div class="wg-scroll" id="wg-scroll" tabindex="0" role="region" aria-label="Timeline">'
+        f'<svg class="wg-lives" viewBox="0 0 {WIDTH:g} {height:g}" role="img" '
+        f'aria-label="The life of every slot; the tables below have the events and the lives">{shown}</svg></div>{note}'
+    )
+
+
+def _ticks(axis: Axis, height: float) -> Iterator[str]:
+    yield f'<text x="0" y="{height + 12:g}">UTC</text>'
+    for at in axis.ticks():
+        x = axis.x(at)
+        yield f'<line class="wg-grid" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height:g}"/>'
+        yield f'<text class="wg-hour" x="{x:.1f}" y="{height + 12:g}">{_clock(at)}</text>'
+
+
+def _clock(at: float, *, form: str = "%H:%M") -> str:
+    return datetime.fromtimestamp(at, UTC).strftime(form)
+
+
+class Bars:
+    """Draws lives and waits. What has ended is drawn once: SVG moves it along as time goes by.
+
+    Coordinates are seconds after ``base``; the drawing around them says which stretch is seen.
+    """
+
+    def __init__(self, base: float) -> None:
+        self._base = base
+        self._rows: Mapping[int, int] = {}
+        self._drawn: dict[Life, Sequence[tuple[str, str]]] = {}
+
+    def draw(self, line: Timeline, rows: Mapping[int, int], axis: Axis) -> str:
+        """Return a drawing of the stretch that the axis shows."""
+        if rows != self._rows:
+            self._rows, self._drawn = dict(rows), {}
+        self._drawn = {
+            life: self._drawn.get(life) or self._life(life, axis) for life in line.lives if life.slot in rows
+        }
+        paths: dict[str, list[str]] = {kind: [] for kind in LEGEND}
+        for wait in line.waits:
+            if wait.slot in rows:
+                until = min(wait.until, axis.now)
+                paths["back-off"].append(self._bar(wait.slot, 0, wait.begun, until, axis, kind="back-off"))
+        for drawn in self._drawn.values():
+            for kind, path in drawn:
+                paths[kind].append(path)
+        for life in [life for life in self._drawn if life.ended is None]:
+            del self._drawn[life]
+        height = ROW * len(rows)
+        shown = "".join(
+            f'<path class="wg-bar-{kind}" d="{"".join(found)}"/>' for kind, found in paths.items()
+        )
+        return (
+            f'<svg x="{LABEL:g}" y="0" width="{WIDTH - LABEL:g}" height="{height:g}" preserveAspectRatio="none" '
+            f'viewBox="{axis.first - self._base:.1f} 0 {axis.window:.1f} {height:g}">{shown}</svg>'
+        )
+
+    def _life(self, life: Life, axis: Axis) -> Sequence[tuple[str, str]]:
+        return [
+            (kind, self._bar(life.slot, life.lane, start, end, axis, kind=kind))
+            for kind, start, end in life.spans(axis.now)
+        ]
+
+    def _bar(self, slot: int, lane: int, start: float, end: float, axis: Axis, *, kind: str) -> str:
+        start = max(start, axis.first - WINDOW)  # of a life that began before anybody looked
+        width = max(end - start, 0.8)
+        place, height = SHAPES[kind]
+        top = self._rows[slot] * ROW + 1 + lane * 6 + place
+        return f"M{start - self._base:.1f} {top:g}h{width:.1f}v{height:g}h-{width:.1f}z"
+
+
+def _marks(line: Timeline, rows: Mapping[int, int], axis: Axis) -> tuple[list[str], int]:
+    """Draw the marks, those of one kind that lie on each other as one; return how many are left out too.
+
+    What is grave comes before what is not, and what is late before what is early.
+    """
+    merged: dict[tuple[int, int, str], tuple[int, Mark]] = {}
+    scale, first = (WIDTH - LABEL) / axis.window / 4, axis.first
+    for mark in reversed(line.marks):
+        if mark.at >= first and mark.slot in rows:
+            key = (mark.slot, int(LABEL / 4 + (min(mark.at, axis.now) - first) * scale), mark.kind)
+            times, last = merged.get(key, (0, mark))
+            merged[key] = times + 1, last
+    chosen = list(merged.items())
+    if len(chosen) > MOST_MARKS:
+        chosen.sort(key=lambda item: item[0][2] not in GRAVE)  # stable: the latest of each first
+    left_out = sum(times for _, (times, _) in chosen[MOST_MARKS:])
+    return [
+        _mark(last, times, fourth=fourth, row=rows[slot])
+        for (slot, fourth, _), (times, last) in chosen[:MOST_MARKS]
+    ], left_out
+
+
+def _mark(last: Mark, times: int, *, fourth: int, row: int) -> str:
+    many = f"{times} times, last: " if times > 1 else ""
+    return (
+        f'<text class="wg-mark wg-mark-{last.kind}" x="{fourth * 4}" y="{row * ROW + 10:g}">{MARKS[last.kind]}'
+        f"<title>{many}{escape(plain(last.text))}</title></text>"
+    )
+
+
+def _latest(line: Timeline) -> str:
+    if not line.marks:
+        return ""
+    rows = "".join(
+        f"<tr><td>{_clock(mark.at, form='%H:%M:%S')}</td><td>{mark.slot or 'server'}</td><td>{mark.kind}</td>"
+        f"<td>{escape(plain(mark.text))}</td></tr>"
+        for mark in reversed(line.marks[-EVENTS_SHOWN:])
+    )
+    return (
+        f'<details id="wg-latest"><summary id="wg-latest-summary">The latest events</summary>{_table("events", "UTC slot what why", rows)}'
+        "</details>"
+    )
+
+
+def _latest_lives(line: Timeline) -> str:
+    """Render the lives that the drawing shows, the latest, for who cannot see it."""
+    rows = "".join(
+        f"<tr><td>{life.slot}</td><td>{life.pid}</td><td>{life.generation}</td>"
+        + "".join(
+            f"<td>{_clock(at, form='%H:%M:%S') if at is not None else '–'}</td>" for at in _moments(life)
+        )
+        + "</tr>"
+        for life in line.lives[: -LIVES_SHOWN - 1 : -1]
+    )
+    table = _table("lives", "slot pid generation spawned ready leaves ended", rows)
+    return f'<details id="wg-latest-lives"><summary id="wg-lives-summary">The latest lives</summary>{table}</details>'
+
+
+def _moments(life: Life) -> tuple[float | None, ...]:
+    return life.spawned, life.ready, life.retiring, life.ended
+
+
+def _table(what: str, columns: str, rows: str) -> str:
+    heads = "".join(f'<th scope="col">{name}</th>' for name in columns.split())
+    return (
+        f'<div class="wg-scroll"><table class="wg-events"><caption>The latest {what}, in UTC</caption>'
+        f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _rates(found: Sequence[Rate], axis: Axis) -> str:
+    height = 60.0
+    shown = [rate for rate in found if rate.at >= axis.first]
+    most = max((rate.requests for rate in shown), default=0.0)
+    top = most or 1.0
+
+    across = [f"{axis.x(rate.at):.1f}" for rate in shown]
+
+    def points(values: Iterable[float]) -> str:
+        return " ".join(
+            f"{x},{height - height * value / top:.1f}" for x, value in zip(across, values, strict=True)
+        )
+
+    last = shown[-1] if shown else Rate(axis.now, 0.0, 0.0)
+    said = f"{last.requests:.1f} requests/s now, {last.errors:.1f} of them 5xx; {most:.1f} at most"
+    return (
+        f'<figure class="wg-rates"><figcaption>{said}</figcaption>'
+        f'<svg viewBox="0 0 {WIDTH:g} {height + 2:g}" role="img" aria-label="Requests and errors a second: {said}">'
+        f'<polyline class="wg-line-requests" points="{points(rate.requests for rate in shown)}"/>'
+        f'<polyline class="wg-line-errors" points="{points(rate.errors for rate in shown)}"/></svg></figure>'
+    )
+
+
+def waterfall(steps: Sequence[Mapping[str, Any]]) -> str:
+    """Render a load's steps, one below the other, each beginning where the last one ended."""
+    whole = sum(float(step["seconds"]) for step in steps)
+    if not whole:
+        return ""
+    begun, rows, parts = 0.0, len(steps), []
+    for row, step in enumerate(steps):
+        x, y = 300 + 600 * begun / whole, row * 18
+        begun += float(step["seconds"])
+        memory = f"{step['retained_bytes'] / 1048576:+.1f} MB"
+        parts.append(
+            f'<text x="0" y="{y + 12}">{escape(plain(str(step["name"])))}</text>'
+            f'<rect class="wg-bar-loading" x="{x:.1f}" y="{y + 2}" width="{max(600 * step["seconds"] / whole, 1):.1f}" '
+            f'height="13"/><text x="{WIDTH:g}" y="{y + 12}" class="wg-right">{step["seconds"] * 1000:.0f} ms, {memory}</text>'
+        )
+    return (
+        f'<svg class="wg-waterfall" viewBox="0 0 {WIDTH:g} {rows * 18}" role="img" '
+        f'aria-label="The load\'s steps">{"".join(parts)}</svg>'
+    )
