@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
@@ -122,3 +123,57 @@ def test_prometheus_itself_reads_the_alerts():
         [shutil.which("promtool"), "check", "rules", ALERTS], capture_output=True, text=True
     )
     assert told.returncode == 0, told.stdout + told.stderr
+
+
+@pytest.mark.needs("promtool")
+def test_prometheus_has_nothing_against_the_names(server):
+    scraped = server.get("/metrics/", headers=BEARER)
+    told = subprocess.run(
+        [shutil.which("promtool"), "check", "metrics"], input=scraped.body, capture_output=True, text=True
+    )
+    assert told.returncode == 0, told.stdout + told.stderr
+
+
+@pytest.mark.needs("promtool")
+def test_the_alerts_fire_when_they_should(tmp_path):
+    rules = yaml.safe_load(ALERTS.read_text())
+    for rule in rules["groups"][0]["rules"]:
+        del rule["annotations"]  # a case would have to repeat them word by word
+    bare, cases = tmp_path / "rules.yml", tmp_path / "cases.yml"
+    bare.write_text(yaml.safe_dump(rules))
+    cases.write_text(CASES.format(rules=bare))
+    told = subprocess.run([shutil.which("promtool"), "test", "rules", cases], capture_output=True, text=True)
+    assert told.returncode == 0, told.stdout + told.stderr
+
+
+# four workers: one slot fails; sixty recycles in ten minutes are much for two workers, and little for sixteen
+CASES = """
+rule_files: ["{rules}"]
+evaluation_interval: 1m
+tests:
+  - interval: 1m
+    input_series:
+      - {{series: 'workerguard_ready_workers{{instance="a"}}', values: "0x20"}}
+      - {{series: 'workerguard_quorum_workers{{instance="a"}}', values: "1x20"}}
+      - {{series: 'workerguard_findings{{instance="a",code="below-quorum",severity="critical"}}', values: "1x20"}}
+      - {{series: 'workerguard_findings{{instance="a",code="suspect",severity="warning"}}', values: "1x20"}}
+      - {{series: 'workerguard_target_workers{{instance="a"}}', values: "2x40"}}
+      - {{series: 'workerguard_target_workers{{instance="b"}}', values: "16x40"}}
+      - {{series: 'workerguard_recycles_total{{instance="a",rule="max-requests"}}', values: "0+6x40"}}
+      - {{series: 'workerguard_recycles_total{{instance="b",rule="max-requests"}}', values: "0+6x40"}}
+      - {{series: 'workerguard_pool_ready_children{{instance="a",pool="celery@a"}}', values: "3x20"}}
+      - {{series: 'workerguard_pool_target_children{{instance="a",pool="celery@a"}}', values: "4x20"}}
+    alert_rule_test:
+      - alertname: WorkerguardBelowQuorum
+        eval_time: 5m
+        exp_alerts: [{{exp_labels: {{severity: critical, instance: a}}}}]
+      - alertname: WorkerguardCriticalFinding
+        eval_time: 5m
+        exp_alerts: [{{exp_labels: {{severity: critical, instance: a, code: below-quorum}}}}]
+      - alertname: WorkerguardRecyclesTooOften
+        eval_time: 30m
+        exp_alerts: [{{exp_labels: {{severity: warning, instance: a, rule: max-requests}}}}]
+      - alertname: WorkerguardPoolDegraded
+        eval_time: 10m
+        exp_alerts: [{{exp_labels: {{severity: warning, instance: a, pool: "celery@a"}}}}]
+"""

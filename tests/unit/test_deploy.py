@@ -55,6 +55,17 @@ def test_the_grace_is_longer_than_what_the_server_takes():
     assert grace > GuardOptions().drain_delay + GuardOptions().worker_reload_mercy
 
 
+def test_a_pod_that_cannot_load_ends_by_itself_before_the_kubelet_kills_it():
+    """And then its last word says why, which a kill would not."""
+    probe = WEB["startupProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] > options_of_the_pod().give_up_after
+
+
+def test_a_probe_that_queues_behind_requests_has_the_patience_for_it():
+    for probe in (WEB["startupProbe"], WEB["readinessProbe"]):
+        assert probe["timeoutSeconds"] >= 5
+
+
 def test_the_probes_are_the_servers_own():
     path = options_of_the_pod().health_path
     assert WEB["startupProbe"]["httpGet"]["path"] == f"{path}startup/"

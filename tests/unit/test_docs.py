@@ -37,14 +37,11 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *DOCS.rglob("*.md")])
 LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 FENCE = re.compile(r"^ *```(?P<language>\w*)\n(?P<code>.*?)^ *```", re.MULTILINE | re.DOTALL)
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]+")
-# of python -m django_workerguard, of Django and of Celery
+# of python -m django_workerguard, of Django, of Celery, and of what else a page has the reader call
 OTHERS_FLAGS = {
-    "--settings",
-    "--pythonpath",
-    "--skip-checks",
-    "--concurrency",
-    "--autoscale",
-    "--destination",
+    *("--settings", "--pythonpath", "--skip-checks", "--noinput"),
+    *("--concurrency", "--autoscale", "--destination"),
+    *("--duration", "--comment", "--from-literal", "--previous", "--noprotocol"),
 }
 # what Kubernetes injects for a service called workerguard
 INJECTED = {"SERVICE_HOST"}
@@ -232,3 +229,15 @@ def _finding_codes() -> Iterator[str]:
         match node:
             case ast.Call(func=ast.Name("Finding"), args=[_, ast.Constant(str(code)), *_]):
                 yield code
+
+
+def test_every_alert_leads_to_its_section_of_the_runbook():
+    rules = yaml.safe_load((DOCS / "prometheus" / "alerts.yml").read_text())["groups"][0]["rules"]
+    there = anchors(DOCS / "howto" / "alerting.md")
+    for rule in rules:
+        page, _, anchor = rule["annotations"]["runbook_url"].partition("#")
+        assert (ROOT / page).is_file()
+        assert anchor == rule["alert"].lower()
+        assert anchor in there
+    sections = {name for name in there if name.startswith("workerguard")}
+    assert sections == {rule["alert"].lower() for rule in rules}
