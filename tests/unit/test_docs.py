@@ -29,6 +29,7 @@ from django_workerguard.scoreboard.layout import Layout
 from django_workerguard.scoreboard.snapshot import snapshot
 from docs.generate_reference import PAGES as GENERATED
 from docs.generate_reference import REFERENCE
+from tests.components import COMPONENTS
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -241,3 +242,34 @@ def test_every_alert_leads_to_its_section_of_the_runbook():
         assert anchor in there
     sections = {name for name in there if name.startswith("workerguard")}
     assert sections == {rule["alert"].lower() for rule in rules}
+
+
+@pytest.mark.needs("nginx", "openssl")
+def test_nginx_has_nothing_against_the_blocks(tmp_path):
+    """As they stand, but for what they name of a machine."""
+    subprocess.run(
+        [*CERTIFICATE, "-keyout", tmp_path / "key", "-out", tmp_path / "pem"], check=True, capture_output=True
+    )
+    for name in ("proxy_params", "uwsgi_params"):
+        (tmp_path / name).write_text("")
+    blocks = [
+        fence["code"]
+        for fence in FENCE.finditer((DOCS / "howto" / "nginx.md").read_text())
+        if fence["language"] == "nginx"
+    ]
+    assert len(blocks) >= 3
+    here = {
+        "/etc/nginx/": f"{tmp_path}/",
+        "/etc/ssl/site.pem": f"{tmp_path}/pem",
+        "/etc/ssl/site.key": f"{tmp_path}/key",
+    }
+    for block in (re.sub("|".join(here), lambda found: here[found[0]], block) for block in blocks):
+        conf = tmp_path / "nginx.conf"
+        conf.write_text(
+            f"pid {tmp_path}/pid; error_log {tmp_path}/log; events {{}} http {{ access_log off; {block} }}"
+        )
+        told = subprocess.run([COMPONENTS["nginx"].path(), "-t", "-c", conf], capture_output=True, text=True)
+        assert told.returncode == 0, told.stderr
+
+
+CERTIFICATE = ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=site")
