@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,8 +54,11 @@ class Running:
 
 def cpu_seconds(pid: int) -> float:
     """Return the CPU time of a process's main thread and of its other threads that live, to the nanosecond."""
-    tasks = Path(f"/proc/{pid}/task").glob("*/schedstat")
-    return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
+    spent = 0
+    for task in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        with suppress(ProcessLookupError, FileNotFoundError):  # a thread that has ended meanwhile
+            spent += int(task.read_text().split()[0])
+    return spent / 1e9
 
 
 def resident_megabytes(pid: int, key: str = "Rss") -> float:
