@@ -37,7 +37,7 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *DOCS.rglob("*.md")])
 LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 FENCE = re.compile(r"^ *```(?P<language>\w*)\n(?P<code>.*?)^ *```", re.MULTILINE | re.DOTALL)
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]+")
-# of python -m django_workerguard, of Django and of Celery
+# of python -m django_workerguard, of Django, Celery, Alertmanager's amtool
 OTHERS_FLAGS = {
     "--settings",
     "--pythonpath",
@@ -45,6 +45,9 @@ OTHERS_FLAGS = {
     "--concurrency",
     "--autoscale",
     "--destination",
+    "--duration",
+    "--comment",
+    "--author",
 }
 # what Kubernetes injects for a service called workerguard
 INJECTED = {"SERVICE_HOST"}
@@ -189,6 +192,24 @@ def test_blocks_of_data_can_be_read(page):
                 list(yaml.safe_load_all(code))
             case "ini":
                 configparser.ConfigParser(strict=False, interpolation=None).read_string(code)
+
+
+def test_every_alert_has_its_section_in_the_runbook():
+    rules = yaml.safe_load((DOCS / "prometheus" / "alerts.yml").read_text())["groups"][0]["rules"]
+    runbook = DOCS / "howto" / "alerting.md"
+    for rule in rules:
+        address, _, anchor = rule["annotations"]["runbook_url"].partition("#")
+        assert address.endswith("/howto/alerting.html")
+        assert anchor == rule["alert"].lower()
+        assert anchor in anchors(runbook), rule["alert"]
+
+
+def test_every_critical_finding_has_its_section_in_the_runbook():
+    rows = re.findall(
+        r"^\| `([\w-]+)` \| critical", (DOCS / "reference" / "status.md").read_text(), re.MULTILINE
+    )
+    assert rows
+    assert set(rows) <= anchors(DOCS / "howto" / "alerting.md")
 
 
 def test_it_builds_without_a_warning(tmp_path):
