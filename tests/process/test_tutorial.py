@@ -97,6 +97,7 @@ def reader(tmp_path):
     return Reader(tmp_path, port)
 
 
+@pytest.mark.timeout(240)  # a start and three loads, on a machine that may be busy
 def test_first_steps(reader):
     reader.do("django-admin startproject mysite .")
     reader.write_settings()
