@@ -137,8 +137,15 @@ def test_400_tasks_with_two_children_killed_and_three_failing_loads(pool, broker
     assert " raised " not in worker.log or "WorkerLostError" in worker.log
 
 
-@pytest.mark.parametrize("late", [False, True], ids=["early", "late"])
-@pytest.mark.parametrize("broker", [*BROKERS, RABBITMQ])
+@pytest.mark.parametrize(
+    ("broker", "late"),
+    [  # early and late acknowledgement, both pools, every broker
+        pytest.param("redis", False, marks=pytest.mark.needs("redis")),
+        pytest.param("redis", True, marks=pytest.mark.needs("redis")),
+        ("filesystem", False),
+        pytest.param("rabbitmq", True, marks=[pytest.mark.needs("rabbitmq"), pytest.mark.timeout(240)]),
+    ],
+)
 def test_2000_tasks_while_every_child_is_recycled(pool, broker, late):
     worker = pool(
         broker,
