@@ -302,3 +302,21 @@ def answer_or_none(server: Server, path: str = "/") -> int | None:
         return server.get(path, timeout=2).status
     except OSError:
         return None
+
+
+def test_a_pre_fork_hook_that_exits_costs_its_worker_alone(serve, tmp_path):
+    """It runs in the arbiter, where a SystemExit would end the server."""
+    fault, conf = tmp_path / "exit", tmp_path / "gunicorn.conf.py"
+    conf.write_text(
+        f"import os\ndef pre_fork(server, worker):\n    if os.path.exists({str(fault)!r}):\n        raise SystemExit(3)\n"
+    )
+    server = serve("-c", str(conf))
+    server.wait_ready()
+    fault.touch()
+    os.kill(server.slot(1)["pid"], signal.SIGKILL)
+    failed = server.wait_event("spawn-failed")
+    assert failed["reason"] == "the pre_fork hook raised SystemExit(3)"
+    assert server.statuses(6) == {200: 6}
+    fault.unlink()
+    server.wait_ready()
+    assert server.status()["arbiter"]["errors"] == 0

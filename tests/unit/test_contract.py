@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import inspect
 
 import gunicorn.workers.base
@@ -154,3 +155,15 @@ def test_what_closes_a_connection_is_looked_up_when_it_is_needed():
     assert "ssl_context(conf)" in inspect.getsource(sock.ssl_wrap_socket)
     assert "self.cfg.post_request(self, req, environ, resp)" in inspect.getsource(sync)
     assert LengthReader(None, 3).length == 3
+
+
+def test_a_thread_that_cannot_be_had_keeps_nobody_from_leaving(monkeypatch):
+    """The farewell is left out; what is in hand is finished all the same."""
+
+    def none_left(*_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(_thread, "start_new_thread", none_left)
+    worker = GuardMixin()
+    worker._bid_farewell()
+    assert worker._farewell_said
