@@ -37,7 +37,7 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *DOCS.rglob("*.md")])
 LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 FENCE = re.compile(r"^ *```(?P<language>\w*)\n(?P<code>.*?)^ *```", re.MULTILINE | re.DOTALL)
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]+")
-# of python -m django_workerguard, of Django, Celery, Alertmanager's amtool
+# of python -m django_workerguard, of Django, Celery, Alertmanager's amtool and kubectl
 OTHERS_FLAGS = {
     "--settings",
     "--pythonpath",
@@ -48,6 +48,12 @@ OTHERS_FLAGS = {
     "--duration",
     "--comment",
     "--author",
+    "--from-literal",
+    "--previous",
+    "--rm",
+    "--restart",
+    "--image",
+    "--env",
 }
 # what Kubernetes injects for a service called workerguard
 INJECTED = {"SERVICE_HOST"}
