@@ -34,6 +34,15 @@ def test_the_schemas_would_see_a_mistake():
         kubernetes_validate.validate(broken, "1.34", strict=True)
 
 
+def test_the_page_says_what_the_manifest_says():
+    """Its table of the time-outs has each probe's numbers."""
+    page = (DEPLOY.parent / "howto" / "kubernetes.md").read_text()
+    for name in ("startupProbe", "readinessProbe", "livenessProbe"):
+        probe = WEB[name]
+        assert f"| `{name}` | {probe['periodSeconds']} s × {probe['failureThreshold']} |" in page
+    assert f"| `terminationGracePeriodSeconds` | {POD['terminationGracePeriodSeconds']} s |" in page
+
+
 def options_of_the_pod() -> GuardOptions:
     given = dict(zip(WEB["args"][::2], WEB["args"][1::2], strict=True))
     guard = {name[2:].replace("-", "_"): value for name, value in given.items()}
@@ -55,15 +64,24 @@ def test_the_grace_is_longer_than_what_the_server_takes():
     assert grace > GuardOptions().drain_delay + GuardOptions().worker_reload_mercy
 
 
-def test_a_pod_that_cannot_load_ends_by_itself_before_the_kubelet_kills_it():
-    """And then its last word says why, which a kill would not."""
-    probe = WEB["startupProbe"]
-    assert probe["periodSeconds"] * probe["failureThreshold"] > options_of_the_pod().give_up_after
+def test_a_first_start_may_last_until_the_server_gives_up_itself():
+    options = options_of_the_pod()
+    assert patience(WEB["startupProbe"]) > options.give_up_after + options.drain_delay > options.drain_delay
 
 
-def test_a_probe_that_queues_behind_requests_has_the_patience_for_it():
-    for probe in (WEB["startupProbe"], WEB["readinessProbe"]):
-        assert probe["timeoutSeconds"] >= 5
+def test_a_busy_worker_does_not_take_the_pod_out():
+    probe = WEB["readinessProbe"]
+    assert probe["timeoutSeconds"] >= 5
+    assert probe["failureThreshold"] >= 3
+
+
+def test_a_prober_outside_has_seen_the_drain_before_it_ends():
+    assert options_of_the_pod().drain_delay > WEB["readinessProbe"]["periodSeconds"]
+
+
+def patience(probe: dict[str, int]) -> int:
+    """Seconds until the kubelet acts, at the least."""
+    return probe["periodSeconds"] * probe["failureThreshold"]
 
 
 def test_the_probes_are_the_servers_own():

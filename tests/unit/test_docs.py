@@ -43,6 +43,7 @@ OTHERS_FLAGS = {
     *("--settings", "--pythonpath", "--skip-checks", "--noinput"),
     *("--concurrency", "--autoscale", "--destination"),
     *("--duration", "--comment", "--author", "--from-literal", "--previous"),
+    *("--rm", "--restart", "--image", "--env"),
 }
 # what Kubernetes injects for a service called workerguard
 INJECTED = {"SERVICE_HOST"}
