@@ -10,7 +10,6 @@ import argparse
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any, NoReturn
@@ -122,7 +121,8 @@ def _read_with_retries(module: str, options: GuardOptions, *, where: str) -> dic
 
 
 def _read(module: str, patience: float | None) -> dict[str, Any]:
-    with tempfile.TemporaryFile() as answer:
+    # memory, not a file: a container may have no place that can be written to
+    with os.fdopen(os.memfd_create("workerguard-settings"), "r+b") as answer:
         command, environ = reading.command(module, answer.fileno(), sys.path)
         try:
             subprocess.run(command, env=environ, pass_fds=(answer.fileno(),), timeout=patience, check=False)

@@ -108,6 +108,8 @@ class Keeper:
         slot = arguments.get("slot")
         if arguments.get("all") is True:
             slots = [n for n in range(1, target + 1) if self.fleet.incumbent(n) is not None]
+            if not slots:
+                return "no slot has a worker that could be replaced: workerguard status says why"
         elif not isinstance(slot, int) or isinstance(slot, bool) or not 1 <= slot <= target:
             return f"there is no slot {slot}: the slots are 1 to {target}"
         elif self.fleet.incumbent(slot) is None:

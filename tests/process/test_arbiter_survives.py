@@ -9,6 +9,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,8 @@ from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.layout import ABOUT_WORDS, TEXT_WORDS, Seat, Slot
 from tests.components import leave_out
-from tests.process.harness import Server, WaitedError
+from tests.process.conftest import PROJECT
+from tests.process.harness import ROOT, Server, WaitedError
 
 STRANGER = 60_000 + os.getpid() % 5_000  # a user that nobody else is, so that its processes can be counted
 AS_STRANGER = ("setpriv", f"--reuid={STRANGER}", f"--regid={STRANGER}", "--clear-groups")
@@ -311,6 +313,23 @@ def test_with_no_place_for_the_scoreboard_it_serves_and_says_so(serve, monkeypat
     assert cli.main(["status", "--name", name]) == ExitCode.NO_SERVER
     assert capsys.readouterr().err.startswith("Error: no running server")
     assert server.stop() == 0
+
+
+@pytest.mark.needs("root")
+def test_a_start_needs_no_place_for_temporary_files():
+    """As in a container whose root file system is read-only."""
+    prefix = mounting(*(("ro", Path(place)) for place in ("/var/tmp", "/tmp")))
+    server = (sys.executable, "-m", "django_workerguard", "serve", "--print-config")
+    environ = {
+        **os.environ,
+        "TMPDIR": "/proc/nowhere",
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{PROJECT}",
+        "DJANGO_SETTINGS_MODULE": "guinea_settings",
+        "GUINEA_FAULTS": "/proc/nowhere",
+    }
+    command = (*prefix, "env", "--chdir=/proc", *server)  # the last place that tempfile tries
+    told = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
+    assert (told.returncode, told.stderr) == (0, ""), told
 
 
 # whoever is killed, whatever is written

@@ -1,0 +1,29 @@
+"""What is asked of a fleet that cannot be done is refused, with the reason."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from django_workerguard.fleet.keeper import Keeper
+from django_workerguard.policy.view import Policy
+from django_workerguard.scoreboard.board import Board
+from django_workerguard.scoreboard.layout import Layout
+
+
+@pytest.mark.parametrize(
+    ("asked", "refused"),
+    [
+        ({"all": True}, "no slot has a worker that could be replaced: workerguard status says why"),
+        ({"slot": 1}, "slot 1 has no worker that could be replaced: workerguard explain 1 says why"),
+        ({"slot": 3}, "there is no slot 3: the slots are 1 to 2"),
+        ({"slot": True}, "there is no slot True: the slots are 1 to 2"),
+        ({}, "there is no slot None: the slots are 1 to 2"),
+    ],
+)
+def test_nobody_is_replaced_where_nobody_is(asked, refused):
+    board = Board.create(Layout(seats=4, slots=2), None)
+    keeper = Keeper(board, logging.getLogger("test"), Policy(), target=2)
+    assert keeper.recycle(asked, "by hand") == refused
+    board.close()
