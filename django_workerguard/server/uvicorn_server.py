@@ -47,13 +47,16 @@ class DrainingServer(Server):
             await asyncio.sleep(LOOK)
 
     def _say_close(self) -> None:
-        """Have every answer from now on close its connection."""
+        """Have every answer that begins from now on say that its connection closes, which closes it.
+
+        uvicorn's `keep_alive = False` closes without saying so where h11 is the parser.
+        """
         state = self.server_state
         state.default_headers = [*state.default_headers, (b"connection", b"close")]
         for connection in state.connections:
             cycle: Any = getattr(connection, "cycle", None)
-            if cycle is not None:
-                cycle.keep_alive = False
+            if cycle is not None:  # has a copy of its own
+                cycle.default_headers = state.default_headers
 
     def _connections(self) -> tuple[int, int]:
         """Count the connections with a request in hand, or that are websockets; and the idle ones."""

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections import Counter
+from contextlib import closing
 
 import pytest
 from websockets.sync.client import unix_connect
@@ -69,17 +70,33 @@ def test_an_idle_connection_may_bring_more_requests(serve, worker_class):
     # longer than the successor takes to load, on a slow machine too
     server = serve("-k", worker_class, "-w", "1", "--", "--keep-alive", "30")
     server.wait_ready()
-    connection = UnixConnection(server.socket_path, 20)
-    assert not ask(connection).will_close
-    server.signal(signal.SIGHUP)
-    server.wait_event("retiring")
-    while not ask(connection).will_close:
-        time.sleep(0.02)  # uvicorn looks every tenth of a second
-    connection.close()
+    with closing(UnixConnection(server.socket_path, 20)) as connection:
+        assert not ask(connection).will_close
+        server.signal(signal.SIGHUP)
+        server.wait_event("retiring")
+        while not ask(connection).will_close:
+            time.sleep(0.02)  # uvicorn looks every tenth of a second
+
+
+@pytest.mark.parametrize("worker_class", ["gthread", "gevent", *ASYNCIO])
+def test_an_answer_under_way_says_whether_its_connection_closes(serve, worker_class):
+    server = serve("-k", worker_class, "-w", "1", "--", "--keep-alive", "30")
+    server.wait_ready()
+    with closing(UnixConnection(server.socket_path, 20)) as connection:
+        assert not ask(connection).will_close
+        connection.request("GET", "/slow?seconds=2", headers={"Host": "localhost"})
+        server.signal(signal.SIGHUP)
+        server.wait_event("retiring")
+        if not answer(connection).will_close:
+            ask(connection)
 
 
 def ask(connection: UnixConnection) -> http.client.HTTPResponse:
     connection.request("GET", "/", headers={"Host": "localhost"})
+    return answer(connection)
+
+
+def answer(connection: UnixConnection) -> http.client.HTTPResponse:
     response = connection.getresponse()
     response.read()
     assert response.status == 200
