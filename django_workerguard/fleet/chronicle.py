@@ -324,7 +324,12 @@ class Chronicle:
     def duty(self, fleet: Fleet, seat: int, *, on: bool) -> None:
         who = "stand-in" if seat == fleet.stand_in.seat else "unloaded worker"
         self._event("duty", who=who, seat=seat, on=on)
-        text = "Nobody is loaded: the %s answers 503" if on else "A worker is loaded: the %s stops answering"
+        if on:
+            text = "Nobody is loaded: the %s answers 503"
+        elif fleet.of(State.READY, State.LOADED):
+            text = "A worker is loaded: the %s stops answering"
+        else:
+            text = "The %s stops answering 503"
         self._log.warning(text, who, extra={"action": "duty"})
 
     def stand_in_gone(self, end: Exit, *, stopping: bool) -> None:

@@ -154,7 +154,8 @@ def _duties(policy: Policy, fleet: Fleet, now: float) -> Iterator[Action]:
         return
     since = fleet.nobody_ready_since
     late = since is not None and now - since >= policy.stand_in_after
-    wanted = alone and not unloaded and fleet.load_failed and late
+    # once on duty it stays, while a reload tries its first load too
+    wanted = alone and not unloaded and (standing_in.duty_wanted or (fleet.load_failed and late))
     if wanted != standing_in.duty_wanted:
         yield Duty(standing_in.seat, wanted)
 

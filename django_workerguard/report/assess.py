@@ -55,8 +55,13 @@ def _server(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding("warning", "frozen", None, text)
         degraded = [slot["slot"] for slot in snapshot["slots"] if not slot["pid"]]
         if degraded:
+            empty = (
+                f"slot {degraded[0]} is"
+                if len(degraded) == 1
+                else f"slots {', '.join(map(str, degraded))} are"
+            )
             text = (
-                f"slots {', '.join(map(str, degraded))} are empty, and old code cannot be loaded any more: "
+                f"{empty} empty, and old code cannot be loaded any more: "
                 f"{ready} of {target} serve until the reload succeeds"
             )
             yield Finding("warning", "degraded", None, text)

@@ -8,11 +8,9 @@ from typing import Any
 
 from uvicorn import Config, Server
 
-from django_workerguard.server.draining import stop_accepting
+from django_workerguard.server.draining import LOOK, drained_by, stop_accepting
 
 LINGER = 2.0  # seconds, as gunicorn's gthread: how long an idle connection may still bring a request
-LAST = 1.0  # seconds of the mercy that are left for the rest: closing frames, the end of the lifespan
-LOOK = 0.05  # seconds between two looks at the connections
 
 
 class DrainingServer(Server):
@@ -30,14 +28,14 @@ class DrainingServer(Server):
         self.should_exit = self.force_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        await stop_accepting(sockets or [])
+        await stop_accepting(sockets or [], self.servers)
         await self._drain()
         await super().shutdown(sockets)
 
     async def _drain(self) -> None:
         loop = asyncio.get_running_loop()
         idle_until = loop.time() + min(self.config.timeout_keep_alive, LINGER)
-        until = loop.time() + max(self._mercy - LAST, self._mercy / 2)
+        until = drained_by(loop.time(), self._mercy)
         self._say_close()
         while not self.force_exit and loop.time() < until:
             busy, idle = self._connections()

@@ -196,6 +196,17 @@ FIRES = {
         {"job": "django", "pool": "celery@web1"},
     ),
 }
+# Another way to the same alert.
+FIRES_TOO = {
+    "WorkerguardOutOfMemory": (
+        {
+            'exits_total{cause="out-of-memory",%s}': "0x20",
+            'load_failures_total{cause="out-of-memory",%s}': "0x10 1x10",
+        },
+        ("10m", "12m"),
+        {},
+    ),
+}
 # The same rules, and what must not wake anybody however long it lasts.
 STAYS_QUIET = {
     "WorkerguardBelowQuorum": {"ready_workers": "2x90", "quorum_workers": "2x90"},
@@ -239,9 +250,9 @@ def test_every_rule_is_under_test():
 
 
 @pytest.mark.needs("promtool")
-@pytest.mark.parametrize("alert", FIRES)
-def test_a_rule_fires_when_it_should_and_not_before(tmp_path, alert):
-    series, (before, after), labels = FIRES[alert]
+@pytest.mark.parametrize(("alert", "how"), [*FIRES.items(), *FIRES_TOO.items()])
+def test_a_rule_fires_when_it_should_and_not_before(tmp_path, alert, how):
+    series, (before, after), labels = how
     rule = rules()[alert]
     expected = {**rule["labels"], "instance": "web1:8000", **labels, "alertname": alert}
     judged(

@@ -16,7 +16,9 @@ from tests.process.harness import Server, UnixConnection
 
 CLIENTS = 4
 ROUNDS = 3
-ASYNCIO = ("asgi", "uvicorn_worker.UvicornWorker")
+# gunicorn's asgi class and uvicorn's take uvloop where it is installed, as it is here
+ASYNCIO = ("asgi", "asgi+asyncio", "uvicorn_worker.UvicornWorker", "uvicorn_worker.UvicornH11Worker")
+ON_CONNECTIONS = ("gthread", "gevent", *ASYNCIO)  # those that keep one
 
 
 class Load:
@@ -46,6 +48,12 @@ class Load:
                 self.seen[type(error).__name__] += 1
 
 
+def serve_one(serve, worker_class: str, *arguments: str) -> Server:
+    worker_class, _, loop = worker_class.partition("+")
+    environ = {"GUNICORN_CMD_ARGS": f"--asgi-loop {loop}"} if loop else {}
+    return serve("-k", worker_class, *arguments, workers=1, environ=environ)
+
+
 def reload_and_wait(server: Server, generation: int) -> None:
     server.signal(signal.SIGHUP)
     server.wait(
@@ -65,10 +73,10 @@ def test_replacing_all_under_load_fails_no_request(worker_class, serve):
     assert set(load.seen) == {"200"}, load.seen
 
 
-@pytest.mark.parametrize("worker_class", ["gthread", "gevent", *ASYNCIO])
+@pytest.mark.parametrize("worker_class", ON_CONNECTIONS)
 def test_an_idle_connection_may_bring_more_requests(serve, worker_class):
     # longer than the successor takes to load, on a slow machine too
-    server = serve("-k", worker_class, "-w", "1", "--", "--keep-alive", "30")
+    server = serve_one(serve, worker_class, "--", "--keep-alive", "30")
     server.wait_ready()
     with closing(UnixConnection(server.socket_path, 20)) as connection:
         assert not ask(connection).will_close
@@ -78,9 +86,9 @@ def test_an_idle_connection_may_bring_more_requests(serve, worker_class):
             time.sleep(0.02)  # uvicorn looks every tenth of a second
 
 
-@pytest.mark.parametrize("worker_class", ["gthread", "gevent", *ASYNCIO])
+@pytest.mark.parametrize("worker_class", ON_CONNECTIONS)
 def test_an_answer_under_way_says_whether_its_connection_closes(serve, worker_class):
-    server = serve("-k", worker_class, "-w", "1", "--", "--keep-alive", "30")
+    server = serve_one(serve, worker_class, "--", "--keep-alive", "30")
     server.wait_ready()
     with closing(UnixConnection(server.socket_path, 20)) as connection:
         assert not ask(connection).will_close
@@ -89,6 +97,21 @@ def test_an_answer_under_way_says_whether_its_connection_closes(serve, worker_cl
         server.wait_event("retiring")
         if not answer(connection).will_close:
             ask(connection)
+
+
+@pytest.mark.parametrize("worker_class", ON_CONNECTIONS)
+def test_a_leaving_worker_that_is_busy_accepts_nothing(serve, worker_class):
+    server = serve_one(serve, worker_class)
+    before = server.wait_ready()["slots"][0]["pid"]
+    with closing(UnixConnection(server.socket_path, 20)) as busy:
+        busy.request("GET", "/slow?seconds=6", headers={"Host": "localhost"})
+        server.signal(signal.SIGHUP)
+        server.wait_event("retiring")
+        time.sleep(2)  # gevent and asgi look once a second
+        answered = {server.get("/").body for _ in range(50)}
+        assert answer(busy)
+    assert f"pid {before}\n" not in answered
+    assert len(answered) == 1
 
 
 def ask(connection: UnixConnection) -> http.client.HTTPResponse:
@@ -105,7 +128,7 @@ def answer(connection: UnixConnection) -> http.client.HTTPResponse:
 
 @pytest.mark.parametrize("worker_class", ASYNCIO)
 def test_a_websocket_is_waited_for(serve, worker_class):
-    server = serve("-k", worker_class, "-w", "1", "--app", "guinea_asgi:application")
+    server = serve_one(serve, worker_class, "--app", "guinea_asgi:application")
     before = server.wait_ready()["slots"][0]["pid"]
     with unix_connect(str(server.socket_path), "ws://localhost/", open_timeout=20) as client:
         client.send("one")
@@ -124,9 +147,7 @@ def reload_and_wait_for_one(server: Server) -> None:
 
 @pytest.mark.parametrize("worker_class", ASYNCIO)
 def test_mercy_ends_a_websocket(serve, worker_class):
-    server = serve(
-        "-k", worker_class, "-w", "1", "--app", "guinea_asgi:application", "--worker-reload-mercy", "2s"
-    )
+    server = serve_one(serve, worker_class, "--app", "guinea_asgi:application", "--worker-reload-mercy", "2s")
     before = server.wait_ready()["slots"][0]["pid"]
     with unix_connect(str(server.socket_path), "ws://localhost/", open_timeout=20) as client:
         client.send("one")
@@ -134,3 +155,4 @@ def test_mercy_ends_a_websocket(serve, worker_class):
         server.signal(signal.SIGHUP)
         server.wait_event("exited", lambda event: event["pid"] == before)
     assert server.get("/").status == 200
+    assert "lifespan ended" in server.log

@@ -145,6 +145,8 @@ def test_the_stand_in_comes_after_its_time_and_goes_before_anybody_is_admitted()
     fleet = told(
         fleet, m.DutySet(50, True, 25.0), m.Observed((m.Reading(50, None, 1, True),), 25.1), policy=policy
     )
+    fleet = told(fleet, m.GenerationStarted(25.5), policy=policy)
+    assert not any(isinstance(action, a.Duty) for action in plan(policy, fleet, 25.5)), "a reload is no load"
     fleet = told(fleet, m.Spawned(1, 2, 202, 60, 26.0), policy=policy)
     fleet = told(fleet, m.Observed((m.Reading(2, State.LOADED, 1),), 27.0), policy=policy)
     assert plan(policy, fleet, 27.0) == (a.Duty(50, on=False),)

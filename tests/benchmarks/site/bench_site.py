@@ -20,8 +20,12 @@ def index(request):
 LEAKED = []
 
 
+SPIN = 40_000  # turns of a loop
+
+
 def work(request):
-    """A view that waits as for a database; ``?leak=`` keeps so many kilobytes for ever."""
+    """A view that computes, and waits as for a database; ``?leak=`` keeps so many kilobytes for ever."""
+    sum(turn * turn for turn in range(SPIN))
     time.sleep(0.005)
     if leak := request.GET.get("leak"):
         LEAKED.append(b"x" * (int(leak) << 10))
