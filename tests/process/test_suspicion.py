@@ -26,7 +26,9 @@ def _is_suspect(server: Server, pid: int) -> bool:
 
 
 def test_failing_fast_does_not_win_the_traffic(worker_class, serve):
-    server = serve("-k", worker_class, "-w", "3")
+    # uvloop, which is taken where it is installed, accepts in C: nothing can be put in front
+    worker_class = worker_class.replace("UvicornWorker", "UvicornH11Worker")
+    server = serve("-k", worker_class, workers=3, environ={"GUNICORN_CMD_ARGS": "--asgi-loop asyncio"})
     server.wait_ready()
     sick = sick_of(server)
     with ThreadPoolExecutor(2) as pool:
