@@ -76,9 +76,13 @@ def _paths(raw: Any) -> tuple[str, ...]:
 
 
 def _receivers(raw: Any) -> tuple[str, ...]:
-    receivers = (
-        (raw.strip(),) if isinstance(raw, str) and raw.strip().startswith("command:") else units.words(raw)
-    )
+    receivers = units.words(raw)
+    if isinstance(raw, str) and raw.strip().startswith("command:"):  # its arguments may have commas
+        if kinds := [kind for word in receivers[1:] if (kind := word.partition(":")[0]) in NOTIFY]:
+            raise ValueError(
+                f"a command takes the rest of the text, '{kinds[0]}:…' too: put it last, or write a list"
+            )
+        receivers = (raw.strip(),)
     for receiver in receivers:
         kind, _, target = receiver.partition(":")
         if kind not in NOTIFY or not target.strip():
@@ -294,7 +298,7 @@ class GuardOptions:
         (),
         _receivers,
         "Who is notified when a finding appears or clears: 'webhook:URL', 'email:ADDRESS', or 'command:PROGRAM ARGUMENT…', "
-        "which gets the notice as JSON on its standard input.",
+        "which gets the notice as JSON on its standard input. In one text a command stands last.",
         metavar="KIND:TARGET,…",
         secret=True,
     )

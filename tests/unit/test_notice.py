@@ -78,7 +78,15 @@ def test_receivers(given, parsed):
 
 @pytest.mark.parametrize(
     "given",
-    ["slack:x", "webhook:", "webhook:file:///etc/passwd", "command:echo 'x", 5, "https://example.org"],
+    [
+        "slack:x",
+        "webhook:",
+        "command:true,webhook:https://example.org/x",
+        "webhook:file:///etc/passwd",
+        "command:echo 'x",
+        5,
+        "https://example.org",
+    ],
 )
 def test_receivers_that_cannot_be(given):
     with pytest.raises(ConfigurationError) as told:
