@@ -8,6 +8,7 @@ from typing import Any
 
 from django_workerguard.report.verdict import LONGEST_SILENCE
 
+SLOW_LOAD = 15.0  # seconds; a load that takes longer, and longer than any so far by far, may hang
 OVERDUE = 1.0  # seconds; a next try this close is not worth a number
 
 
@@ -108,8 +109,13 @@ def _megabytes(size: int) -> str:
 
 
 def _slots(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
+    longest = max((slot["load_seconds"] or 0.0 for slot in snapshot["slots"]), default=0.0)
     for slot in snapshot["slots"]:
         number = slot["slot"]
+        if (slot["loading_for"] or 0.0) > max(SLOW_LOAD, 3 * longest):
+            text = f"slot {number}: a load has taken {slot['loading_for']:.0f} s so far, in step {slot['step'] or 'unknown'} now"
+            text += f" (the others took at most {longest:.1f} s)" if longest else ""
+            yield Finding("notice", "slow-load", number, text)
         yield from _noted(slot, snapshot["limits"]["rss_bytes"])
         if slot["state"] == "unloaded":
             yield Finding("critical", "unloaded", number, f"slot {number} stays unloaded: {_why(slot)}")

@@ -8,7 +8,7 @@ from typing import Any
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header, Kind, Phase
-from django_workerguard.scoreboard.layout import Note, Seat, Slot, SlotState
+from django_workerguard.scoreboard.layout import Note, Seat, SeatState, Slot, SlotState
 from django_workerguard.scoreboard.tallies import read_tallies
 
 SNAPSHOT_VERSION = 1
@@ -68,8 +68,8 @@ def _slot(board: Board, number: int, now: int) -> dict[str, Any]:
     at = board.layout.slot(number)
     incumbent = _seat(board, words[at + Slot.SEAT])
     successor = _seat(board, words[at + Slot.SUCCESSOR])
+    loads = successor or incumbent
     next_try = words[at + Slot.NEXT_TRY]
-    report = incumbent.get("report", {})
     return {
         "slot": number,
         "pid": incumbent.get("pid"),
@@ -88,8 +88,9 @@ def _slot(board: Board, number: int, now: int) -> dict[str, Any]:
         "rss_bytes": incumbent.get("rss", 0),
         "release": incumbent.get("release", ""),
         "load_seconds": words[at + Slot.LOAD_NS] / 1e9 if words[at + Slot.LOAD_NS] else None,
-        "load_steps": report.get("steps", []),
-        "step": report.get("step"),
+        "load_steps": incumbent.get("report", {}).get("steps", []),
+        "loading_for": (now - loads["loading_since"]) / 1e9 if loads.get("loading_since") else None,
+        "step": loads.get("report", {}).get("step"),
         "exits": words[at + Slot.EXITS],
         "failures": words[at + Slot.FAILURES],
         "next_try_in": max(0.0, (next_try - now) / 1e9) if next_try else None,
@@ -107,8 +108,10 @@ def _seat(board: Board, index_plus_one: int) -> dict[str, Any]:
     index = index_plus_one - 1
     at = board.layout.seat(index)
     words = board.words
+    loading = words[at + Seat.PID] and words[at + Seat.STATE] in (SeatState.NONE, SeatState.LOADING)
     return {
         "pid": words[at + Seat.PID] or None,
+        "loading_since": words[at + Seat.SPAWNED] if loading else 0,
         "requests": words[at + Seat.REQUESTS],
         "errors": words[at + Seat.ERRORS_5XX],
         "in_flight": words[at + Seat.IN_FLIGHT],

@@ -220,10 +220,15 @@ def test_a_worker_that_dies_while_frozen_is_reported_as_degraded(site):
     assert site.statuses(10) == {200: 10}
 
 
-def test_a_stop_during_a_reload(site, faults):
+def test_a_stop_during_a_reload_that_hangs(site, faults):
     faults.set("ready", "hang")
     site.signal(signal.SIGHUP)
-    site.wait("the fault", lambda status: any(slot["successor"] for slot in status["slots"]))
+
+    def where_it_hangs(status):
+        return [(slot["step"], slot["loading_for"] > 0.5) for slot in status["slots"] if slot["loading_for"]]
+
+    site.wait("the fault", lambda status: where_it_hangs(status) == [("app", True)])
+    assert site.status()["ready"] == 2
     assert site.stop() == ExitCode.OK
     assert order(site, "reload").returncode == ExitCode.NO_SERVER
 

@@ -94,6 +94,7 @@ def test_a_healthy_server_has_no_findings():
             "load-failing",
         ),
         (changed(slot={"suspect": True}), "suspect"),
+        (changed(slot={"loading_for": 15.1, "step": "app"}), "slow-load"),
         (
             changed(slot={"load_steps": [{"name": "app", "threads_left": 1, "sockets_left": 0}]}),
             "left-behind",
@@ -103,6 +104,14 @@ def test_a_healthy_server_has_no_findings():
 def test_findings(shot, code):
     assert code in [finding.code for finding in assess(shot)]
     assert with_findings(shot)["findings"][0]["text"]
+
+
+def test_a_load_is_slow_beside_the_others():
+    assert not assess(changed(slot={"loading_for": 59.0, "load_seconds": 20.0, "step": "app"}))
+    (finding,) = assess(changed(slot={"loading_for": 61.0, "load_seconds": 20.0, "step": "app"}))
+    assert finding.text == (
+        "slot 1: a load has taken 61 s so far, in step app now (the others took at most 20.0 s)"
+    )
 
 
 def test_the_table_shows_every_slot_and_the_findings():
