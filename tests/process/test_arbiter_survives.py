@@ -201,11 +201,19 @@ def test_too_many_open_files(serve, worker_class):
 # no room
 
 
+AS_IT_IS = "as it is, but read-only"
+
+
 def mounting(*mounts: tuple[str, Path]) -> tuple[str, ...]:
-    """Make a prefix that runs a server where some directories are tmpfs of its own, with these options."""
+    """Make a prefix that runs a server where some directories are tmpfs of its own, with these options, or AS_IT_IS."""
     if subprocess.run(("unshare", "-m", "true"), capture_output=True).returncode:
         leave_out("this machine lets nobody mount anything")
-    commands = " && ".join(f"mount -t tmpfs -o {options} none '{where}'" for options, where in mounts)
+    commands = " && ".join(
+        f"mount --bind '{where}' '{where}' && mount -o remount,bind,ro '{where}'"
+        if options == AS_IT_IS
+        else f"mount -t tmpfs -o {options} none '{where}'"
+        for options, where in mounts
+    )
     return ("unshare", "-m", "sh", "-c", f'{commands} && exec "$@"', "sh")
 
 
@@ -318,7 +326,7 @@ def test_with_no_place_for_the_scoreboard_it_serves_and_says_so(serve, monkeypat
 @pytest.mark.needs("root")
 def test_a_start_needs_no_place_for_temporary_files():
     """As in a container whose root file system is read-only."""
-    prefix = mounting(*(("ro", Path(place)) for place in ("/var/tmp", "/tmp")))
+    prefix = mounting(*((AS_IT_IS, Path(place)) for place in ("/var/tmp", "/tmp")))
     server = (sys.executable, "-m", "django_workerguard", "serve", "--print-config")
     environ = {
         **os.environ,

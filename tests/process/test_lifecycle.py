@@ -54,6 +54,24 @@ def test_the_stand_in_answers_while_nobody_can_and_stops_before_anybody_does(wor
     assert off < ready[-2]["number"], "it stopped before the first worker was ready again"
 
 
+def test_the_stand_in_answers_on_while_a_reload_tries_to_load(serve, faults):
+    server = serve("--stand-in-after", "500ms", "--load-timeout", "3s")
+    server.wait_ready()
+    faults.set("ready", "memory")
+    for pid in server.pids():
+        os.kill(pid, signal.SIGKILL)
+    server.wait("the stand-in", lambda status: status["stand_in"])
+    faults.set("ready", "hang")
+    server.signal(signal.SIGHUP)
+    server.wait_event("reload")
+    server.wait("its load", lambda status: any(slot["step"] for slot in status["slots"]))
+    assert server.get("/").status == 503
+    assert all(event["on"] for event in server.events("duty")), "it has not stopped in between"
+    faults.clear()
+    server.wait_ready()
+    assert server.statuses(5) == {200: 5}
+
+
 def test_without_a_stand_in_connections_wait(serve, faults):
     server = serve("--stand-in", "off")
     server.wait_ready()
