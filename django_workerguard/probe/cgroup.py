@@ -9,6 +9,7 @@ from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
 PROC = Path("/proc/self")
+NO_LIMIT_V1 = 1 << 60  # bytes; without a limit v1 says a number near to the largest there is
 
 
 def cpus(*, root: Path = CGROUP, proc: Path = PROC) -> int:
@@ -20,11 +21,28 @@ def cpus(*, root: Path = CGROUP, proc: Path = PROC) -> int:
 
 
 def memory(*, root: Path = CGROUP, proc: Path = PROC) -> tuple[int, int]:
-    """Return the memory that the cgroup allows and that it uses, in bytes, where it is tightest; 0, 0: no limit (v2)."""
-    found = [
-        (limit, used)
+    """Return the memory that the cgroup allows and that it uses, in bytes, where it is tightest; 0, 0: no limit.
+
+    Used is what kubelet calls the working set: without the files in the page cache that nobody has touched
+    for long, which the kernel drops before it kills.
+    """
+    groups = [
+        (group / "memory.max", group / "memory.current", group / "memory.stat", "inactive_file")
         for group in own(root=root, proc=proc)
-        if (limit := _number(group / "memory.max")) and (used := _number(group / "memory.current"))
+    ]
+    v1 = root / "memory"  # in a container this is its own
+    groups.append(
+        (
+            v1 / "memory.limit_in_bytes",
+            v1 / "memory.usage_in_bytes",
+            v1 / "memory.stat",
+            "total_inactive_file",
+        )
+    )
+    found = [
+        (limit, max(0, used - (_counter(stat, cache) or 0)))
+        for most, current, stat, cache in groups
+        if 0 < (limit := _number(most)) < NO_LIMIT_V1 and (used := _number(current))
     ]
     return min(found, key=lambda pair: pair[0] - pair[1], default=(0, 0))
 
@@ -32,11 +50,18 @@ def memory(*, root: Path = CGROUP, proc: Path = PROC) -> tuple[int, int]:
 def oom_kills(*, root: Path = CGROUP, proc: Path = PROC) -> int:
     """Return how often the kernel has killed for want of memory: in this cgroup (v2), else on this machine."""
     for counters in (own(root=root, proc=proc)[0] / "memory.events", proc.parent / "vmstat"):
-        with contextlib.suppress(OSError, ValueError):
-            for line in counters.read_text().splitlines():
-                if line.startswith("oom_kill "):
-                    return int(line.split()[1])
+        if (kills := _counter(counters, "oom_kill")) is not None:
+            return kills
     return 0
+
+
+def _counter(path: Path, name: str) -> int | None:
+    """Read a line ``name number`` of a file that has many; None where there is none."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in path.read_text().splitlines():
+            if line.startswith(f"{name} "):
+                return int(line.split()[1])
+    return None
 
 
 def _number(path: Path) -> int:

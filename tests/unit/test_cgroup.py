@@ -61,6 +61,25 @@ def test_memory_where_it_is_tightest(tree):
     assert cgroup.memory(**roots) == (100 * MB, 90 * MB)
 
 
+def test_what_the_kernel_can_drop_is_not_used(tree):
+    group = {
+        "memory.max": f"{100 * MB}\n",
+        "memory.current": f"{95 * MB}\n",
+        "memory.stat": f"anon {30 * MB}\nfile {65 * MB}\ninactive_file {60 * MB}\n",
+    }
+    assert cgroup.memory(**tree("/shop", {"shop": group})) == (100 * MB, 35 * MB)
+
+
+@pytest.mark.parametrize(("limit", "said"), [(100 * MB, (100 * MB, 35 * MB)), (0x7FFFFFFFFFFFF000, (0, 0))])
+def test_memory_of_the_old_hierarchy(tree, limit, said):
+    group = {
+        "memory.limit_in_bytes": f"{limit}\n",
+        "memory.usage_in_bytes": f"{95 * MB}\n",
+        "memory.stat": f"cache {65 * MB}\ntotal_inactive_file {60 * MB}\n",
+    }
+    assert cgroup.memory(**tree("/", {"memory": group})) == said
+
+
 def test_no_limit_is_none(tree):
     assert cgroup.memory(**tree("/shop", {"shop": {"memory.max": "max\n", "memory.current": "5\n"}})) == (
         0,
