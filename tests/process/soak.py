@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import os
 import re
 import shutil
@@ -142,7 +144,9 @@ class Soak:
         os.kill(self.pid, signal.SIGKILL)
 
     def evil(self) -> None:
-        self.server.get("/grow?mb=320")
+        """An emergency: it may be killed before it has answered."""
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            self.server.get("/grow?mb=320")
 
     def serve(self) -> None:
         """So many requests that every worker is due by max-requests."""
