@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from html import escape
 from typing import Any
 
 from django_workerguard.report.rates import Rate
-from django_workerguard.report.table import plain
+from django_workerguard.report.table import plain, utc
 from django_workerguard.report.timeline import SERVER, WINDOW, Life, Mark, Timeline
 
 SHORTEST = 300.0  # seconds that are shown at least
@@ -109,7 +108,7 @@ def _ticks(axis: Axis, height: float) -> Iterator[str]:
 
 
 def _clock(at: float, *, form: str = "%H:%M") -> str:
-    return datetime.fromtimestamp(at, UTC).strftime(form)
+    return utc(at).strftime(form)
 
 
 class Bars:

@@ -90,13 +90,17 @@ def span(seconds: float) -> str:
     return f"{whole}s"
 
 
+def utc(at: Any) -> datetime:
+    """Return Unix seconds as a date; what no calendar has, in a journal that is damaged, is 1970."""
+    try:
+        return datetime.fromtimestamp(at, UTC)
+    except (TypeError, ValueError, OverflowError, OSError):
+        return datetime.fromtimestamp(0, UTC)
+
+
 def event_line(event: Mapping[str, Any]) -> str:
     """Render one event of the journal."""
-    at = (
-        datetime.fromtimestamp(event.get("at", 0), UTC)
-        .isoformat(timespec="milliseconds")
-        .replace("+00:00", "Z")
-    )
+    at = utc(event.get("at", 0)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     fields = " ".join(
         f"{key}={_value(value)}"
         for key, value in event.items()
@@ -149,9 +153,7 @@ def _step(step: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _last_error(error: Mapping[str, Any]) -> list[str]:
-    when = (
-        datetime.fromtimestamp(error.get("at", 0), UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    )
+    when = utc(error.get("at", 0)).isoformat(timespec="seconds").replace("+00:00", "Z")
     step = f" in step {error['step']}" if error.get("step") else ""
     steps = [step for step in error.get("steps") or () if isinstance(step, Mapping)]
     return [

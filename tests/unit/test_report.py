@@ -106,6 +106,11 @@ def test_findings(shot, code):
     assert with_findings(shot)["findings"][0]["text"]
 
 
+@pytest.mark.parametrize("at", [-62135596801, 1e300, float("nan"), float("inf"), "yesterday", None, []])
+def test_a_time_that_no_calendar_has(at):
+    assert event_line({"event": "ready", "at": at, "slot": 1}).startswith("1970-01-01T00:00:00.000Z ready")
+
+
 def test_a_load_is_slow_beside_the_others():
     assert not assess(changed(slot={"loading_for": 59.0, "load_seconds": 20.0, "step": "app"}))
     (finding,) = assess(changed(slot={"loading_for": 61.0, "load_seconds": 20.0, "step": "app"}))

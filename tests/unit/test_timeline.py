@@ -6,7 +6,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from django_workerguard.dashboard import drawing, render
@@ -122,6 +122,7 @@ EVENTS = st.lists(
 
 
 @given(EVENTS)
+@example([{"event": "spawned", "at": 0.0, "slot": 1, "pid": 1, "lived": 62135596801}])  # before the year 1
 def test_whatever_the_journal_holds_can_be_drawn(events):
     line = told(*events)
     line.forget(5000.0)
