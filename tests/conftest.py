@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
+from hypothesis import settings
 
 from tests import components
+
+# No clock decides. CI has the same examples every time; everywhere else they are drawn anew.
+settings.register_profile(
+    "workerguard", deadline=None, derandomize=bool(os.environ.get("WORKERGUARD_REQUIRE_ALL"))
+)
+settings.load_profile("workerguard")
 
 
 def pytest_report_header() -> str:
