@@ -5,7 +5,10 @@ It holds no decision. `plan` decides, the arbiter acts, and what it has done com
 
 from __future__ import annotations
 
+import socket
+import zlib
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from django_workerguard.fleet.chronicle import Chronicle
@@ -29,12 +32,17 @@ class Keeper:
 
     def __init__(self, board: Board, log: Any, policy: Policy, *, target: int) -> None:
         self.board = board
-        self.policy = policy
+        self._seed = _seed_of(board)
+        self.follow(policy)
         self.fleet = Fleet(target=target)
         self.seats = Seats(board)
         self.chronicle = Chronicle(board, log)
         self._publisher = Publisher(board, self.seats)
         self._measured = 0.0
+
+    def follow(self, policy: Policy) -> None:
+        """Decide by these options from now on."""
+        self.policy = replace(policy, seed=self._seed)
 
     def tell(self, message: m.Message) -> None:
         self.fleet = fold(self.policy, self.fleet, message)
@@ -79,7 +87,7 @@ class Keeper:
         self.chronicle.not_spawned(slot, refusal, self.fleet)
 
     def retired(self, action: a.Retire, now: float) -> None:
-        self.tell(m.Asked(action.seat, action.reason, now, action.quick))
+        self.tell(m.Asked(action.seat, action.reason, now, action.quick, action.makes_room))
         self.chronicle.retired(self.fleet.workers.get(action.seat), action.reason)
 
     def aborted(self, action: a.Abort, now: float) -> None:
@@ -87,8 +95,7 @@ class Keeper:
         self.chronicle.aborted(self.fleet.workers.get(action.seat), action.reason)
 
     def killed(self, action: a.Kill, now: float) -> None:
-        if action.evil:
-            self.tell(m.Killed(action.seat, action.reason, now))
+        self.tell(m.Killed(action.seat, action.reason, now, action.evil))
         self.chronicle.killed(self.fleet.workers.get(action.seat), action.reason)
 
     def buried(self, seat: int, end: Exit, dump: str, now: float) -> None:
@@ -119,3 +126,10 @@ class Keeper:
         for number in slots:
             self.tell(m.RecycleAsked(number, reason))
         return None
+
+
+def _seed_of(board: Board) -> float:
+    """Return a fraction that differs between servers, also between those that hosts started at one moment."""
+    words = board.words
+    identity = f"{socket.gethostname()} {words[Header.STARTED_AT]} {words[Header.PID]}"
+    return zlib.crc32(identity.encode()) / (1 << 32)

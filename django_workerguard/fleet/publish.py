@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 
 from django_workerguard.fleet.seats import Seats
-from django_workerguard.policy.outlier import outlier
 from django_workerguard.policy.recycle import is_large_at_first
 from django_workerguard.policy.view import Fleet, Policy, State, Worker
 from django_workerguard.probe.clock import monotonic_ns
@@ -62,7 +61,7 @@ class Publisher:
         self._used = max((self._used, fleet.target, *(worker.slot for worker in fleet.workers.values())))
         for slot in range(1, self._used + 1):
             self._slot(fleet, slot, lambda at: beat + int((at - now) * 1e9) if at > now else 0)
-            words[self._board.layout.slot(slot) + Slot.NOTES] = _notes(policy, fleet, slot, now)
+            words[self._board.layout.slot(slot) + Slot.NOTES] = _notes(policy, fleet, slot)
         if now - self._sampled >= SAMPLE_EVERY:
             self._sampled = now
             self._sample(fleet)
@@ -83,7 +82,7 @@ class Publisher:
         words[at + Slot.FAILURES] = record.failures
         words[at + Slot.NEXT_TRY] = deadline(fleet.due(slot))
         words[at + Slot.GENERATION] = shown.generation if shown else fleet.generation
-        leaving = [w for w in fleet.workers.values() if w.slot == slot and w not in (shown, successor)]
+        leaving = [w for w in fleet.all_in_slot(slot) if w is not shown and w is not successor]
         for total, counted in COUNTS.items():
             counts = (self._seats.word(worker.seat, counted) for worker in leaving)
             words[at + total] = _sum(self._gone.get((slot, total), 0), *counts)
@@ -137,7 +136,7 @@ def _sum(*values: int) -> int:
     return min(sum(values), LARGEST_WORD)
 
 
-def _notes(policy: Policy, fleet: Fleet, slot: int, now: float) -> Note:
+def _notes(policy: Policy, fleet: Fleet, slot: int) -> Note:
     worker, note = fleet.incumbent(slot), Note.NONE
     if fleet.record(slot).evil_suspended:
         note |= Note.EVIL_SUSPENDED
@@ -145,13 +144,13 @@ def _notes(policy: Policy, fleet: Fleet, slot: int, now: float) -> Note:
         return note
     if is_large_at_first(policy, worker):
         note |= Note.RSS_BASELINE
-    if policy.outlier != "off" and outlier(policy, fleet, worker, now):
+    if worker.seat in fleet.outliers:
         note |= Note.OUTLIER
     return note
 
 
 def _leaving(fleet: Fleet, slot: int) -> Worker | None:
-    return next((w for w in fleet.workers.values() if w.slot == slot), None)
+    return next(iter(fleet.all_in_slot(slot)), None)
 
 
 def slot_state(fleet: Fleet, slot: int) -> SlotState:
@@ -159,6 +158,6 @@ def slot_state(fleet: Fleet, slot: int) -> SlotState:
     incumbent = fleet.incumbent(slot)
     if incumbent is not None:
         return STATES[incumbent.state]
-    if any(w.slot == slot and w.state is State.RETIRING for w in fleet.workers.values()):
+    if any(worker.state is State.RETIRING for worker in fleet.all_in_slot(slot)):
         return SlotState.RETIRING
     return SlotState.BACK_OFF if slot <= fleet.target and fleet.spawns else SlotState.EMPTY

@@ -42,11 +42,16 @@ class Duty:
 
 @dataclass(frozen=True)
 class Retire:
-    """Ask a worker to leave; ``quick``: without finishing what is in hand."""
+    """Ask a worker to leave.
+
+    ``quick``: without finishing what is in hand. ``makes_room``: its successor is started only
+    when it has gone, because there is proof that both do not fit into the memory.
+    """
 
     seat: int
     reason: str
     quick: bool = False
+    makes_room: bool = False
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from django_workerguard.policy import message as m
 from django_workerguard.policy.backoff import back_off
-from django_workerguard.policy.outlier import MARK_EVERY, WINDOW
+from django_workerguard.policy.outlier import MARK_EVERY, WINDOW, outliers
 from django_workerguard.policy.recycle import EVIL
 from django_workerguard.policy.view import Fleet, Mark, Policy, Record, StandIn, State, Stop, Worker
 
@@ -27,23 +27,18 @@ def fold(policy: Policy, fleet: Fleet, message: m.Message) -> Fleet:
             return _with_record(
                 replace(fleet, spawns=fleet.spawns + 1), replace(record, last_spawn=fleet.spawns + 1)
             )
-        case m.Observed(readings, at):
-            for reading in readings:
-                fleet = _read(policy, fleet, reading, at)
-            return fleet
-        case m.Measured(rss, at):
-            for seat, resident in rss:
-                fleet = _measured(policy, fleet, seat, resident, at)
-            return fleet
+        case m.Observed():
+            return _observed(policy, fleet, message)
+        case m.Measured():
+            return _measured(policy, fleet, message)
         case m.Exited():
             return _exited(policy, fleet, message)
-        case m.Asked(seat, reason, at, quick):
-            return _asked(fleet, seat, reason, at, quick=quick)
+        case m.Asked(seat, reason, at, quick, makes_room):
+            return _change(_asked(fleet, seat, reason, at, quick=quick), seat, makes_room=makes_room)
         case m.Aborted(seat, reason, at):
             return _nobody(_change(fleet, seat, aborted=at, reason=reason), at)
-        case m.Killed(seat, reason, at):
-            fleet = _change(replace(fleet, last_evil=at), seat, aborted=at, reason=reason)
-            return _nobody(fleet, at)
+        case m.Killed():
+            return _sent_sigkill(fleet, message)
         case m.Admitted(seat, at):
             return _change(fleet, seat, admitted=True, beat_seen=at)
         case m.DutySet(seat, on, at):
@@ -73,6 +68,16 @@ def fold(policy: Policy, fleet: Fleet, message: m.Message) -> Fleet:
             return replace(fleet, listening=False)
 
 
+def _sent_sigkill(fleet: Fleet, message: m.Killed) -> Fleet:
+    at = message.at
+    if message.seat == fleet.stand_in.seat:
+        return replace(fleet, stand_in=replace(fleet.stand_in, killed=at))
+    if not message.evil:
+        return _change(fleet, message.seat, killed=at)
+    fleet = _change(replace(fleet, last_evil=at), message.seat, killed=at, aborted=at, reason=message.reason)
+    return _nobody(fleet, at)
+
+
 def _spawned(fleet: Fleet, message: m.Spawned) -> Fleet:
     ordinal = fleet.spawns + 1
     worker = Worker(
@@ -87,29 +92,47 @@ def _spawned(fleet: Fleet, message: m.Spawned) -> Fleet:
         load_timeout=message.load_timeout,
     )
     fleet = replace(fleet, spawns=ordinal, workers={**fleet.workers, message.seat: worker})
-    # decided: what was a reason when the successor was started stays one
+    # once a successor has been started, the incumbent is replaced even if the rule no longer applies
     wanted_out = message.reason if fleet.successor(message.slot) is not None else ""
     record = fleet.record(message.slot)
     return _with_record(fleet, replace(record, last_spawn=ordinal, wanted_out=wanted_out))
 
 
-def _read(policy: Policy, fleet: Fleet, reading: m.Reading, at: float) -> Fleet:
-    if reading.seat == fleet.stand_in.seat:
-        return replace(fleet, stand_in=replace(fleet.stand_in, on_duty=reading.on_duty))
-    worker = fleet.workers.get(reading.seat)
-    if worker is None:
-        return fleet
-    worker = replace(
-        worker, requests=reading.requests, errors=reading.errors, memory_errors=reading.memory_errors
+def _observed(policy: Policy, fleet: Fleet, message: m.Observed) -> Fleet:
+    workers = dict(fleet.workers)  # one copy for all readings
+    for reading in message.readings:
+        if reading.seat in workers:
+            workers[reading.seat] = _counted(workers[reading.seat], reading, message.at)
+        elif reading.seat == fleet.stand_in.seat:
+            fleet = replace(fleet, stand_in=replace(fleet.stand_in, on_duty=reading.on_duty))
+    fleet = replace(fleet, workers=workers)
+    for reading in message.readings:
+        if reading.seat in workers and reading.state not in (None, workers[reading.seat].state):
+            fleet = _changed_state(policy, fleet, reading, message.at)
+    return fleet
+
+
+def _counted(worker: Worker, reading: m.Reading, at: float) -> Worker:
+    """Take in what a worker counts; it costs nothing where no number has changed."""
+    on_duty = reading.on_duty if worker.state in (State.UNLOADED, State.RETIRING) else worker.on_duty
+    counts = (reading.beat, reading.requests, reading.errors, reading.memory_errors, on_duty)
+    if counts == (worker.beat, worker.requests, worker.errors, worker.memory_errors, worker.on_duty):
+        return worker
+    return replace(
+        worker,
+        beat=reading.beat,
+        beat_seen=at if reading.beat != worker.beat else worker.beat_seen,
+        requests=reading.requests,
+        errors=reading.errors,
+        memory_errors=reading.memory_errors,
+        on_duty=on_duty,
     )
-    if reading.beat != worker.beat:
-        worker = replace(worker, beat=reading.beat, beat_seen=at)
-    if worker.state in (State.UNLOADED, State.RETIRING):
-        worker = replace(worker, on_duty=reading.on_duty)
-    fleet = _with_worker(fleet, worker)
-    settled = worker.state is State.RETIRING or worker.aborted is not None  # whatever it says, it goes
-    if reading.state is None or settled or worker.state is reading.state:
-        return fleet
+
+
+def _changed_state(policy: Policy, fleet: Fleet, reading: m.Reading, at: float) -> Fleet:
+    worker = fleet.workers[reading.seat]
+    if reading.state is None or worker.state is State.RETIRING or worker.aborted is not None:
+        return fleet  # it leaves, whatever it says
     if reading.state is State.FAILED:  # known before it has gone
         fleet = replace(fleet, load_failed=True, failed_ordinal=fleet.spawns)
     if reading.state is State.RETIRING:
@@ -130,7 +153,8 @@ def _left(policy: Policy, fleet: Fleet, worker: Worker, at: float) -> Fleet:
 
 def _became_ready(fleet: Fleet, worker: Worker) -> Fleet:
     record = fleet.record(worker.slot)
-    fleet = _with_record(fleet, replace(record, failures=0, timeouts=0, no_memory=0, next_try=0.0))
+    record = replace(record, failures=0, timeouts=0, no_memory=0, next_try=0.0, superseded_after=0.0)
+    fleet = _with_record(fleet, record)
     if worker.generation == fleet.generation:
         target = fleet.target if fleet.next_target is None else fleet.next_target
         fleet = replace(fleet, canary_strikes=0, canary_next_try=0.0, target=target, next_target=None)
@@ -144,18 +168,27 @@ def _became_ready(fleet: Fleet, worker: Worker) -> Fleet:
     )
 
 
-def _measured(policy: Policy, fleet: Fleet, seat: int, resident: int, at: float) -> Fleet:
-    worker = fleet.workers.get(seat)
-    if worker is None or not resident:
-        return fleet
+def _measured(policy: Policy, fleet: Fleet, message: m.Measured) -> Fleet:
+    workers = dict(fleet.workers)
+    for seat, resident in message.rss:
+        if seat in workers and resident:
+            workers[seat] = _sized(policy, workers[seat], resident, message.at)
+    fleet = replace(fleet, workers=workers)
+    return replace(fleet, outliers=outliers(policy, fleet, message.at))
+
+
+def _sized(policy: Policy, worker: Worker, resident: int, at: float) -> Worker:
     over = policy.reload_on_rss and resident >= policy.reload_on_rss
-    worker = replace(worker, rss=resident, rss_over=worker.rss_over + 1 if over else 0)
-    if worker.ready_at is not None and not worker.rss_at_first:
-        worker = replace(worker, rss_at_first=resident)
-    if worker.marks and at - worker.marks[-1].at >= MARK_EVERY:
-        marks = (*worker.marks, Mark(at, worker.requests, worker.errors))
-        worker = replace(worker, marks=tuple(mark for mark in marks if at - mark.at <= WINDOW))
-    return _with_worker(fleet, worker)
+    at_first = worker.rss_at_first or (resident if worker.ready_at is not None else 0)
+    marks = worker.marks
+    if marks and at - marks[-1].at >= MARK_EVERY:
+        marks = (*marks, Mark(at, worker.requests, worker.errors))
+        marks = tuple(mark for mark in marks if at - mark.at <= WINDOW)
+    rss_over = worker.rss_over + 1 if over else 0
+    known = (worker.rss, worker.rss_over, worker.rss_at_first, worker.marks)
+    if known == (resident, rss_over, at_first, marks):
+        return worker
+    return replace(worker, rss=resident, rss_over=rss_over, rss_at_first=at_first, marks=marks)
 
 
 def _exited(policy: Policy, fleet: Fleet, message: m.Exited) -> Fleet:
@@ -164,7 +197,8 @@ def _exited(policy: Policy, fleet: Fleet, message: m.Exited) -> Fleet:
         return fleet
     at = message.at
     rest = {seat: other for seat, other in fleet.workers.items() if seat != message.seat}
-    fleet = _nobody(replace(fleet, workers=rest), at)
+    outlying = {seat: reason for seat, reason in fleet.outliers.items() if seat != message.seat}
+    fleet = _nobody(replace(fleet, workers=rest, outliers=outlying), at)
     match worker.state:
         case State.RETIRING:
             return fleet
@@ -203,6 +237,7 @@ def _failed_load(policy: Policy, fleet: Fleet, worker: Worker, message: m.Exited
         record,
         failures=record.failures + 1,
         timeouts=record.timeouts + 1 if timed_out else 0,
+        superseded_after=0.0,
         no_memory=record.no_memory + 1 if message.memory else 0,
     )
     fleet = replace(fleet, load_failed=True, failed_ordinal=fleet.spawns)
@@ -231,6 +266,7 @@ def _wait(policy: Policy, strikes: int, *, slot: int, transient: bool) -> float:
         first=policy.load_retry_delay,
         longest=policy.load_retry_max_delay,
         transient=transient,
+        seed=policy.seed,
     )
 
 
@@ -271,8 +307,13 @@ def _asked(fleet: Fleet, seat: int, reason: str, at: float, *, quick: bool) -> F
         duty_wanted=False,
     )
     record = replace(fleet.record(worker.slot), wanted_out="", no_memory=0)
+    before = fleet.workers[seat]
+    if before.state in (State.LOADING, State.LOADED) and before.generation < fleet.generation:
+        record = replace(record, superseded_after=at - before.spawned)
     if fleet.successor(worker.slot) is None and reason != BY_ITSELF:
-        record = replace(record, next_try=at)  # it broke before it made: its successor comes at once
+        record = replace(
+            record, next_try=at
+        )  # the slot has no successor yet: start it as soon as the slot is empty
     return _nobody(_with_record(_with_worker(fleet, worker), record), at)
 
 

@@ -69,12 +69,13 @@ class Exited:
 
 @dataclass(frozen=True)
 class Asked:
-    """A worker was asked to leave."""
+    """A worker was asked to leave; ``makes_room``: its successor waits until it has gone."""
 
     seat: int
     reason: str
     at: float
     quick: bool = False
+    makes_room: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,11 +87,12 @@ class Aborted:
 
 @dataclass(frozen=True)
 class Killed:
-    """A worker was killed by evil-reload-on-rss."""
+    """A worker, or the stand-in, was sent SIGKILL; ``evil``: by evil-reload-on-rss."""
 
     seat: int
     reason: str
     at: float
+    evil: bool = False
 
 
 @dataclass(frozen=True)

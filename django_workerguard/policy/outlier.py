@@ -1,12 +1,15 @@
 """Which worker fails where its peers do not. Pure.
 
 A worker is compared with the healthier half of its peers, over the last minute: with two
-workers that is the other one, and where everybody fails nobody stands out.
+workers that is the other one, and where all workers fail none stands out.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 
 from django_workerguard.policy.view import Fleet, Policy, State, Worker
 
@@ -17,12 +20,23 @@ TIMES = 2.0  # so many times the rate of its peers
 SIGMAS = 5.0  # and so unlikely by chance
 
 
-def outlier(policy: Policy, fleet: Fleet, worker: Worker, now: float) -> str:
-    """Say by which numbers a worker stands out; "" if it does not."""
-    requests, errors = recent(worker, now)
-    if requests < policy.outlier_min_requests or errors < LEAST_ERRORS:
-        return ""
-    peer_requests, peer_errors = _healthier_half(fleet, worker, now)
+def outliers(policy: Policy, fleet: Fleet, now: float) -> dict[int, str]:
+    """Return by seat the numbers by which a worker stands out; takes n log n for n workers."""
+    if policy.outlier == "off":
+        return {}
+    counts = {worker.seat: recent(worker, now) for worker in fleet.of(State.READY)}
+    found: dict[int, str] = {}
+    peers: _Peers | None = None
+    for seat, (requests, errors) in counts.items():
+        if requests < policy.outlier_min_requests or errors < LEAST_ERRORS:
+            continue
+        peers = peers or _Peers.of(counts)
+        if reason := _reason(policy, requests, errors, *peers.healthier_half(seat)):
+            found[seat] = reason
+    return found
+
+
+def _reason(policy: Policy, requests: int, errors: int, peer_requests: int, peer_errors: int) -> str:
     if peer_requests < policy.outlier_min_requests:
         return ""
     rate, expected = errors / requests, (peer_errors + 1) / (peer_requests + 2)
@@ -36,15 +50,41 @@ def outlier(policy: Policy, fleet: Fleet, worker: Worker, now: float) -> str:
 
 def recent(worker: Worker, now: float) -> tuple[int, int]:
     """Return the requests and the 5xx of the last minute, or since the worker was ready."""
-    within = [mark for mark in worker.marks if now - mark.at <= WINDOW]
-    if not within:
+    first = next((mark for mark in worker.marks if now - mark.at <= WINDOW), None)
+    if first is None:
         return 0, 0
-    return worker.requests - within[0].requests, worker.errors - within[0].errors
+    return worker.requests - first.requests, worker.errors - first.errors
 
 
-def _healthier_half(fleet: Fleet, worker: Worker, now: float) -> tuple[int, int]:
-    """Return the requests and 5xx, together, of the half of the peers that fail least."""
-    peers = [recent(peer, now) for peer in fleet.of(State.READY) if peer.seat != worker.seat]
-    seen = sorted((peer for peer in peers if peer[0]), key=lambda peer: (peer[1] / peer[0], -peer[0]))
-    half = seen[: math.ceil(len(seen) / 2)]
-    return sum(requests for requests, _ in half), sum(errors for _, errors in half)
+@dataclass(frozen=True)
+class _Peers:
+    """The workers that had requests, the healthiest first, and the sums of the first of them."""
+
+    places: Mapping[int, int]  # by seat
+    requests: Sequence[int]
+    errors: Sequence[int]
+    sums_of_requests: Sequence[int]
+    sums_of_errors: Sequence[int]
+
+    @classmethod
+    def of(cls, counts: Mapping[int, tuple[int, int]]) -> _Peers:
+        seen = [(seat, requests, errors) for seat, (requests, errors) in counts.items() if requests]
+        seen.sort(key=lambda one: (one[2] / one[1], -one[1]))
+        requests, errors = [one[1] for one in seen], [one[2] for one in seen]
+        return cls(
+            {seat: place for place, (seat, _, _) in enumerate(seen)},
+            requests,
+            errors,
+            [0, *accumulate(requests)],
+            [0, *accumulate(errors)],
+        )
+
+    def healthier_half(self, seat: int) -> tuple[int, int]:
+        """Return the requests and 5xx, together, of the half of a worker's peers that fail least."""
+        half, place = math.ceil((len(self.requests) - 1) / 2), self.places[seat]
+        if place >= half:
+            return self.sums_of_requests[half], self.sums_of_errors[half]
+        return (
+            self.sums_of_requests[half + 1] - self.requests[place],
+            self.sums_of_errors[half + 1] - self.errors[place],
+        )

@@ -31,6 +31,7 @@ from django_workerguard.policy.view import Fleet, Policy, State, Stop, Worker
 ABORT_GRACE = 1.0  # seconds between a stack dump and SIGKILL
 FLUSH = 2.0  # seconds that error reporters get after a failed load
 QUICK_MERCY = 2.0  # seconds that a quick stop gives
+KILL_AGAIN = 10.0  # seconds until SIGKILL is sent again to a process that the kernel has not ended
 PARK_GRACE = 3.0  # seconds in which who answers 503 has to stop accepting
 
 
@@ -42,13 +43,14 @@ def plan(policy: Policy, fleet: Fleet, now: float) -> tuple[Action, ...]:
     reason = "" if stop else _give_up(policy, fleet, now)
     if reason:
         return (GiveUp(ExitCode.LOAD_FAILED, reason),)
+    departures = tuple(_departures(policy, fleet, now))
     return (
         *_overdue(policy, fleet, now),
         *_duties(policy, fleet, now),
         *_admissions(fleet),
         *_emergency(policy, fleet, now),
-        *_departures(policy, fleet, now),
-        *_spawns(policy, fleet, now),
+        *departures,
+        *_spawns(policy, fleet, now, making_room=any(leaving.makes_room for leaving in departures)),
     )
 
 
@@ -70,12 +72,16 @@ def next_deadline(policy: Policy, fleet: Fleet, now: float) -> float:
 
 def _overdue(policy: Policy, fleet: Fleet, now: float) -> Iterator[Action]:
     for worker in _in_order(fleet.workers.values()):
+        if worker.killed is not None and now - worker.killed < KILL_AGAIN:
+            continue
         if worker.aborted is not None:
             if now - worker.aborted > ABORT_GRACE:
                 yield Kill(worker.seat, worker.reason)
             continue
         yield from _past_its_time(policy, worker, now)
     duty = fleet.stand_in
+    if duty.killed is not None and now - duty.killed < KILL_AGAIN:
+        return
     if duty.seat is not None and duty.on_duty and not duty.duty_wanted and now - duty.duty_since > PARK_GRACE:
         yield Kill(duty.seat, "does not stop accepting")
 
@@ -178,7 +184,7 @@ def _emergency(policy: Policy, fleet: Fleet, now: float) -> Iterator[Action]:
         yield Kill(worker.seat, reason, evil=True)
 
 
-def _departures(policy: Policy, fleet: Fleet, now: float) -> Iterator[Action]:
+def _departures(policy: Policy, fleet: Fleet, now: float) -> Iterator[Retire]:
     spare = len(fleet.of(State.READY)) - fleet.target
     for worker in reversed(_in_order(fleet.workers.values())):
         if worker.slot <= fleet.target or worker.state in (State.RETIRING, State.FAILED):
@@ -195,8 +201,7 @@ def _departures(policy: Policy, fleet: Fleet, now: float) -> Iterator[Action]:
         if successor.state is State.READY and successor.aborted is None:
             yield Retire(incumbent.seat, _why_out(policy, fleet, incumbent, now) or "replaced")
     for worker in _in_order(fleet.of(State.LOADING, State.LOADED)):
-        # it loads what was meant to be there before, and may hang in it
-        if worker.generation < fleet.generation and worker.slot <= fleet.target and worker.aborted is None:
+        if worker.slot <= fleet.target and worker.aborted is None and _is_superseded(fleet, worker, now):
             yield Retire(worker.seat, f"superseded: generation {fleet.generation} has begun")
     for worker in _in_order(fleet.of(State.UNLOADED)):
         reason = why_due(policy, fleet, worker, now)
@@ -207,14 +212,28 @@ def _departures(policy: Policy, fleet: Fleet, now: float) -> Iterator[Action]:
     yield from _break_before_make(policy, fleet, now)
 
 
-def _break_before_make(policy: Policy, fleet: Fleet, now: float) -> Iterator[Action]:
+def _is_superseded(fleet: Fleet, worker: Worker, now: float) -> bool:
+    """Say whether a load is to be taken away because a newer generation has begun: it may hang in older code.
+
+    In a slot without a ready worker each load gets at least twice the time of the one that was taken
+    away before it. Reloads that come faster than a load would otherwise keep the slot empty for ever.
+    """
+    if worker.generation >= fleet.generation:
+        return False
+    incumbent = fleet.incumbent(worker.slot)
+    if incumbent is not None and incumbent.state is State.READY:
+        return True
+    return now - worker.spawned >= 2 * fleet.record(worker.slot).superseded_after
+
+
+def _break_before_make(policy: Policy, fleet: Fleet, now: float) -> Iterator[Retire]:
     """Retire first where nothing may come beside the incumbents, or nothing can for want of memory."""
     found = (fleet.incumbent(slot) for slot in range(1, fleet.target + 1))
     incumbents = _in_order(worker for worker in found if worker is not None)  # the longest there first
     if policy.surge == 0:
         yield from _make_room(policy, fleet, incumbents, now)
         return
-    if fleet.of(State.RETIRING, State.LOADING, State.LOADED, State.FAILED):
+    if fleet.of(State.RETIRING, State.LOADING, State.LOADED, State.FAILED) or len(incumbents) < fleet.target:
         return
     starved = [w for w in incumbents if fleet.record(w.slot).no_memory >= NO_ROOM and w.state is State.READY]
     if not starved or fleet.frozen or fleet.ready - 1 < max(policy.min_loaded, 1):
@@ -222,7 +241,8 @@ def _break_before_make(policy: Policy, fleet: Fleet, now: float) -> Iterator[Act
     largest = max(starved, key=lambda w: (w.rss, -w.ordinal))
     reason = _why_out(policy, fleet, largest, now)
     if reason:
-        yield Retire(largest.seat, f"{reason}; it goes first: its successor found no memory beside it")
+        reason = f"{reason}; it goes first: its successor found no memory beside it"
+        yield Retire(largest.seat, reason, makes_room=True)
 
 
 def _make_room(policy: Policy, fleet: Fleet, incumbents: list[Worker], now: float) -> list[Retire]:
@@ -245,11 +265,13 @@ def _why_out(policy: Policy, fleet: Fleet, incumbent: Worker, now: float) -> str
 # who comes
 
 
-def _spawns(policy: Policy, fleet: Fleet, now: float) -> Iterator[Action]:
+def _spawns(policy: Policy, fleet: Fleet, now: float, *, making_room: bool) -> Iterator[Action]:
     room = 1 if fleet.load_failed else policy.load_concurrency
     room -= len(fleet.of(State.LOADING, State.LOADED, State.FAILED))
     empty = [(slot, "") for slot in _empty(policy, fleet, now)]
-    for slot, reason in (*empty, *_to_succeed(policy, fleet, now)):
+    # while a worker leaves to make room in memory, no load begins beside a worker that serves
+    making_room = making_room or any(worker.makes_room for worker in fleet.of(State.RETIRING))
+    for slot, reason in (*empty, *(() if making_room else _to_succeed(policy, fleet, now))):
         if room <= 0:
             return
         room -= 1
@@ -265,8 +287,12 @@ def _spawns(policy: Policy, fleet: Fleet, now: float) -> Iterator[Action]:
 
 
 def _empty(policy: Policy, fleet: Fleet, now: float) -> list[int]:
-    """Slots with nobody in them that are due, the one that has waited longest first."""
-    taken = {w.slot for w in fleet.workers.values() if w.state is not State.RETIRING or policy.surge == 0}
+    """List the slots without a worker that are due, the one that has waited longest first."""
+    taken = {
+        worker.slot
+        for worker in fleet.workers.values()
+        if worker.state is not State.RETIRING or worker.makes_room or policy.surge == 0
+    }
     due = [
         slot
         for slot in range(1, fleet.target + 1)

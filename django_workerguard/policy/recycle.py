@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from django_workerguard.policy.backoff import GOLDEN
-from django_workerguard.policy.outlier import outlier
+from django_workerguard.policy.backoff import jitter
 from django_workerguard.policy.view import Fleet, Policy, State, Worker
 
 SAMPLES = 3  # measures in a row, so that one large response is no reason
@@ -35,7 +34,7 @@ def _reasons(policy: Policy, fleet: Fleet, worker: Worker, now: float) -> Iterat
     if policy.reload_on_memory_error and worker.memory_errors:
         yield f"reload-on-memory-error: {worker.memory_errors} of {worker.requests} requests ended in MemoryError"
     if policy.outlier == "eject":
-        yield outlier(policy, fleet, worker, now)
+        yield fleet.outliers.get(worker.seat, "")
 
 
 def is_old_enough(policy: Policy, worker: Worker, now: float) -> bool:
@@ -67,8 +66,8 @@ def _too_old(policy: Policy, worker: Worker, now: float) -> str:
 def _too_many_requests(policy: Policy, worker: Worker) -> str:
     if not policy.max_requests:
         return ""
-    jitter = int(policy.max_requests_jitter * (GOLDEN * worker.ordinal % 1.0))
-    limit = policy.max_requests + policy.max_requests_delta * (worker.slot - 1) + jitter
+    more = int(policy.max_requests_jitter * jitter(worker.ordinal, policy.seed))
+    limit = policy.max_requests + policy.max_requests_delta * (worker.slot - 1) + more
     return f"max-requests: {worker.requests} of {limit}" if worker.requests >= limit else ""
 
 

@@ -56,6 +56,7 @@ class Policy:
         True  # somebody waits for an answer, which is 503 while nobody is ready; tasks wait by themselves
     )
     never_give_up: bool = False  # a development server with the reloader
+    seed: float = 0.0  # a fraction of the server's own, from which its jitter is derived
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,9 @@ class Worker:
     asked_to_leave: float | None = None
     reason: str = ""  # why it was asked to leave or aborted
     quick: bool = False
+    makes_room: bool = False  # it leaves before its successor is started
     aborted: float | None = None
+    killed: float | None = None  # when SIGKILL was sent last
     requests: int = 0
     errors: int = 0  # answers of 5xx
     memory_errors: int = 0  # requests that ended in MemoryError
@@ -113,6 +116,9 @@ class Record:
     wanted_out: str = ""  # why the incumbent is to be replaced
     no_memory: int = 0  # loads in a row that failed for want of memory
     evil_kills: int = 0  # kills in a row by evil-reload-on-rss, each right after the load
+    superseded_after: float = (
+        0.0  # seconds that the last load had which a reload took away, with none ended since
+    )
 
     @property
     def evil_suspended(self) -> bool:
@@ -129,6 +135,7 @@ class StandIn:
     on_duty: bool = False
     duty_wanted: bool = False
     duty_since: float = 0.0
+    killed: float | None = None  # when SIGKILL was sent last
     next_try: float = 0.0
     strikes: int = 0
 
@@ -161,6 +168,7 @@ class Fleet:
     canary_next_try: float = 0.0
     next_target: int | None = None  # from when the new generation has proved itself
     last_evil: float | None = None  # when evil-reload-on-rss killed last
+    outliers: Mapping[int, str] = field(default_factory=dict)  # by seat: the numbers, as of the last measure
     listening: bool = True
     stop: Stop | None = None
 
@@ -175,6 +183,17 @@ class Fleet:
                 found.setdefault(worker.slot, []).append(worker)
         return found
 
+    @cached_property
+    def _all_in_slots(self) -> Mapping[int, list[Worker]]:
+        found: dict[int, list[Worker]] = {}
+        for worker in self.workers.values():
+            found.setdefault(worker.slot, []).append(worker)
+        return found
+
+    def all_in_slot(self, slot: int) -> list[Worker]:
+        """The slot's processes, those that fail or leave too."""
+        return self._all_in_slots.get(slot, [])
+
     def in_slot(self, slot: int) -> list[Worker]:
         """The slot's processes that serve or are coming, oldest first."""
         return self._by_slot.get(slot, [])
@@ -187,8 +206,16 @@ class Fleet:
         found = self.in_slot(slot)
         return found[1] if len(found) > 1 else None
 
+    @cached_property
+    def _by_state(self) -> Mapping[State, list[Worker]]:
+        found: dict[State, list[Worker]] = {}
+        for worker in self.workers.values():
+            found.setdefault(worker.state, []).append(worker)
+        return found
+
     def of(self, *states: State) -> list[Worker]:
-        return [w for w in self.workers.values() if w.state in states]
+        """The workers in any of these states."""
+        return [worker for state in states for worker in self._by_state.get(state, ())]
 
     def due(self, slot: int) -> float:
         """When the slot may be tried again: its own back-off, and a reload's while an old worker serves on."""
@@ -197,7 +224,7 @@ class Fleet:
         behind = incumbent is not None and incumbent.generation < self.generation
         return max(own, self.canary_next_try) if behind else own
 
-    @property
+    @cached_property
     def proven(self) -> bool:
         """Say whether a worker of the newest generation has become ready."""
         return any(w.generation == self.generation for w in self.of(State.READY))
@@ -214,7 +241,7 @@ class Fleet:
             return False
         return all(w.state is State.READY and w.generation == self.generation for w in self.workers.values())
 
-    @property
+    @cached_property
     def ready(self) -> int:
         """How many slots have a ready worker."""
         return len({w.slot for w in self.of(State.READY) if w.aborted is None})

@@ -107,7 +107,7 @@ class Handlers:
                 self.log.exception("the new configuration cannot be taken")
             self._chronicle.reload_refused(str(error), asked_by)
             return
-        self._keeper.policy = candidate.policy
+        self._keeper.follow(candidate.policy)
         rewrite(self._handover_fd, handover)
         for line in candidate.warnings:
             self.log.warning("%s", line)

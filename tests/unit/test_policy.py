@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +13,7 @@ from django_workerguard.policy import message as m
 from django_workerguard.policy.backoff import back_off, load_timeout
 from django_workerguard.policy.fold import fold
 from django_workerguard.policy.load import is_transient
-from django_workerguard.policy.plan import next_deadline, plan
+from django_workerguard.policy.plan import KILL_AGAIN, next_deadline, plan
 from django_workerguard.policy.view import Fleet, Policy, State, Stop
 from django_workerguard.probe.clock import AwakeClock
 
@@ -232,6 +234,64 @@ def test_a_second_stop_does_not_forget_why_the_first_came():
         ready_fleet(1), m.StopAsked(20.0, exit_code=22, reason="give-up-after"), m.StopAsked(21.0, quick=True)
     )
     assert fleet.stop == Stop(at=20.0, quick=True, exit_code=22, reason="give-up-after")
+
+
+@given(st.floats(0.5, 30.0), st.floats(0.05, 20.0))
+def test_a_slot_heals_however_fast_reloads_come(load, every):
+    """Reloads never stop, and each begins while the load before it is under way."""
+    fleet, now, begun = Fleet(target=1), 0.0, 0.0
+    for number in range(10_000):
+        for action in plan(POLICY, fleet, now):
+            if isinstance(action, a.Retire):
+                fleet = told(fleet, m.Asked(action.seat, action.reason, now), m.Exited(action.seat, now))
+        for action in plan(POLICY, fleet, now):
+            if isinstance(action, a.Spawn):
+                fleet, begun = told(fleet, m.Spawned(1, number, number, 0.0, now)), now
+        if now + every >= begun + load:
+            break
+        now += every
+        fleet = told(fleet, m.GenerationStarted(now))
+    assert begun + load <= 4 * load + every, (
+        "each load that is taken away had twice the time of the one before"
+    )
+
+
+def test_a_successor_that_loads_older_code_is_superseded_each_time():
+    """A worker serves in its slot, so that nothing is lost by it."""
+    fleet = told(ready_fleet(1), m.GenerationStarted(20.0))
+    for number in range(2, 6):
+        now = 20.0 + number
+        fleet = told(fleet, m.Spawned(1, number, 200 + number, 60.0, now), m.GenerationStarted(now + 0.5))
+        (action,) = (one for one in plan(POLICY, fleet, now + 0.5) if isinstance(one, a.Retire))
+        assert action.seat == number
+        fleet = told(fleet, m.Asked(number, action.reason, now + 0.5), m.Exited(number, now + 0.6))
+
+
+@pytest.mark.parametrize("state", [State.FAILED, State.READY])
+def test_a_process_is_killed_once_and_again_only_when_the_kernel_has_not_ended_it(state):
+    policy = Policy(stand_in=False, timeout=5.0)
+    fleet = told(Fleet(target=1), m.Spawned(1, 1, 101, 60.0, 0.0), policy=policy)
+    fleet = told(fleet, m.Observed((m.Reading(1, state, 1),), 1.0), policy=policy)
+    killed = []
+    for tenth in range(10, 400):
+        now = tenth / 10
+        for action in plan(policy, fleet, now):
+            if isinstance(action, a.Abort):
+                fleet = told(fleet, m.Aborted(1, action.reason, now), policy=policy)
+            elif isinstance(action, a.Kill):
+                killed.append(now)
+                fleet = told(fleet, m.Killed(1, action.reason, now), policy=policy)
+    assert len(killed) in (3, 4)
+    assert all(later - earlier >= KILL_AGAIN for earlier, later in pairwise(killed))
+
+
+@given(st.integers(1, 50), st.integers(1, 64))
+def test_servers_of_another_seed_wait_for_another_time(strikes, slot):
+    waits = {
+        back_off(strikes, slot=slot, first=1.0, longest=1e9, transient=True, seed=seed)
+        for seed in (0.0, 0.1, 0.45, 0.8)
+    }
+    assert len(waits) == 4
 
 
 @given(st.sampled_from([State.LOADING, State.LOADED]), st.integers(0, 2), st.integers(1, 4))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from django_workerguard.policy import action as a
 from django_workerguard.policy import message as m
 from django_workerguard.policy.fold import fold
-from django_workerguard.policy.outlier import outlier
+from django_workerguard.policy.outlier import outliers, recent
 from django_workerguard.policy.plan import next_deadline, plan
 from django_workerguard.policy.recycle import why_due
 from django_workerguard.policy.view import Fleet, Policy, State
@@ -85,7 +85,7 @@ def test_evil_kills_one_at_a_time_never_the_last_and_stops_where_it_leads_nowher
         fleet = measured(fleet, seat, 50, 150 + seat, at=20.0, policy=policy)
     kill = a.Kill(2, "evil-reload-on-rss: 152 MB of 100, 2 ready", evil=True)
     assert kill in plan(policy, fleet, 20.0)
-    fleet = told(fleet, m.Killed(2, kill.reason, 20.0), m.Exited(2, 20.1), policy=policy)
+    fleet = told(fleet, m.Killed(2, kill.reason, 20.0, evil=True), m.Exited(2, 20.1), policy=policy)
     assert not [action for action in plan(policy, fleet, 40.0) if isinstance(action, a.Kill)], "the last one"
 
     for kills in (1, 2):
@@ -94,7 +94,7 @@ def test_evil_kills_one_at_a_time_never_the_last_and_stops_where_it_leads_nowher
         fleet = told(fleet, m.Spawned(2, 2, 300, 60.0, at), m.Admitted(2, at), policy=policy)
         fleet = counted(fleet, 2, at=at, policy=policy)
         fleet = measured(fleet, 2, 50, 150, at=at, policy=policy)
-        fleet = told(fleet, m.Killed(2, kill.reason, at + 10), m.Exited(2, at + 10), policy=policy)
+        fleet = told(fleet, m.Killed(2, kill.reason, at + 10, evil=True), m.Exited(2, at + 10), policy=policy)
     assert fleet.record(2).evil_suspended
     assert not told(fleet, m.GenerationStarted(500.0), policy=policy).record(2).evil_suspended
 
@@ -109,13 +109,15 @@ def test_where_a_successor_finds_no_memory_the_largest_goes_first():
             fleet, m.Spawned(slot, 9, 900, 60.0, 40.0 + number, "max-worker-lifetime"), policy=policy
         )
         fleet = told(fleet, m.Exited(9, 40.5 + number, memory=True), policy=policy)
-    retired = [action for action in plan(policy, fleet, 44.0) if isinstance(action, a.Retire)]
-    assert [action.seat for action in retired] == [2]
-    assert retired[0].reason.endswith("it goes first: its successor found no memory beside it")
-    fleet = told(fleet, m.Asked(2, retired[0].reason, 44.0), policy=policy)
-    assert not [action for action in plan(policy, fleet, 44.0) if isinstance(action, a.Retire)], (
-        "one at a time"
-    )
+    (retired,) = plan(policy, fleet, 44.0)  # and nothing is started beside it in the same plan
+    assert isinstance(retired, a.Retire)
+    assert (retired.seat, retired.makes_room) == (2, True)
+    assert retired.reason.endswith("it goes first: its successor found no memory beside it")
+    fleet = told(fleet, m.Asked(2, retired.reason, 44.0, makes_room=True), policy=policy)
+    for now in (44.0, 60.0, 90.0):
+        assert plan(policy, fleet, now) == (), "one at a time, and no load while it still holds its memory"
+    fleet = told(fleet, m.Exited(2, 90.0, clean=True), policy=policy)
+    assert [type(action) for action in plan(policy, fleet, 90.0)] == [a.Spawn]
 
 
 def test_the_quorum_is_kept_even_where_there_is_no_memory():
@@ -140,7 +142,7 @@ def fleet_with(rates: list[tuple[int, int]], *, policy: Policy) -> Fleet:
 
 def standing_out(rates: list[tuple[int, int]], *, policy: Policy) -> list[int]:
     fleet = fleet_with(rates, policy=policy)
-    return [seat for seat, worker in fleet.workers.items() if outlier(policy, fleet, worker, 20.0)]
+    return sorted(outliers(policy, fleet, 20.0))
 
 
 OUTLIERS = Policy(outlier_min_requests=50, **BASE)
@@ -173,12 +175,33 @@ def test_one_that_always_fails_stands_out_in_every_size_of_fleet(count, requests
     assert standing_out([(requests, requests)] + [(requests, 0)] * (count - 1), policy=OUTLIERS) == [1]
 
 
+@given(st.lists(st.tuples(st.integers(0, 300), st.integers(0, 300)), min_size=2, max_size=20))
+def test_a_worker_is_compared_with_the_healthier_half_of_its_peers(rates):
+    policy = OUTLIERS
+    fleet = fleet_with([(requests, min(errors, requests)) for requests, errors in rates], policy=policy)
+    counts = {seat: recent(worker, 20.0) for seat, worker in fleet.workers.items()}
+    for seat, reason in outliers(policy, fleet, 20.0).items():
+        peers = [count for other, count in counts.items() if other != seat and count[0]]
+        peers.sort(key=lambda count: (count[1] / count[0], -count[0]))
+        half = peers[: (len(peers) + 1) // 2]
+        expected = f"{sum(errors for _, errors in half)} of {sum(requests for requests, _ in half)} of its"
+        assert expected in reason
+
+
+def test_a_seat_that_is_free_again_has_no_outlier_in_it():
+    policy = OUTLIERS
+    fleet = fleet_with([(100, 100), (100, 0)], policy=policy)
+    fleet = told(fleet, m.Measured(((1, MB), (2, MB)), 20.0), policy=policy)
+    assert list(fleet.outliers) == [1]
+    assert not told(fleet, m.Exited(1, 20.5), policy=policy).outliers
+
+
 def test_what_was_long_ago_does_not_count():
     policy = OUTLIERS
     fleet = fleet_with([(100, 100), (100, 0)], policy=policy)
     for at in range(21, 90):
         fleet = told(fleet, m.Measured(((1, MB), (2, MB)), float(at)), policy=policy)
-    assert not outlier(policy, fleet, fleet.workers[1], 90.0)
+    assert not fleet.outliers
 
 
 def test_a_target_of_a_new_generation_counts_once_it_has_proved_itself():
