@@ -48,7 +48,7 @@ def _probe_the_only_one(kind: str, of: int) -> int | None:
 
 def tell(kind: str, vitals: Vitals, *, of: str = "") -> int:
     """Print the answer to a probe and return its exit code."""
-    ok, reason = judge(kind, vitals, loaded=True, now=time.monotonic())
+    ok, reason = judge(kind, vitals, loaded=None, now=time.monotonic())
     sys.stdout.write(f"{'ok' if ok else 'unavailable'}: {reason}{f' ({of})' if of else ''}\n")
     return OK if ok else UNAVAILABLE
 

@@ -46,7 +46,10 @@ def pools_here() -> list[dict[str, Any]]:
     """Look at the guarded pools of this project's Celery workers, on this host, as far as this user may see them."""
     worker = current_worker()
     project = str(worker.board.read_about().get("project", "/")) if worker is not None else os.getcwd()
-    pools = pools_of(project, options_here().run_dir, environ=os.environ, uid=os.geteuid())
+    # outside a guarded worker the options are the settings' alone, and the environment is stronger
+    run_dir = options_here().run_dir if worker is not None else None
+    run_dir = run_dir or os.environ.get("WORKERGUARD_RUN_DIR") or options_here().run_dir
+    pools = pools_of(project, run_dir, environ=os.environ, uid=os.geteuid())
     try:
         return [snapshot(pool.board) for pool in pools]
     finally:

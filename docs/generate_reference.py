@@ -100,7 +100,7 @@ that is away), `memory` (MemoryError), `out-of-memory` (the kernel's OOM killer)
 without a word).
 
 `cause` of `workerguard_exits_total`: `asked` (it left when it was told to), `unasked` (it left by itself, with exit code 0),
-`load-failed`, `exit-code` (any other), `signal`, `sigkill` (by somebody), `out-of-memory`, `timeout` (no sign of life),
+`load-failed`, `exit-code` (any other), `signal`, `sigkill` (sender unknown), `out-of-memory`, `timeout` (no sign of life),
 `worker-reload-mercy` (it did not leave in time), `evil-reload-on-rss`, `other`.
 
 `rule` of `workerguard_recycles_total`: `reload`, `by-hand`, `other`, and the options of the same names.

@@ -26,6 +26,7 @@ SLOT = {
     "step": None,
     "exits": 0,
     "failures": 0,
+    "not_spawned": 0,
     "next_try_in": None,
     "last_error": None,
 }

@@ -12,6 +12,8 @@ from typing import Any
 
 from django_workerguard.fleet.control import Request
 from django_workerguard.fleet.exits import Exit, leave_word
+from django_workerguard.fleet.oom import OOMKills
+from django_workerguard.fleet.ration import Ration
 from django_workerguard.fleet.seats import Seats
 from django_workerguard.policy.recycle import EVIL
 from django_workerguard.policy.view import Fleet, State, Worker
@@ -23,9 +25,13 @@ from django_workerguard.scoreboard.places import server_name
 from django_workerguard.scoreboard.tallies import Tallies
 
 SAID = {
-    "out-of-memory": "by the kernel, which was out of memory",
-    "somebody": "by somebody: the kernel's counters say nothing of a want of memory",
+    "out-of-memory": "by the kernel: out of memory",
+    "somebody": "sender unknown (no OOM kill was recorded)",
 }
+ASKED_MOST, ASKED_PERIOD = (
+    60,
+    60.0,
+)  # requests in the journal, of so many seconds: a flood must not wipe the rest
 NO_RECYCLE = ("stop", "scale", "superseded")  # why a worker leaves without a replacement
 LOADING = (State.LOADING, State.LOADED, State.FAILED)
 
@@ -41,10 +47,11 @@ class Chronicle:
         self._last_failure: tuple[str, ...] = ()
         self._repeated = 0
         self._not_spawned: str = ""
-        self._oom_kills = cgroup.oom_kills()
+        self._oom_kills = OOMKills(cgroup.oom_kills)
         self._frozen = False
         self._reloading = False
         self._all_said = False  # that all workers are ready
+        self._requests = Ration(ASKED_MOST, ASKED_PERIOD)
 
     @property
     def reloading_now(self) -> bool:
@@ -120,12 +127,19 @@ class Chronicle:
     def scaled(self, target: int, asked_by: str) -> None:
         self._event("scaled", target=target, by=asked_by)
 
-    def asked(self, request: Request, refused: str | None) -> None:
-        if request.do != "wake":
-            fields = {"by_user": request.user} if request.user else {}
-            self._event(
-                "asked", do=request.do, by_pid=request.pid, by_uid=request.uid, refused=refused, **fields
-            )
+    def asked(self, request: Request, refused: str | None, now: float) -> None:
+        if request.do == "wake" or not self._requests.take(now):
+            return
+        fields: dict[str, Any] = {"by_user": request.user} if request.user else {}
+        if self._requests.left_out:
+            fields["left_out"], self._requests.left_out = self._requests.left_out, 0
+        self._event("asked", do=request.do, by_pid=request.pid, by_uid=request.uid, refused=refused, **fields)
+
+    def restored(self, path: Path) -> None:
+        self._event("restored", path=str(path))
+        self._log.warning(
+            "%s was removed by another process; it was made again", path, extra={"action": "restored"}
+        )
 
     # workers
 
@@ -135,11 +149,17 @@ class Chronicle:
 
     def not_spawned(self, slot: int, reason: str, fleet: Fleet) -> None:
         self._event("spawn-failed", slot=slot, reason=reason)
+        if slot:
+            self._board.write_last_error(slot, {"type": "spawn-failed", "message": reason, "at": time.time()})
         if reason != self._not_spawned:
             self._log.error(
                 "slot=%d cannot start a process: %s", slot, reason, extra={"action": "spawn-failed"}
             )
         self._not_spawned = reason
+
+    def look_for_kills(self, now: float) -> None:
+        """Take in what the kernel has killed since the last look."""
+        self._oom_kills.look(now)
 
     def compare(self, before: Fleet, after: Fleet, seats: Seats) -> None:
         """Tell of the states that have changed."""
@@ -218,12 +238,13 @@ class Chronicle:
         """Tell of a process that is gone; return what kind of cause it had."""
         if worker.state in LOADING:
             self._tallies.count("exits", "load-failed")
-            return self._exited_loading(worker, end, dump, seats)
-        by_whom = self._by_whom(worker, end)
+            return self._exited_loading(worker, end, dump, seats, now)
+        by_whom = self._by_whom(worker, end, now)
         kind = _kind_of_exit(worker, end, by_whom)
         self._tallies.count("exits", kind)
         if kind == EVIL:
             self._tallies.count("recycles", EVIL)
+        threads = seats.report(worker.seat).get("threads")  # that the process did not wait for
         self._about(
             "exited",
             worker,
@@ -235,6 +256,7 @@ class Chronicle:
             requests=worker.requests,
             errors_5xx=worker.errors,
             rss_bytes=worker.rss,
+            **({"threads": threads} if threads else {}),
         )
         asked = worker.state is State.RETIRING
         level = "info" if end.clean or (asked and worker.aborted is None) else "error"
@@ -246,13 +268,13 @@ class Chronicle:
             self._board.write_last_error(worker.slot, _error(worker, end, dump, None, by_whom))
         return Cause.TRANSIENT
 
-    def _exited_loading(self, worker: Worker, end: Exit, dump: str, seats: Seats) -> Cause:
+    def _exited_loading(self, worker: Worker, end: Exit, dump: str, seats: Seats, now: float) -> Cause:
         report = seats.report(worker.seat)
         if "error" in report:
             cause = _cause(seats, worker.seat)
             self._failed(worker, report["error"], cause, report)
             return cause
-        by_whom = self._by_whom(worker, end)
+        by_whom = self._by_whom(worker, end, now)
         kind = (
             "timeout"
             if worker.aborted is not None
@@ -264,20 +286,13 @@ class Chronicle:
         cause = Cause.TRANSIENT if worker.aborted is not None or end.transient else Cause.NONE
         return cause | (Cause.MEMORY if by_whom == "out-of-memory" else Cause.NONE)
 
-    def forget_old_kills(self) -> None:
-        """Count the kernel's kills from here on: those before had others for victims, all dead of ours are told."""
-        self._oom_kills = cgroup.oom_kills()
-
-    def _by_whom(self, worker: Worker, end: Exit) -> str:
-        """Say who sent a SIGKILL: the kernel for want of memory only where its own counter says so."""
+    def _by_whom(self, worker: Worker, end: Exit, now: float) -> str:
+        """Say which side sent a SIGKILL: the kernel, out of memory, only if its own counter says so."""
         if end.signal != signal.SIGKILL:
             return ""
-        if worker.aborted is not None:
+        if worker.aborted is not None or worker.killed is not None:
             return "arbiter"
-        if cgroup.oom_kills() > self._oom_kills:
-            self._oom_kills += 1  # one kill for one process
-            return "out-of-memory"
-        return "somebody"
+        return "out-of-memory" if self._oom_kills.claim(now) else "somebody"
 
     def _failed(
         self, worker: Worker, error: dict[str, Any], cause: Cause | str, report: dict[str, Any]

@@ -21,6 +21,7 @@ from django_workerguard.scoreboard.asking import LONGEST
 CREDENTIALS = struct.Struct("3i")
 LONGEST_NAME = 150  # characters
 LONGEST_PATH = 107  # of a unix socket
+MOST_AT_ONCE = 64  # requests in one round, so that a flood of them does not hold up the rest of it
 
 
 @dataclass(frozen=True)
@@ -78,21 +79,45 @@ class ControlSocket:
         if len(os.fsencode(path)) > LONGEST_PATH:
             raise OSError(36, f"the path is longer than {LONGEST_PATH} bytes")
         self.path = path
+        self._owner = owner
         self._allowed = allowed_uids
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        self._ring = ring
+        self._socket = self._bound()
+
+    def _bound(self) -> socket.socket:
+        bound = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         with contextlib.suppress(FileNotFoundError):
-            path.unlink()
+            self.path.unlink()
         before = os.umask(0o177)
         try:
-            self._socket.bind(str(path))
+            bound.bind(str(self.path))
         finally:
             os.umask(before)
         if os.geteuid() == 0:
-            os.chown(path, owner, -1)  # root may use it whoever owns it
-        self._socket.setblocking(False)
-        if ring:
-            ring_on(self._socket.fileno())
+            os.chown(self.path, self._owner, -1)  # root may use it whatever user owns it
+        self._file = self._identity()
+        bound.setblocking(False)
+        if self._ring:
+            ring_on(bound.fileno())
+        return bound
+
+    def _identity(self) -> tuple[int, int] | None:
+        try:
+            status = os.lstat(self.path)
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
+
+    @property
+    def is_there(self) -> bool:
+        """Say whether the socket can still be reached at its path."""
+        return self._identity() == self._file is not None
+
+    def make_again(self) -> None:
+        """Bind a new socket at the path, because the file of this one is gone. Raises OSError."""
+        old, self._socket = self._socket, self._bound()
+        old.close()
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -102,10 +127,10 @@ class ControlSocket:
         return self._socket.detach()
 
     def requests(self) -> list[Request]:
-        """Return the requests that wait; those that are not allowed or not understood come refused."""
-        found = []
+        """Return the requests that wait, at most MOST_AT_ONCE; what is not allowed or not understood is refused."""
+        found: list[Request] = []
         with contextlib.suppress(BlockingIOError):
-            while True:
+            while len(found) < MOST_AT_ONCE:
                 data, ancillary, _, address = self._socket.recvmsg(
                     LONGEST, socket.CMSG_SPACE(CREDENTIALS.size)
                 )

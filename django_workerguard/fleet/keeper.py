@@ -61,11 +61,11 @@ class Keeper:
         if now - self._measured < MEASURE_EVERY and not fresh:
             return
         self._measured = now
-        self.tell(m.Measured(self.seats.measure(), now))
-        self.chronicle.forget_old_kills()
+        waiting = [count for listener in listeners if (count := listener.get_backlog()) >= 0]
+        self.tell(m.Measured(self.seats.measure(), now, sum(waiting)))
+        self.chronicle.look_for_kills(now)
         words = self.board.words
         words[Header.MEMORY_LIMIT], words[Header.MEMORY_USED] = cgroup.memory()
-        waiting = [count for listener in listeners if (count := listener.get_backlog()) >= 0]
         words[Header.BACKLOG] = sum(waiting) + 1 if waiting else 0
 
     def publish(self, now: float, *, phase: int, beat: int | None = None) -> None:

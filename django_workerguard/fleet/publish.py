@@ -80,6 +80,7 @@ class Publisher:
         words[at + Slot.SEAT] = shown.seat + 1 if shown else 0
         words[at + Slot.SUCCESSOR] = successor.seat + 1 if successor else 0
         words[at + Slot.FAILURES] = record.failures
+        words[at + Slot.NOT_SPAWNED] = record.not_spawned
         words[at + Slot.NEXT_TRY] = deadline(fleet.due(slot))
         words[at + Slot.GENERATION] = shown.generation if shown else fleet.generation
         leaving = [w for w in fleet.all_in_slot(slot) if w is not shown and w is not successor]

@@ -14,7 +14,7 @@ from django_workerguard.probe.process import resident_bytes, start_time
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.layout import Kind, Orders, Seat, SeatState
 
-STATES = {
+STATES: dict[int, State] = {
     SeatState.LOADING: State.LOADING,
     SeatState.LOADED: State.LOADED,
     SeatState.READY: State.READY,
@@ -70,20 +70,18 @@ class Seats:
 
     def readings(self) -> tuple[Reading, ...]:
         """Read what every process says of itself."""
-        return tuple(
-            Reading(
-                seat=index,
-                state=STATES.get(SeatState(state))
-                if (state := self.word(index, Seat.STATE)) < len(SeatState)
-                else None,
-                beat=self.word(index, Seat.BEAT),
-                on_duty=bool(self.word(index, Seat.DUTY)),
-                requests=self.word(index, Seat.REQUESTS),
-                errors=self.word(index, Seat.ERRORS_5XX),
-                memory_errors=self.word(index, Seat.MEMORY_ERRORS),
-            )
-            for index, pid in self.pids.items()
-            if pid
+        return tuple(self._reading(index) for index, pid in self.pids.items() if pid)
+
+    def _reading(self, index: int) -> Reading:
+        words, base = self._board.words, self._board.layout.seat(index)
+        return Reading(
+            seat=index,
+            state=STATES.get(words[base + Seat.STATE]),
+            beat=words[base + Seat.BEAT],
+            on_duty=bool(words[base + Seat.DUTY]),
+            requests=words[base + Seat.REQUESTS],
+            errors=words[base + Seat.ERRORS_5XX],
+            memory_errors=words[base + Seat.MEMORY_ERRORS],
         )
 
     def word(self, index: int, word: Seat) -> int:

@@ -13,7 +13,7 @@ from django_workerguard.policy.view import Fleet, Mark, Policy, Record, StandIn,
 
 STABLE = 10.0  # seconds of being ready after which a death is not an early one
 FRESH = 10.0  # seconds after min-worker-lifetime in which a kill comes right after the load
-BY_ITSELF = "it stopped by itself, or on a signal that was not the arbiter's"
+BY_ITSELF = "it stopped by itself, or because another process sent it a signal"
 CLEAN_STABLE = 1.0  # the same for a worker that left with exit code 0
 
 
@@ -23,10 +23,7 @@ def fold(policy: Policy, fleet: Fleet, message: m.Message) -> Fleet:
         case m.Spawned():
             return _spawned(fleet, message)
         case m.SpawnFailed(slot, at):
-            record = _strike(policy, fleet.record(slot), at, transient=True)
-            return _with_record(
-                replace(fleet, spawns=fleet.spawns + 1), replace(record, last_spawn=fleet.spawns + 1)
-            )
+            return _not_spawned(policy, fleet, slot, at)
         case m.Observed():
             return _observed(policy, fleet, message)
         case m.Measured():
@@ -68,6 +65,13 @@ def fold(policy: Policy, fleet: Fleet, message: m.Message) -> Fleet:
             return replace(fleet, listening=False)
 
 
+def _not_spawned(policy: Policy, fleet: Fleet, slot: int, at: float) -> Fleet:
+    record = _strike(policy, fleet.record(slot), at, transient=True)
+    record = replace(record, last_spawn=fleet.spawns + 1, not_spawned=record.not_spawned + 1)
+    fleet = _with_record(replace(fleet, spawns=fleet.spawns + 1), record)
+    return _strike_canary(policy, fleet, slot, at, transient=True)
+
+
 def _sent_sigkill(fleet: Fleet, message: m.Killed) -> Fleet:
     at = message.at
     if message.seat == fleet.stand_in.seat:
@@ -95,7 +99,8 @@ def _spawned(fleet: Fleet, message: m.Spawned) -> Fleet:
     # once a successor has been started, the incumbent is replaced even if the rule no longer applies
     wanted_out = message.reason if fleet.successor(message.slot) is not None else ""
     record = fleet.record(message.slot)
-    return _with_record(fleet, replace(record, last_spawn=ordinal, wanted_out=wanted_out))
+    record = replace(record, last_spawn=ordinal, wanted_out=wanted_out, not_spawned=0)
+    return _with_record(fleet, record)
 
 
 def _observed(policy: Policy, fleet: Fleet, message: m.Observed) -> Fleet:
@@ -118,8 +123,7 @@ def _counted(worker: Worker, reading: m.Reading, at: float) -> Worker:
     counts = (reading.beat, reading.requests, reading.errors, reading.memory_errors, on_duty)
     if counts == (worker.beat, worker.requests, worker.errors, worker.memory_errors, worker.on_duty):
         return worker
-    return replace(
-        worker,
+    return worker.having(
         beat=reading.beat,
         beat_seen=at if reading.beat != worker.beat else worker.beat_seen,
         requests=reading.requests,
@@ -145,7 +149,9 @@ def _changed_state(policy: Policy, fleet: Fleet, reading: m.Reading, at: float) 
 
 
 def _left(policy: Policy, fleet: Fleet, worker: Worker, at: float) -> Fleet:
-    """Take note of a worker that stops by itself, or was told to by somebody else."""
+    """Take note of a worker that stops by itself, or that another process has sent a signal."""
+    if fleet.stop is not None:  # Ctrl+C and some supervisors signal the workers together with the arbiter
+        return _asked(fleet, worker.seat, "stop", at, quick=False)
     if worker.state is State.READY:
         fleet = _with_record(fleet, _died(policy, fleet.record(worker.slot), worker, at, clean=True))
     return _asked(fleet, worker.seat, BY_ITSELF, at, quick=False)
@@ -173,7 +179,7 @@ def _measured(policy: Policy, fleet: Fleet, message: m.Measured) -> Fleet:
     for seat, resident in message.rss:
         if seat in workers and resident:
             workers[seat] = _sized(policy, workers[seat], resident, message.at)
-    fleet = replace(fleet, workers=workers)
+    fleet = replace(fleet, workers=workers, backlog=message.backlog)
     return replace(fleet, outliers=outliers(policy, fleet, message.at))
 
 
@@ -188,7 +194,7 @@ def _sized(policy: Policy, worker: Worker, resident: int, at: float) -> Worker:
     known = (worker.rss, worker.rss_over, worker.rss_at_first, worker.marks)
     if known == (resident, rss_over, at_first, marks):
         return worker
-    return replace(worker, rss=resident, rss_over=rss_over, rss_at_first=at_first, marks=marks)
+    return worker.having(rss=resident, rss_over=rss_over, rss_at_first=at_first, marks=marks)
 
 
 def _exited(policy: Policy, fleet: Fleet, message: m.Exited) -> Fleet:
@@ -241,15 +247,22 @@ def _failed_load(policy: Policy, fleet: Fleet, worker: Worker, message: m.Exited
         no_memory=record.no_memory + 1 if message.memory else 0,
     )
     fleet = replace(fleet, load_failed=True, failed_ordinal=fleet.spawns)
-    if worker.generation == fleet.generation and _serves_on(fleet):
-        strikes = fleet.canary_strikes + 1
-        wait = _wait(policy, strikes, slot=worker.slot, transient=message.transient)
-        fleet = replace(fleet, canary_strikes=strikes, canary_next_try=message.at + wait)
+    if worker.generation == fleet.generation:
+        fleet = _strike_canary(policy, fleet, worker.slot, message.at, transient=message.transient)
     return _with_record(fleet, record)
 
 
+def _strike_canary(policy: Policy, fleet: Fleet, slot: int, at: float, *, transient: bool) -> Fleet:
+    """Have the newest generation wait, while workers that it is to replace serve on."""
+    if not _serves_on(fleet):
+        return fleet
+    strikes = fleet.canary_strikes + 1
+    wait = _wait(policy, strikes, slot=slot, transient=transient)
+    return replace(fleet, canary_strikes=strikes, canary_next_try=at + wait)
+
+
 def _serves_on(fleet: Fleet) -> bool:
-    """Say whether somebody serves whom the newest generation is to replace, in this slot or in another."""
+    """Say whether a worker serves that the newest generation is to replace, in this slot or in another."""
     return any(worker.generation < fleet.generation for worker in fleet.of(State.READY))
 
 

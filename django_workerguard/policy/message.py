@@ -46,10 +46,11 @@ class Observed:
 
 @dataclass(frozen=True)
 class Measured:
-    """The resident memory of processes, in bytes by seat."""
+    """The resident memory of processes, in bytes by seat, and the connections that wait to be accepted."""
 
     rss: tuple[tuple[int, int], ...]
     at: float
+    backlog: int = 0
 
 
 @dataclass(frozen=True)

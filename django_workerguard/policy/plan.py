@@ -38,7 +38,7 @@ PARK_GRACE = 3.0  # seconds in which who answers 503 has to stop accepting
 def plan(policy: Policy, fleet: Fleet, now: float) -> tuple[Action, ...]:
     """Return what to do now, in the order in which to do it."""
     stop = fleet.stop
-    if stop is not None and (stop.quick or stop.exit_code or now >= stop.at + policy.drain_delay):
+    if stop is not None and (stop.quick or stop.exit_code or _is_drained(policy, fleet, now - stop.at)):
         return (*_overdue(policy, fleet, now), *_stopping(fleet, stop))
     reason = "" if stop else _give_up(policy, fleet, now)
     if reason:
@@ -52,6 +52,17 @@ def plan(policy: Policy, fleet: Fleet, now: float) -> tuple[Action, ...]:
         *departures,
         *_spawns(policy, fleet, now, making_room=any(leaving.makes_room for leaving in departures)),
     )
+
+
+def _is_drained(policy: Policy, fleet: Fleet, since: float) -> bool:
+    """Say whether drain-delay is over and, if there is one, the connections that waited have been accepted.
+
+    What is still in the backlog when the listeners close is reset. The workers get their mercy to empty it.
+    """
+    if since < policy.drain_delay:
+        return False
+    waits = policy.drain_delay and fleet.listening and fleet.backlog
+    return not waits or since >= policy.drain_delay + policy.mercy
 
 
 def next_deadline(policy: Policy, fleet: Fleet, now: float) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
+from typing import Any
 
 
 class State(Enum):
@@ -102,6 +103,12 @@ class Worker:
     rss_over: int = 0  # measures in a row at or above reload-on-rss
     marks: tuple[Mark, ...] = ()  # of the last minute, oldest first
 
+    def having(self, **changes: Any) -> Worker:
+        """Return a copy with other values: `dataclasses.replace` in a tenth of its time, for what each tick changes."""
+        copy = object.__new__(Worker)
+        copy.__dict__.update(self.__dict__, **changes)
+        return copy
+
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
@@ -116,9 +123,8 @@ class Record:
     wanted_out: str = ""  # why the incumbent is to be replaced
     no_memory: int = 0  # loads in a row that failed for want of memory
     evil_kills: int = 0  # kills in a row by evil-reload-on-rss, each right after the load
-    superseded_after: float = (
-        0.0  # seconds that the last load had which a reload took away, with none ended since
-    )
+    not_spawned: int = 0  # processes in a row that could not be started
+    superseded_after: float = 0.0  # seconds of the last load that a reload took away; 0 once a load has ended
 
     @property
     def evil_suspended(self) -> bool:
@@ -169,6 +175,7 @@ class Fleet:
     next_target: int | None = None  # from when the new generation has proved itself
     last_evil: float | None = None  # when evil-reload-on-rss killed last
     outliers: Mapping[int, str] = field(default_factory=dict)  # by seat: the numbers, as of the last measure
+    backlog: int = 0  # connections that wait to be accepted, as of the last measure
     listening: bool = True
     stop: Stop | None = None
 

@@ -16,7 +16,8 @@ def cpus(*, root: Path = CGROUP, proc: Path = PROC) -> int:
     """Return how many CPUs this process may use: its affinity, limited by the cgroups' quotas (v2, v1)."""
     allowed = len(os.sched_getaffinity(0))
     quotas = [quota for group in own(root=root, proc=proc) if (quota := _quota_v2(group))]
-    quota = min(quotas, default=None) or _quota_v1(root)
+    quotas += [quota for group in _own_v1("cpu", root=root, proc=proc) if (quota := _quota_v1(group))]
+    quota = min(quotas, default=None)
     return max(1, min(allowed, math.ceil(quota))) if quota else allowed
 
 
@@ -30,15 +31,15 @@ def memory(*, root: Path = CGROUP, proc: Path = PROC) -> tuple[int, int]:
         (group / "memory.max", group / "memory.current", group / "memory.stat", "inactive_file")
         for group in own(root=root, proc=proc)
     ]
-    v1 = root / "memory"  # in a container this is its own
-    groups.append(
+    groups += [
         (
-            v1 / "memory.limit_in_bytes",
-            v1 / "memory.usage_in_bytes",
-            v1 / "memory.stat",
+            group / "memory.limit_in_bytes",
+            group / "memory.usage_in_bytes",
+            group / "memory.stat",
             "total_inactive_file",
         )
-    )
+        for group in _own_v1("memory", root=root, proc=proc)
+    ]
     found = [
         (limit, max(0, used - (_counter(stat, cache) or 0)))
         for most, current, stat, cache in groups
@@ -48,11 +49,17 @@ def memory(*, root: Path = CGROUP, proc: Path = PROC) -> tuple[int, int]:
 
 
 def oom_kills(*, root: Path = CGROUP, proc: Path = PROC) -> int:
-    """Return how often the kernel has killed for want of memory: in this cgroup (v2), else on this machine."""
-    for counters in (own(root=root, proc=proc)[0] / "memory.events", proc.parent / "vmstat"):
-        if (kills := _counter(counters, "oom_kill")) is not None:
-            return kills
-    return 0
+    """Return how often the kernel has killed because memory ran out: in this cgroup (v2, v1), else on this machine."""
+    v2 = _counter(own(root=root, proc=proc)[0] / "memory.events", "oom_kill")
+    if v2 is not None:
+        return v2
+    group = _own_v1("memory", root=root, proc=proc)[0]
+    counters = (
+        group / "memory.oom_control",
+        *group.glob("*/memory.oom_control"),
+    )  # each counts its own alone
+    v1 = [kills for counter in counters if (kills := _counter(counter, "oom_kill")) is not None]
+    return sum(v1) if v1 else _counter(proc.parent / "vmstat", "oom_kill") or 0
 
 
 def _counter(path: Path, name: str) -> int | None:
@@ -73,13 +80,30 @@ def _number(path: Path) -> int:
 
 def own(*, root: Path = CGROUP, proc: Path = PROC) -> list[Path]:
     """List this process's cgroup (v2) and those around it, the innermost first."""
-    try:
-        lines = (proc / "cgroup").read_text().splitlines()
-    except OSError:
-        lines = []
-    inside = next((line.removeprefix("0::") for line in lines if line.startswith("0::")), "/")
+    return _around(root, _path_of("", proc=proc))
+
+
+def _own_v1(controller: str, *, root: Path, proc: Path) -> list[Path]:
+    """List this process's cgroup of a controller (v1) and those around it, the innermost first.
+
+    A container's path is that of the host, and only the root, which is the container's own, is there.
+    """
+    top = root / controller
+    return [group for group in _around(top, _path_of(controller, proc=proc)) if group.is_dir()] or [top]
+
+
+def _around(root: Path, inside: str) -> list[Path]:
     group = root / inside.strip("/")
     return [group, *(parent for parent in group.parents if parent.is_relative_to(root))]
+
+
+def _path_of(controller: str, *, proc: Path) -> str:
+    """Return the path of this process's cgroup in the hierarchy of a controller; "" is that of v2."""
+    try:
+        lines = [line.split(":", 2) for line in (proc / "cgroup").read_text().splitlines()]
+    except OSError:
+        return "/"
+    return next((line[2] for line in lines if len(line) == 3 and controller in line[1].split(",")), "/")
 
 
 def _quota_v2(group: Path) -> float | None:
@@ -90,10 +114,10 @@ def _quota_v2(group: Path) -> float | None:
         return None
 
 
-def _quota_v1(root: Path) -> float | None:
+def _quota_v1(group: Path) -> float | None:
     try:
-        quota = int((root / "cpu" / "cpu.cfs_quota_us").read_text())
-        period = int((root / "cpu" / "cpu.cfs_period_us").read_text())
+        quota = int((group / "cpu.cfs_quota_us").read_text())
+        period = int((group / "cpu.cfs_period_us").read_text())
         return quota / period if quota > 0 and period > 0 else None
     except (OSError, ValueError):
         return None

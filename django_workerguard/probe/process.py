@@ -27,8 +27,11 @@ def is_alive(pid: int, started: int, *, proc: str = PROC) -> bool:
 
 def resident_bytes(pid: int, *, proc: str = PROC) -> int:
     """Return a process's resident memory in bytes; 0 if it is gone."""
-    try:
-        with open(f"{proc}/{pid}/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    try:  # without a file object, because the arbiter does it for every worker each second
+        fd = os.open(f"{proc}/{pid}/statm", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return int(os.read(fd, 256).split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        finally:
+            os.close(fd)
     except (OSError, IndexError, ValueError):
         return 0

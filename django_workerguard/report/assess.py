@@ -50,7 +50,7 @@ def _server(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
         text = f"the arbiter survived {arbiter['errors']} errors of its own: see its log"
         yield Finding("warning", "arbiter-errors", None, text)
     if arbiter["frozen"]:
-        failing = next((slot for slot in snapshot["slots"] if slot["failures"]), None)
+        failing = next((slot for slot in snapshot["slots"] if slot["failures"] or slot["not_spawned"]), None)
         why = f" ({_why(failing)}{_next(failing)})" if failing else ""
         text = f"frozen: generation {arbiter['generation']} cannot be loaded{why}; the one before serves on"
         yield Finding("warning", "frozen", None, text)
@@ -117,13 +117,27 @@ def _slots(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
             text += f" (the others took at most {longest:.1f} s)" if longest else ""
             yield Finding("notice", "slow-load", number, text)
         yield from _noted(slot, snapshot["limits"]["rss_bytes"])
+        if slot["not_spawned"]:
+            reason = (slot["last_error"] or {}).get("message", "unknown")
+            tries = _tries(slot["not_spawned"])
+            text = f"slot {number}: no process can be started: {reason}; {tries}{_next(slot)}"
+            yield Finding("warning", "cannot-start", number, text)
         if slot["state"] == "unloaded":
             yield Finding("critical", "unloaded", number, f"slot {number} stays unloaded: {_why(slot)}")
-        elif slot["failures"] and not (snapshot["arbiter"]["frozen"] and slot["state"] == "ready"):
-            text = f"slot {number} cannot load the application: {_why(slot)}; {_tries(slot)}{_next(slot)}"
+        elif (
+            slot["failures"]
+            and not slot["not_spawned"]
+            and not (snapshot["arbiter"]["frozen"] and slot["state"] == "ready")
+        ):
+            text = f"slot {number} cannot load the application: {_why(slot)}; {_tries(slot['failures'])}{_next(slot)}"
             yield Finding("warning", "load-failing", number, text)
         if slot["suspect"]:
-            yield Finding("warning", "suspect", number, f"slot {number}: its last requests all ended in 5xx")
+            yield Finding(
+                "warning",
+                "suspect",
+                number,
+                f"slot {number}: its last requests all ended in 5xx, less than a minute ago",
+            )
         for step in slot["load_steps"]:
             yield from _left_behind(number, step)
 
@@ -151,5 +165,5 @@ def _next(slot: Mapping[str, Any]) -> str:
     return f", the next in {wait:.1f} s" if wait is not None and wait > OVERDUE / 10 else ""
 
 
-def _tries(slot: Mapping[str, Any]) -> str:
-    return "1 try" if slot["failures"] == 1 else f"{slot['failures']} tries"
+def _tries(count: int) -> str:
+    return "1 try" if count == 1 else f"{count} tries"

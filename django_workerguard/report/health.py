@@ -28,7 +28,7 @@ class Answer:
 
 
 def answer(
-    kind: Kind, vitals: Vitals | None, *, loaded: bool, now: float, wants_json: bool, detailed: bool
+    kind: Kind, vitals: Vitals | None, *, loaded: bool | None, now: float, wants_json: bool, detailed: bool
 ) -> Answer:
     """Answer one probe: 200, or 503 with Retry-After. Without ``detailed`` it says yes or no and nothing else."""
     ok, reason = judge(kind, vitals, loaded=loaded, now=now)

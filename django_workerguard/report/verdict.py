@@ -8,26 +8,31 @@ KINDS = ("live", "ready", "startup")
 LONGEST_SILENCE = 20.0  # seconds without a tick of the arbiter; it ticks every second
 
 
-def judge(kind: str, vitals: Vitals | None, *, loaded: bool, now: float) -> tuple[bool, str]:
+def judge(kind: str, vitals: Vitals | None, *, loaded: bool | None, now: float) -> tuple[bool, str]:
     """Decide one probe; return yes or no, and why. ``vitals`` None: no guarded server, the worker alone counts.
 
-    ``now`` is in seconds of the monotonic clock, as ``vitals.beat`` is.
+    ``loaded``: whether the worker that answers is; None where no worker answers, but a command. ``now`` is in seconds
+    of the monotonic clock, as ``vitals.beat`` is.
     """
     if vitals is None:
         if kind == "live":
             return True, "the worker answers"
-        return loaded, "this worker is loaded" if loaded else "this worker is not loaded"
+        return bool(loaded), "this worker is loaded" if loaded else "this worker is not loaded"
     if kind == "live":
         silence = max(0.0, now - vitals.beat)
         return silence <= LONGEST_SILENCE, f"the arbiter ticked {silence:.0f} s ago"
+    # a loaded worker that answers is one, even if the arbiter has not counted it yet
+    ready = max(vitals.ready, 1) if loaded else vitals.ready
+    enough = ready >= max(vitals.quorum, 1)
     if kind == "startup":
-        return vitals.reached, "the first quorum was reached" if vitals.reached else _count(vitals)
+        reached = vitals.reached or enough
+        return reached, "the first quorum was reached" if reached else _count(vitals, ready)
     if vitals.phase in (Phase.DRAINING, Phase.STOPPING):
         return False, "the server is stopping"
-    if not loaded:
+    if loaded is False:
         return False, "this worker is not loaded"
-    return vitals.ready >= vitals.quorum, _count(vitals)
+    return enough, _count(vitals, ready)
 
 
-def _count(vitals: Vitals) -> str:
-    return f"{vitals.ready} of {vitals.target} workers ready, {vitals.quorum} needed"
+def _count(vitals: Vitals, ready: int) -> str:
+    return f"{ready} of {vitals.target} workers ready, {vitals.quorum} needed"

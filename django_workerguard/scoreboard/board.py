@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import fcntl
 import json
 import mmap
@@ -19,6 +21,7 @@ from django_workerguard.scoreboard.layout import ABOUT_WORDS, TALLY_WORDS, TEXT_
 from django_workerguard.scoreboard.told import clean
 
 READ_TRIES = 50
+MAP_FIXED = 0x10  # Linux; the module mmap does not name it
 LARGEST = (1 << 64) - 1  # of a word
 RELEASE_BYTES = 64
 
@@ -46,15 +49,18 @@ class Board:
         """Make a new board, every block of it allocated; anonymous where ``path`` is None.
 
         ``pid`` and ``start`` are the arbiter's identity. The file has its name only once
-        it is whole. Raises OSError: no room, no right, too many open files.
+        it is whole. Raises OSError: no room, no right, too many open files; FileExistsError where
+        another arbiter holds a board of that name.
         """
+        if path is not None and is_held(path):
+            raise FileExistsError(17, "another server holds a scoreboard of this name")
         unfinished = path.with_suffix(".new") if path is not None else None
         if unfinished is None:
             fd = os.memfd_create("workerguard")
         else:
             fd = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # for life: see `places.sweep`
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # for life: see `places.sweep`
             os.posix_fallocate(fd, 0, layout.size)
             board = cls(mmap.mmap(fd, layout.size), layout, fd=fd, path=path)
             board._name_itself(pid, start)
@@ -94,6 +100,31 @@ class Board:
         finally:
             os.close(fd)
         return cls(mapping, layout, fd=-1, path=path)
+
+    def leave_lock(self) -> None:
+        """Leave the lock on the file to the arbiter: a child that outlives it must not hold it. For children."""
+        with contextlib.suppress(OSError):  # no /proc
+            own = os.open(f"/proc/self/fd/{self.fd}", os.O_RDONLY | os.O_CLOEXEC)
+            os.dup2(own, self.fd, inheritable=False)
+            os.close(own)
+
+    def make_private(self) -> None:
+        """Replace the shared memory by a copy at the same address. Raises OSError.
+
+        For a process that a worker has forked: whatever it writes from here on, no other process sees.
+        """
+        size = self.layout.size
+        start = ctypes.addressof(ctypes.c_char.from_buffer(self._mapping))
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.mmap.restype = ctypes.c_void_p
+        libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
+        protection = mmap.PROT_READ | mmap.PROT_WRITE
+        if libc.mmap(start, size, protection, mmap.MAP_PRIVATE | MAP_FIXED, self.fd, 0) != start:
+            raise OSError(ctypes.get_errno(), "the scoreboard cannot be made private")
+
+    def copy_from(self, other: Board) -> None:
+        """Take over every word of a board of the same layout."""
+        self.words[:] = other.words
 
     @property
     def vitals(self) -> Vitals:
@@ -212,6 +243,26 @@ class Board:
             self.words[word] = 0
         self.words[text + 1] = 0
         self.words[text] = _after(self.words[text])  # on and on: nobody takes an old text for a new one
+
+
+def is_held(path: Path) -> bool:
+    """Say whether an arbiter holds the board at a path; also where that cannot be seen.
+
+    The lock is `flock`'s: `lockf`'s would be gone as soon as any reader in the arbiter's process closes the file.
+    """
+    try:
+        fd = open_file(str(path), os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 def _after(sequence: int) -> int:

@@ -44,6 +44,7 @@ class Seat(IntEnum):
     CAUSE = 24  # W, Cause: what kind of failure the load's was
     DUTY = 25  # W, 1: a stand-in or unloaded worker that accepts, and answers 503
     MEMORY_ERRORS = 26  # W, requests that ended in MemoryError
+    LAST_5XX = 27  # W, monotonic ns of the latest 5xx
     RELEASE = 32  # W, 8 words of text
     WORDS = 64
 
@@ -103,6 +104,7 @@ class Slot(IntEnum):
     LOAD_NS = 10  # how long the incumbent's load took
     IN_FLIGHT = 11  # of processes that are leaving
     NOTES = 12  # Note
+    NOT_SPAWNED = 13  # processes in a row that could not be started
     WORDS = 16
 
 

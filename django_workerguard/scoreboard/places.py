@@ -7,8 +7,6 @@ in its run directory. A file whose arbiter is gone is stale; the next start remo
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ from pathlib import Path
 from django_workerguard.errors import ConfigurationError
 from django_workerguard.probe.process import is_alive, start_time
 from django_workerguard.scoreboard import glance
-from django_workerguard.scoreboard.board import Board, BoardError
+from django_workerguard.scoreboard.board import Board, BoardError, is_held
 from django_workerguard.scoreboard.header import Header, Kind
 from django_workerguard.scoreboard.layout import Layout
 
@@ -48,9 +46,15 @@ def open_board(
     problems = []
     for place, source in glance.places(run_dir, environ=environ, uid=uid):
         try:
-            _prepare(Path(place), uid)
+            prepare(Path(place), uid)
             sweep(Path(place))
             board = Board.create(layout, Path(place, f"{name}.{pid}.board"), pid=pid, start=start_time(pid))
+        except FileExistsError:
+            raise ConfigurationError(
+                f"another server called {name!r} with pid {pid}, in another container perhaps, uses {place}",
+                option="name",
+                hint="Give each server a name of its own, or a run directory.",
+            ) from None
         except OSError as error:
             problems.append(f"{place}: {error.strerror}")
             if run_dir is not None:
@@ -65,7 +69,8 @@ def open_board(
     return Opened(Board.create(layout, None), warning)
 
 
-def _prepare(path: Path, uid: int) -> None:
+def prepare(path: Path, uid: int) -> None:
+    """Make a run directory, or check the one that is there. Raises OSError."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = path.stat()
     if status.st_uid not in (uid, 0) or (status.st_mode & 0o002 and not status.st_mode & 0o1000):
@@ -95,25 +100,10 @@ def sweep(directory: Path) -> None:
     would say nothing of an arbiter in another container that shares this directory.
     """
     for path in (*directory.glob("*.board"), *directory.glob("*.new")):
-        if _BOARD.fullmatch(path.with_suffix(".board").name) and not _is_held(path):
+        if _BOARD.fullmatch(path.with_suffix(".board").name) and not is_held(path):
             for stale in (path, path.with_suffix(".sock")):
                 with contextlib.suppress(OSError):
                     stale.unlink()
-
-
-def _is_held(path: Path) -> bool:
-    """Say whether an arbiter holds a board; also where that cannot be told."""
-    try:
-        fd = glance.open_file(str(path), os.O_RDWR)
-    except OSError:
-        return True
-    try:
-        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(fd)
-    return False
 
 
 def is_live(board: Board) -> bool:

@@ -66,8 +66,8 @@ def snapshot(board: Board) -> dict[str, Any]:
 def _slot(board: Board, number: int, now: int) -> dict[str, Any]:
     words = board.words
     at = board.layout.slot(number)
-    incumbent = _seat(board, words[at + Slot.SEAT])
-    successor = _seat(board, words[at + Slot.SUCCESSOR])
+    incumbent = _seat(board, words[at + Slot.SEAT], now)
+    successor = _seat(board, words[at + Slot.SUCCESSOR], now)
     loads = successor or incumbent
     next_try = words[at + Slot.NEXT_TRY]
     return {
@@ -93,6 +93,7 @@ def _slot(board: Board, number: int, now: int) -> dict[str, Any]:
         "step": loads.get("report", {}).get("step"),
         "exits": words[at + Slot.EXITS],
         "failures": words[at + Slot.FAILURES],
+        "not_spawned": words[at + Slot.NOT_SPAWNED],
         "next_try_in": max(0.0, (next_try - now) / 1e9) if next_try else None,
         "last_error": board.read_last_error(number),
     }
@@ -102,7 +103,7 @@ def _name(state: int) -> str:
     return SlotState(state).name.lower() if state < len(SlotState) else "unknown"
 
 
-def _seat(board: Board, index_plus_one: int) -> dict[str, Any]:
+def _seat(board: Board, index_plus_one: int, now: int) -> dict[str, Any]:
     if not 1 <= index_plus_one <= board.layout.seats:
         return {}
     index = index_plus_one - 1
@@ -116,17 +117,18 @@ def _seat(board: Board, index_plus_one: int) -> dict[str, Any]:
         "errors": words[at + Seat.ERRORS_5XX],
         "in_flight": words[at + Seat.IN_FLIGHT],
         "memory_errors": words[at + Seat.MEMORY_ERRORS],
-        "suspect": is_suspect(words[at + Seat.STREAK]),
+        "suspect": is_suspect(words[at + Seat.STREAK], now - words[at + Seat.LAST_5XX]),
         "rss": words[at + Seat.RSS],
         "release": board.read_release(index),
         "report": board.read_seat_report(index),
     }
 
 
-def is_suspect(streak: int) -> bool:
-    """Say whether so many 5xx in a row put a worker under suspicion. Pure."""
-    return streak >= SUSPECT_AFTER
+def is_suspect(streak: int, since: int) -> bool:
+    """Say whether so many 5xx in a row, the latest so many nanoseconds ago, put a worker under suspicion. Pure."""
+    return streak >= SUSPECT_AFTER and since < SUSPECT_FOR
 
 
 SUSPECT_AFTER = 3
+SUSPECT_FOR = 60_000_000_000  # ns; on a site without requests nothing else would clear it
 ALL_NOTES = sum(Note)

@@ -10,12 +10,13 @@ LARGEST = 2.0**53  # what JSON carries whole, and more than any of these can be
 
 
 def clean(report: Any) -> dict[str, Any]:
-    """Return a report of the right form whatever was written: ``step``, ``steps`` and, if there is one, ``error``."""
+    """Return a report of the right form whatever was written: ``step``, ``steps``, ``threads`` and, if there is one, ``error``."""
     if not isinstance(report, dict):
         return {}
     steps = report.get("steps")
     cleaned = {
         "step": _text_or_none(report.get("step")),
+        "threads": _text_or_none(report.get("threads")),
         "steps": [_step(step) for step in steps if isinstance(step, dict)] if isinstance(steps, list) else [],
     }
     error = report.get("error")

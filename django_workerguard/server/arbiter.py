@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -25,6 +26,7 @@ from django_workerguard.fleet.chronicle import Chronicle
 from django_workerguard.fleet.control import ControlSocket, WakePipe
 from django_workerguard.fleet.exits import Exit
 from django_workerguard.fleet.keeper import Keeper
+from django_workerguard.fleet.place import Place
 from django_workerguard.policy import action as a
 from django_workerguard.policy import message as m
 from django_workerguard.policy.plan import next_deadline, plan
@@ -34,11 +36,16 @@ from django_workerguard.scoreboard.header import Header, Phase
 from django_workerguard.scoreboard.layout import Orders
 from django_workerguard.scoreboard.places import Opened
 from django_workerguard.scoreboard.snapshot import snapshot
+from django_workerguard.server.gauges import Gauges
 from django_workerguard.server.handlers import Handlers
+from django_workerguard.server.listeners import File, close_listeners, socket_files
 from django_workerguard.server.notifying import Notifier
 from django_workerguard.server.nursery import Child, Nursery
 from django_workerguard.server.supervisor import Standing, Supervisor
 from django_workerguard.server.worker import guarded
+
+FAREWELL = 10.0  # seconds that the receivers of the last notice get, once no worker is left
+MOST_TRIES = 10  # of a signal whose handler fails
 
 
 def _ended() -> Iterator[tuple[int, int]]:
@@ -69,10 +76,15 @@ class GuardedArbiter(Handlers, Arbiter):
         self._clock = AwakeClock()
         self._supervisor = Supervisor(os.environ, os.getpid())
         self._notifier = Notifier()
+        self._gauges = Gauges()
         super().__init__(app)
         self.START_CTX["args"] = [sys.executable, *sys.orig_argv[1:]]
         self._keeper = Keeper(self.board, self.log, app.policy, target=app.cfg.workers)
+        self._place = Place(self.board, restored=self._chronicle.restored)
         self._control: ControlSocket | None = None
+        self._socket_files: dict[str, File] = {}  # those that this arbiter has made, by path
+        self._failed_signals: list[tuple[int, int]] = []  # number, tries
+        self._asked_target: int | None = None  # by gunicorn's control socket
 
     @property
     def _fleet(self) -> Fleet:
@@ -84,13 +96,18 @@ class GuardedArbiter(Handlers, Arbiter):
 
     @property
     def num_workers(self) -> int:
-        """Gunicorn's word for the target. Setting it runs the user's hook, which may fail the start and nothing later."""
+        """Gunicorn's word for the target. Setting it runs the user's hook, which may fail the start and nothing later.
+
+        gunicorn's control socket sets it from a thread of its own: the next tick then scales to it.
+        """
         return self._num_workers or 0
 
     @num_workers.setter
     def num_workers(self, target: int) -> None:
         before, self._num_workers = self._num_workers, target
-        if before is None:
+        if threading.current_thread() is not threading.main_thread():
+            self._asked_target = target
+        elif before is None:
             self.cfg.nworkers_changed(self, target, before)
         else:
             self._hook("nworkers_changed", target, before)
@@ -123,13 +140,15 @@ class GuardedArbiter(Handlers, Arbiter):
         finally:
             if notify_socket is not None:
                 os.environ["NOTIFY_SOCKET"] = notify_socket
+        if not (self.master_pid or self.systemd):
+            self._socket_files = socket_files(self.LISTENERS)
         signal.signal(signal.SIGIO, lambda _number, _frame: self.wakeup())
         self._wake = WakePipe()
         self._open_control()
         self._nursery = Nursery(
             self, self._keeper.seats, wake=self._wake, control=self._control, fds=(self._handover_fd,)
         )
-        for line in (*self.app.warnings, self._board_warning):
+        for line in (*self.app.warnings, self._board_warning, self._supervisor.warning):
             if line:
                 self.log.warning("%s", line)
         self._introduce()
@@ -187,18 +206,27 @@ class GuardedArbiter(Handlers, Arbiter):
             return end
 
     def _turn(self) -> None:
-        """Run one round. A tick that fails costs a second, and no signal."""
-        went_well = self._survives(self._tick)
-        for number in self.wait_for_signals(self._patience() if went_well else 1.0):
-            self._survives(self._handle, number)
+        """Run one round. A step that fails costs a second, and neither the other steps nor a signal."""
+        patience = self._patience() if self._tick() else 1.0
+        retried, self._failed_signals = self._failed_signals, []
+        received: list[int] = []
+        self._survives(lambda: received.extend(self.wait_for_signals(patience)))
+        for number, tries in (*retried, *((number, 0) for number in received)):
+            if not self._survives(self._handle, number) and tries < MOST_TRIES:
+                self._failed_signals.append((number, tries + 1))
 
-    def _survives(self, step: Callable[..., None], *arguments: Any) -> bool:
-        """Do something; whatever fails in it that is not asked for is logged and survived."""
+    def _survives(self, step: Callable[..., Any], *arguments: Any) -> bool:
+        """Do something; whatever fails in it that is not asked for is logged and survived.
+
+        SystemExit is how a child leaves; in the arbiter it is a hook of the user's.
+        """
         try:
             step(*arguments)
-        except (HaltServer, SystemExit):
+        except HaltServer:
             raise
         except BaseException:
+            if os.getpid() != self.pid:
+                raise
             with contextlib.suppress(Exception):  # there may be no memory even for this
                 self.board.words[Header.ERRORS] += 1
                 self.log.exception("the arbiter met an error of its own and goes on")
@@ -215,26 +243,58 @@ class GuardedArbiter(Handlers, Arbiter):
         handler()
 
     def _patience(self) -> float:
-        now: float = self._clock()
-        deadline: float = next_deadline(self._keeper.policy, self._fleet, now)
-        return max(0.001, min(1.0, deadline - now))
-
-    def _tick(self) -> None:
-        self.maybe_promote_master()
-        self._wake.drain()
-        self._serve_requests()
-        self.reap_workers()
+        """Return the seconds until the next tick is due, if nothing happens before."""
+        due: list[float] = []
         now = self._clock()
-        self._bound_rereading(now)
-        self._keeper.observe(now)
-        self._keeper.measure(now, self.LISTENERS)
+        self._survives(lambda: due.append(next_deadline(self._keeper.policy, self._fleet, now)))
+        return max(0.001, min(1.0, due[0] - now)) if due else 1.0
+
+    def _tick(self) -> bool:
+        """Run every step, and say whether all went well. Each is survived for itself: none may stop the healing."""
+        now = self._clock()
+        steps: tuple[Callable[[], Any], ...] = (
+            self._promote,
+            self._wake.drain,
+            self._serve_requests,
+            self._follow_gunicornc,
+            self.reap_workers,
+            lambda: self._bound_rereading(now),
+            lambda: self._keeper.observe(now),
+            lambda: self._keeper.measure(now, self.LISTENERS),
+            lambda: self._act(now),
+            lambda: self._keeper.publish(self._clock(), phase=self._phase()),
+            lambda: self._place.look(self._control, now),
+            lambda: self._tell_supervisor(now),
+            lambda: self._nursery.kill_strays({*self._fleet.workers, self._fleet.stand_in.seat}),
+            self.manage_dirty_arbiter,
+            self._send_gauges,
+            lambda: self._notifier.tick(lambda: snapshot(self.board), now),
+        )
+        went_well = [self._survives(step) for step in steps]  # every one of them
+        return all(went_well)
+
+    def _act(self, now: float) -> None:
+        """Do what the plan says. An action that fails keeps none of the others from being done."""
         for action in plan(self._keeper.policy, self._fleet, now):
-            self._apply(action, now)
-        self._keeper.publish(self._clock(), phase=self._phase())
-        self._tell_supervisor(now)
-        self._nursery.kill_strays({*self._fleet.workers, self._fleet.stand_in.seat})
-        self.manage_dirty_arbiter()
-        self._survives(self._notifier.tick, lambda: snapshot(self.board), now)
+            self._survives(self._apply, action, now)
+
+    def _promote(self) -> None:
+        before = self.master_pid
+        self.maybe_promote_master()
+        if before and not self.master_pid:  # the arbiter that was sent SIGUSR2 has ended
+            self._supervisor.main_pid(self.pid)
+
+    def _follow_gunicornc(self) -> None:
+        """Scale to what gunicorn's own control socket has set, if it has."""
+        target, self._asked_target = self._asked_target, None
+        if target is not None and target != self._fleet.target:
+            refused = self._scale(target, "gunicorn's control socket")
+            if refused:
+                self._num_workers = self._fleet.target
+
+    def _send_gauges(self) -> None:
+        listeners = self.LISTENERS if self.cfg.enable_backlog_metric else None
+        self._gauges.send(self.log, workers=len(self.WORKERS), listeners=listeners)
 
     def _phase(self) -> int:
         if self._fleet.stop is not None:
@@ -251,6 +311,7 @@ class GuardedArbiter(Handlers, Arbiter):
             stopping=fleet.stop is not None,
             why=self._chronicle.last_failure,
             frozen=fleet.frozen,
+            successor=self.reexec_pid,
         )
         self._supervisor.tell(standing, now, monotonic_us=monotonic_ns() // 1000)
 
@@ -287,6 +348,7 @@ class GuardedArbiter(Handlers, Arbiter):
                 self._chronicle.gave_up(reason)
                 self._notifier.give_up(snapshot(self.board), reason)
             case a.Halt(code, reason):
+                self._notifier.finish(FAREWELL)
                 raise HaltServer(reason, int(code))
 
     def _signal(self, seat: int, number: int) -> None:
@@ -300,11 +362,9 @@ class GuardedArbiter(Handlers, Arbiter):
                 self.log.error("cannot signal pid %s: %s", pid, error.strerror)
 
     def _close_listeners(self) -> None:
-        from gunicorn import sock
-
-        ours = self.reexec_pid == self.master_pid == 0 and not self.systemd
-        sock.close_sockets(self.LISTENERS, ours)
-        self.LISTENERS = []
+        listeners, self.LISTENERS = self.LISTENERS, []
+        alone = self.reexec_pid == self.master_pid == 0  # else another arbiter listens there
+        close_listeners(listeners, self._socket_files if alone else {})
 
     # children
 
@@ -336,16 +396,20 @@ class GuardedArbiter(Handlers, Arbiter):
                 self.handle_dirty_arbiter_exit(pid, status)
             else:
                 self._nursery.ended(pid, status)
-        for child, status in self._nursery.dead():
-            self._bury(child, Exit.of(status))
+        dead = self._nursery.dead()
+        if dead:
+            self._keeper.observe(self._clock())  # what a process said that died between two ticks
+        for child, status in dead:
+            self._survives(self._bury, child, Exit.of(status))
+            if child.seat in self._fleet.workers:
+                continue  # there was no memory for it: it is done again at the next tick
             self._nursery.forget(child)
             if not child.stand_in:
                 self._hook("child_exit", child.worker)
 
     def _bury(self, child: Child, end: Exit) -> None:
-        """Take a dead child out of the fleet. What fails for want of memory is done again at the next tick."""
+        """Take a dead child out of the fleet."""
         now = self._clock()
-        self._keeper.observe(now)  # the last words of a process that died between two ticks
         if child.stand_in:
             self._keeper.tell(m.StandInGone(now))
             self._chronicle.stand_in_gone(end, stopping=self._fleet.stop is not None)
@@ -356,23 +420,25 @@ class GuardedArbiter(Handlers, Arbiter):
     # the end
 
     def halt(self, reason: str | None = None, exit_status: int = 0) -> None:
-        """End the process, whatever the user's on_exit does."""
+        """End the process with this exit status, whatever fails on the way and whatever the user's on_exit does."""
         try:
             super().halt(reason, exit_status)
-        except Exception:
-            self.log.exception("Exception in on_exit hook")
+        except SystemExit:
+            pass  # gunicorn's own, or the hook's
+        except BaseException:
+            self.log.exception("an error at the end of the server, or in the on_exit hook")
         sys.exit(exit_status)
 
     def stop(self, graceful: bool = True) -> None:  # noqa: FBT001, FBT002 - gunicorn's signature
         """Take away what is left; the policy has asked the workers to leave before this."""
-        self._close_listeners()
+        for step in (self._close_listeners, self._end_rereading, self._nursery.end, self._remove_files):
+            self._survives(step)
+
+    def _end_rereading(self) -> None:
         if self._rereading is not None:
             self._rereading.give_up()
-        self._nursery.end()
-        self._remove_files()
 
     def _remove_files(self) -> None:
         if self._control is not None:
             self._control.close()
-        if self.board.path is not None:
-            self.board.path.unlink(missing_ok=True)
+        self._place.remove()

@@ -9,7 +9,9 @@ from typing import Any
 
 from gunicorn.config import PostRequest, PreRequest
 
+from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.scoreboard.layout import Seat
+from django_workerguard.scoreboard.snapshot import is_suspect
 
 Hook = Callable[..., Any]
 
@@ -29,6 +31,7 @@ class RequestCount:
         self._errors = base + Seat.ERRORS_5XX
         self._in_flight = base + Seat.IN_FLIGHT
         self._streak = base + Seat.STREAK
+        self._last_5xx = base + Seat.LAST_5XX
         self._memory_errors = base + Seat.MEMORY_ERRORS
 
     def started(self) -> None:
@@ -42,6 +45,7 @@ class RequestCount:
         if status >= 500:
             words[self._errors] += 1
             words[self._streak] += 1
+            words[self._last_5xx] = monotonic_ns()
         elif words[self._streak]:
             words[self._streak] = 0
 
@@ -50,9 +54,10 @@ class RequestCount:
         self._words[self._memory_errors] += 1
 
     @property
-    def streak(self) -> int:
-        """How many requests in a row ended in 5xx."""
-        return int(self._words[self._streak])
+    def is_suspect(self) -> bool:
+        """Say whether the last requests all ended in 5xx, a short while ago."""
+        streak = self._words[self._streak]
+        return bool(streak) and is_suspect(streak, monotonic_ns() - self._words[self._last_5xx])
 
 
 class LockedRequestCount(RequestCount):

@@ -7,6 +7,8 @@ import os
 import signal
 from typing import Any
 
+from gunicorn.errors import HaltServer
+
 from django_workerguard.config.handover import Handover, rewrite
 from django_workerguard.errors import ConfigurationError, ExitCode
 from django_workerguard.fleet.control import Request
@@ -122,10 +124,12 @@ class Handlers:
             self.setup(before)
 
     def _hook(self, name: str, *arguments: Any) -> None:
-        """Run one of the user's hooks; what it raises costs nobody else anything."""
+        """Run one of the user's hooks. What it raises is logged: `sys.exit` in a hook does not end the server."""
         try:
             getattr(self.cfg, name)(self, *arguments)
-        except Exception:
+        except HaltServer:
+            raise
+        except BaseException:
             self.log.exception("Exception in %s hook", name)
 
     def handle_term(self) -> None:
@@ -201,7 +205,7 @@ class Handlers:
             return
         for request in self._control.requests():
             refused = request.refused or self._asked(request)
-            self._chronicle.asked(request, refused)
+            self._chronicle.asked(request, refused, self._clock())
             self._control.answer(request, refused)
 
     def _asked(self, request: Request) -> str | None:
@@ -213,7 +217,9 @@ class Handlers:
                 return self._reload(request.who)
             case "scale":
                 target = request.arguments.get("target")
-                return self._scale(target if isinstance(target, int) else 0, request.who)
+                if not isinstance(target, int) or isinstance(target, bool):
+                    return self._no_scale(f"{target!r} is not a whole number", request.who)
+                return self._scale(target, request.who)
             case "recycle":
                 return self._keeper.recycle(request.arguments, f"recycle by {request.who}")
             case _:

@@ -29,10 +29,27 @@ def shed(descriptors: Iterable[int]) -> None:
     """Give up what belongs to the arbiter: its signal handlers and its descriptors."""
     for number in RESET:
         signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # a log rotation must not kill a worker that boots
+    for number in (
+        signal.SIGUSR1,
+        signal.SIGHUP,
+    ):  # neither a log rotation nor a hangup may kill a worker that boots
+        signal.signal(number, stay)
     for fd in descriptors:
         with contextlib.suppress(OSError):
             os.close(fd)
+
+
+def stay(_number: int, _frame: object) -> None:
+    """Do nothing about a signal. Other than SIG_IGN it is not inherited by the programs that a worker starts."""
+
+
+class StaysOnHangup:
+    """A worker class whose processes SIGHUP leaves alone: it is the arbiter's, and a group of processes gets it whole."""
+
+    def init_signals(self) -> None:
+        super().init_signals()  # type: ignore[misc] # gunicorn's
+        signal.signal(signal.SIGHUP, stay)
+        signal.siginterrupt(signal.SIGHUP, False)
 
 
 def die_with(parent: int) -> bool:

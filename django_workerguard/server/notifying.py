@@ -12,6 +12,7 @@ import os
 import shlex
 import signal
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -26,6 +27,7 @@ from django_workerguard.server.executing import execute
 
 LEAVING = ("draining", "stopping")
 LOOK_EVERY = 2.0  # seconds
+LOOK = 0.05  # seconds between two looks at receivers that are waited for
 LONGEST_RUN = 30.0  # seconds that a process gets
 # of the environment: what is between systemd and this server, and who may read its health
 SERVERS_OWN = ("NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_", "WORKERGUARD_HEALTH_TOKEN")
@@ -44,7 +46,7 @@ class Notifier:
         self._notices = Notices({}, {})
         self._looked = self._told_at = float("-inf")
         self._waiting: deque[tuple[str, bytes]] = deque()
-        self._running: tuple[int, str, float] | None = None  # pid, kind, when it is ended
+        self._running: dict[int, tuple[str, float]] = {}  # by pid: kind, and when it is ended
 
     def configure(self, options: GuardOptions, handover: Handover, log: Any) -> None:
         """Take whom to notify and how often at most; a reload does so again."""
@@ -55,8 +57,8 @@ class Notifier:
 
     def tick(self, look: Callable[[], Mapping[str, Any]], now: float) -> None:
         """Look whether there is something new, where it is time to; ``look`` returns a snapshot."""
-        if self._running is not None:
-            self._end_if_overdue(now)
+        if self._running:
+            self._end_overdue(now)
         elif self._waiting:
             self._start(*self._waiting.popleft(), now)
         elif self._targets and now - self._looked >= LOOK_EVERY:
@@ -78,7 +80,8 @@ class Notifier:
         self._waiting.extend((target, told) for target in self._targets)
 
     def give_up(self, shot: Mapping[str, Any], reason: str) -> None:
-        """Tell everybody at once that the server ends for want of an application: there is no later."""
+        """Start all receivers at once: the server ends because it has no application. `finish` waits for them."""
+        self._waiting.clear()
         finding = asdict(Finding("critical", "gave-up", None, reason))
         told = _notice(shot, {"appeared": [finding], "cleared": [], "standing": [finding]})
         for target in self._targets:
@@ -96,19 +99,37 @@ class Notifier:
         except (OSError, ValueError) as error:
             self._log.error("notify: %s cannot be run: %s", kind, error, extra={"action": "notify-failed"})
         else:
-            self._running = pid, kind, now + LONGEST_RUN
+            self._running[pid] = kind, now + LONGEST_RUN
 
-    def _end_if_overdue(self, now: float) -> None:
-        if self._running is not None and now > self._running[2]:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._running[0], signal.SIGKILL)
+    def _end_overdue(self, now: float) -> None:
+        for pid, (_, until) in self._running.items():
+            if now > until:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(pid, signal.SIGKILL)
+
+    def finish(self, patience: float) -> None:
+        """Wait until every receiver that runs has ended, at most so many seconds.
+
+        What runs when the arbiter ends is killed with it, as process 1 of a container and by systemd.
+        """
+        deadline = time.monotonic() + patience
+        while self._running and time.monotonic() < deadline:
+            for pid in list(self._running):
+                with contextlib.suppress(ChildProcessError):
+                    ended, status = os.waitpid(pid, os.WNOHANG)
+                    if ended:
+                        self.ended(pid, status)
+                    continue
+                del self._running[pid]
+            time.sleep(LOOK)
+        for pid, (kind, _) in self._running.items():
+            self._log.error("notify: %s (pid %d) has not ended", kind, pid, extra={"action": "notify-failed"})
 
     def ended(self, pid: int, status: int) -> bool:
         """Take note that a child has ended; return whether it was one of these."""
-        if self._running is None or pid != self._running[0]:
+        if pid not in self._running:
             return False
-        end, kind = Exit.of(status), self._running[1]
-        self._running = None
+        end, (kind, _) = Exit.of(status), self._running.pop(pid)
         if not end.clean:
             why = f"{end} (it gets {LONGEST_RUN:g} s)" if end.signal == signal.SIGKILL else str(end)
             self._log.error("notify: %s failed: %s", kind, why, extra={"action": "notify-failed"})

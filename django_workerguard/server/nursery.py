@@ -20,6 +20,7 @@ from django_workerguard.fleet.seats import Seats
 from django_workerguard.fleet.stacks import open_dump, read_dump
 from django_workerguard.scoreboard.layout import Kind, Orders, SeatState
 from django_workerguard.server.hygiene import shed, signals_held
+from django_workerguard.server.leaving import limit_threads
 from django_workerguard.server.standin import StandIn, without_hooks
 from django_workerguard.server.worker import is_asgi
 
@@ -143,10 +144,15 @@ class Nursery:
             pid = os.fork()
             if pid == 0:
                 _never_back(shed, self._not_for_children(dump_fd))
+                _never_back(arbiter.board.leave_lock)
         if pid == 0:
             _never_back(_live, arbiter, worker, guard, stand_in=stand_in)
-        worker.pid = pid
-        child = self._children[pid] = Child(pid, seat, worker, dump_fd, stand_in=stand_in)
+        try:
+            worker.pid = pid
+            child = self._children[pid] = Child(pid, seat, worker, dump_fd, stand_in=stand_in)
+        except MemoryError:  # a child that is not in the table would wait for its admission for ever
+            os.kill(pid, signal.SIGKILL)
+            raise
         return child
 
     def _not_for_children(self, own_dump: int) -> Iterator[int]:
@@ -205,4 +211,5 @@ def _live(arbiter: Any, worker: Any, guard: Guard, *, stand_in: bool) -> None:
             cfg.worker_exit(arbiter, worker)
         except Exception:
             arbiter.log.warning("Exception during worker exit:\n%s", traceback.format_exc())
+        limit_threads(arbiter.log, guard)
     raise SystemExit(0)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from django_workerguard.scoreboard.snapshot import is_suspect
 from django_workerguard.server.counting import RequestCount
 
 WAIT = 0.005  # seconds
@@ -29,7 +28,7 @@ def patient_listeners(sockets: list[Any], count: RequestCount) -> None:
 
 def _patient(listener: Any, method: str, count: RequestCount) -> Any:
     def accept(self: Any) -> Any:
-        if is_suspect(count.streak):
+        if count.is_suspect:
             _sleep(WAIT)
         return getattr(super(patient, self), method)()
 

@@ -21,7 +21,7 @@ from django_workerguard.report.health import respond
 from django_workerguard.scoreboard.layout import Orders, Seat, SeatState
 from django_workerguard.server.certificate import load_certificate
 from django_workerguard.server.closing import close_at_once
-from django_workerguard.server.hygiene import die_with
+from django_workerguard.server.hygiene import StaysOnHangup, die_with
 from django_workerguard.server.wrapper import GuardedWSGI, HealthURLs
 
 THREADS = 4
@@ -58,7 +58,7 @@ def without_hooks(cfg: Any) -> None:
     cfg.set("reload", False)
 
 
-class StandIn(ThreadWorker):
+class StandIn(StaysOnHangup, ThreadWorker):
     """The worker class of the stand-in."""
 
     guard: Guard

@@ -14,12 +14,13 @@ from typing import Any
 from django_workerguard.current import current_worker
 from django_workerguard.errors import ExitCode
 from django_workerguard.fleet import loading
+from django_workerguard.fleet.forks import disown_forks
 from django_workerguard.fleet.guard import Guard
 from django_workerguard.scoreboard.layout import Orders, Seat, SeatState
 from django_workerguard.server.certificate import load_certificate
 from django_workerguard.server.closing import close_at_once
 from django_workerguard.server.counting import RequestCount, chain_hooks, request_count
-from django_workerguard.server.hygiene import die_with
+from django_workerguard.server.hygiene import StaysOnHangup, die_with
 from django_workerguard.server.patience import patient_listeners
 from django_workerguard.server.wrapper import GuardedASGI, GuardedWSGI, HealthURLs
 
@@ -55,7 +56,7 @@ def _draining(worker_class: type) -> tuple[type, ...]:
     return (draining.DrainingUvicorn if uvicorn else draining.DrainingASGI,)
 
 
-class GuardMixin:
+class GuardMixin(StaysOnHangup):
     """Loads with the sentinel, waits to be admitted, says when it accepts and when it leaves."""
 
     guard: Guard
@@ -82,6 +83,7 @@ class GuardMixin:
     def load_wsgi(self) -> None:
         if not die_with(self.ppid):
             raise SystemExit(ExitCode.OK)
+        disown_forks(self.guard)
         if self.reloader is not None:
             self._leave_on_change(self.reloader)
         try:

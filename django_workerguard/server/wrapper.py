@@ -20,6 +20,10 @@ Send = Callable[[Any], Awaitable[None]]
 WSGIApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
+# what a worker says of itself that answers requests; one that leaves is loaded as well
+ANSWERS = (SeatState.LOADED, SeatState.READY, SeatState.LEAVING)
+
+
 class HealthURLs:
     """The paths live/, ready/ and startup/ under the health path, and their answers."""
 
@@ -36,7 +40,7 @@ class HealthURLs:
         return answer(
             kind,
             guard.board.vitals,
-            loaded=guard.state == SeatState.READY,
+            loaded=guard.state in ANSWERS,
             now=monotonic_ns() / 1e9,
             wants_json="application/json" in accept,
             detailed=self._knows_token(authorization),

@@ -18,6 +18,7 @@ import pytest
 
 from django_workerguard import cli
 from django_workerguard.errors import ExitCode
+from django_workerguard.report.assess import assess
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.layout import ABOUT_WORDS, TEXT_WORDS, Seat, Slot
@@ -83,6 +84,9 @@ def test_fork_fails_because_the_user_may_have_no_more_processes(serve, tmp_path)
     failed = server.wait_event("spawn-failed", count=3)
 
     assert "Resource temporarily unavailable" in failed["reason"]
+    (finding,) = assess(server.status())
+    assert finding.code == "cannot-start"
+    assert "Resource temporarily unavailable" in finding.text
     assert_served_by_others(server, victim)
     assert server.log.count("cannot start a process") == 1, "said once, not at every try"
     limit_processes(server.arbiter, "100")
@@ -171,7 +175,7 @@ def test_a_worker_that_the_kernel_kills_for_want_of_memory(serve, tmp_path, memo
     failed = server.wait_event("load-failed", count=2)
 
     assert failed["type"] == "SIGKILL"
-    assert failed["message"] == "by the kernel, which was out of memory"
+    assert failed["message"] == "by the kernel: out of memory"
     (exited,) = server.events("exited")
     assert exited["by"] == "somebody", "we killed the first"
     assert_served_by_others(server, victim)

@@ -304,6 +304,33 @@ def answer_or_none(server: Server, path: str = "/") -> int | None:
         return None
 
 
+@pytest.mark.parametrize("error", ["SystemExit(3)", "KeyboardInterrupt()", "RuntimeError('no')"])
+def test_a_hook_that_exits_in_the_running_arbiter_costs_nothing(error, serve, tmp_path):
+    hooks = ("child_exit(server, worker)", "on_reload(server)", "nworkers_changed(server, new, old)")
+    conf = tmp_path / "gunicorn.conf.py"
+    conf.write_text(
+        "import sys\nstarted = []\n"
+        + "".join(
+            f"def {hook}:\n    if started: raise {error}\n    started.append(1)\n"
+            if "nworkers" in hook
+            else f"def {hook}:\n    raise {error}\n"
+            for hook in hooks
+        )
+    )
+    server = serve("-c", str(conf), workers=2)
+    server.wait_ready()
+    os.kill(server.slot(1)["pid"], signal.SIGKILL)
+    server.wait_log("Exception in child_exit hook")
+    server.signal(signal.SIGTTIN)
+    server.wait_log("Exception in nworkers_changed hook")
+    server.wait("three workers", lambda status: status["ready"] == 3)
+    server.signal(signal.SIGHUP)
+    server.wait_log("Exception in on_reload hook")
+    server.wait_event("reloaded")
+    assert server.statuses(4) == {200: 4}
+    assert server.stop() == 0
+
+
 def test_a_pre_fork_hook_that_exits_costs_its_worker_alone(serve, tmp_path):
     """It runs in the arbiter, where a SystemExit would end the server."""
     fault, conf = tmp_path / "exit", tmp_path / "gunicorn.conf.py"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
+from django_workerguard.scoreboard.snapshot import SUSPECT_AFTER, SUSPECT_FOR, is_suspect
 from tests.process.harness import Server
 
 
@@ -43,6 +44,12 @@ def test_where_all_are_suspect_all_still_answer(worker_class, serve):
         server.get("/broken")
     assert server.statuses(50, "/broken") == {500: 50}
     assert 200 in server.statuses(10)
+
+
+def test_suspicion_ends_by_itself_on_a_site_without_requests():
+    assert is_suspect(SUSPECT_AFTER, 0)
+    assert not is_suspect(SUSPECT_AFTER - 1, 0)
+    assert not is_suspect(1000, SUSPECT_FOR)
 
 
 def test_a_success_clears_the_suspicion(serve):

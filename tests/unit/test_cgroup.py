@@ -94,6 +94,48 @@ def test_kills_for_want_of_memory(tree):
     assert cgroup.oom_kills(**roots) == 2
 
 
+@pytest.fixture
+def old_hierarchy(tree):
+    """A machine with cgroups of version 1, this process in one below the root."""
+
+    def make(groups: dict[str, dict[str, str]]) -> dict[str, Path]:
+        roots = tree("/", groups)
+        (roots["proc"] / "cgroup").write_text("5:memory:/web/shop\n3:cpu,cpuacct:/web/shop\n0::/\n")
+        return roots
+
+    return make
+
+
+def test_a_limit_below_the_root_of_the_old_hierarchy(old_hierarchy):
+    roots = old_hierarchy(
+        {
+            "memory": {"memory.limit_in_bytes": f"{900 * MB}\n", "memory.usage_in_bytes": f"{MB}\n"},
+            "memory/web/shop": {
+                "memory.limit_in_bytes": f"{100 * MB}\n",
+                "memory.usage_in_bytes": f"{40 * MB}\n",
+            },
+            "cpu": {},
+        }
+    )
+    assert cgroup.memory(**roots) == (100 * MB, 40 * MB)
+
+
+def test_a_quota_below_the_root_of_the_old_hierarchy(old_hierarchy):
+    quota = {"cpu.cfs_quota_us": "100000\n", "cpu.cfs_period_us": "100000\n"}
+    assert cgroup.cpus(**old_hierarchy({"cpu/web/shop": quota})) == 1
+
+
+def test_kills_in_other_groups_of_the_old_hierarchy_do_not_count(old_hierarchy):
+    def control(kills: int) -> dict[str, str]:
+        return {"memory.oom_control": f"oom_kill_disable 0\nunder_oom 0\noom_kill {kills}\n"}
+
+    roots = old_hierarchy(
+        {"memory": control(7), "memory/web/shop": control(2), "memory/web/shop/worker": control(1)}
+    )
+    (roots["proc"].parent / "vmstat").write_text("oom_kill 10\n")
+    assert cgroup.oom_kills(**roots) == 3
+
+
 def test_without_such_a_cgroup_the_machine_counts(tmp_path):
     (tmp_path / "self").mkdir()
     (tmp_path / "vmstat").write_text("pgfault 9\noom_kill 4\n")

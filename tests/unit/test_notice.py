@@ -131,7 +131,7 @@ def ended(notifier):
 
 
 def ticks(notifier, shot, until, *, at=0.0):
-    while at < until and notifier._running is None:
+    while at < until and not notifier._running:
         notifier.tick(lambda: shot, at)
         at += 1.0
     return at
@@ -145,7 +145,7 @@ def test_the_process_gets_the_notice_and_the_next_has_to_wait(notifier, tmp_path
     assert notifier.log.said == []
     (tmp_path / "told").unlink()
     ticks(notifier, changed(), 59.0, at=at)
-    assert notifier._running is None, "not within the interval"
+    assert not notifier._running, "not within the interval"
     ticks(notifier, changed(), 80.0, at=59.0)
     assert ended(notifier)
     assert '"cleared": [{' in (tmp_path / "told").read_text()
@@ -155,7 +155,7 @@ def test_a_process_that_takes_too_long_is_ended_with_its_children(notifier, monk
     monkeypatch.setattr(notifying, "LONGEST_RUN", 3.0)
     notifier._targets = ("command:sh -c 'sleep 100 & sleep 100'",)
     at = ticks(notifier, FAILING, 60.0)
-    pid = notifier._running[0]
+    (pid,) = notifier._running
     notifier.tick(lambda: FAILING, at + 10.0)
     assert ended(notifier)
     assert "killed by SIGKILL" in notifier.log.said[0]
@@ -180,7 +180,7 @@ def test_a_program_that_fails_is_told_in_the_log_and_harms_nobody(notifier, comm
     notifier._targets = (f"command:{command}", f"command:{command}")
     at = ticks(notifier, FAILING, 20.0)
     while len(notifier.log.said) < 2:
-        if notifier._running is not None:
+        if notifier._running:
             ended(notifier)
         at += 1
         notifier.tick(lambda: FAILING, at)

@@ -37,11 +37,17 @@ def vitals(*, ready=2, quorum=1, phase=Phase.SERVING, reached=1, beat=100.0) -> 
         ("live", vitals(), True, 100.0 + LONGEST_SILENCE + 1, False),
         ("live", vitals(ready=0), False, 101.0, True),
         ("ready", vitals(), True, 101.0, True),
-        ("ready", vitals(ready=0), True, 101.0, False),
+        ("ready", vitals(ready=0), None, 101.0, False),
+        ("ready", vitals(ready=0), True, 101.0, True),  # it is one, though the arbiter has not counted it yet
+        ("ready", vitals(ready=1, quorum=2), True, 101.0, False),
+        ("ready", vitals(ready=0, quorum=0), None, 101.0, False),  # nothing has been published yet
+        ("ready", vitals(), None, 101.0, True),
         ("ready", vitals(), False, 101.0, False),
         ("ready", vitals(phase=Phase.DRAINING), True, 101.0, False),
         ("ready", vitals(phase=Phase.STOPPING), True, 101.0, False),
-        ("startup", vitals(reached=0), True, 101.0, False),
+        ("startup", vitals(reached=0, ready=0, quorum=2), True, 101.0, False),
+        ("startup", vitals(reached=0, ready=0), True, 101.0, True),
+        ("startup", vitals(reached=0, ready=0, quorum=0), None, 101.0, False),
         ("startup", vitals(ready=0), False, 101.0, True),
         ("live", None, False, 0.0, True),
         ("ready", None, False, 0.0, False),
@@ -56,7 +62,7 @@ def test_verdicts(kind, of, loaded, now, ok):
 @pytest.mark.parametrize("wants_json", [True, False])
 def test_without_the_right_an_answer_says_yes_or_no_and_nothing_else(kind, wants_json):
     for of in (vitals(), vitals(ready=0, reached=0)):
-        told = answer(kind, of, loaded=True, now=101.0, wants_json=wants_json, detailed=False)
+        told = answer(kind, of, loaded=None, now=101.0, wants_json=wants_json, detailed=False)
         body = told.body.decode().strip()
         assert (json.loads(body)["status"] if wants_json else body) in ("ok", "unavailable")
         assert ("Retry-After" in dict(told.headers)) is (told.status == 503)

@@ -4,7 +4,38 @@ from __future__ import annotations
 
 import pytest
 
-from django_workerguard.server.supervisor import Standing
+from django_workerguard.server.supervisor import Standing, Supervisor, changes
+
+
+def standing(**more: object) -> Standing:
+    return Standing(
+        **{"ready": 4, "target": 4, "reached": True, "reloading": False, "stopping": False, **more}
+    )
+
+
+def test_an_arbiter_that_another_one_succeeds_hands_the_service_on():
+    before = standing(successor=77)
+    assert changes(before, standing(stopping=True, successor=77), monotonic_us=1) == ["MAINPID=77"]
+    leaving = standing(stopping=True, successor=77)
+    assert changes(leaving, standing(ready=0, stopping=True, successor=77), monotonic_us=1) == []
+    assert "STOPPING=1" in changes(standing(), standing(stopping=True), monotonic_us=1)
+
+
+@pytest.mark.parametrize(
+    ("environ", "warns"),
+    [
+        ({}, False),
+        ({"WATCHDOG_PID": "10"}, False),
+        ({"WATCHDOG_PID": "9", "GUNICORN_PID": "9"}, False),
+        ({"WATCHDOG_PID": "9"}, True),
+        ({"SYSTEMD_EXEC_PID": "9"}, True),
+        ({"SYSTEMD_EXEC_PID": "10"}, False),
+    ],
+)
+def test_a_process_that_systemd_does_not_listen_to_says_so(environ, warns):
+    warning = Supervisor({"NOTIFY_SOCKET": "/run/x", **environ}, 10).warning
+    assert ("NotifyAccess=all" in warning) is warns
+    assert Supervisor(environ, 10).warning == "", "without a socket there is nothing to warn of"
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from celery.concurrency.asynpool import Worker as AsyncWorker
 from django_workerguard.current import current_worker
 from django_workerguard.errors import ExitCode
 from django_workerguard.fleet import loading
+from django_workerguard.fleet.forks import disown_forks
 from django_workerguard.fleet.guard import Guard
 from django_workerguard.scoreboard.layout import Orders, Seat, SeatState
 
@@ -63,6 +64,8 @@ class GuardedChild:
         for fd in self.not_ours:
             with contextlib.suppress(OSError):
                 os.close(fd)
+        self.guard.board.leave_lock()
+        disown_forks(self.guard)
         self._seat = self.guard.board.words
         self._base = self.guard.base
         loading.dump_stacks(self.guard)

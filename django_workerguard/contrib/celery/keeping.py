@@ -24,6 +24,7 @@ from django_workerguard.fleet.control import ControlSocket
 from django_workerguard.fleet.exits import Exit
 from django_workerguard.fleet.guard import Guard
 from django_workerguard.fleet.keeper import Keeper
+from django_workerguard.fleet.place import Place
 from django_workerguard.fleet.stacks import open_dump, read_dump
 from django_workerguard.policy import action as a
 from django_workerguard.policy import message as m
@@ -108,7 +109,9 @@ class PoolKeeper:
         self._pid = os.getpid()
         self._pulse = monotonic_ns()
         self._stopping = False
+        self._closed = False
         self._control: ControlSocket | None = None
+        self._place = Place(self.board, restored=self._keeper.chronicle.restored)
         if opened.warning:
             log.warning("%s", opened.warning)
         self._open_control()
@@ -167,6 +170,7 @@ class PoolKeeper:
     def _publish(self) -> None:
         phase = Phase.STOPPING if self._stopping or self._keeper.fleet.stop else Phase.SERVING
         self._keeper.publish(self._clock(), phase=phase, beat=self._pulse)
+        self._place.look(self._control, self._clock())
 
     # actions
 
@@ -269,7 +273,7 @@ class PoolKeeper:
                 refused = (
                     f"a pool of Celery's knows recycle, not {request.do}: restart its worker, or ask Celery"
                 )
-            self._keeper.chronicle.asked(request, refused)
+            self._keeper.chronicle.asked(request, refused, self._clock())
             self._control.answer(request, refused)
 
     def recycle(self, which: dict[str, Any], reason: str) -> str | None:
@@ -314,11 +318,12 @@ class PoolKeeper:
     def close(self, code: int = 0) -> None:
         """Take the board away; only in the process that made it."""
         with self._lock:
-            if os.getpid() != self._pid or self.board.path is None or not self.board.path.exists():
+            if os.getpid() != self._pid or self._closed:
                 return
+            self._closed = True
             stop = self._keeper.fleet.stop
             self._keeper.chronicle.halted(stop.reason if stop else "", int(stop.exit_code) if stop else code)
             if self._control is not None:
                 self._control.close()
                 self._control = None
-            self.board.path.unlink(missing_ok=True)
+            self._place.remove()

@@ -18,6 +18,7 @@ urlpatterns = [
     path("starved-stream", views.starved_stream),
     path("stream", views.stream),
     path("broken", views.broken),
+    path("fork", views.fork),
     path("grow", views.grow),
     path("starve", views.starve),
     path("warm", views.warm),

@@ -16,6 +16,9 @@ class GuineaConfig(AppConfig):
             listen()
         if "GUINEA_REPORTER" in os.environ:
             report(os.environ["GUINEA_REPORTER"])
+        if "GUINEA_SCHEDULER" in os.environ:
+            name = os.environ["GUINEA_SCHEDULER"]
+            threading.Thread(target=time.sleep, args=(3600,), name=name).start()
         fault("ready")
 
 

@@ -1,5 +1,6 @@
 import functools
 import os
+import signal
 import time
 
 from django.http import HttpResponse, StreamingHttpResponse
@@ -59,6 +60,28 @@ def stream(request):
             time.sleep(0.2)
 
     return StreamingHttpResponse(lines(), content_type="text/plain")
+
+
+def fork(request):
+    """Fork a process that writes where the worker does, end it by SIGTERM, and say how it ended."""
+    board = current_worker().board
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.write(writer, b"none" if current_worker() is None else b"worker")
+        for word in range(64, len(board.words)):  # all but the header
+            board.words[word] = 0
+        os.write(writer, b".")
+        time.sleep(60)
+        os._exit(9)
+    seen = b""
+    while not seen.endswith(b"."):
+        seen += os.read(reader, 100)
+    os.kill(pid, getattr(signal, f"SIG{request.GET.get('signal', 'TERM')}"))
+    _, status = os.waitpid(pid, 0)
+    os.close(reader)
+    os.close(writer)
+    return HttpResponse(f"{seen.decode()} {os.waitstatus_to_exitcode(status)}\n")
 
 
 def grow(request):

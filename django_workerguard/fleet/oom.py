@@ -1,0 +1,38 @@
+"""Which SIGKILLs the kernel sent because memory ran out. Runs in the arbiter.
+
+The kernel counts a kill when it sends the signal. The process ends later, when its memory has
+been given back, which takes a large one some tenths of a second.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+KEPT = 5.0  # seconds in which the victim of a counted kill has to end
+
+
+class OOMKills:
+    """The kernel's kills that no ended process has accounted for yet."""
+
+    def __init__(self, count: Callable[[], int]) -> None:
+        """``count`` returns how often the kernel has killed so far."""
+        self._count = count
+        self._seen = count()
+        self._unclaimed: deque[float] = deque()  # when each was first seen
+
+    def look(self, now: float) -> None:
+        """Take in what the kernel has counted since, and forget kills whose victims were other processes."""
+        count = self._count()
+        self._unclaimed.extend([now] * max(0, count - self._seen))
+        self._seen = count
+        while self._unclaimed and now - self._unclaimed[0] > KEPT:
+            self._unclaimed.popleft()
+
+    def claim(self, now: float) -> bool:
+        """Say whether a process that SIGKILL has ended was one of the kernel's kills; each counts for one process."""
+        self.look(now)
+        if not self._unclaimed:
+            return False
+        self._unclaimed.popleft()
+        return True

@@ -1,0 +1,89 @@
+"""What a tick of the arbiter costs, in processor time: calm, and while every worker answers 5xx."""
+
+from __future__ import annotations
+
+import logging
+import os
+import statistics
+import time
+from typing import Any
+
+import pytest
+
+from django_workerguard.fleet.keeper import Keeper
+from django_workerguard.policy import action as a
+from django_workerguard.policy.plan import next_deadline, plan
+from django_workerguard.policy.view import Policy
+from django_workerguard.scoreboard.board import Board
+from django_workerguard.scoreboard.header import Phase
+from django_workerguard.scoreboard.layout import Kind, Orders, Seat, SeatState, layout_for
+from tests.benchmarks.measure import judge
+
+TICKS = 60
+GOALS = {64: 3.0, 500: 25.0}  # milliseconds in an outage, by workers
+
+
+class Arbiter:
+    """The tick without its processes: each worker is this process, which there is really something to read of."""
+
+    def __init__(self, workers: int) -> None:
+        self.board = Board.create(layout_for(workers, surge=1), None)
+        self.policy = Policy(load_concurrency=workers, stand_in=False, timeout=0.0)
+        self.keeper = Keeper(self.board, logging.getLogger("tick"), self.policy, target=workers)
+        self.now = 0.0
+        self.seats: list[int] = []
+        for action in plan(self.policy, self.keeper.fleet, 0.0):
+            assert isinstance(action, a.Spawn)
+            seat = self.keeper.seats.take(Kind.WORKER, slot=action.slot, generation=1, orders=Orders.ADMIT)
+            assert seat is not None
+            self.keeper.seats.adopt(seat, os.getpid())
+            self.keeper.spawned(action, seat, 0.0)
+            self.write(seat, Seat.STATE, SeatState.READY)
+            self.seats.append(seat)
+        assert len(self.seats) == workers
+
+    def write(self, seat: int, word: Seat, value: int) -> None:
+        self.board.words[self.board.layout.seat(seat) + word] = value
+
+    def serve(self, *, requests: int, errors: int) -> None:
+        """Have every worker count so many more."""
+        for seat in self.seats:
+            for word, more in ((Seat.BEAT, 1), (Seat.REQUESTS, requests), (Seat.ERRORS_5XX, errors)):
+                at = self.board.layout.seat(seat) + word
+                self.board.words[at] += more
+
+    def tick(self) -> float:
+        """Run one tick a second later, and return its processor time in milliseconds."""
+        self.now += 1.0
+        begun = time.process_time()
+        self.keeper.observe(self.now)
+        self.keeper.measure(self.now)
+        actions: tuple[Any, ...] = plan(self.keeper.policy, self.keeper.fleet, self.now)
+        self.keeper.publish(self.now, phase=Phase.SERVING)
+        next_deadline(self.keeper.policy, self.keeper.fleet, self.now)
+        assert not actions
+        return (time.process_time() - begun) * 1000
+
+
+def ticks(workers: int, *, errors: int) -> list[float]:
+    arbiter = Arbiter(workers)
+    try:
+        took = []
+        for _ in range(TICKS):
+            arbiter.serve(requests=20, errors=errors)
+            took.append(arbiter.tick())
+        return took[TICKS // 2 :]
+    finally:
+        arbiter.board.close()
+
+
+@pytest.mark.parametrize("workers", GOALS)
+def test_a_tick(workers):
+    calm, outage = ticks(workers, errors=0), ticks(workers, errors=20)
+    middle = statistics.median(outage)
+    judge(
+        f"a tick of {workers} workers, {len(outage)} ticks",
+        f"calm:   {statistics.median(calm):6.2f} ms of CPU, at most {max(calm):.2f}",
+        f"outage: {middle:6.2f} ms of CPU, at most {max(outage):.2f}",
+        figures=[(middle <= GOALS[workers], f"{middle:.2f} ms of at most {GOALS[workers]:g} in an outage")],
+    )

@@ -1,0 +1,140 @@
+"""The server stops when it is asked to, and leaves what it did not make."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.process.harness import Server
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def replace_by_a_file(path: Path) -> None:
+    path.unlink()
+    path.write_text("precious")
+
+
+def replace_by_another_socket(path: Path) -> None:
+    path.unlink()
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+
+
+def remove_the_directory(path: Path) -> None:
+    path.rename(path.parent.with_name("elsewhere.sock"))
+    shutil.rmtree(path.parent)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("change", "remains"),
+    [
+        (remove, False),
+        (replace_by_a_file, True),
+        (replace_by_another_socket, True),
+        (remove_the_directory, False),
+    ],
+)
+def test_a_socket_file_that_is_gone_or_anothers(change, remains, number, serve, tmp_path):
+    path = tmp_path / "web" / "site.sock"
+    path.parent.mkdir()
+    server = serve("--bind", f"unix:{path}")
+    server.wait_ready()
+    change(path)
+    server.signal(number)
+    assert server.wait_exit() == 0
+    assert path.exists() is remains
+    assert "of its own" not in server.log
+
+
+def test_two_servers_on_one_path_each_stop(serve, tmp_path):
+    path = tmp_path / "site.sock"
+    first = serve("--bind", f"unix:{path}")
+    first.wait_ready()
+    second = serve("--bind", f"unix:{path}")
+    second.wait_ready()
+    assert second.stop() == 0
+    assert first.stop() == 0
+
+
+def command(server: Server, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environ = {**os.environ, "WORKERGUARD_RUN_DIR": str(server.run_dir)}
+    return subprocess.run(
+        [sys.executable, "-m", "django_workerguard.cli", *arguments],
+        cwd=server.project,
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def boards(server: Server) -> list[Path]:
+    return sorted(server.run_dir.glob("*.board"))
+
+
+def test_a_run_directory_that_is_emptied_is_filled_again(serve):
+    server = serve()
+    server.wait_ready()
+    (board,) = boards(server)
+    for path in (board, board.with_suffix(".sock")):
+        path.unlink()
+    server._poll("the files", lambda: boards(server) and board.with_suffix(".sock").exists(), 60)
+    server.wait_event("restored", count=2)
+    assert command(server, "probe", "live").returncode == 0
+    assert command(server, "reload", "--wait=60").returncode == 0
+    killed = server.kill_worker(1)
+    server.wait("a new worker", lambda status: status["ready"] == 2 and killed not in server.pids())
+    board.unlink()
+    server._poll("the board once more", lambda: boards(server), 60)
+    server.wait_event("restored", count=3)
+    assert server.stop() == 0
+    assert not boards(server)
+
+
+def test_a_second_server_of_the_same_name_and_pid_is_refused(serve):
+    """Two containers with one run directory: their arbiters have the same pid."""
+    server = serve()
+    server.wait_ready()
+    (board,) = boards(server)
+    code = (
+        "import os, sys; from pathlib import Path\n"
+        "from django_workerguard.scoreboard.layout import Layout\n"
+        "from django_workerguard.scoreboard.places import open_board\n"
+        f"open_board(Layout(4, 2), {board.name.split('.')[0]!r}, {str(board.parent)!r}, environ={{}}, uid=os.geteuid(), "
+        f"pid={server.arbiter})"
+    )
+    outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "another server called" in outcome.stderr
+    assert command(server, "status").returncode == 0
+    assert board.with_suffix(".sock").exists()
+
+
+def test_reloads_that_never_stop_do_not_keep_a_dead_slot_empty(serve, faults):
+    server = serve()
+    server.wait_ready()
+    faults.set("ready", "slow")
+    for slot in (1, 2):
+        server.kill_worker(slot)
+    server.wait("nobody is ready", lambda status: status["ready"] == 0)
+    reloads = 0
+
+    def reload_again(status: dict) -> bool:
+        nonlocal reloads
+        if status["arbiter"]["generation"] > reloads:  # the one before has begun
+            reloads += 1
+            server.signal(signal.SIGHUP)
+        return status["ready"] == 2
+
+    server.wait("both slots, under reloads", reload_again)
+    assert reloads > 1
