@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from django_workerguard.errors import ConfigurationError, NoServerError
-from django_workerguard.scoreboard.header import Header, Kind
+from django_workerguard.scoreboard.header import Kind
 from django_workerguard.scoreboard.places import Server, find_servers, server_name, unreadable
 
 
@@ -23,11 +23,14 @@ def choose(parsed: argparse.Namespace, *, here: Path) -> list[Server]:
 def candidates(parsed: argparse.Namespace, kind: int, *, here: Path) -> list[Server]:
     """Return every server of a kind that could be meant. Raises NoServerError where there is none."""
     environ, uid = os.environ, os.geteuid()
-    found = list(find_servers(parsed.run_dir, environ=environ, uid=uid, kind=kind))
+    others = bool(parsed.name or parsed.run_dir)
+    found = list(find_servers(parsed.run_dir, environ=environ, uid=uid, kind=kind, others=others))
     what = "guarded Celery worker" if kind == Kind.POOL else "server"
     if not found:
-        broken = list(unreadable(parsed.run_dir, environ=environ, uid=uid))
-        raise NoServerError(f"no running {what} was found{'; ' if broken else ''}{'; '.join(broken)}.")
+        reasons = list(unreadable(parsed.run_dir, environ=environ, uid=uid, others=others))
+        if not others:
+            reasons.append(_elsewhere(uid))
+        raise NoServerError("; ".join((f"no running {what} was found", *filter(None, reasons))) + ".")
     if parsed.name:
         wanted = (parsed.name, server_name(parsed.name, here))
         named = [server for server in found if server.name in wanted or server.label in wanted]
@@ -53,11 +56,27 @@ def _nearest(found: list[Server], here: Path) -> list[Server]:
     ]
 
 
+def _elsewhere(uid: int) -> str:
+    """Say where servers may be that this user's commands do not look at."""
+    if uid == 0:
+        return "root sees servers of other users by --name or --run-dir"
+    return "a server that root has started is seen by root alone"
+
+
 def _one_family(servers: list[Server]) -> list[Server]:
-    parents = {server.board.read_about().get("replaces") for server in servers}
-    heirs = [server for server in servers if server.pid not in parents]
+    # a server's word that it replaces another counts only for one in the same directory and of the same user
+    places = [(server.directory, server.owner) for server in servers]
+    replaced = [server.board.read_about().get("replaces") for server in servers]
+    gone = {(*place, pid) for place, pid in zip(places, replaced, strict=True)}
+    heirs = [n for n, server in enumerate(servers) if (*places[n], server.pid) not in gone]
     if len(heirs) == 1:
-        return sorted(servers, key=lambda server: server.board.words[Header.STARTED_AT])
+        (heir,) = heirs
+        before = [
+            server
+            for n, server in enumerate(servers)
+            if n != heir and (*places[n], server.pid) == (*places[heir], replaced[heir])
+        ]
+        return [*before, servers[heir]]
     raise ConfigurationError(f"several servers run: {_labels(servers)}", hint="Choose one with --name.")
 
 

@@ -36,8 +36,9 @@ def _probe_the_only_one(kind: str, of: int) -> int | None:
     run_dir = environ.get("WORKERGUARD_RUN_DIR") or None
     name = environ.get("WORKERGUARD_NAME")
     found = []
-    for path in glance.boards(run_dir, environ=environ, uid=os.geteuid()):
-        words = glance.head(path)
+    others = bool(run_dir or name)
+    for path in glance.boards(run_dir, environ=environ, uid=os.geteuid(), others=others):
+        words = glance.head(path, others=others)
         if words is not None and words[Header.KIND] == of and (not name or glance.matches(path, name)):
             found.append(words)
     if not (run_dir or name) and os.path.exists("manage.py"):  # this project's is meant

@@ -18,7 +18,7 @@ from django_workerguard.choosing import candidates, choose
 from django_workerguard.config.units import seconds
 from django_workerguard.errors import ConfigurationError, ExitCode, NoServerError, WorkerguardError
 from django_workerguard.report.assess import with_findings
-from django_workerguard.report.table import event_line, story, table
+from django_workerguard.report.table import event_line, plain, story, table
 from django_workerguard.report.verdict import KINDS
 from django_workerguard.scoreboard.header import Kind
 from django_workerguard.scoreboard.journal import read_events
@@ -39,7 +39,7 @@ def run(argv: list[str], prog: str) -> int:
     try:
         return command(parsed)
     except WorkerguardError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        print(plain(f"Error: {error}"), file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -202,6 +202,7 @@ def _events(parsed: argparse.Namespace) -> int:
         if not parsed.follow or not is_live(server.board):
             return ExitCode.OK
         time.sleep(FOLLOW)
+        server.board.refresh()
         shown = list(read_events(server.board, after=last))
 
 

@@ -155,6 +155,7 @@ def _events(server: Server, after: int, patience: float) -> Iterator[Event]:
         if patience and time.monotonic() > deadline:
             raise TimedOutError(f"not within {patience:g} s; it goes on without this command")
         time.sleep(LOOK)
+        server.board.refresh()
 
 
 def _why(server: Server, event: Event) -> str:

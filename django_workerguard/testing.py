@@ -108,7 +108,7 @@ class GuardedServer:
     def board(self, pid: int | None = None) -> Iterator[Board]:
         """Map the scoreboard of the newest arbiter, or of that with a pid. Raises FileNotFoundError."""
         pattern = f"*.{pid}.board" if pid else "*.board"
-        boards = [Board.open(path) for path in (self.boards_in or self.run_dir).glob(pattern)]
+        boards = [Board.open(path, others=True) for path in (self.boards_in or self.run_dir).glob(pattern)]
         servers = [board for board in boards if board.words[Header.KIND] == Kind.WEB and is_live(board)]
         live = sorted(servers, key=lambda board: board.words[Header.STARTED_AT])
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
+from collections import defaultdict, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from django_workerguard.current import CurrentWorker, current_worker
 from django_workerguard.dashboard import drawing, render
 from django_workerguard.report.rates import rates
 from django_workerguard.report.timeline import Timeline
+from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.journal import read_events
 from django_workerguard.scoreboard.samples import read_recent, read_totals
@@ -82,7 +84,30 @@ def looks() -> Looks | None:
     return _looks_of(worker) if worker is not None else None
 
 
+class SlotEvents:
+    """The latest events of each slot. Each is read once, however often a slot is looked at."""
+
+    def __init__(self, board: Board, *, at_most: int) -> None:
+        self._board = board
+        self._seen = 0
+        self._by_slot: defaultdict[int, deque[dict[str, Any]]] = defaultdict(lambda: deque(maxlen=at_most))
+        self._lock = threading.Lock()
+
+    def of(self, slot: int) -> list[dict[str, Any]]:
+        """Return the events of a slot, the latest first."""
+        with self._lock:
+            for event in read_events(self._board, after=self._seen):
+                self._seen = event["number"]
+                if isinstance(number := event.get("slot"), int):
+                    self._by_slot[number].appendleft(event)
+            return list(self._by_slot.get(slot, ()))
+
+
+@functools.lru_cache(maxsize=1)
+def _slot_events(worker: CurrentWorker, at_most: int) -> SlotEvents:
+    return SlotEvents(worker.board, at_most=at_most)
+
+
 def events_of(worker: CurrentWorker, slot: int, *, at_most: int) -> list[dict[str, Any]]:
     """Return the latest events of a slot, the latest first."""
-    found = [event for event in read_events(worker.board) if event.get("slot") == slot]
-    return found[: -at_most - 1 : -1]
+    return _slot_events(worker, at_most).of(slot)

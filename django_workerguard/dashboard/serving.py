@@ -24,10 +24,14 @@ class Asset:
     word: str
 
 
-@functools.cache
 def asset(name: str) -> Asset | None:
-    """Return a file of the dashboard's; None where it has none of that name."""
-    if name not in TYPES:
-        return None
+    """Return a file of the dashboard; None where it has none of that name."""
+    return (
+        _asset(name) if name in TYPES else None
+    )  # any client may ask for any name, and none of those is kept
+
+
+@functools.cache
+def _asset(name: str) -> Asset:
     content = (FOLDER / name).read_bytes()
     return Asset(content, TYPES[name], hashlib.sha256(content).hexdigest()[:12])

@@ -18,6 +18,7 @@ from django_workerguard.fleet.seats import Seats
 from django_workerguard.policy.recycle import EVIL
 from django_workerguard.policy.view import Fleet, State, Worker
 from django_workerguard.probe import cgroup
+from django_workerguard.report.table import plain
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.journal import write_event
 from django_workerguard.scoreboard.layout import Cause, Seat
@@ -76,7 +77,8 @@ class Chronicle:
     def _say(self, level: str, worker: Worker, action: str, text: str, *values: Any) -> None:
         prefix = f"slot={worker.slot} gen={worker.generation} pid={worker.pid}"
         extra = {"action": action, "slot": worker.slot, "generation": worker.generation, "worker": worker.pid}
-        getattr(self._log, level)(f"{prefix} {text}", *values, extra=extra)
+        shown = (plain(value) if isinstance(value, str) else value for value in values)
+        getattr(self._log, level)(f"{prefix} {text}", *shown, extra=extra)
 
     # the server
 
@@ -298,6 +300,7 @@ class Chronicle:
         self, worker: Worker, error: dict[str, Any], cause: Cause | str, report: dict[str, Any]
     ) -> None:
         self._tallies.count("load_failures", cause if isinstance(cause, str) else _kind_of_failure(cause))
+        error = {key: plain(value) if isinstance(value, str) else value for key, value in error.items()}
         # the seat is another's soon, and how far the load got belongs to why it failed
         self._board.write_last_error(worker.slot, error, steps=report.get("steps", []))
         kind, message, step = (str(error.get(key) or "") for key in ("type", "message", "step"))

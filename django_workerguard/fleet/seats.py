@@ -82,6 +82,7 @@ class Seats:
             requests=words[base + Seat.REQUESTS],
             errors=words[base + Seat.ERRORS_5XX],
             memory_errors=words[base + Seat.MEMORY_ERRORS],
+            in_flight=words[base + Seat.IN_FLIGHT],
         )
 
     def word(self, index: int, word: Seat) -> int:

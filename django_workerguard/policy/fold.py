@@ -120,8 +120,9 @@ def _observed(policy: Policy, fleet: Fleet, message: m.Observed) -> Fleet:
 def _counted(worker: Worker, reading: m.Reading, at: float) -> Worker:
     """Take in what a worker counts; it costs nothing where no number has changed."""
     on_duty = reading.on_duty if worker.state in (State.UNLOADED, State.RETIRING) else worker.on_duty
-    counts = (reading.beat, reading.requests, reading.errors, reading.memory_errors, on_duty)
-    if counts == (worker.beat, worker.requests, worker.errors, worker.memory_errors, worker.on_duty):
+    said = (reading.beat, reading.requests, reading.errors, reading.memory_errors, reading.in_flight)
+    known = (worker.beat, worker.requests, worker.errors, worker.memory_errors, worker.in_flight)
+    if said == known and on_duty == worker.on_duty:
         return worker
     return worker.having(
         beat=reading.beat,
@@ -129,6 +130,7 @@ def _counted(worker: Worker, reading: m.Reading, at: float) -> Worker:
         requests=reading.requests,
         errors=reading.errors,
         memory_errors=reading.memory_errors,
+        in_flight=reading.in_flight,
         on_duty=on_duty,
     )
 

@@ -36,6 +36,7 @@ class Reading:
     requests: int = 0
     errors: int = 0
     memory_errors: int = 0
+    in_flight: int = 0
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,10 @@ def _past_its_time(policy: Policy, worker: Worker, now: float) -> Iterator[Actio
         case State.LOADED if worker.admitted and policy.timeout and now - worker.beat_seen > policy.timeout:
             yield Abort(worker.seat, f"timeout: loaded, but not accepting after {policy.timeout:g} s")
         case State.READY | State.UNLOADED if policy.timeout and now - worker.beat_seen > policy.timeout:
-            yield Abort(worker.seat, f"timeout: no sign of life for {policy.timeout:g} s")
+            waits = (
+                "" if worker.in_flight else "; it has no request in hand: perhaps a client has sent nothing"
+            )
+            yield Abort(worker.seat, f"timeout: no sign of life for {policy.timeout:g} s{waits}")
         case State.RETIRING if worker.asked_to_leave is not None:
             nothing_in_hand = worker.quick or worker.ready_at is None
             mercy = min(policy.mercy, QUICK_MERCY) if nothing_in_hand else policy.mercy

@@ -98,6 +98,7 @@ class Worker:
     requests: int = 0
     errors: int = 0  # answers of 5xx
     memory_errors: int = 0  # requests that ended in MemoryError
+    in_flight: int = 0  # requests in hand
     rss: int = 0  # bytes, as last measured
     rss_at_first: int = 0  # bytes, the first measure when it was ready
     rss_over: int = 0  # measures in a row at or above reload-on-rss

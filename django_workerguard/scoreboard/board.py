@@ -17,8 +17,16 @@ from typing import Any
 from django_workerguard.errors import WorkerguardError
 from django_workerguard.scoreboard.glance import open_file
 from django_workerguard.scoreboard.header import FEATURES, MAGIC, VERSION, WORD, Header, Vitals, path_word
-from django_workerguard.scoreboard.layout import ABOUT_WORDS, TALLY_WORDS, TEXT_WORDS, Layout, Seat, Slot
-from django_workerguard.scoreboard.told import clean
+from django_workerguard.scoreboard.layout import (
+    ABOUT_WORDS,
+    MAX_SEATS,
+    TALLY_WORDS,
+    TEXT_WORDS,
+    Layout,
+    Seat,
+    Slot,
+)
+from django_workerguard.scoreboard.told import clean, clean_about
 
 READ_TRIES = 50
 MAP_FIXED = 0x10  # Linux; the module mmap does not name it
@@ -36,8 +44,11 @@ class Board:
     ``words`` is a view of 64-bit words: reading or writing one item moves a whole word.
     """
 
-    def __init__(self, mapping: mmap.mmap, layout: Layout, *, fd: int, path: Path | None) -> None:
+    def __init__(
+        self, mapping: mmap.mmap, layout: Layout, *, fd: int, path: Path | None, source: int = -1
+    ) -> None:
         self._mapping = mapping
+        self._source = source  # what a copy was read from
         self.layout = layout
         self.fd = fd
         self.path = path
@@ -88,18 +99,34 @@ class Board:
             self.words[word] = value
 
     @classmethod
-    def open(cls, path: Path) -> Board:
-        """Map an existing board to read it.
+    def open(cls, path: Path, *, others: bool = False) -> Board:
+        """Map an existing board to read it. ``others``: one of another user too, as `glance.open_file` has it.
 
-        Raises BoardError with one line that says what is wrong with the file; OSError.
+        Another user's is copied: to touch a mapping whose file its owner truncates would end this process. `refresh`
+        reads it again. Raises BoardError with one line that says what is wrong with the file; OSError.
         """
-        fd = open_file(str(path))
+        fd = open_file(str(path), others=others)
         try:
             layout = _check(fd, path)
-            mapping = mmap.mmap(fd, layout.size, prot=mmap.PROT_READ)
-        finally:
+            if os.fstat(fd).st_uid == os.geteuid():
+                mapping = mmap.mmap(fd, layout.size, prot=mmap.PROT_READ)
+                os.close(fd)
+                return cls(mapping, layout, fd=-1, path=path)
+            board = cls(mmap.mmap(-1, layout.size), layout, fd=-1, path=path, source=fd)
+            board.refresh()
+        except BaseException:
             os.close(fd)
-        return cls(mapping, layout, fd=-1, path=path)
+            raise
+        return board
+
+    def refresh(self) -> None:
+        """Read a copy again; a mapping is always as new as can be. Raises BoardError if the file was truncated."""
+        if self._source < 0:
+            return
+        data = os.pread(self._source, self.layout.size, 0)
+        if len(data) != self.layout.size:
+            raise BoardError(f"{self.path} is truncated")
+        self._mapping[:] = data
 
     def leave_lock(self) -> None:
         """Leave the lock on the file to the arbiter: a child that outlives it must not hold it. For children."""
@@ -135,8 +162,9 @@ class Board:
         """Unmap. Views taken from ``words`` must be gone."""
         self.words.release()
         self._mapping.close()
-        if self.fd >= 0:
-            os.close(self.fd)
+        for fd in (self.fd, self._source):
+            if fd >= 0:
+                os.close(fd)
 
     def write_bytes(self, offset: int, data: bytes) -> None:
         """Copy bytes to the word at ``offset``."""
@@ -194,8 +222,7 @@ class Board:
         self.write_json(self.layout.about, ABOUT_WORDS, about)
 
     def read_about(self) -> dict[str, Any]:
-        about = self.read_json(self.layout.about, ABOUT_WORDS)
-        return about if isinstance(about, dict) else {}
+        return clean_about(self.read_json(self.layout.about, ABOUT_WORDS))
 
     def write_tallies(self, tallies: dict[str, Any]) -> None:
         self.write_json(self.layout.tallies, TALLY_WORDS, tallies)
@@ -309,6 +336,8 @@ def _check(fd: int, path: Path) -> Layout:
             f"{path} is a scoreboard of version {words[Header.VERSION]}, this program reads version {VERSION}; "
             "use the workerguard command of the server's own environment"
         )
+    if not (1 <= words[Header.SEATS] <= MAX_SEATS and 1 <= words[Header.SLOTS] <= MAX_SEATS):
+        raise BoardError(f"{path} is not a scoreboard: it has more seats or slots than any")
     layout = Layout(seats=words[Header.SEATS], slots=words[Header.SLOTS])
     if words[Header.SIZE] != layout.size or status.st_size != layout.size:
         raise BoardError(f"{path} is truncated")

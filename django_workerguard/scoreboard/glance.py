@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 SHARED_MEMORY = "/dev/shm"  # noqa: S108 - memory, not a temporary directory
+TEMPORARY = "the temporary directory"
 SUFFIX = ".board"
 
 
@@ -33,26 +34,32 @@ def places(run_dir: str | None, *, environ: Mapping[str, str], uid: int) -> list
         if environ.get(name, "").startswith("/")
     ]
     found.append((f"{SHARED_MEMORY}/workerguard-{uid}", SHARED_MEMORY))
-    found.append((f"{temporary(environ)}/workerguard-{uid}", "the temporary directory"))
+    found.append((f"{temporary(environ)}/workerguard-{uid}", TEMPORARY))
     return found
 
 
-def search(run_dir: str | None, *, environ: Mapping[str, str], uid: int) -> list[str]:
-    """List every directory in which this user may find a server's board; root sees every user's."""
+def search(run_dir: str | None, *, environ: Mapping[str, str], uid: int, others: bool = False) -> list[str]:
+    """List every directory in which this user's servers may have their boards.
+
+    ``others``: for root those of all users too. Only if one of them is meant by its name: any user can
+    make a file that looks like a server's.
+    """
     found = [path for path, _ in places(run_dir, environ=environ, uid=uid)]
     if run_dir is None:
         found.append(f"/run/user/{uid}/workerguard")
         found += [f"/run/{name}" for name in _names("/run")]
-        if uid == 0:
+        if uid == 0 and others:
             found += [f"/run/user/{name}/workerguard" for name in _names("/run/user")]
             for parent in (SHARED_MEMORY, temporary(environ)):
                 found += [f"{parent}/{name}" for name in _names(parent) if name.startswith("workerguard-")]
     return list(dict.fromkeys(found))
 
 
-def boards(run_dir: str | None, *, environ: Mapping[str, str], uid: int) -> Iterator[str]:
+def boards(
+    run_dir: str | None, *, environ: Mapping[str, str], uid: int, others: bool = False
+) -> Iterator[str]:
     """Yield the path of every file that is called a board."""
-    for directory in search(run_dir, environ=environ, uid=uid):
+    for directory in search(run_dir, environ=environ, uid=uid, others=others):
         for name in _names(directory):
             if name.endswith(SUFFIX):
                 yield f"{directory}/{name}"
@@ -65,14 +72,26 @@ def _names(directory: str) -> list[str]:
         return []
 
 
-def open_file(path: str, flags: int = os.O_RDONLY) -> int:
-    """Open a board's file. Raises OSError, also for what another user may have put there for one."""
+def open_file(path: str, flags: int = os.O_RDONLY, *, others: bool = False) -> int:
+    """Open a board's file. Raises OSError, also for what another user may have put there for one.
+
+    ``others``: root may open another user's, if the directory is that user's or root's and no other may write to it.
+    Without it root does so only directly below /run, where root alone makes directories (systemd's RuntimeDirectory).
+    """
     fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    owner, us = os.fstat(fd).st_uid, os.geteuid()
-    if us not in (0, owner) and owner != 0:
-        os.close(fd)
-        raise PermissionError(1, "it belongs to another user")
-    return fd
+    owner, us, directory = os.fstat(fd).st_uid, os.geteuid(), os.path.dirname(path)
+    if owner == us or (
+        us == 0 and (others or os.path.dirname(directory) == "/run") and _is_users(directory, owner)
+    ):
+        return fd
+    os.close(fd)
+    raise PermissionError(1, "it belongs to another user")
+
+
+def _is_users(directory: str, owner: int) -> bool:
+    """Say whether only a user and root can put files into a directory."""
+    status = os.stat(directory)
+    return status.st_uid in (0, owner) and not status.st_mode & 0o022
 
 
 def label(path: str) -> str:
@@ -86,10 +105,10 @@ def matches(path: str, name: str) -> bool:
     return name in (whole, whole.rpartition(".")[0])
 
 
-def head(path: str) -> memoryview | None:
+def head(path: str, *, others: bool = False) -> memoryview | None:
     """Read the header of a board whose arbiter lives; None for anything else."""
     try:
-        fd = open_file(path)
+        fd = open_file(path, others=others)
     except OSError:
         return None
     try:

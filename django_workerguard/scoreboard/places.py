@@ -7,6 +7,7 @@ in its run directory. A file whose arbiter is gone is stale; the next start remo
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from django_workerguard.scoreboard.board import Board, BoardError, is_held
 from django_workerguard.scoreboard.header import Header, Kind
 from django_workerguard.scoreboard.layout import Layout
 
+ANYONES = (glance.SHARED_MEMORY, glance.TEMPORARY)  # sources of places where every user may make files
 _BOARD = re.compile(r"(?P<name>.+)\.(?P<pid>\d+)\.board")
 
 
@@ -36,17 +38,24 @@ def server_name(name: str | None, project: Path) -> str:
 
 
 def open_board(
-    layout: Layout, name: str, run_dir: str | None, *, environ: Mapping[str, str], uid: int, pid: int
+    layout: Layout,
+    name: str,
+    run_dir: str | None,
+    *,
+    environ: Mapping[str, str],
+    uid: int,
+    pid: int,
+    mode: int = 0o700,
 ) -> Opened:
     """Make the board of this arbiter in the first place that can be written.
 
-    Where none can, the board is anonymous: the server serves, and says that commands
+    ``mode`` is that of a directory that has to be made. Where none can, the board is anonymous: the server serves, and says that commands
     cannot see it. Raises ConfigurationError where the user named a directory that cannot be used.
     """
     problems = []
     for place, source in glance.places(run_dir, environ=environ, uid=uid):
         try:
-            prepare(Path(place), uid)
+            prepare(Path(place), uid, mode=mode, anyones=source in ANYONES)
             sweep(Path(place))
             board = Board.create(layout, Path(place, f"{name}.{pid}.board"), pid=pid, start=start_time(pid))
         except FileExistsError:
@@ -69,16 +78,25 @@ def open_board(
     return Opened(Board.create(layout, None), warning)
 
 
-def prepare(path: Path, uid: int) -> None:
-    """Make a run directory, or check the one that is there. Raises OSError."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = path.stat()
-    if status.st_uid not in (uid, 0) or (status.st_mode & 0o002 and not status.st_mode & 0o1000):
-        raise PermissionError(1, "it belongs to another user or anybody may write to it")
+def prepare(path: Path, uid: int, *, mode: int = 0o700, anyones: bool = True) -> None:
+    """Make a run directory, or check the one that is there. Raises OSError.
+
+    ``anyones``: its parent is a place where every user may make files, so that it must not be a link of another's.
+    """
+    path.mkdir(mode=mode, parents=True, exist_ok=True)
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (os.O_NOFOLLOW if anyones else 0))
+    try:
+        status = os.fstat(fd)
+        if status.st_uid not in (uid, 0) or (status.st_mode & 0o002 and not status.st_mode & 0o1000):
+            raise PermissionError(1, "it belongs to another user or anybody may write to it")
+        if anyones and status.st_uid == uid:
+            os.fchmod(fd, mode)  # it may be there since a start with other options
+    finally:
+        os.close(fd)
 
 
 def _slow(place: Path, source: str) -> str | None:
-    if source != "the temporary directory" or _is_tmpfs(place):
+    if source != glance.TEMPORARY or _is_tmpfs(place):
         return None
     return f"the scoreboard lies on a disk ({place}): name a tmpfs with --run-dir"
 
@@ -126,21 +144,38 @@ class Server:
         return self.board.words[Header.KIND]
 
     @property
+    def directory(self) -> Path | None:
+        return self.board.path.parent if self.board.path is not None else None
+
+    @property
+    def owner(self) -> int:
+        """The user of the board's file; -1 if it is gone."""
+        try:
+            return os.lstat(self.board.path).st_uid if self.board.path is not None else -1
+        except OSError:
+            return -1
+
+    @property
     def label(self) -> str:
         return f"{self.name}.{self.pid}"
 
 
 def find_servers(
-    run_dir: str | None, *, environ: Mapping[str, str], uid: int, kind: int = Kind.WEB
+    run_dir: str | None,
+    *,
+    environ: Mapping[str, str],
+    uid: int,
+    kind: int = Kind.WEB,
+    others: bool = False,
 ) -> Iterator[Server]:
-    """Yield every running server of a kind that this user may see; root sees every user's.
+    """Yield every running server of a kind that is this user's; ``others``: for root those of all users.
 
     Looks into every place that a server could have used. A file that is no whole
     scoreboard of this version is passed over; `unreadable` tells of those.
     """
-    for path in glance.boards(run_dir, environ=environ, uid=uid):
+    for path in glance.boards(run_dir, environ=environ, uid=uid, others=others):
         try:
-            board = Board.open(Path(path))
+            board = Board.open(Path(path), others=others)
         except (OSError, BoardError):
             continue
         if board.words[Header.KIND] != kind or not is_live(board):
@@ -162,15 +197,17 @@ def is_near(project: Path, here: Path) -> bool:
 
 def pools_of(project: str, run_dir: str | None, *, environ: Mapping[str, str], uid: int) -> list[Server]:
     """Return the running Celery pools of a project, on this host."""
-    found = find_servers(run_dir, environ=environ, uid=uid, kind=Kind.POOL)
+    found = find_servers(run_dir, environ=environ, uid=uid, kind=Kind.POOL, others=run_dir is not None)
     return [server for server in found if is_near(Path(server.project), Path(project))]
 
 
-def unreadable(run_dir: str | None, *, environ: Mapping[str, str], uid: int) -> Iterator[str]:
+def unreadable(
+    run_dir: str | None, *, environ: Mapping[str, str], uid: int, others: bool = False
+) -> Iterator[str]:
     """Yield a line for each board whose file cannot be read, or is a dead server's, with the reason."""
-    for path in glance.boards(run_dir, environ=environ, uid=uid):
+    for path in glance.boards(run_dir, environ=environ, uid=uid, others=others):
         try:
-            board = Board.open(Path(path))
+            board = Board.open(Path(path), others=others)
             if not is_live(board):
                 yield f"{path} is of a server that has died: nothing has taken it away"
             board.close()

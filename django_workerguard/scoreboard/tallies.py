@@ -11,6 +11,7 @@ from typing import Any
 from django_workerguard.scoreboard.board import Board
 
 OTHER = "other"
+LARGEST = 2.0**63  # of a count
 # upper bounds in seconds; what takes longer is in the last, unbounded one
 LOAD_BUCKETS = ("0.1", "0.25", "0.5", "1.0", "2.5", "5.0", "10.0", "30.0", "60.0", "120.0", "+Inf")
 TALLIES: Mapping[str, tuple[str, ...]] = {
@@ -81,4 +82,5 @@ def _in(counts: Any, label: str) -> Any:
 
 
 def _number(value: Any) -> int | float:
-    return value if isinstance(value, int | float) and value >= 0 else 0
+    """Return a number that can be a count; a float of a large one overflows."""
+    return value if isinstance(value, int | float) and 0 <= value <= LARGEST else 0

@@ -9,6 +9,25 @@ NUMBERS = ("seconds", "peak_bytes", "retained_bytes", "threads_left", "sockets_l
 LARGEST = 2.0**53  # what JSON carries whole, and more than any of these can be
 
 
+def clean_about(about: Any) -> dict[str, Any]:
+    """Return what a server says of itself in the right form: texts that can be encoded, a list of addresses, a pid."""
+    if not isinstance(about, dict):
+        return {}
+    bind, replaces = about.get("bind"), about.get("replaces")
+    texts = {key: text(about[key]) for key in ("host", "name", "project", "worker_class") if key in about}
+    return {
+        **{key: value for key, value in about.items() if isinstance(value, bool | int | float)},
+        **texts,
+        "bind": [text(one) for one in bind] if isinstance(bind, list) else [],
+        "replaces": replaces if isinstance(replaces, int) else 0,
+    }
+
+
+def text(value: Any) -> str:
+    """Return a value as a text that every encoding of Unicode takes: without lone surrogates."""
+    return str(value).encode(errors="replace").decode()
+
+
 def clean(report: Any) -> dict[str, Any]:
     """Return a report of the right form whatever was written: ``step``, ``steps``, ``threads`` and, if there is one, ``error``."""
     if not isinstance(report, dict):
@@ -25,7 +44,7 @@ def clean(report: Any) -> dict[str, Any]:
 
 def _step(step: dict[str, Any]) -> dict[str, Any]:
     return {
-        "name": str(step.get("name", "")),
+        "name": text(step.get("name", "")),
         **{key: _number(step.get(key)) for key in NUMBERS},
         "shareable": step.get("shareable") is True,
     }
@@ -33,14 +52,14 @@ def _step(step: dict[str, Any]) -> dict[str, Any]:
 
 def _error(error: dict[str, Any]) -> dict[str, Any]:
     return {
-        **{key: str(error.get(key) or "") for key in TEXTS},
+        **{key: text(error.get(key) or "") for key in TEXTS},
         "step": _text_or_none(error.get("step")),
         "at": _number(error.get("at")),
     }
 
 
 def _text_or_none(value: Any) -> str | None:
-    return None if value is None else str(value)
+    return None if value is None else text(value)
 
 
 def _number(value: Any) -> float | int:

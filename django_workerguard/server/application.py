@@ -55,7 +55,10 @@ def _open(app: GuardedApplication, pid: int) -> Opened:
     name = server_name(options.name, Path(app.handover.project))
     layout = layout_for(app.cfg.workers, surge=options.surge)
     try:
-        return open_board(layout, name, options.run_dir, environ=os.environ, uid=os.geteuid(), pid=pid)
+        uid = os.geteuid()
+        # workers of another user have to pass through to the control socket, which is theirs
+        mode = 0o711 if uid == 0 and app.cfg.uid != 0 else 0o700
+        return open_board(layout, name, options.run_dir, environ=os.environ, uid=uid, pid=pid, mode=mode)
     except ConfigurationError as error:
         where = app.guard.sources["run_dir"]
         raise ConfigurationError(error.problem, option=error.option, where=where, hint=error.hint) from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from typing import Any
 
 from gunicorn.config import PostRequest, PreRequest
@@ -49,6 +49,11 @@ class RequestCount:
         elif words[self._streak]:
             words[self._streak] = 0
 
+    def took_back(self) -> None:
+        """Take a request back that was counted when it came."""
+        if self._words[self._in_flight]:
+            self._words[self._in_flight] -= 1
+
     def memory_error(self) -> None:
         """Count a request that ended in MemoryError."""
         self._words[self._memory_errors] += 1
@@ -75,6 +80,10 @@ class LockedRequestCount(RequestCount):
         with self._lock:
             super().ended(status)
 
+    def took_back(self) -> None:
+        with self._lock:
+            super().took_back()
+
     def memory_error(self) -> None:
         with self._lock:
             super().memory_error()
@@ -86,38 +95,36 @@ def request_count(words: memoryview, base: int) -> RequestCount:
     return (RequestCount if has_gil else LockedRequestCount)(words, base)
 
 
-def chain_hooks(
-    worker: Any, count: RequestCount, *, probes: Container[str], answered: Callable[[Any], None]
-) -> None:
+PROBE = "workerguard.probe"  # in the environ of a request that the guard itself has answered
+
+
+def chain_hooks(worker: Any, count: RequestCount, *, answered: Callable[[Any], None]) -> None:
     """Put the count around the user's pre_request and post_request.
 
-    Requests for a path in ``probes`` are not counted: they say nothing of the application.
-    ``answered`` is told of every request that has been.
+    Probes are taken out of the count again: they say nothing of the application.
+    ``answered`` is called with every request that has been.
     """
     before = worker.cfg.settings["pre_request"].get()
     after = worker.cfg.settings["post_request"].get()
     quiet = before is PreRequest.default and not worker.log.error_log.isEnabledFor(10)
-    worker.cfg.settings["pre_request"].set(_before(count, probes, None if quiet else before))
+    worker.cfg.settings["pre_request"].set(_before(count, None if quiet else before))
     worker.cfg.settings["post_request"].set(
-        _after(count, probes, None if after is PostRequest.default else after, answered)
+        _after(count, None if after is PostRequest.default else after, answered)
     )
 
 
-def _before(count: RequestCount, probes: Container[str], user: Hook | None) -> Hook:
+def _before(count: RequestCount, user: Hook | None) -> Hook:
     started = count.started
 
     def pre_request(worker: Any, request: Any) -> None:
-        if request.path not in probes:
-            started()
+        started()
         if user is not None:
             user(worker, request)
 
     return pre_request
 
 
-def _after(
-    count: RequestCount, probes: Container[str], user: Hook | None, answered: Callable[[Any], None]
-) -> Hook:
+def _after(count: RequestCount, user: Hook | None, answered: Callable[[Any], None]) -> Hook:
     ended = count.ended
 
     def post_request(worker: Any, request: Any, environ: Any, response: Any) -> None:
@@ -125,7 +132,9 @@ def _after(
         error = sys.exc_info()[1]  # that gunicorn is on the way with, while this is called
         if error is not None and isinstance(error, MemoryError | StopIteration):
             _look_for_memory_error(error, count)
-        if request.path not in probes:
+        if PROBE in environ:
+            count.took_back()
+        else:
             # without a status the application raised, and gunicorn answers 500
             ended((getattr(response, "status_code", None) or 500) if response is not None else 500)
         if user is not None:

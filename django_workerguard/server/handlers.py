@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import stat
 from typing import Any
 
 from gunicorn.errors import HaltServer
@@ -185,8 +186,8 @@ class Handlers:
             return
         for setting in ("errorlog", "accesslog"):
             path = self.cfg.settings[setting].get()
-            if path and path != "-" and os.path.exists(path):
-                os.chown(path, self.cfg.uid, self.cfg.gid)
+            if path and path != "-":
+                _hand_over(path, self.cfg.uid, self.cfg.gid)
 
     def handle_usr2(self) -> None:
         arbiter = os.getpid()
@@ -224,3 +225,15 @@ class Handlers:
                 return self._keeper.recycle(request.arguments, f"recycle by {request.who}")
             case _:
                 return f"{request.do!r} is not known"
+
+
+def _hand_over(path: str, uid: int, gid: int) -> None:
+    """Give a log file to the workers' user; nothing else, which that user may have put there: no link, no second name."""
+    with contextlib.suppress(OSError):
+        fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            status = os.fstat(fd)
+            if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
+                os.fchown(fd, uid, gid)
+        finally:
+            os.close(fd)

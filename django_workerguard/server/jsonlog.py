@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,6 +25,10 @@ ATOMS = {
 }
 
 
+# %({x-request-id}i)s: a header of the request (i) or of the response (o), or a variable of the environ (e)
+NAMED = re.compile(r"%\((\{([^}]+)\}[ioe])\)s")
+
+
 class JsonFormatter(logging.Formatter):
     """Writes a record as one line of JSON: ``at``, ``level``, ``logger``, ``pid``, ``message``, and what else it carries."""
 
@@ -40,9 +46,20 @@ class JsonFormatter(logging.Formatter):
         if isinstance(record.args, dict):
             atoms = record.args
             said |= {name: atoms[atom] for atom, name in ATOMS.items() if atom in atoms}
+            said |= _chosen(str(record.msg), atoms)
         if record.exc_info:
             said["exception"] = self.formatException(record.exc_info)
         return json.dumps(said, default=str)
+
+
+def _chosen(access_log_format: str, atoms: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the headers and variables that an access log format names, and the client behind a proxy's unix socket."""
+    chosen = {name: atoms[atom] for atom, name in NAMED.findall(access_log_format) if atom in atoms}
+    forwarded = atoms.get("{x-forwarded-for}i", "")
+    if not atoms.get("h") and forwarded:
+        # the last address is the one that the proxy itself has seen
+        chosen["remote"] = str(forwarded).rpartition(",")[2].strip()
+    return chosen
 
 
 def write_json(log: Any) -> None:

@@ -1,4 +1,4 @@
-"""Make a worker under suspicion wait before it accepts. Runs in the worker.
+"""When a worker accepts: later under suspicion, and no client that has sent nothing. Runs in the worker.
 
 A worker whose requests all fail is done with each at once, and wins the race to accept:
 two such of eight took 36 to 72 % of the requests. A few milliseconds before `accept`
@@ -8,6 +8,8 @@ two hundred requests a second.
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import time
 from typing import Any
 
@@ -24,6 +26,19 @@ def patient_listeners(sockets: list[Any], count: RequestCount) -> None:
             listener.sock = _patient(listener.sock, "accept", count)
         else:  # gevent's, whose server accepts on what lies inside
             listener._sock = _patient(listener._sock, "_accept", count)
+
+
+def leave_silent_clients(sockets: list[Any], patience: float) -> None:
+    """Have the kernel keep a TCP connection until its client has sent something, so many seconds at most.
+
+    For worker classes that wait in `recv` for a request. A browser that connects ahead, or a load balancer
+    that looks whether the port is open, would hold such a worker until its time-out.
+    """
+    for listener in sockets:
+        sock = getattr(listener, "sock", listener)
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, max(1, int(patience)))
 
 
 def _patient(listener: Any, method: str, count: RequestCount) -> Any:

@@ -20,7 +20,7 @@ from django_workerguard.fleet.guard import Guard
 from django_workerguard.report.health import respond
 from django_workerguard.scoreboard.layout import Orders, Seat, SeatState
 from django_workerguard.server.certificate import load_certificate
-from django_workerguard.server.closing import close_at_once
+from django_workerguard.server.closing import close_without_waiting
 from django_workerguard.server.hygiene import StaysOnHangup, die_with
 from django_workerguard.server.wrapper import GuardedWSGI, HealthURLs
 
@@ -78,10 +78,11 @@ class StandIn(StaysOnHangup, ThreadWorker):
         if self.cfg.is_ssl:
             with contextlib.suppress(OSError, ValueError):  # it may be what keeps the workers from loading
                 load_certificate(self.cfg)
-        answered, after = close_at_once(), self.cfg.settings["post_request"].get()
+        closer, after = close_without_waiting(), self.cfg.settings["post_request"].get()
 
         def post_request(worker: Any, request: Any, environ: Any, response: Any) -> None:
-            answered(request)
+            if closer is not None:
+                closer.note(request)
             after(worker, request, environ, response)
 
         self.cfg.settings["post_request"].set(post_request)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import functools
+import logging
 import os
 import signal
 import time
@@ -18,13 +19,16 @@ from django_workerguard.fleet.forks import disown_forks
 from django_workerguard.fleet.guard import Guard
 from django_workerguard.scoreboard.layout import Orders, Seat, SeatState
 from django_workerguard.server.certificate import load_certificate
-from django_workerguard.server.closing import close_at_once
+from django_workerguard.server.closing import Closer, close_without_waiting
 from django_workerguard.server.counting import RequestCount, chain_hooks, request_count
 from django_workerguard.server.hygiene import StaysOnHangup, die_with
-from django_workerguard.server.patience import patient_listeners
+from django_workerguard.server.patience import leave_silent_clients, patient_listeners
 from django_workerguard.server.wrapper import GuardedASGI, GuardedWSGI, HealthURLs
 
 Step = Callable[[], None]
+SILENCE = (
+    30.0  # seconds that a client which sends nothing is kept from the workers, where there is no time-out
+)
 FAREWELL = 5.0  # seconds that receivers of worker_retiring get
 ASGI_CLASSES = ("ASGIWorker", "UvicornWorker")
 
@@ -32,6 +36,11 @@ ASGI_CLASSES = ("ASGIWorker", "UvicornWorker")
 def is_asgi(worker_class: type) -> bool:
     """Say whether a worker class serves ASGI applications."""
     return any(cls.__name__ in ASGI_CLASSES for cls in worker_class.__mro__)
+
+
+def _waits_for_clients(worker_class: type) -> bool:
+    """Say whether a worker class waits in `recv` for what a client sends, with nothing else to do."""
+    return any(cls.__name__ in ("SyncWorker", "ThreadWorker") for cls in worker_class.__mro__)
 
 
 def own_steps(cfg: Any) -> dict[str, Step]:
@@ -56,6 +65,10 @@ def _draining(worker_class: type) -> tuple[type, ...]:
     return (draining.DrainingUvicorn if uvicorn else draining.DrainingASGI,)
 
 
+def _nothing(_request: Any) -> None:
+    """Take no note of a request."""
+
+
 class GuardMixin(StaysOnHangup):
     """Loads with the sentinel, waits to be admitted, says when it accepts and when it leaves."""
 
@@ -65,6 +78,7 @@ class GuardMixin(StaysOnHangup):
     _announced = False
     _retiring = False
     _farewell_said = False
+    _closer: Closer | None = None
 
     # gunicorn's base class, as far as it is leaned on
     cfg: Any
@@ -97,9 +111,27 @@ class GuardMixin(StaysOnHangup):
             raise SystemExit(ExitCode.LOAD_FAILED) from None
         count = request_count(self.guard.board.words, self.guard.base)
         patient_listeners(self.sockets, count)
+        if _waits_for_clients(type(self)):
+            leave_silent_clients(self.sockets, self.cfg.timeout or SILENCE)
+        self._log_again()
         self._wrap(app, count)
         import_module(loading.SENTINEL).watch_memory_errors(count.memory_error)
         self._announce("announce_loaded")
+
+    def _log_again(self) -> None:
+        """Enable gunicorn's loggers again where the project's LOGGING has disabled all that were there before it."""
+        loggers = [getattr(self.log, name, None) for name in ("error_log", "access_log")]
+        known = logging.root.manager.loggerDict
+        loggers += [known.get(name) for name in ("uvicorn.error", "uvicorn.access")]
+        disabled = [one for one in loggers if isinstance(one, logging.Logger) and one.disabled]
+        for logger in disabled:
+            logger.disabled = False
+        if disabled:
+            names = " and ".join(logger.name for logger in disabled)
+            self.log.warning(
+                "the project's LOGGING disabled %s, enabled again here: set disable_existing_loggers to False",
+                names,
+            )
 
     def _leave_on_change(self, reloader: Any) -> None:
         """Have gunicorn's reloader stop every worker class: uvicorn's does not look at what it sets."""
@@ -127,13 +159,16 @@ class GuardMixin(StaysOnHangup):
             )
             self.asgi = self.wsgi
         else:
-            chain_hooks(self, count, probes=health.kinds, answered=close_at_once())
+            self._closer = close_without_waiting()
+            chain_hooks(self, count, answered=self._closer.note if self._closer else _nothing)
             self.wsgi = GuardedWSGI(app, health)
 
     def run(self) -> None:
         if not self._has_lifespan and not loading.wait_for_admission(self.guard, alive=lambda: self.alive):
             return
         super().run()  # type: ignore[misc]
+        if self._closer is not None:
+            self._closer.finish()
         deadline = time.monotonic() + FAREWELL
         while self._retiring and not self._farewell_said and time.monotonic() < deadline:
             time.sleep(0.01)

@@ -12,7 +12,7 @@ from django_workerguard.fleet.guard import Guard
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.report.health import KINDS, Answer, Kind, answer
 from django_workerguard.scoreboard.layout import SeatState
-from django_workerguard.server.counting import RequestCount
+from django_workerguard.server.counting import PROBE, RequestCount
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Any]]
@@ -74,6 +74,7 @@ class GuardedWSGI:
             accept=environ.get("HTTP_ACCEPT", ""),
             authorization=environ.get("HTTP_AUTHORIZATION", ""),
         )
+        environ[PROBE] = True
         start_response(f"{told.status} {told.reason}", list(told.headers))
         return [told.body]
 
@@ -106,7 +107,7 @@ class GuardedASGI:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
         if kind == "http":
-            probe = self._kinds.get(scope["path"])
+            probe = self._kinds.get(scope["path"]) or self._behind_prefix(scope)
             if probe is not None:
                 await self._answer(probe, scope, send)
                 return
@@ -115,6 +116,14 @@ class GuardedASGI:
             await self._lifespan(scope, receive, send)
         else:
             await self._other(scope, receive, send)
+
+    def _behind_prefix(self, scope: Scope) -> Kind | None:
+        """Return the probe that a path is below the prefix, which comes with ``root_path`` and, of some clients, twice."""
+        prefix = scope.get("root_path")
+        if not prefix:
+            return None
+        inside: str = scope["path"].removeprefix(prefix)
+        return self._kinds.get(inside) or self._kinds.get(inside.removeprefix(prefix))
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         status = 499  # the client went away: Django then returns without an answer

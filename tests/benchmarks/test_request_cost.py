@@ -16,7 +16,7 @@ from django_workerguard.config.options import GuardOptions
 from django_workerguard.fleet.guard import Guard
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.layout import Layout
-from django_workerguard.server.closing import close_at_once
+from django_workerguard.server.closing import close_without_waiting
 from django_workerguard.server.counting import chain_hooks, request_count
 from django_workerguard.server.wrapper import GuardedASGI, GuardedWSGI, HealthURLs
 from tests.benchmarks.measure import judge
@@ -82,7 +82,9 @@ def test_wsgi():
     count = request_count(guard.board.words, guard.base)
     with socket.socket() as client:
         plain = least(block_of(a_worker(), app))
-        chain_hooks(worker, count, probes=HealthURLs(guard).kinds, answered=close_at_once())
+        closer = close_without_waiting()
+        assert closer is not None
+        chain_hooks(worker, count, answered=closer.note)
         guarded = least(block_of(worker, GuardedWSGI(app, HealthURLs(guard))))
     added = guarded - plain
     judge(

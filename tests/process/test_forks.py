@@ -11,7 +11,6 @@ import pytest
 
 from tests.process.harness import WORKER_CLASSES, Server
 
-
 # every class, and one with Python's handlers and one with an event loop's for the other signals
 SIGNALS = [(kind, "TERM") for kind in WORKER_CLASSES.values()] + [
     (kind, number) for kind in ("sync", "asgi") for number in ("HUP", "USR1", "QUIT", "ABRT")
@@ -27,9 +26,9 @@ def test_a_process_that_a_view_forks_dies_of_a_signal_and_is_not_the_worker(work
     assert body == f"none. -{getattr(signal, f'SIG{number}').value}\n", "in it there is no current worker"
     assert server.statuses(4) == {200: 4}
     assert server.pids() == before
-    slot = server.slot(1)
-    assert (slot["state"], slot["in_flight"]) == ("ready", 0)
-    assert slot["load_steps"], "the fork wrote nothing into the board"
+    status = server.wait("nothing in hand", lambda status: status["slots"][0]["in_flight"] == 0)
+    assert status["slots"][0]["state"] == "ready"
+    assert status["slots"][0]["load_steps"], "the fork wrote nothing into the board"
     assert [event["event"] for event in server.events()] == ["started", "spawned", "ready"]
 
 

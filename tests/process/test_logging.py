@@ -53,3 +53,23 @@ def test_each_event_is_said_once(serve, log_format):
     assert Counter(ready) == {(slot, generation): 1 for slot in "12" for generation in "12"}
     assert len(re.findall(r"Reload: generation 2 begins", server.log)) == 1
     assert len(re.findall(r"asked to leave: reload", server.log)) == 2
+
+
+def test_a_project_that_disables_existing_loggers_loses_no_line(serve, worker_class):
+    server = serve("-k", worker_class, "--", "--access-logfile", "-", environ={"GUINEA_LOGGING": "1"})
+    server.wait_ready()
+    server.get("/who?seen=1")
+    server.wait_log("/who?seen=1")
+    assert "set disable_existing_loggers to False" in server.log
+
+
+def test_json_has_the_headers_that_the_access_format_names(serve):
+    form = "%({x-request-id}i)s %({content-type}o)s"
+    server = serve("--log-format", "json", "--", "--access-logfile", "-", "--access-logformat", form)
+    server.wait_ready()
+    server.get("/", headers={"X-Forwarded-For": "198.51.100.1, 203.0.113.7", "X-Request-Id": "abc123"})
+    server.wait_log("abc123")
+    line = json.loads(next(line for line in server.log.splitlines() if "abc123" in line))
+    assert line["x-request-id"] == "abc123"
+    assert line["content-type"].startswith("text/html")
+    assert line["remote"] == "203.0.113.7", "the address that the proxy has seen"

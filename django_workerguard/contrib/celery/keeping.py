@@ -34,8 +34,8 @@ from django_workerguard.probe import cgroup
 from django_workerguard.probe.clock import AwakeClock, monotonic_ns
 from django_workerguard.report.assess import with_findings
 from django_workerguard.scoreboard.header import Header, Kind, Phase
+from django_workerguard.scoreboard.layout import MAX_SEATS, Layout, Orders, Seat
 from django_workerguard.scoreboard.layout import Kind as SeatKind
-from django_workerguard.scoreboard.layout import Layout, Orders, Seat
 from django_workerguard.scoreboard.places import Opened, open_board, server_name
 from django_workerguard.scoreboard.snapshot import snapshot
 
@@ -70,7 +70,7 @@ def policy_of(options: GuardOptions, *, rss_limit: int = 0) -> Policy:
 
 def open_pool_board(options: GuardOptions, node: str, *, processes: int) -> Opened:
     """Make the board of this worker. Raises ConfigurationError where the run directory cannot be used."""
-    slots = max(SLOTS, 2 * processes)
+    slots = min(MAX_SEATS, max(SLOTS, 2 * processes))
     opened = open_board(
         Layout(seats=slots, slots=slots),
         server_name(options.name or node, Path.cwd()),

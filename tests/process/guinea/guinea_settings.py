@@ -22,3 +22,9 @@ WORKERGUARD = {
 }
 EMAIL_BACKEND = "django.core.mail.backends.filebased.EmailBackend"
 EMAIL_FILE_PATH = os.environ.get("GUINEA_MAILS", "/nonexistent")
+if "GUINEA_LOGGING" in os.environ:  # without disable_existing_loggers, which is True then
+    LOGGING = {
+        "version": 1,
+        "handlers": {"console": {"class": "logging.StreamHandler"}},
+        "root": {"handlers": ["console"]},
+    }
