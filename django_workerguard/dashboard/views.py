@@ -6,6 +6,7 @@ import contextlib
 import re
 import socket
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from django.apps import apps
@@ -220,6 +221,7 @@ def _page(request: HttpRequest, template: str, context: dict[str, Any], *, statu
     look = _admin_look(request)
     context = {
         **(look or {}),
+        "as_of": f"{datetime.now(UTC):%H:%M:%S}",
         "base": "admin/base_site.html" if look is not None else "workerguard/base.html",
         "css_url": _asset_url(request, "dashboard.css"),
         "js_url": _asset_url(request, "dashboard.js"),

@@ -77,6 +77,7 @@ class Orders(IntFlag):
     ADMIT = 1  # begin to accept
     STAY = 2  # should the load fail, stay and be UNLOADED
     DUTY = 4  # answer 503 while nobody is ready
+    TERMINATE = 16  # SIGTERM is meant for this process, a pool's child, and not for the whole process group
     LEAVE = 8  # finish what is in hand and leave: how a pool's child is asked, which no signal may disturb
 
 

@@ -60,6 +60,19 @@ def test_a_failing_load_is_seen_with_its_reason_and_its_traceback(site, page, tm
     assert page.complaints == []
 
 
+def test_a_script_that_does_not_arrive_is_asked_for_again(site, page):
+    """A worker may be killed while it sends it."""
+    page.route(re.compile(r"dashboard\.js\?v=\w+$"), lambda route: route.abort())
+    log_in(page, site)
+    expect(page.locator("[data-wg-fresh]")).to_have_text(re.compile(r"^As of [\d:]{8} UTC$"))
+
+
+def test_a_page_without_its_script_says_that_it_is_old(site, page):
+    page.route(re.compile(r"dashboard\.js"), lambda route: route.abort())
+    log_in(page, site)
+    expect(page.locator("[data-wg-fresh]")).to_contain_text("this page is not kept up to date")
+
+
 def test_what_a_failed_load_got_through_is_shown(site, page, tmp_path):
     log_in(page, site)
     faults = tmp_path / "faults"

@@ -12,11 +12,7 @@ from tests.process.harness import Server
 def sick_of(server: Server) -> int:
     """Make one worker sick and suspect; return its pid."""
     server.get("/sicken")
-    while True:
-        reply = server.get("/")
-        if reply.status == 500:
-            sick = reply.pid
-            break
+    sick = next(reply.pid for reply in (server.get("/") for _ in range(1000)) if reply.status == 500)
     server.wait("suspicion", lambda status: _is_suspect(server, sick))
     return sick
 
@@ -40,8 +36,12 @@ def test_failing_fast_does_not_win_the_traffic(worker_class, serve):
 def test_where_all_are_suspect_all_still_answer(worker_class, serve):
     server = serve("-k", worker_class)
     server.wait_ready()
-    while not all(slot["suspect"] for slot in server.status()["slots"]):
+
+    def all_suspect(status: dict) -> bool:
         server.get("/broken")
+        return all(slot["suspect"] for slot in status["slots"])
+
+    server.wait("suspicion of all", all_suspect)
     assert server.statuses(50, "/broken") == {500: 50}
     assert 200 in server.statuses(10)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any
 
-from billiard.common import pickle_loads
+from billiard.common import TERM_SIGNAL, pickle_loads
 from billiard.pool import EX_FAILURE, EX_OK, EX_RECYCLE
 from billiard.pool import Worker as BlockingWorker
 from celery import signals
@@ -76,7 +76,23 @@ class GuardedChild:
             raise SystemExit(ExitCode.LOAD_FAILED) from None
         faulthandler.disable()
         signal.signal(signal.SIGABRT, signal.SIG_DFL)  # what billiard has set would dump nothing
+        self._ignore_signals_to_the_group()
         loading.dump_stacks(self.guard)
+
+    def _ignore_signals_to_the_group(self) -> None:
+        """Take SIGTERM only from the pool: for a group of processes it is the main one that ends, with the tasks in hand done."""
+        before = signal.getsignal(TERM_SIGNAL)
+
+        def terminate(number: int, frame: Any) -> None:
+            if not self.guard.ordered(Orders.TERMINATE):
+                return
+            if callable(before):
+                before(number, frame)
+            else:
+                raise SystemExit(EX_FAILURE)
+
+        signal.signal(TERM_SIGNAL, terminate)
+        signal.siginterrupt(TERM_SIGNAL, False)
 
     def _load(self, sentinel: Any, reporter: loading.SeatReporter) -> None:
         with sentinel.measured("init", reporter, shareable=False):

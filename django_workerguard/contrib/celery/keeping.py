@@ -304,6 +304,13 @@ class PoolKeeper:
             self._keeper.measure(now)
             self._publish()
 
+    def let_end(self, *pids: int) -> None:
+        """Have children take the SIGTERM that Celery is about to send them; without pids all."""
+        with self._lock:
+            for pid, (seat, _) in self._children.items():
+                if not pids or pid in pids:
+                    self._keeper.seats.order(seat, Orders.TERMINATE)
+
     def busy(self, pid: int) -> bool:
         """Say whether a child has a task in hand."""
         seat, _ = self._children.get(pid, (-1, -1))

@@ -67,6 +67,7 @@ class Timeouts(BlockingTimeouts):
 
     def _trywaitkill(self, worker: Any) -> None:
         worker.ended_for = "time-limit: its task had run for as long as it may"
+        worker.let_end(worker.pid)
         super()._trywaitkill(worker)
 
 
@@ -110,7 +111,9 @@ class GuardedPool:
         before = list(self._pool)
         self._next = (guard, not_ours)
         try:
-            pid: int = self._create_worker_process(index).pid
+            process = self._create_worker_process(index)
+            process.let_end = self.keeper.let_end
+            pid: int = process.pid
         except BaseException:
             for process in self._pool:
                 if process not in before:
@@ -148,6 +151,16 @@ class GuardedPool:
         return joined
 
     # who is fed
+
+    def terminate_job(self, pid: int, sig: int | None = None) -> None:
+        """End the task of a child, which ``revoke(terminate=True)`` asks for, and the child with it."""
+        self.keeper.let_end(pid)
+        super().terminate_job(pid, sig)  # type: ignore[misc]
+
+    def terminate(self) -> None:
+        """End every child, whatever it has in hand."""
+        self.keeper.let_end()
+        super().terminate()  # type: ignore[misc]
 
     def feed_no_more(self, pid: int) -> None:
         """Send no job to a child any more; what was sent to it already it will do."""

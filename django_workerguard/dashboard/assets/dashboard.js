@@ -1,6 +1,9 @@
 // Fetches the parts of the page anew. Without it the page is the same, and has a link to load it again.
 "use strict";
 (() => {
+  // the page asks for this file twice: a worker that is killed while it sends the first must not leave the page old
+  if (window.wgKeepsUpToDate) return;
+  window.wgKeepsUpToDate = true;
   const PATIENCE = 8000; // ms: a server that does not answer must not look like one that has nothing to say
   const fresh = document.querySelector("[data-wg-fresh]");
   const said = document.querySelector("[data-wg-said]");
@@ -30,6 +33,7 @@
 
   const clock = () => `${new Date().toISOString().slice(11, 19)} UTC`;
   let answered = clock();
+  say(`As of ${answered}`); // in place of what the page says where this script does not run
 
   const stale = (text, link) => {
     say(text, link);
