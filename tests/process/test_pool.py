@@ -338,6 +338,33 @@ def test_a_broker_that_is_away_is_no_reason_to_restart_and_children_are_looked_a
 
 
 @pytest.mark.parametrize("broker", BROKERS)
+def test_a_sigterm_to_every_process_of_the_group_loses_no_task(pool, broker):
+    worker = pool(broker)
+    worker.wait_ready()
+    worker.send("note", *([n, 4.0] for n in range(4)))
+    worker.wait("four in hand", lambda: _sum(worker, "in_flight") == 4)
+    for pid in (*worker.pids(), worker.pid):
+        os.kill(pid, signal.SIGTERM)
+    assert worker.wait_exit() == 0
+    assert worker.ran() == {str(n): 1 for n in range(4)}
+
+
+@pytest.mark.parametrize("broker", BROKERS)
+def test_a_task_that_is_revoked_is_terminated(pool, broker):
+    worker = pool(broker)
+    worker.wait_ready()
+    worker.send("note", [1, 3600.0])
+    worker.wait("it is in hand", lambda: _sum(worker, "in_flight") == 1)
+    active = json.loads(worker.run(*worker.command("inspect", "active", "--json", "--timeout", "5")).stdout)
+    ((task,),) = active.values()
+    worker.run(*worker.command("control", "terminate", "SIGTERM", task["id"]))
+    worker.wait("the child is replaced", lambda: task["worker_pid"] not in worker.pids())
+    worker.wait_ready()
+    assert worker.ran() == {}
+    assert not worker.events("load-failed")
+
+
+@pytest.mark.parametrize("broker", BROKERS)
 def test_the_fleet_is_asked_through_celerys_own_broker(pool, broker):
     worker = pool(broker, options={"MIN_WORKER_LIFETIME": 0})
     worker.wait_ready()
