@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 
-PREFERRED = "current"
+NAMES = frozenset({"current", "live", "latest"})  # of a link to the release that is served
+RELEASES = frozenset({"releases", "versions", "deployments"})  # of a directory of releases
 
 
 def here() -> str:
@@ -39,13 +40,14 @@ def _same(one: str, other: str) -> bool:
 def _link_to(directory: str) -> str | None:
     """Return the link, beside a release or beside the directory of all releases, that points to this release.
 
-    A service manager sets the working directory through the link and leaves no name of it.
+    A service manager sets the working directory through the link and leaves no name of it. A link of any name counts
+    if the release is in a directory of releases; else any link may be there for another reason.
     """
     found = [link for link in _links_near(directory) if _same(link, directory)]
-    named_so = [link for link in found if os.path.basename(link) == PREFERRED]
-    if len(named_so) == 1:
-        return named_so[0]
-    return found[0] if len(found) == 1 else None
+    named_so = [link for link in found if os.path.basename(link) in NAMES]
+    if not named_so and os.path.basename(os.path.dirname(directory)) in RELEASES:
+        named_so = found
+    return named_so[0] if len(named_so) == 1 else None
 
 
 def _links_near(directory: str) -> Iterable[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 
 # packages whose modules run the server, also if something else has imported them
 SERVERS = frozenset(
@@ -55,14 +55,18 @@ def _package(name: str) -> str:
 
 def _is_of_the_site(name: str, module: ModuleType) -> bool:
     """Say whether a module is the site's own, or an installed one that holds parts of the site."""
-    file = getattr(module, "__file__", None)
     if _package(name) in REGISTRIES:
         return True
-    if file is None or not INSTALLED & set(Path(file).parts):
-        return file is not None or hasattr(module, "__path__")
-    return any(_is_of_django(value) for value in list(vars(module).values()))
+    file = getattr(module, "__file__", None)
+    places = [file] if file else list(getattr(module, "__path__", ()))
+    if any(not INSTALLED & set(Path(place).parts) for place in places):
+        return True
+    return any(_package(_home(value)) == "django" for value in list(vars(module).values()))
 
 
-def _is_of_django(value: object) -> bool:
-    home = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
-    return isinstance(home, str) and _package(home) == "django"
+def _home(value: object) -> str:
+    """Return the name of the module that a value comes from, without asking the value: it may be a proxy."""
+    if isinstance(value, ModuleType):
+        return value.__name__
+    defined = value if isinstance(value, type | FunctionType) else type(value)
+    return str(defined.__module__)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from types import FrameType
+from typing import NoReturn
 
 from django_workerguard.config import reading
 from django_workerguard.config.handover import Handover
 from django_workerguard.config.options import GuardOptions
 from django_workerguard.config.reading import Answer
-from django_workerguard.errors import CannotLoadError, ConfigurationError
+from django_workerguard.errors import CannotLoadError, ConfigurationError, ExitCode
 from django_workerguard.policy.backoff import back_off
 from django_workerguard.server.configuration import GuardedApplication
 from django_workerguard.server.rereading import request_of, told_by
@@ -21,9 +24,15 @@ from django_workerguard.server.rereading import request_of, told_by
 
 def open_application(handover: Handover) -> GuardedApplication:
     """Read the configuration and the settings, with retries. Raises ConfigurationError and CannotLoadError."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, _leave)  # as process 1 it would not end otherwise; gunicorn takes over later
     app = GuardedApplication(handover)
     app.settle(handover if handover.configured else _read_with_retries(app))
     return app
+
+
+def _leave(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(ExitCode.OK)
 
 
 def _read_with_retries(app: GuardedApplication) -> Handover:

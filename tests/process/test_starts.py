@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from django_workerguard.errors import ExitCode
-from tests.process.harness import ROOT, Server
+from django_workerguard.probe.process import start_time
+from tests.process.harness import PATIENCE, ROOT, Server
 from tests.process.test_odd_projects import MANAGE_PY
 from tests.process.test_reload import order
 
@@ -525,6 +526,32 @@ def test_the_secrets_of_settings_that_cannot_be_imported_are_not_shown(shop):
     assert "correct-horse" not in said
 
 
+# while the settings are read
+
+
+HANG = """
+    import sys, time
+
+    if "--help" in sys.argv or sys.argv[0].endswith("read_settings.py"):
+        Path("reading").write_text(str(os.getpid()))
+        time.sleep(3600)
+"""
+
+
+def test_a_start_can_be_stopped_while_it_reads_the_settings(shop):
+    shop.make(settings=HANG)
+    module = None if shop.by_manage_py else "shop.settings"
+    server = shop.serve(
+        project=shop.directory, command=shop.command, environ={"DJANGO_SETTINGS_MODULE": module}
+    )
+    reading = shop.directory / "reading"
+    server._poll("the settings are read", lambda: reading.exists() and reading.read_text(), PATIENCE)
+    assert server.stop() == 0
+    assert "Traceback" not in server.log
+    pid = int(reading.read_text())
+    server._poll("the process has ended", lambda: not start_time(pid), PATIENCE)
+
+
 # files
 
 
@@ -578,23 +605,11 @@ def test_a_kernel_that_refuses_memfd_create(shop, tmp_path):
 
 def test_no_worker_inherits_what_is_read_for_a_reload(shop):
     shop.make()
-    server = shop.start("--load-timeout", "30")
-    shop.change(
-        "shop/settings.py",
-        "GREETING",
-        "import time\nif 'read_settings' in str(__import__('sys').argv):\n    Path('reading').touch()\n    time.sleep(3600)\nGREETING",
-    )
-    if shop.by_manage_py:
-        shop.change(
-            "shop/settings.py",
-            "'read_settings' in str(__import__('sys').argv)",
-            "'--help' in __import__('sys').argv",
-        )
+    server = shop.start()
+    shop.write("shop/settings.py", textwrap.dedent(SETTINGS) + textwrap.dedent(HANG))
     order(server, "reload")
-    server._poll("the settings are read", (shop.directory / "reading").exists, 30)
+    server._poll("the settings are read", (shop.directory / "reading").exists, PATIENCE)
     server.kill_worker()
-    server.wait_event("spawned", count=2)
-    pid = server.wait("a new worker", lambda status: status["slots"][0]["pid"])["slots"][0]["pid"]
-    server.wait_ready()
-    opened = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()]
+    server.wait_event("ready", count=2)
+    opened = [os.readlink(path) for path in Path(f"/proc/{server.pids()[0]}/fd").iterdir()]
     assert not [name for name in opened if "workerguard-settings" in name or "workerguard-handover" in name]

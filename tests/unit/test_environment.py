@@ -40,7 +40,7 @@ def test_a_difference_turns_one_into_the_other():
 
 
 def test_the_name_of_the_working_directory(tmp_path, monkeypatch):
-    release, link = tmp_path / "releases" / "one", tmp_path / "live"
+    release, link = tmp_path / "releases" / "one", tmp_path / "served"
     release.mkdir(parents=True)
     link.symlink_to(release)
     monkeypatch.chdir(link)
@@ -48,10 +48,17 @@ def test_the_name_of_the_working_directory(tmp_path, monkeypatch):
     assert working_directory({}) == str(link), "the only link that points to the release"
     assert working_directory({"PWD": "/"}) == str(link), "PWD is of another directory"
     (tmp_path / "other").symlink_to(release)
-    assert working_directory({}) == str(release), "two links, and none of them is preferred"
+    assert working_directory({}) == str(release), "two links, and neither has a name that says what it is for"
     (tmp_path / "current").symlink_to(release)
     assert working_directory({}) == str(tmp_path / "current")
     assert working_directory({"PWD": str(link)}) == str(link)
+
+
+def test_a_link_that_may_be_there_for_another_reason(tmp_path, monkeypatch):
+    (tmp_path / "site").mkdir()
+    (tmp_path / "old-name").symlink_to(tmp_path / "site")
+    monkeypatch.chdir(tmp_path / "site")
+    assert working_directory({}) == str(tmp_path / "site")
 
 
 def test_import_paths_by_the_name_of_the_directory(tmp_path):
