@@ -30,7 +30,7 @@ from django_workerguard.policy.view import Policy
 from django_workerguard.probe import cgroup
 from django_workerguard.scoreboard.layout import MAX_SEATS
 from django_workerguard.server.inheritance import Inheritance
-from django_workerguard.server.sources import ConfigFile, Early, Sources, read_sources
+from django_workerguard.server.sources import ConfigFile, Early, Sources, problem_with, read_sources
 from django_workerguard.server.surroundings import enter
 
 REFUSED = {
@@ -153,7 +153,7 @@ class GuardedApplication(Application):
         try:
             self.cfg.set(name, value)
         except Exception as error:
-            problem = _problem(value, error)
+            problem = problem_with(value, error)
             raise ConfigurationError(problem, option=name.replace("_", "-"), where=where) from None
         self.sources[name] = where
 
@@ -177,7 +177,7 @@ class GuardedApplication(Application):
             except Exception as error:
                 value = self.cfg.settings[name].get()
                 raise ConfigurationError(
-                    _problem(value, error), option=name.replace("_", "-"), where=self.sources.get(name)
+                    problem_with(value, error), option=name.replace("_", "-"), where=self.sources.get(name)
                 ) from None
         if packages := self.inheritance.packages():
             self.warnings.append(
@@ -299,13 +299,3 @@ class GuardedApplication(Application):
 
     def load(self) -> NoReturn:
         raise RuntimeError("the arbiter never loads the application")
-
-
-def _problem(value: Any, error: Exception) -> str:
-    """Say in one line what gunicorn has against a value."""
-    said = str(error).strip(" ].\n")
-    if said.startswith("invalid literal for int"):
-        return f"{value!r} is not a whole number"
-    if said.startswith("class uri"):  # a whole traceback follows, whose last line is the cause
-        return f"{value!r} cannot be imported: {said.splitlines()[-1]}"
-    return said or f"{value!r} is not understood"

@@ -133,7 +133,18 @@ def _set(cfg: Config, name: str, layer: Layer) -> None:
     except Exception as error:
         option = name.replace("_", "-")
         flag = next(flag for flag in cfg.settings[name].cli if flag.startswith("--"))
-        raise ConfigurationError(str(error), option=option, where=layer.where(name, flag=flag)) from None
+        problem = problem_with(layer.values[name], error)
+        raise ConfigurationError(problem, option=option, where=layer.where(name, flag=flag)) from None
+
+
+def problem_with(value: Any, error: Exception) -> str:
+    """Say in one line what gunicorn has against a value."""
+    said = str(error).strip(" ].\n")
+    if said.startswith("invalid literal for int"):
+        return f"{value!r} is not a whole number"
+    if said.startswith("class uri"):  # a whole traceback follows, whose last line is the cause
+        return f"{value!r} cannot be imported: {said.splitlines()[-1]}"
+    return said or f"{value!r} is not understood"
 
 
 def _environ(cfg: Config) -> Mapping[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -135,6 +136,19 @@ def test_a_reload_reads_the_env_file_of_the_settings_anew(shop):
     server = shop.start()
     assert server.get("/").body == "one"
     shop.write(".env", "GREETING=two\n")
+    assert reloads(server) == "two"
+
+
+def test_sigusr2_reads_everything_anew(shop):
+    shop.make(settings=READ_ENV_FILE + '\n    GREETING = os.environ["GREETING"]\n')
+    shop.write(".env", "GREETING=one\n")
+    server = shop.start("--", "--env", "UNUSED=1")
+    old = server.arbiter
+    shop.write(".env", "GREETING=two\n")
+    server.signal(signal.SIGUSR2)
+    server.wait("the second", lambda status: status["arbiter"]["pid"] != old and status["ready"] == 1)
+    assert server.stop() == 0
+    assert server.get("/").body == "two"
     assert reloads(server) == "two"
 
 
