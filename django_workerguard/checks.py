@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -169,6 +170,21 @@ def check_middleware(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
             )
         ]
     return []
+
+
+@register("workerguard", deploy=True)
+def check_debug(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """Warn of settings for development: serve_guarded takes those that manage.py names."""
+    if not settings.DEBUG:
+        return []
+    return [
+        Warning(
+            f"serve_guarded would serve {os.environ.get('DJANGO_SETTINGS_MODULE', 'settings')} with DEBUG = True.",
+            hint="Every visitor can see error pages with code and values. Name the settings for production with --settings "
+            "or DJANGO_SETTINGS_MODULE.",
+            id="workerguard.W010",
+        )
+    ]
 
 
 @register("workerguard", "urls")

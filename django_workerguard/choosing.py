@@ -47,13 +47,13 @@ def _nearest(found: list[Server], here: Path) -> list[Server]:
     """Return the servers of the project in which somebody stands: of this directory, else the closest above, else below."""
     by_project: dict[Path, list[Server]] = {}
     for server in found:
-        by_project.setdefault(Path(server.project), []).append(server)
+        for project in {Path(server.project), Path(os.path.realpath(server.project))}:
+            by_project.setdefault(project, []).append(server)
     for directory in (here, *here.parents):
         if directory in by_project:
             return by_project[directory]
-    return [
-        server for project, servers in by_project.items() if here in project.parents for server in servers
-    ]
+    below = (servers for project, servers in by_project.items() if here in project.parents)
+    return list(dict.fromkeys(server for servers in below for server in servers))
 
 
 def _elsewhere(uid: int) -> str:

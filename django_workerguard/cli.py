@@ -9,6 +9,7 @@ import os
 import sys
 import time
 
+from django_workerguard.config.location import here
 from django_workerguard.report.verdict import KINDS, judge
 from django_workerguard.scoreboard import glance
 from django_workerguard.scoreboard.header import Header, Kind, Vitals, path_word
@@ -42,8 +43,8 @@ def _probe_the_only_one(kind: str, of: int) -> int | None:
         if words is not None and words[Header.KIND] == of and (not name or glance.matches(path, name)):
             found.append(words)
     if not (run_dir or name) and os.path.exists("manage.py"):  # this project's is meant
-        here = path_word(os.getcwd())
-        found = [words for words in found if words[Header.PROJECT] == here]
+        project = path_word(here())
+        found = [words for words in found if words[Header.PROJECT] == project]
     return tell(kind, Vitals(found[0])) if len(found) == 1 else None
 
 

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from django_workerguard import cli, orders
 from django_workerguard.choosing import candidates, choose
+from django_workerguard.config.location import here
 from django_workerguard.config.units import seconds
 from django_workerguard.errors import ConfigurationError, ExitCode, NoServerError, WorkerguardError
 from django_workerguard.report.assess import with_findings
@@ -158,11 +159,11 @@ def _looks(parsed: argparse.Namespace) -> tuple[list[dict[str, Any]], list[dict[
     missing = None
     if not parsed.celery:
         try:
-            servers = choose(parsed, here=Path.cwd())
+            servers = choose(parsed, here=Path(here()))
         except NoServerError as error:
             missing = error
     try:
-        pools = candidates(parsed, Kind.POOL, here=Path.cwd())
+        pools = candidates(parsed, Kind.POOL, here=Path(here()))
     except NoServerError as error:
         if not servers:
             raise missing or error from None
@@ -191,7 +192,7 @@ def _watch(parsed: argparse.Namespace, every: float) -> NoReturn:
 
 
 def _events(parsed: argparse.Namespace) -> int:
-    server = choose(parsed, here=Path.cwd())[-1]
+    server = choose(parsed, here=Path(here()))[-1]
     events = list(read_events(server.board))
     shown = events[-parsed.lines :] if parsed.lines else events
     last = 0
@@ -208,13 +209,13 @@ def _events(parsed: argparse.Namespace) -> int:
 
 def _probe(parsed: argparse.Namespace) -> int:
     if not parsed.celery:
-        return cli.tell(parsed.kind, choose(parsed, here=Path.cwd())[-1].board.vitals)
-    pools = candidates(parsed, Kind.POOL, here=Path.cwd())
+        return cli.tell(parsed.kind, choose(parsed, here=Path(here()))[-1].board.vitals)
+    pools = candidates(parsed, Kind.POOL, here=Path(here()))
     return max(cli.tell(parsed.kind, pool.board.vitals, of=pool.name) for pool in pools)
 
 
 def _explain(parsed: argparse.Namespace) -> int:
-    server = choose(parsed, here=Path.cwd())[-1]
+    server = choose(parsed, here=Path(here()))[-1]
     shot = snapshot(server.board)
     slot = next((slot for slot in shot["slots"] if slot["slot"] == parsed.slot), None)
     if slot is None:

@@ -9,6 +9,7 @@ from typing import Any
 from django.conf import settings
 from django.core.signals import setting_changed
 
+from django_workerguard.config.location import here
 from django_workerguard.config.options import GuardOptions
 from django_workerguard.config.resolve import SETTING, Layer, resolve, split
 from django_workerguard.current import current_worker
@@ -45,7 +46,7 @@ def options_here() -> GuardOptions:
 def pools_here() -> list[dict[str, Any]]:
     """Look at the guarded pools of this project's Celery workers, on this host, as far as this user may see them."""
     worker = current_worker()
-    project = str(worker.board.read_about().get("project", "/")) if worker is not None else os.getcwd()
+    project = str(worker.board.read_about().get("project", "/")) if worker is not None else here()
     # outside a guarded worker the options are the settings' alone, and the environment is stronger
     run_dir = options_here().run_dir if worker is not None else None
     run_dir = run_dir or os.environ.get("WORKERGUARD_RUN_DIR") or options_here().run_dir

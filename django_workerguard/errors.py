@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from enum import IntEnum
 
 
@@ -65,18 +64,17 @@ class CannotListenError(ConfigurationError):
     exit_code = ExitCode.CANNOT_LISTEN
 
 
+class CannotLoadError(WorkerguardError):
+    """The project cannot be imported."""
+
+    exit_code = ExitCode.LOAD_FAILED
+
+
+class AlreadyRunningError(CannotListenError):
+    """Another server holds the pid file: it may end, so a service manager may try again."""
+
+
 class NoServerError(WorkerguardError):
     """No running server was found where one was looked for."""
 
     exit_code = ExitCode.NO_SERVER
-
-
-def in_short(error: BaseException) -> str:
-    """Say in one line what went wrong in a file of the user's, and in which line of it."""
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    said = " ".join(f"{type(error).__name__}: {error}".split())
-    if isinstance(error, SyntaxError):
-        return said
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{said} (line {last.lineno} of {last.filename})"

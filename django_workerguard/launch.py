@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from django_workerguard.config import handover as crossing
+from django_workerguard.config.environment import as_started
 from django_workerguard.config.handover import Handover
 from django_workerguard.errors import ConfigurationError
 
@@ -17,17 +18,24 @@ SERVER = Path(__file__).parent / "server" / "__main__.py"
 
 
 def launch(handover: Handover) -> NoReturn:
-    """Replace this process by the server. Raises ConfigurationError before, never after."""
+    """Replace this process by the server. Raises ConfigurationError before, never after.
+
+    The server gets the environment that this process was started with, and not what the settings have made of it:
+    they are read again, and would find their own old values in place of a changed ``.env`` file.
+    """
     fd = crossing.write(handover)
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     command = [sys.executable, *flags, "-P", str(SERVER), "--handover", str(fd)]
+    environ = dict(os.environ) if handover.configured else as_started()
+    if handover.settings_module:
+        environ["DJANGO_SETTINGS_MODULE"] = handover.settings_module
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execve(sys.executable, command, os.environ)  # noqa: S606 - no shell, on purpose
+    os.execve(sys.executable, command, environ)  # noqa: S606 - no shell, on purpose
 
 
 def require_linux() -> None:
-    """Raise ConfigurationError where this is not Linux."""
+    """Raise ConfigurationError if this is not Linux."""
     if not sys.platform.startswith("linux"):
         raise ConfigurationError(
             f"the guarded server runs on Linux only, and this is {sys.platform}",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from django_workerguard.choosing import choose
+from django_workerguard.config.location import here
 from django_workerguard.errors import ExitCode, WorkerguardError
 from django_workerguard.report.table import event_line, plain
 from django_workerguard.scoreboard.asking import ask
@@ -79,7 +80,7 @@ def reload(parsed: argparse.Namespace) -> int:
 
 def recycle(parsed: argparse.Namespace) -> int:
     """Have the worker of one slot, or of every slot, replaced."""
-    server = choose(parsed, here=Path.cwd())[-1]
+    server = choose(parsed, here=Path(here()))[-1]
     slots = [slot for slot in snapshot(server.board)["slots"] if parsed.all or slot["slot"] == parsed.slot]
     to_go = {slot["pid"] for slot in slots if slot["pid"]}
     asked_for = {slot["slot"] for slot in slots}
@@ -100,7 +101,7 @@ def scale(parsed: argparse.Namespace) -> int:
         shot = snapshot(server.board)
         return bool(shot["ready"] == shot["target"] == parsed.target == len(shot["slots"]))
 
-    server = choose(parsed, here=Path.cwd())[-1]
+    server = choose(parsed, here=Path(here()))[-1]
     return _order(parsed, over, lambda _: True, do="scale", target=parsed.target)
 
 
@@ -113,7 +114,7 @@ def _order(
     **arguments: Any,
 ) -> int:
     """Ask the server, and with ``--wait`` follow the journal until it is over or a load that concerns us has failed."""
-    server = choose(parsed, here=Path.cwd())[-1]
+    server = choose(parsed, here=Path(here()))[-1]
     before = server.board.words[Header.EVENTS]
     _ask(server, do, arguments)
     if parsed.wait is None:

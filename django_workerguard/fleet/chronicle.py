@@ -65,6 +65,10 @@ class Chronicle:
         kind, message, step, _ = self._last_failure or ("", "", "", "")
         return f"the load failed{f' in step {step}' if step else ''}: {kind}: {message}"[:200] if kind else ""
 
+    def log_to(self, log: Any) -> None:
+        """Write to another logger from now on."""
+        self._log = log
+
     def _event(self, event: str, **fields: Any) -> None:
         write_event(
             self._board, {"at": round(time.time(), 6), "event": event, **fields}, number=self._written
@@ -90,6 +94,8 @@ class Chronicle:
                 "name": server_name(app.guard.options.name, Path(app.handover.project)),
                 "project": app.handover.project,
                 "bind": listeners,
+                "debug": app.handover.debug,
+                "settings": app.handover.settings_module,
                 "worker_class": app.cfg.worker_class_str,
                 "replaces": replaces,  # the arbiter that was sent SIGUSR2; 0: none
             }

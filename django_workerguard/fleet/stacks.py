@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 
+from django_workerguard.config.memory import open_anonymous
+
 LONGEST_DUMP = 1 << 20  # bytes
 
 
 def open_dump() -> int:
     """Open where a child dumps its stacks; -1 where there is no descriptor left."""
     try:
-        return os.memfd_create("workerguard-stacks")
+        return open_anonymous("workerguard-stacks")
     except OSError:
         return -1
 

@@ -20,6 +20,17 @@ def start_time(pid: int, *, proc: str = PROC) -> int:
         return 0
 
 
+def started_at(pid: int, *, proc: str = PROC) -> float | None:
+    """Return when a process started, in Unix seconds; None if it is gone or the kernel does not say."""
+    ticks = start_time(pid, proc=proc)
+    try:
+        with open(f"{proc}/stat", encoding="ascii") as file:
+            boot = next(int(line.split()[1]) for line in file if line.startswith("btime"))
+    except (OSError, StopIteration, ValueError):
+        return None
+    return boot + ticks / os.sysconf("SC_CLK_TCK") if ticks else None
+
+
 def is_alive(pid: int, started: int, *, proc: str = PROC) -> bool:
     """Say whether the process with this pid is the one that started then."""
     return pid > 0 and started > 0 and start_time(pid, proc=proc) == started

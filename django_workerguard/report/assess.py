@@ -66,6 +66,9 @@ def _server(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
                 f"{ready} of {target} serve until the reload succeeds"
             )
             yield Finding("warning", "degraded", None, text)
+    if snapshot.get("debug"):
+        text = f"the settings {snapshot['settings']} have DEBUG = True: visitors see error pages with code and values"
+        yield Finding("warning", "debug", None, text)
     yield from _limits(snapshot)
     if snapshot["release"] == "mixed":
         releases = sorted({slot["release"] for slot in snapshot["slots"] if slot["release"]})

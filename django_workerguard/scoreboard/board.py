@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from django_workerguard.config.memory import open_anonymous
 from django_workerguard.errors import WorkerguardError
 from django_workerguard.scoreboard.glance import open_file
 from django_workerguard.scoreboard.header import FEATURES, MAGIC, VERSION, WORD, Header, Vitals, path_word
@@ -67,7 +68,7 @@ class Board:
             raise FileExistsError(17, "another server holds a scoreboard of this name")
         unfinished = path.with_suffix(".new") if path is not None else None
         if unfinished is None:
-            fd = os.memfd_create("workerguard")
+            fd = open_anonymous("workerguard")
         else:
             fd = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:

@@ -192,7 +192,11 @@ def find_servers(
 
 def is_near(project: Path, here: Path) -> bool:
     """Say whether a server's project is the one in which somebody stands."""
-    return project == here or project in here.parents or here in project.parents
+    return any(
+        one == other or one in other.parents or other in one.parents
+        for one in {project, Path(os.path.realpath(project))}
+        for other in {here, Path(os.path.realpath(here))}
+    )
 
 
 def pools_of(project: str, run_dir: str | None, *, environ: Mapping[str, str], uid: int) -> list[Server]:

@@ -42,6 +42,8 @@ def snapshot(board: Board) -> dict[str, Any]:
         "name": about.get("name", ""),
         "project": about.get("project", ""),
         "bind": about.get("bind", []),
+        "settings": about.get("settings", ""),
+        "debug": bool(about.get("debug", False)),
         "worker_class": about.get("worker_class", ""),
         "release": releases.pop() if len(releases) == 1 else ("mixed" if releases else ""),
         "target": words[Header.TARGET],

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from django_workerguard.sentinel.cleanse import describe_failure
+from django_workerguard.config.cleanse import describe_failure
 from django_workerguard.sentinel.load import load, load_steps, release
 from django_workerguard.sentinel.measure import measured
 

@@ -20,12 +20,13 @@ from django_workerguard.server.arbiter import GuardedArbiter
 from django_workerguard.server.check import check
 from django_workerguard.server.configuration import GuardedApplication
 from django_workerguard.server.printing import describe
+from django_workerguard.server.start import open_application
 
 
 def run(handover: Handover, handover_fd: int) -> int:
     """Do what the handover says and return the exit code. Prints one line for what a person did wrong."""
     try:
-        app = GuardedApplication(handover)
+        app = open_application(handover)
         if handover.action == "print-config":
             print(describe(app))
             return ExitCode.OK

@@ -41,6 +41,7 @@ from django_workerguard.server.handlers import Handlers
 from django_workerguard.server.listeners import File, close_listeners, socket_files
 from django_workerguard.server.notifying import Notifier
 from django_workerguard.server.nursery import Child, Nursery
+from django_workerguard.server.pidfile import remove_stale
 from django_workerguard.server.supervisor import Standing, Supervisor
 from django_workerguard.server.worker import guarded
 
@@ -127,6 +128,7 @@ class GuardedArbiter(Handlers, Arbiter):
 
     def start(self) -> None:
         """Start as gunicorn does, but tell systemd READY only once the quorum is loaded."""
+        stale = self._remove_stale_pid_file()
         notify_socket = os.environ.pop("NOTIFY_SOCKET", None)
         try:
             super().start()
@@ -146,17 +148,30 @@ class GuardedArbiter(Handlers, Arbiter):
         self._wake = WakePipe()
         self._open_control()
         self._nursery = Nursery(
-            self, self._keeper.seats, wake=self._wake, control=self._control, fds=(self._handover_fd,)
+            self, self._keeper.seats, wake=self._wake, control=self._control, fds=self._own_descriptors
         )
-        for line in (*self.app.warnings, self._board_warning, self._supervisor.warning):
+        self.log.info("configuration file: %s", self.app.read.file)
+        for line in (*self.app.warnings, self._board_warning, self._supervisor.warning, stale):
             if line:
                 self.log.warning("%s", line)
         self._introduce()
         self._chronicle.started(self.pid, self._addresses, self.cfg.workers)
 
+    def _remove_stale_pid_file(self) -> str | None:
+        if self.cfg.pidfile is None:
+            return None
+        successor = ".2" if "GUNICORN_PID" in os.environ else ""
+        return remove_stale(self.cfg.pidfile + successor, where=self.app.sources.get("pidfile"))
+
     @property
     def _addresses(self) -> list[str]:
         return [str(one) for one in self.LISTENERS]
+
+    def _own_descriptors(self) -> Iterator[int]:
+        """Yield the descriptors with secrets in them, which no child gets."""
+        yield self._handover_fd
+        if self._rereading is not None:
+            yield self._rereading.fd
 
     def _introduce(self) -> None:
         self._chronicle.introduce(self.app, self._addresses, replaces=self.master_pid)

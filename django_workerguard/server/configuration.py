@@ -2,39 +2,36 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import MutableMapping
 from dataclasses import replace
-from importlib.machinery import ModuleSpec, SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from gunicorn.app.base import Application
-from gunicorn.config import Config, get_default_config_file
 
+from django_workerguard.config.environment import change, difference
 from django_workerguard.config.handover import Handover
 from django_workerguard.config.loading import LoadRequest
 from django_workerguard.config.options import GuardOptions
 from django_workerguard.config.resolve import (
-    COMMAND_LINE,
     CONFIG_FILE,
     DEFAULT,
-    ENVIRONMENT,
     SETTING,
     Layer,
     Resolved,
-    from_environ,
     resolve,
     split,
 )
-from django_workerguard.errors import ConfigurationError, in_short
+from django_workerguard.errors import ConfigurationError
 from django_workerguard.policy.view import Policy
 from django_workerguard.probe import cgroup
 from django_workerguard.scoreboard.layout import MAX_SEATS
+from django_workerguard.server.inheritance import Inheritance
+from django_workerguard.server.sources import ConfigFile, Early, Sources, problem_with, read_sources
+from django_workerguard.server.surroundings import enter
 
 REFUSED = {
     "preload_app": "the application would be loaded in the arbiter, whose failure costs the whole server",
@@ -51,21 +48,47 @@ READ = {"worker_class": "worker_class", "logger_class": "logger_class", "bind": 
 
 
 class GuardedApplication(Application):
-    """gunicorn's application object, without an application: the workers load it themselves."""
+    """gunicorn's application object, without an application: the workers load it themselves.
 
-    def __init__(self, handover: Handover, environ: Mapping[str, str] = os.environ) -> None:
+    It is made in two steps, because some options must be in effect before the settings can be read: making it
+    reads all other sources, `settle` adds the settings and checks the whole.
+    """
+
+    def __init__(
+        self,
+        handover: Handover,
+        inheritance: Inheritance | None = None,
+        environ: MutableMapping[str, str] = os.environ,
+    ) -> None:
         self.handover = handover
+        self.inheritance = inheritance or Inheritance()
         self._environ = environ
         self.sources: dict[str, str] = {}
         self.warnings: list[str] = []
+        self.read: Sources
+        self.early: Early
         self.guard: Resolved
         self.max_requests_jitter = 0  # requests
         super().__init__(prog="serve_guarded")
 
     def do_load_config(self) -> None:
-        """Read every layer. Raises ConfigurationError where gunicorn would end the process."""
+        """Read every source but the settings. Raises ConfigurationError where gunicorn would end the process."""
+        self.load_default_config()
+        self.environ_found = dict(self._environ)
+        enter(self.handover.directory, self.handover.sys_path, self.handover.environ)
+        before = dict(self._environ)
+        self.read = read_sources(self.handover, self.cfg, self._environ)
+        self._by_file = difference(before, self._environ)
+        self.early = self.read.early(self._by_file)
+
+    def settle(self, handover: Handover) -> None:
+        """Take the settings, as they have been read. Raises ConfigurationError where gunicorn would end the process."""
+        wanted = dict(self.environ_found)
+        change(wanted, handover.environ)
+        change(wanted, self._by_file)
+        change(self._environ, difference(self._environ, wanted))
+        self.handover = handover
         try:
-            self.load_default_config()
             self.load_config()
             self.cfg.validate()
             self._conclude()
@@ -73,6 +96,12 @@ class GuardedApplication(Application):
             raise
         except Exception as error:
             raise self.blame(error) from error
+
+    def leave_environment(self) -> None:
+        """Take back what this configuration has changed in the environment, as gunicorn does with `raw_env`."""
+        changed = {*self.handover.environ, *self._by_file, *self.cfg.env}
+        found = self.environ_found
+        change(self._environ, {name: found.get(name) for name in changed})
 
     def blame(self, error: Exception) -> ConfigurationError:
         """Turn what gunicorn says of a file into an error that names the setting and where it was set."""
@@ -84,30 +113,28 @@ class GuardedApplication(Application):
         return ConfigurationError(said)
 
     def load_config(self) -> None:
-        names = self.cfg.settings.keys()
-        guard_setting, server_setting = split(self.handover.setting, names)
-        guard_env, server_env, unknown = from_environ(self._environ, names)
-        self.warnings += [f"{name} in the environment is no option of the guard" for name in unknown]
-        parser = _Parser(self.cfg)
-        passed_on = parser.read(self.handover.passed_on, "the command line, after --")
-        cmd_args = parser.read(self.cfg.get_cmd_args_from_env(), "GUNICORN_CMD_ARGS")
+        guard_setting, server_setting = split(self.handover.setting, self.cfg.settings.keys())
+        self.warnings += [
+            f"{name} in the environment is no option of the guard" for name in self.read.unknown
+        ]
         self.cfg.set("default_proc_name", Path(self.handover.project).name or "django")
+        self.cfg.set("chdir", self.handover.directory or os.getcwd())
         self._apply(Layer(SETTING, server_setting))
-        guard_file = self._read_file(*self._named_file(passed_on, cmd_args))
-        self._apply(Layer("GUNICORN_CMD_ARGS", cmd_args))
-        self._apply(Layer(ENVIRONMENT, server_env))
-        self._apply(Layer("{flag} on the command line, after --", passed_on))
-        self._apply(Layer(COMMAND_LINE, self.handover.server))
+        self._apply_file(self.read.file)
+        for layer in self.read.server:
+            self._apply(layer)
         self.chdir()
         self._extend_path()
-        self.guard = resolve(
-            [
-                Layer(SETTING, guard_setting),
-                guard_file,
-                Layer(ENVIRONMENT, guard_env),
-                Layer(COMMAND_LINE, self.handover.guard),
-            ]
-        )
+        self.guard = resolve([Layer(SETTING, guard_setting), *self.read.guard])
+
+    def _apply_file(self, file: ConfigFile) -> None:
+        if not file.name:
+            return
+        self.sources["config"] = file.named_in
+        for name, value in file.content.items():
+            if name in self.cfg.settings:
+                self._set(name, value, file.name)
+        self._apply(Layer(CONFIG_FILE, file.server, file=file.name))
 
     def _extend_path(self) -> None:
         """Take gunicorn's `pythonpath` into the import path, in front, as gunicorn does."""
@@ -126,57 +153,9 @@ class GuardedApplication(Application):
         try:
             self.cfg.set(name, value)
         except Exception as error:
-            problem = _problem(value, error)
+            problem = problem_with(value, error)
             raise ConfigurationError(problem, option=name.replace("_", "-"), where=where) from None
         self.sources[name] = where
-
-    def _named_file(
-        self, passed_on: Mapping[str, Any], cmd_args: Mapping[str, Any]
-    ) -> tuple[str | None, str]:
-        for values, where in (
-            (self.handover.server, "--config on the command line"),
-            (passed_on, "--config on the command line, after --"),
-            (cmd_args, "GUNICORN_CMD_ARGS"),
-        ):
-            if values.get("config"):
-                return str(values["config"]), where
-        return get_default_config_file(), "the project's directory"
-
-    def _read_file(self, path: str | None, where: str) -> Layer:
-        """Read gunicorn.conf.py, as gunicorn finds it; return what it says of the guard's options."""
-        if path is None:
-            return Layer(CONFIG_FILE, {})
-        self.sources["config"] = where
-        django_before = "django" in sys.modules
-        content = self.load_config_from_file(path)
-        if "django" in sys.modules and not django_before:
-            self.warnings.append(
-                f"{path} imports Django: every worker will inherit it, and what it holds, from the arbiter"
-            )
-        for name in content:
-            if name in self.cfg.settings:
-                self.sources[name] = path
-        guard, server = split(
-            content.get("WORKERGUARD", {}), self.cfg.settings.keys(), where=f"WORKERGUARD in {path}"
-        )
-        self._apply(Layer(CONFIG_FILE, server, file=path))
-        return Layer(CONFIG_FILE, guard, file=path)
-
-    def load_config_from_module_name_or_filename(self, location: str) -> dict[str, Any]:
-        content = self._content(location)
-        for name, value in content.items():
-            if name in self.cfg.settings:
-                self._set(name, value, location)
-        return content
-
-    def _content(self, location: str) -> dict[str, Any]:
-        try:
-            if location.startswith("python:"):
-                return dict(self.get_config_from_module_name(location.removeprefix("python:")))
-            return dict(_run_file(location.removeprefix("file:")))
-        except BaseException as error:
-            problem = f"{location!r} cannot be read: {in_short(error)}"
-            raise ConfigurationError(problem, option="config", where=self.sources["config"]) from None
 
     def _conclude(self) -> None:
         for name, why in REFUSED.items():
@@ -198,11 +177,27 @@ class GuardedApplication(Application):
             except Exception as error:
                 value = self.cfg.settings[name].get()
                 raise ConfigurationError(
-                    _problem(value, error), option=name.replace("_", "-"), where=self.sources.get(name)
+                    problem_with(value, error), option=name.replace("_", "-"), where=self.sources.get(name)
                 ) from None
+        if packages := self.inheritance.packages():
+            self.warnings.append(
+                f"the configuration imports {', '.join(packages)} in the arbiter: the workers inherit these modules, "
+                "and a reload imports them anew"
+            )
+        if self.handover.debug:
+            self.warnings.append(
+                f"DEBUG is True in the settings ({self.handover.settings_module}): every visitor can see error pages with "
+                "code and values. Name the settings for production with --settings or DJANGO_SETTINGS_MODULE."
+            )
+        self._settle_pid_file()
         self._settle_mercy()
         self._settle_max_requests()
         self._check_together()
+
+    def _settle_pid_file(self) -> None:
+        """Make the name absolute: gunicorn writes the file elsewhere, and cannot do so for a bare name."""
+        if self.cfg.pidfile:
+            self.cfg.set("pidfile", os.path.join(self.cfg.chdir, self.cfg.pidfile))
 
     def _settle_mercy(self) -> None:
         """Make one figure of worker-reload-mercy and gunicorn's graceful_timeout, which bounds a drain from inside."""
@@ -304,41 +299,3 @@ class GuardedApplication(Application):
 
     def load(self) -> NoReturn:
         raise RuntimeError("the arbiter never loads the application")
-
-
-class _Parser:
-    """gunicorn's own argument parser, whose errors name where the arguments came from."""
-
-    def __init__(self, cfg: Config) -> None:
-        self._parser = cfg.parser()
-
-    def read(self, arguments: list[str], where: str) -> dict[str, Any]:
-        def error(message: str) -> NoReturn:
-            raise ConfigurationError(message, where=where)
-
-        self._parser.error = error
-        parsed: argparse.Namespace = self._parser.parse_args(arguments)
-        if parsed.args:
-            raise ConfigurationError(
-                f"{parsed.args[0]!r} is not an option", where=where, hint="Name the application with --app."
-            )
-        return {name: value for name, value in vars(parsed).items() if value is not None and name != "args"}
-
-
-def _run_file(filename: str) -> dict[str, Any]:
-    """Run a configuration file as the module ``__config__``, as gunicorn does."""
-    loader = SourceFileLoader("__config__", filename)
-    module = module_from_spec(spec_from_loader("__config__", loader) or ModuleSpec("__config__", loader))
-    sys.modules["__config__"] = module
-    loader.exec_module(module)
-    return vars(module)
-
-
-def _problem(value: Any, error: Exception) -> str:
-    """Say in one line what gunicorn has against a value."""
-    said = str(error).strip(" ].\n")
-    if said.startswith("invalid literal for int"):
-        return f"{value!r} is not a whole number"
-    if said.startswith("class uri"):  # a whole traceback follows, whose last line is the cause
-        return f"{value!r} cannot be imported: {said.splitlines()[-1]}"
-    return said or f"{value!r} is not understood"

@@ -15,7 +15,10 @@ from django_workerguard.errors import ConfigurationError, ExitCode
 from django_workerguard.fleet.control import Request
 from django_workerguard.fleet.keeper import Keeper
 from django_workerguard.policy import message as m
-from django_workerguard.server.rereading import Rereading, refuse_what_needs_a_restart, take_environment_back
+from django_workerguard.server.configuration import GuardedApplication
+from django_workerguard.server.rereading import Rereading, refuse_what_needs_a_restart
+from django_workerguard.server.sources import Early
+from django_workerguard.server.surroundings import Renewal
 
 
 class Handlers:
@@ -40,7 +43,9 @@ class Handlers:
     setup: Any
     _introduce: Any
     _handover_fd: int
+    START_CTX: dict[Any, Any]
     _rereading: Rereading | None = None
+    _read_twice = False  # the settings, for the reload that goes on
     _reload_again = ""  # who asked for a reload while one was reading
 
     def handle_chld(self) -> None:
@@ -61,15 +66,18 @@ class Handlers:
             self._reload_again = asked_by
             self._rereading.give_up()
             return None
-        patience = self._keeper.policy.load_timeout
-        handover = self.app.handover
-        if not handover.settings_module:
-            self._adopt(handover, asked_by)
+        self._read_twice = False
+        if self.app.handover.configured:
+            self._adopt(self.app.handover, asked_by, self.app.early)
             return None
+        return self._begin_reading(asked_by, self.app.early)
+
+    def _begin_reading(self, asked_by: str, early: Early) -> str | None:
+        """Have the settings read by a process; return why not."""
         try:
-            self._rereading = Rereading(handover, asked_by=asked_by, now=self._clock(), patience=patience)
-        except OSError as error:
-            refused = f"the settings cannot be read: {error.strerror}"
+            self._rereading = Rereading(self.app, asked_by=asked_by, now=self._clock(), early=early)
+        except (OSError, ConfigurationError) as error:
+            refused = f"the settings cannot be read: {getattr(error, 'strerror', None) or error}"
             self._chronicle.reload_refused(refused, asked_by)
             return refused
         return None
@@ -94,23 +102,42 @@ class Handlers:
         except ConfigurationError as error:
             self._chronicle.reload_refused(str(error), reading.asked_by)
         else:
-            self._adopt(handover, reading.asked_by)
+            self._adopt(handover, reading.asked_by, reading.early)
 
-    def _adopt(self, handover: Handover, asked_by: str) -> None:
-        """Take a new configuration and begin a generation; where it cannot be taken nothing changes."""
+    def _adopt(self, handover: Handover, asked_by: str, early: Early) -> None:
+        """Take a new configuration and begin a generation; if it cannot be taken nothing changes.
+
+        ``early``: the options with which the settings were read. If the new configuration has others, the
+        settings are read again with those.
+        """
         before = self.app
-        take_environment_back(before.cfg)
         try:
-            candidate = type(before)(handover)
+            trial = Renewal(before.inheritance)
+        except OSError as error:
+            self._chronicle.reload_refused(f"no file can be opened: {error.strerror}", asked_by)
+            return
+        try:
+            before.leave_environment()
+            candidate = GuardedApplication(handover, before.inheritance)
+            if candidate.early != early and not handover.configured:
+                trial.take_back()
+                self._read_again(asked_by, candidate.early)
+                return
+            candidate.settle(handover)
             refuse_what_needs_a_restart(before, candidate, self.board.layout)
+            self._take_logger(candidate.cfg)
             self.setup(candidate)
         except Exception as error:
+            trial.take_back()
             self._restore(before)
             if not isinstance(error, ConfigurationError):
                 self.log.exception("the new configuration cannot be taken")
             self._chronicle.reload_refused(str(error), asked_by)
             return
+        finally:
+            trial.end()
         self._keeper.follow(candidate.policy)
+        self.START_CTX["cwd"] = handover.directory or self.START_CTX["cwd"]
         rewrite(self._handover_fd, handover)
         for line in candidate.warnings:
             self.log.warning("%s", line)
@@ -120,8 +147,27 @@ class Handlers:
         self._chronicle.reloading(self._fleet.generation, asked_by)
         self._hook("on_reload")
 
+    def _take_logger(self, cfg: Any) -> None:
+        """Make the logger anew if its class is another one, or the project's and imported anew."""
+        logger_class = cfg.logger_class
+        if type(self.log) is not logger_class:
+            self.log = logger_class(cfg)
+            self._chronicle.log_to(self.log)
+
+    def _read_again(self, asked_by: str, early: Early) -> None:
+        """Read the settings with the early options of a new configuration, once for a reload."""
+        if self._read_twice:
+            refused = (
+                "chdir, pythonpath or raw_env of gunicorn.conf.py have other values each time it is read"
+            )
+            self._chronicle.reload_refused(refused, asked_by)
+            return
+        self._read_twice = True
+        self._begin_reading(asked_by, early)
+
     def _restore(self, before: Any) -> None:
         with contextlib.suppress(Exception):  # a hook of the user's own that fails here as well
+            self._take_logger(before.cfg)
             self.setup(before)
 
     def _hook(self, name: str, *arguments: Any) -> None:

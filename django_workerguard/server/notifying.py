@@ -19,6 +19,7 @@ from dataclasses import asdict
 from typing import Any
 
 from django_workerguard.config.handover import Handover
+from django_workerguard.config.memory import open_anonymous
 from django_workerguard.config.options import GuardOptions
 from django_workerguard.fleet.exits import Exit
 from django_workerguard.report.assess import Finding, assess
@@ -143,7 +144,7 @@ def _notice(shot: Mapping[str, Any], notice: Mapping[str, Any]) -> bytes:
 
 def _execute(arguments: Sequence[str], told: bytes, environ: Mapping[str, str]) -> int:
     """Start a program in a process group of its own, with ``told`` on its standard input. Raises OSError."""
-    fd = os.memfd_create("workerguard-notice")
+    fd = open_anonymous("workerguard-notice")
     try:
         os.write(fd, told)
         os.lseek(fd, 0, os.SEEK_SET)

@@ -44,13 +44,19 @@ class Nursery:
     """Where children come from."""
 
     def __init__(
-        self, arbiter: Any, seats: Seats, *, wake: WakePipe, control: ControlSocket | None, fds: Iterable[int]
+        self,
+        arbiter: Any,
+        seats: Seats,
+        *,
+        wake: WakePipe,
+        control: ControlSocket | None,
+        fds: Callable[[], Iterable[int]],
     ) -> None:
         self._arbiter = arbiter
         self._seats = seats
         self._wake = wake
         self._control = control
-        self._fds = tuple(fds)
+        self._fds = fds
         self._children: dict[int, Child] = {}  # by pid
         self._dead: dict[int, tuple[Child, int]] = {}
         self.refusal = ""  # why the last child could not be made
@@ -157,7 +163,7 @@ class Nursery:
 
     def _not_for_children(self, own_dump: int) -> Iterator[int]:
         yield self._wake.read_fd
-        yield from self._fds
+        yield from self._fds()
         if self._control is not None:
             yield self._control.surrender()
         yield from (child.dump_fd for child in self._children.values() if child.dump_fd not in (-1, own_dump))

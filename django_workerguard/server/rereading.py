@@ -7,38 +7,44 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from django_workerguard.config import reading
 from django_workerguard.config.handover import Handover
 from django_workerguard.errors import ConfigurationError
 from django_workerguard.scoreboard.layout import Layout
 from django_workerguard.scoreboard.places import server_name
+from django_workerguard.server.configuration import GuardedApplication
 from django_workerguard.server.executing import execute
+from django_workerguard.server.sources import Early
 
 ANSWER = 3  # the descriptor in the child
-LONGEST = 60.0  # seconds that settings get where load-timeout sets no limit
-GRACE = 5.0  # seconds after which a process ends itself that nobody has ended
+LONGEST = 60.0  # seconds that settings get if load-timeout sets no limit
+GRACE = 5.0  # seconds after which a process ends itself, should the arbiter not have ended it
 
 
 class Rereading:
-    """A process that imports the settings module, once. ``until`` is on the arbiter's clock."""
+    """A process that reads the settings, once. ``until`` is on the arbiter's clock."""
 
-    def __init__(self, handover: Handover, *, asked_by: str, now: float, patience: float) -> None:
-        """Raise OSError where no process can be had."""
+    def __init__(
+        self, app: GuardedApplication, *, asked_by: str, now: float, early: Early | None = None
+    ) -> None:
+        """Read the settings for a configuration, with its early options or others.
+
+        Raises OSError or ConfigurationError if no process can be had.
+        """
         self.asked_by = asked_by
-        self._patience = patience or LONGEST
+        self.early = early or app.early
+        self._patience = app.guard.options.load_timeout or LONGEST
         self.until = now + self._patience
-        self._handover = handover
+        self._handover = app.handover
         self._overdue = False
-        self._fd = os.memfd_create("workerguard-settings")
-        arguments, environ = reading.command(
-            handover.settings_module, ANSWER, handover.sys_path, patience=self._patience + GRACE
-        )
+        request, environ = request_of(app, app.handover, self.early)
+        self.fd = reading.ask(request)
+        arguments = reading.command(ANSWER, patience=self._patience + GRACE)
         try:
-            self.pid = execute(arguments, environ, given={ANSWER: self._fd})
+            self.pid = execute(arguments, environ, given={ANSWER: self.fd})
         except OSError:
-            os.close(self._fd)
+            os.close(self.fd)
             raise
 
     def give_up(self) -> None:
@@ -48,37 +54,61 @@ class Rereading:
             os.kill(self.pid, signal.SIGKILL)
 
     def drop(self) -> None:
-        """Forget what an ended process has said: it is wanted no more."""
-        os.close(self._fd)
+        """Forget what an ended process has said: it is not wanted any more."""
+        os.close(self.fd)
 
     def conclude(self) -> Handover:
         """Return the handover with what the settings say now, once the process has ended.
 
-        Raises ConfigurationError where they say nothing, or what cannot be used.
+        Raises ConfigurationError if they say nothing, or what cannot be used.
         """
-        told: dict[str, Any] = reading.answer(self._fd)
-        os.close(self._fd)
+        answer = reading.answer(self.fd)
+        os.close(self.fd)
         module = self._handover.settings_module
-        if self._overdue:
+        if answer.silent and self._overdue:
             raise ConfigurationError(
                 f"{module!r}: no end of its import after {self._patience:g} s (load-timeout)"
             )
-        if "setting" not in told:
-            problem = told.get("wrong") or f"{module!r} cannot be imported: {told['error']}"
-            raise ConfigurationError(problem, option="settings")
-        return replace(self._handover, setting=told["setting"], applications=told["applications"])
+        if answer.error:
+            raise ConfigurationError(f"{module!r} cannot be imported: {answer.error}", option="settings")
+        return told_by(answer, self._handover)
 
 
-def take_environment_back(cfg: Any) -> None:
-    """Undo what `raw_env` set, as gunicorn does before it reads a configuration again."""
-    for name in cfg.env:
-        if name in cfg.env_orig:
-            os.environ[name] = cfg.env_orig[name]
-        else:
-            os.environ.pop(name, None)
+def request_of(
+    app: GuardedApplication, handover: Handover, early: Early | None = None
+) -> tuple[reading.Request, dict[str, str]]:
+    """Return what the process that reads the settings is to do, and its environment."""
+    early = early or app.early
+    directory = early.chdir or handover.directory
+    named = (app.read.app, *handover.applications.values())
+    request = reading.Request(
+        module=early.environ.get("DJANGO_SETTINGS_MODULE") or handover.settings_module,
+        entry=handover.entry,
+        environ=handover.environ,
+        directory=directory,
+        applications=tuple(name for name in named if name),
+    )
+    path = [*early.pythonpath, *([early.chdir] if early.chdir else ()), *handover.sys_path]
+    pwd = {"PWD": directory} if directory else {}
+    return request, reading.environment(app.environ_found, pwd, early.environ, path=path)
 
 
-def refuse_what_needs_a_restart(before: Any, after: Any, layout: Layout) -> None:
+def told_by(answer: reading.Answer, handover: Handover) -> Handover:
+    """Return the handover with what the settings say. Raises ConfigurationError if it cannot be used."""
+    if answer.wrong:
+        raise ConfigurationError(answer.wrong, option="WORKERGUARD", where=handover.settings_module)
+    return replace(
+        handover,
+        setting=answer.setting,
+        applications=answer.applications,
+        debug=answer.debug,
+        environ=answer.environ,
+    )
+
+
+def refuse_what_needs_a_restart(
+    before: GuardedApplication, after: GuardedApplication, layout: Layout
+) -> None:
     """Raise ConfigurationError where a new configuration changes what a running server cannot."""
     project = Path(before.handover.project)
     for name, old, new, sources in (

@@ -107,7 +107,7 @@ def test_a_changed_number_of_workers_counts_once_the_new_code_has_loaded(serve):
         ("gunicorn.conf.py", "preload_app = True\n", "preload-app: it cannot be used here"),
         ("guinea_settings.py", "import a_module_that_does_not_exist\n", "No module named"),
         ("guinea_settings.py", "raise SystemExit(4)\n", "SystemExit: 4"),
-        ("guinea_settings.py", "import os\nos._exit(5)\n", "ended without a word"),
+        ("guinea_settings.py", "import os\nos._exit(5)\n", "ended without an answer"),
         ("guinea_settings.py", "WORKERGUARD = {'LOAD_RETRYS': 3}\n", "Did you mean 'LOAD_RETRIES'?"),
         ("guinea_settings.py", "WORKERGUARD = {'NAME': 'another'}\n", "name: a reload cannot change it"),
         ("guinea_settings.py", "WORKERGUARD = {'MIN_LOADED': 3}\n", "min-loaded: a quorum of 3"),

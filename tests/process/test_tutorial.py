@@ -49,7 +49,7 @@ class Reader:
     def __init__(self, directory: Path, port: int) -> None:
         self.directory, self.port = directory, port
         self.environ = {
-            **{k: v for k, v in os.environ.items() if not k.startswith(("DJANGO_", "WORKERGUARD"))},
+            **{k: v for k, v in os.environ.items() if not k.startswith(("DJANGO_", "TZ", "WORKERGUARD"))},
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),
             "RUNTIME_DIRECTORY": str(directory / "run"),
@@ -130,7 +130,7 @@ def test_first_steps(reader):
         reader.do("echo 'import nothere' >> mysite/urls.py")
         os.kill(server.pid, signal.SIGHUP)
         told = reader.until("frozen: ", "workerguard status").splitlines()
-        (warning,) = [line for line in frozen if line.startswith("warning: ")]
+        (warning,) = [line for line in frozen if line.startswith("warning: frozen")]
         assert shape(warning).rpartition(")")[0] in " ".join(shape(line) for line in told)
         assert "No module named 'nothere'" in reader.do("workerguard explain 1; workerguard explain 2")
         reader.write_urls()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from django_workerguard.sentinel.cleanse import LONGEST, SUBSTITUTE, cleanse
+from django_workerguard.config.cleanse import LONGEST, SUBSTITUTE, cleanse
 
 HIDDEN = "hunter22hunter"
 

@@ -40,7 +40,7 @@ FENCE = re.compile(r"^ *```(?P<language>\w*)\n(?P<code>.*?)^ *```", re.MULTILINE
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]+")
 # of python -m django_workerguard, of Django, of Celery, and of what else a page has the reader call
 OTHERS_FLAGS = {
-    *("--settings", "--pythonpath", "--skip-checks", "--noinput"),
+    *("--settings", "--pythonpath", "--skip-checks", "--noinput", "--deploy"),
     *("--concurrency", "--autoscale", "--destination"),
     *("--duration", "--comment", "--author", "--from-literal", "--previous"),
     *("--rm", "--restart", "--image", "--env"),

@@ -19,6 +19,7 @@ from billiard.pool import EX_RECYCLE
 from celery.worker import state as worker_state
 
 from django_workerguard.config.loading import LoadRequest
+from django_workerguard.config.location import here
 from django_workerguard.config.options import GuardOptions
 from django_workerguard.fleet.control import ControlSocket
 from django_workerguard.fleet.exits import Exit
@@ -73,7 +74,7 @@ def open_pool_board(options: GuardOptions, node: str, *, processes: int) -> Open
     slots = min(MAX_SEATS, max(SLOTS, 2 * processes))
     opened = open_board(
         Layout(seats=slots, slots=slots),
-        server_name(options.name or node, Path.cwd()),
+        server_name(options.name or node, Path(here())),
         options.run_dir,
         environ=os.environ,
         uid=os.geteuid(),
@@ -118,8 +119,8 @@ class PoolKeeper:
         self.board.write_about(
             {
                 "host": socket.gethostname(),
-                "name": server_name(options.name or node, Path.cwd()),
-                "project": str(Path.cwd()),
+                "name": server_name(options.name or node, Path(here())),
+                "project": here(),
                 "bind": [node],
                 "worker_class": "celery prefork",
             }

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import sys
 from argparse import ArgumentParser
-from pathlib import Path
 from typing import Any
 
+import django
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.db import connections
 
 from django_workerguard.conf import settings_layer
 from django_workerguard.config.arguments import add_arguments, collect, split_at_dashes
+from django_workerguard.config.environment import as_started, difference
 from django_workerguard.config.handover import Handover, applications_of
+from django_workerguard.config.location import through_link, working_directory
 from django_workerguard.errors import WorkerguardError
 from django_workerguard.launch import launch, require_linux
 
@@ -34,6 +36,10 @@ class Command(BaseCommand):
         self.from_command_line = True
         super().run_from_argv(own)
 
+    def get_check_kwargs(self, options: Any) -> Any:
+        """Leave the databases alone: one that is down must not keep the server from starting."""
+        return {**super().get_check_kwargs(options), "databases": []}
+
     def handle(self, *args: Any, **options: Any) -> None:
         if not self.from_command_line:
             raise CommandError(
@@ -43,24 +49,42 @@ class Command(BaseCommand):
         try:
             require_linux()
             action, guard, server = collect(options)
-            handover = Handover(
-                action=action,
-                project=str(_project()),
-                settings_module=os.environ.get("DJANGO_SETTINGS_MODULE", ""),
-                sys_path=list(sys.path),
-                setting=settings_layer(),
-                applications=applications_of(settings),
-                guard=guard,
-                server=server,
-                passed_on=self.passed_on,
-            )
+            handover = _handover(action=action, guard=guard, server=server, passed_on=self.passed_on)
             connections.close_all()
             launch(handover)
         except WorkerguardError as error:
             raise CommandError(str(error), returncode=int(error.exit_code)) from None
 
 
-def _project() -> Path:
-    """Return the directory of manage.py, or the current one under ``django-admin``."""
-    script = Path(sys.argv[0]).resolve()
-    return script.parent if script.name == "manage.py" else Path.cwd()
+def _handover(**arguments: Any) -> Handover:
+    """Return what the server needs to know of this process. It reads the settings itself, unless they are no module."""
+    directory = working_directory(os.environ)
+    entry = _entry(directory)
+    project = os.path.dirname(entry) if os.path.basename(entry) == "manage.py" else directory
+    module = os.environ.get("DJANGO_SETTINGS_MODULE", "")
+    return Handover(
+        project=project,
+        directory=directory,
+        entry=entry,
+        settings_module=module,
+        configured=not module,
+        sys_path=through_link(through_link(sys.path, directory), project),
+        environ=_changes(),
+        setting=settings_layer(),
+        applications=applications_of(settings),
+        debug=bool(settings.DEBUG),
+        **arguments,
+    )
+
+
+def _entry(directory: str) -> str:
+    """Return the path of the program that runs this command, by the name that it was started with; "" for Django's own."""
+    path = os.path.normpath(os.path.join(directory, sys.argv[0]))
+    ours = os.path.isfile(path) and not path.startswith(os.path.dirname(django.__file__))
+    return path if ours else ""
+
+
+def _changes() -> dict[str, str | None]:
+    """Return what manage.py and the settings have changed in the environment, until the server knows better."""
+    changes = difference(as_started(), os.environ)
+    return {name: value for name, value in changes.items() if name != "TZ"}  # Django's own, for TIME_ZONE

@@ -1,4 +1,4 @@
-"""Describe a failure without the project's secrets. Runs in the worker.
+"""Describe a failure without the project's secrets. Runs where the project's code fails: worker, settings process, arbiter.
 
 The names that count as secret are those of Django's error reporter. It must work where
 Django is half loaded, or not at all.
@@ -43,6 +43,25 @@ def describe_failure(error: BaseException) -> dict[str, Any]:
     }
 
 
+def in_short(error: BaseException) -> str:
+    """Say in one line what went wrong in a file of the user's, and in which line of it, without its secrets."""
+    if isinstance(error, OSError):
+        text = error.strerror or str(error)
+    else:
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        if not isinstance(error, SyntaxError):
+            text += _place(error)
+    secrets = sorted({*_secrets(), *_secrets_on_the_way(error)}, key=len, reverse=True)
+    return cleanse(text, secrets)
+
+
+def _place(error: BaseException) -> str:
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename
+    ]
+    return f" (line {frames[-1].lineno} of {frames[-1].filename})" if frames else ""
+
+
 def cleanse(text: str, secrets: list[str], *, source: bool = False) -> str:
     """Replace secret values, ``password=…`` and credentials in URLs.
 
@@ -80,10 +99,10 @@ def _secrets() -> Iterator[str]:
 
 
 def _settings() -> Mapping[str, Any]:
-    if "django.conf" not in sys.modules:
+    django = sys.modules.get("django.conf")  # never imported from here: the arbiter has no Django
+    settings = getattr(django, "settings", None)
+    if settings is None:
         return {}
-    from django.conf import settings
-
     names = dir(settings) if settings.configured else []
     return {name: getattr(settings, name, None) for name in names if name.isupper()}
 

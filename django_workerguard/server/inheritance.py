@@ -1,0 +1,72 @@
+"""Modules of the site that the configuration makes the arbiter import, and that its workers inherit. Runs in the arbiter.
+
+A worker would go on with them however often the site is reloaded. So a reload drops them first: what the
+configuration needs of them is imported anew, and the workers import the rest by themselves.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from types import FunctionType, ModuleType
+
+# packages whose modules run the server, also if something else has imported them
+SERVERS = frozenset(
+    {"gunicorn", "django_workerguard", "uvicorn", "uvicorn_worker", "__main__", "__mp_main__"}
+)
+# installed packages in which the site's modules leave what they define: it would be the old one, or defined twice
+REGISTRIES = frozenset({"django", "prometheus_client"})
+INSTALLED = frozenset({"site-packages", "dist-packages"})
+
+
+class Inheritance:
+    """What the arbiter holds of the site, beyond what it had imported when this was made."""
+
+    def __init__(self) -> None:
+        self._own = {_package(name) for name in sys.modules} | SERVERS | sys.stdlib_module_names
+
+    def names(self) -> list[str]:
+        """Return the site's modules that are held now."""
+        modules = {name: module for name, module in sys.modules.items() if _package(name) not in self._own}
+        renewed = {_package(name) for name, module in modules.items() if _is_of_the_site(name, module)}
+        return sorted(name for name in modules if _package(name) in renewed)
+
+    def packages(self) -> list[str]:
+        """Return the names of the packages to which they belong."""
+        return sorted({_package(name) for name in self.names()} - {"__config__"})
+
+    def drop(self) -> dict[str, ModuleType]:
+        """Forget them, and where modules were found so far. Return them, for `bring_back`."""
+        dropped = {name: sys.modules.pop(name) for name in self.names()}
+        sys.path_importer_cache.clear()
+        importlib.invalidate_caches()
+        return dropped
+
+    def bring_back(self, dropped: dict[str, ModuleType]) -> None:
+        """Put dropped modules back in place of those that were imported since."""
+        self.drop()
+        sys.modules.update(dropped)
+
+
+def _package(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _is_of_the_site(name: str, module: ModuleType) -> bool:
+    """Say whether a module is the site's own, or an installed one that holds parts of the site."""
+    if _package(name) in REGISTRIES:
+        return True
+    file = getattr(module, "__file__", None)
+    places = [file] if file else list(getattr(module, "__path__", ()))
+    if any(not INSTALLED & set(Path(place).parts) for place in places):
+        return True
+    return any(_package(_home(value)) == "django" for value in list(vars(module).values()))
+
+
+def _home(value: object) -> str:
+    """Return the name of the module that a value comes from, without asking the value: it may be a proxy."""
+    if isinstance(value, ModuleType):
+        return value.__name__
+    defined = value if isinstance(value, type | FunctionType) else type(value)
+    return str(defined.__module__)

@@ -1,0 +1,103 @@
+"""The first reading of the settings, which the start waits for. Runs in the arbiter, before it serves."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from types import FrameType
+from typing import NoReturn
+
+from django_workerguard.config import reading
+from django_workerguard.config.handover import Handover
+from django_workerguard.config.options import GuardOptions
+from django_workerguard.config.reading import Answer
+from django_workerguard.errors import CannotLoadError, ConfigurationError, ExitCode
+from django_workerguard.policy.backoff import back_off
+from django_workerguard.server.configuration import GuardedApplication
+from django_workerguard.server.rereading import request_of, told_by
+
+
+def open_application(handover: Handover) -> GuardedApplication:
+    """Read the configuration and the settings, with retries. Raises ConfigurationError and CannotLoadError."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, _leave)  # as process 1 it would not end otherwise; gunicorn takes over later
+    app = GuardedApplication(handover)
+    app.settle(handover if handover.configured else _read_with_retries(app))
+    return app
+
+
+def _leave(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(ExitCode.OK)
+
+
+def _read_with_retries(app: GuardedApplication) -> Handover:
+    options = app.read.guard_options().options
+    handover = _with_module(app)
+    for attempt in range(1, options.load_retries + 1):
+        answer = _read(app, handover, options.load_timeout or None)
+        if answer.silent and handover.entry:  # the project's own program has not led to the settings
+            handover = replace(handover, entry="")
+            answer = _read(app, handover, options.load_timeout or None)
+        if not answer.error:
+            return told_by(answer, handover)
+        if attempt < options.load_retries:
+            _wait(attempt, options, answer)
+    raise CannotLoadError(
+        f"settings: {handover.settings_module!r} cannot be imported: {answer.error} "
+        f"(set in {handover.settings_named_in})"
+    )
+
+
+def _with_module(app: GuardedApplication) -> Handover:
+    """Name the settings module as the workers will: gunicorn's `raw_env` and a conf file come after the start's own."""
+    module = app.early.environ.get("DJANGO_SETTINGS_MODULE")
+    if module:
+        return replace(app.handover, settings_module=module, settings_named_in="gunicorn's configuration")
+    if app.handover.settings_module:
+        return app.handover
+    raise ConfigurationError(
+        "no settings module is named",
+        option="settings",
+        hint="Give --settings mysite.settings, or set DJANGO_SETTINGS_MODULE.",
+    )
+
+
+def _read(app: GuardedApplication, handover: Handover, patience: float | None) -> Answer:
+    request, environ = request_of(app, handover)
+    fd = reading.ask(request)
+    try:
+        overdue = _wait_for_reader(fd, environ, patience)
+        answer = reading.answer(fd)
+    finally:
+        os.close(fd)
+    if answer.silent and overdue:
+        return Answer(error=f"no end after {patience:g} s (load-timeout)")
+    return answer
+
+
+def _wait_for_reader(fd: int, environ: dict[str, str], patience: float | None) -> bool:
+    """Run the process that reads, and say whether it was ended because it took too long."""
+    arguments = reading.command(fd, patience=0.0)
+    try:
+        subprocess.run(arguments, env=environ, pass_fds=(fd,), timeout=patience, check=False)
+    except subprocess.TimeoutExpired:
+        return True
+    return False
+
+
+def _wait(attempt: int, options: GuardOptions, answer: Answer) -> None:
+    wait = back_off(
+        attempt,
+        slot=0,
+        first=options.load_retry_delay,
+        longest=options.load_retry_max_delay,
+        transient=False,
+    )
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"The settings cannot be imported: {answer.error}; next try in {wait:.1f} s\n")
+    time.sleep(wait)

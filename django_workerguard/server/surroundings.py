@@ -1,0 +1,55 @@
+"""What a configuration changes in the process that reads it: directory, import path, environment. Runs in the arbiter."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from types import ModuleType
+
+from django_workerguard.config.environment import change, difference
+from django_workerguard.server.inheritance import Inheritance
+
+
+class Surroundings:
+    """The state of this process, and the way back to it."""
+
+    def __init__(self) -> None:
+        self._environ = dict(os.environ)
+        self._path = list(sys.path)
+        self._pwd = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def restore(self) -> None:
+        """Bring everything back as it was."""
+        os.fchdir(self._pwd)
+        sys.path[:] = self._path
+        change(os.environ, difference(os.environ, self._environ))
+
+    def close(self) -> None:
+        os.close(self._pwd)
+
+
+class Renewal:
+    """A reload on trial: the site's modules are dropped, and all is as before if it does not succeed."""
+
+    def __init__(self, inheritance: Inheritance) -> None:
+        self._inheritance = inheritance
+        self._surroundings = Surroundings()
+        self._dropped: Mapping[str, ModuleType] = inheritance.drop()
+
+    def take_back(self) -> None:
+        """Bring modules, directory, import path and environment back as they were."""
+        self._inheritance.bring_back(dict(self._dropped))
+        self._surroundings.restore()
+
+    def end(self) -> None:
+        self._surroundings.close()
+
+
+def enter(directory: str, path: list[str], environ: Mapping[str, str | None]) -> None:
+    """Go to the directory by its name, whatever a link in it leads to by now, and take import path and environment."""
+    if directory:
+        os.chdir(directory)
+        os.environ["PWD"] = directory
+    sys.path[:] = path
+    change(os.environ, environ)

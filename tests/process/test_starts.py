@@ -1,0 +1,629 @@
+"""Both ways of starting give the same server, and a reload that succeeds runs the new everything."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from django_workerguard.errors import ExitCode
+from django_workerguard.probe.process import start_time
+from tests.process.harness import PATIENCE, ROOT, Server
+from tests.process.test_odd_projects import MANAGE_PY
+from tests.process.test_reload import order
+
+WAYS = {"manage.py": ("manage.py", "serve_guarded"), "python -m": ("-m", "django_workerguard", "serve")}
+
+SETTINGS = """
+    import os
+    from pathlib import Path
+
+    HERE = Path(__file__).resolve().parent.parent
+    SECRET_KEY = "x" * 50
+    ALLOWED_HOSTS = ["*"]
+    ROOT_URLCONF = "shop.urls"
+    WSGI_APPLICATION = "shop.wsgi.application"
+    INSTALLED_APPS = ["django_workerguard"]
+    MIDDLEWARE = ["django_workerguard.middleware.GuardMiddleware"]
+    GREETING = "one"
+"""
+URLS = """
+    from django.conf import settings
+    from django.http import HttpResponse
+    from django.urls import include, path
+
+    urlpatterns = [
+        path("", lambda request: HttpResponse(settings.GREETING)),
+        path("health/", include("django_workerguard.urls")),
+    ]
+"""
+WSGI = """
+    import os
+
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "shop.settings")
+
+    from django.core.wsgi import get_wsgi_application
+
+    application = get_wsgi_application()
+"""
+READ_ENV_FILE = """
+    for line in (HERE / ".env").read_text().split():
+        name, _, value = line.partition("=")
+        os.environ.setdefault(name, value)
+"""
+
+
+def write(directory: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(text))
+
+
+def make_shop(directory: Path, *, settings: str = "", **files: str) -> Path:
+    """Write a project with one page, which shows a setting. Names of files have ``__`` for a slash."""
+    others = {name.replace("__", "/") + ".py": text for name, text in files.items()}
+    base = {
+        "manage.py": MANAGE_PY.format(settings="shop.settings"),
+        "shop/__init__.py": "",
+        "shop/settings.py": textwrap.dedent(SETTINGS) + textwrap.dedent(settings),
+        "shop/urls.py": URLS,
+        "shop/wsgi.py": WSGI,
+    }
+    write(directory, {**base, **others})
+    return directory
+
+
+@dataclass
+class Shop:
+    """A project and one way of starting it."""
+
+    serve: Callable[..., Server]
+    command: tuple[str, ...]
+    directory: Path
+    environ: dict[str, str | None] = field(default_factory=dict)
+
+    @property
+    def by_manage_py(self) -> bool:
+        return self.command[0] == "manage.py"
+
+    def make(self, *, settings: str = "", **files: str) -> None:
+        make_shop(self.directory, settings=settings, **files)
+
+    def write(self, name: str, text: str) -> None:
+        write(self.directory, {name: text})
+
+    def change(self, name: str, old: str, new: str) -> None:
+        path = self.directory / name
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+
+    def start(self, *arguments: str, **options: Any) -> Server:
+        module = {"DJANGO_SETTINGS_MODULE": None if self.by_manage_py else "shop.settings"}
+        environ = {**module, **self.environ, **options.pop("environ", {})}
+        options = {"project": self.directory, "command": self.command, "workers": 1, **options}
+        server = self.serve(*arguments, environ=environ, **options)
+        server.wait_ready()
+        return server
+
+
+@pytest.fixture(params=WAYS.values(), ids=WAYS.keys())
+def shop(request, serve, tmp_path):
+    return Shop(serve, request.param, tmp_path / "shop")
+
+
+def reloads(server: Server) -> str:
+    """Reload, with success, and return the page."""
+    outcome = order(server, "reload", "--wait")
+    assert outcome.returncode == ExitCode.OK, outcome.stdout + outcome.stderr
+    return server.get("/").body
+
+
+# the environment
+
+
+def test_a_reload_reads_the_env_file_of_the_settings_anew(shop):
+    shop.make(settings=READ_ENV_FILE + '\n    GREETING = os.environ["GREETING"]\n')
+    shop.write(".env", "GREETING=one GONE=1\n")
+    server = shop.start()
+    assert server.get("/").body == "one"
+    shop.write(".env", "GREETING=two\n")
+    assert reloads(server) == "two"
+
+
+def test_sigusr2_reads_everything_anew(shop):
+    shop.make(settings=READ_ENV_FILE + '\n    GREETING = os.environ["GREETING"]\n')
+    shop.write(".env", "GREETING=one\n")
+    server = shop.start("--", "--env", "UNUSED=1")
+    old = server.arbiter
+    shop.write(".env", "GREETING=two\n")
+    server.signal(signal.SIGUSR2)
+    server.wait("the second", lambda status: status["arbiter"]["pid"] != old and status["ready"] == 1)
+    assert server.stop() == 0
+    assert server.get("/").body == "two"
+    assert reloads(server) == "two"
+
+
+def test_the_log_is_not_in_the_time_zone_of_the_settings(shop):
+    shop.make(settings='TIME_ZONE = "Asia/Tokyo"')
+    server = shop.start()
+    arbiter = f"[{server.arbiter}]"
+    lines = [line for line in server.log.splitlines() if arbiter in line]
+    assert lines
+    assert not [line for line in lines if "+0900" in line]
+
+
+def test_what_manage_py_alone_prepares_is_there_and_renewed(serve, tmp_path):
+    """The environment file is read by manage.py, and neither by the settings nor by the WSGI module."""
+    shop = Shop(serve, WAYS["manage.py"], tmp_path / "shop")
+    shop.make(
+        settings='GREETING = os.environ["GREETING"]',
+        manage="import os\nfrom pathlib import Path\n\nHERE = Path(__file__).resolve().parent\n"
+        + textwrap.dedent(READ_ENV_FILE)
+        + textwrap.dedent(MANAGE_PY.format(settings="shop.settings")),
+    )
+    shop.write("gunicorn.conf.py", 'import os\n\nproc_name = os.environ["GREETING"]\n')
+    shop.write(".env", "GREETING=one")
+    server = shop.start()
+    assert server.get("/").body == "one"
+    shop.write(".env", "GREETING=two")
+    assert reloads(server) == "two"
+    server.kill_worker()
+    server.wait_event("ready", count=3)
+    assert server.get("/").body == "two"
+
+
+def test_an_env_file_that_gunicorn_conf_py_reads_is_renewed(shop):
+    shop.make(settings='GREETING = os.environ["GREETING"]' if not shop.by_manage_py else "")
+    if shop.by_manage_py:  # it imports the settings before any configuration of gunicorn is read
+        shop.change("shop/settings.py", 'GREETING = "one"', 'GREETING = os.environ.get("GREETING", "none")')
+    shop.write(
+        "gunicorn.conf.py",
+        "import os\nfrom pathlib import Path\n\nHERE = Path(__file__).resolve().parent\n"
+        + textwrap.dedent(READ_ENV_FILE),
+    )
+    shop.write(".env", "GREETING=one")
+    server = shop.start()
+    assert server.get("/").body == "one"
+    shop.write(".env", "GREETING=two")
+    assert reloads(server) == "two"
+
+
+# what the configuration imports
+
+
+def test_a_configuration_that_imports_the_settings(shop):
+    shop.make(settings='LOGGING = {"version": 1, "disable_existing_loggers": False}')
+    shop.write("gunicorn.conf.py", "from shop.settings import LOGGING\n\nlogconfig_dict = LOGGING\n")
+    server = shop.start()
+    assert "the configuration imports shop in the arbiter" in server.log
+    shop.change("shop/settings.py", '"one"', '"two"')
+    assert reloads(server) == "two"
+    shop.change("shop/settings.py", '"two"', '"three"')
+    assert reloads(server) == "three"
+
+
+def test_a_configuration_that_uses_django_s_settings(shop):
+    shop.make()
+    shop.write("gunicorn.conf.py", "from django.conf import settings\n\nproc_name = settings.GREETING\n")
+    server = shop.start(environ={"DJANGO_SETTINGS_MODULE": "shop.settings"})
+    assert "the configuration imports django, shop in the arbiter" in server.log
+    shop.change("shop/settings.py", '"one"', '"two"')
+    assert reloads(server) == "two"
+
+
+def test_a_hook_that_imports_the_project_while_the_server_runs(shop):
+    shop.make()
+    shop.write("gunicorn.conf.py", "def nworkers_changed(server, new, old):\n    import shop.settings\n")
+    server = shop.start()
+    shop.change("shop/settings.py", '"one"', '"two"')
+    assert reloads(server) == "two"
+
+
+CLASSES = {
+    "worker": ("-k", "shop.own.Worker"),
+    "logger": ("--", "--logger-class", "shop.own.Logger"),
+}
+
+
+@pytest.mark.parametrize("arguments", CLASSES.values(), ids=CLASSES.keys())
+def test_a_class_of_the_project(shop, arguments):
+    shop.make(
+        shop__own="""
+            from gunicorn.glogging import Logger as Base
+            from gunicorn.workers.sync import SyncWorker
+
+            MARK = "one"
+
+            class Worker(SyncWorker):
+                def run(self):
+                    self.log.info("the worker class is of release %s", MARK)
+                    super().run()
+
+            class Logger(Base):
+                def info(self, text, *values, **more):
+                    super().info(f"logger {MARK}: {text}", *values, **more)
+        """,
+    )
+    shop.write("shop/__init__.py", "import django.conf\n")
+    server = shop.start(*arguments)
+    wanted = "the worker class is of release %s" if arguments[0] == "-k" else "logger %s: "
+    server.wait_log(wanted % "one")
+    shop.change("shop/own.py", '"one"', '"two"')
+    shop.change("shop/settings.py", '"one"', '"two"')
+    assert reloads(server) == "two"
+    server.wait_log(wanted % "two")
+    assert server.log.count("the configuration imports django, shop in the arbiter") == 2
+
+
+def test_a_refused_reload_leaves_what_the_configuration_imported(shop):
+    shop.make(settings='LOGGING = {"version": 1, "disable_existing_loggers": False}')
+    shop.write("gunicorn.conf.py", "import shop.settings\n\nproc_name = shop.settings.GREETING\n")
+    server = shop.start()
+    shop.write("gunicorn.conf.py", "import shop.settings\n\npidfile = 'other.pid'\n")
+    outcome = order(server, "reload", "--wait")
+    assert outcome.returncode == ExitCode.REFUSED, outcome
+    assert server.get("/").body == "one"
+    server.kill_worker()
+    server.wait_event("ready", count=2)
+    assert server.get("/").body == "one"
+    shop.write("gunicorn.conf.py", "import shop.settings\n\nproc_name = shop.settings.GREETING\n")
+    shop.change("shop/settings.py", '"one"', '"two"')
+    assert reloads(server) == "two"
+
+
+# where the project is
+
+
+def point_at(link: Path, release: Path) -> None:
+    new = link.with_name("new")
+    new.symlink_to(release)
+    new.rename(link)
+
+
+PLACES = {
+    "manage.py by its path": lambda current: (
+        (str(current / "manage.py"), "serve_guarded"),
+        Path("/"),
+        {"DJANGO_SETTINGS_MODULE": None},
+    ),
+    "manage.py in the directory": lambda current: (
+        WAYS["manage.py"],
+        current,
+        {"DJANGO_SETTINGS_MODULE": None, "PWD": str(current)},
+    ),
+    "python -m, PWD is set": lambda current: (WAYS["python -m"], current, {"PWD": str(current)}),
+    "python -m, as a service manager starts it": lambda current: (WAYS["python -m"], current, {"PWD": None}),
+}
+
+
+@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES.keys())
+@pytest.mark.parametrize("releases", ["", "releases"], ids=["beside", "above"])
+def test_a_link_that_points_at_the_next_release(serve, tmp_path, place, releases):
+    site = tmp_path / "site"
+    for name in ("one", "two"):
+        make_shop(
+            site / releases / name,
+            settings=f'GREETING = "{name}"',
+            shop__urls=URLS.replace(
+                "HttpResponse(settings.GREETING)", f'HttpResponse(settings.GREETING + "/{name}")'
+            ),
+        )
+    current = site / "current"
+    point_at(current, site / releases / "one")
+    command, directory, environ = place(current)
+    environ = {"DJANGO_SETTINGS_MODULE": "shop.settings", **environ}
+    server = serve(project=directory, command=command, environ=environ, workers=1)
+    server.wait_ready()
+    assert server.get("/").body == "one/one"
+    point_at(current, site / releases / "two")
+    assert reloads(server) == "two/two"
+    assert server.status()["project"] == str(current)
+    server.kill_worker()
+    server.wait_event("ready", count=3)
+    assert server.get("/").body == "two/two"
+
+
+def test_the_configuration_beside_manage_py_is_read_from_anywhere(serve, tmp_path):
+    project = make_shop(tmp_path / "shop")
+    write(project, {"gunicorn.conf.py": "workers = 3\n"})
+    server = serve(
+        project=Path("/"),
+        command=(str(project / "manage.py"), "serve_guarded"),
+        environ={"DJANGO_SETTINGS_MODULE": None},
+        workers=None,
+    )
+    server.wait_ready(3)
+    assert f"configuration file: {project}/gunicorn.conf.py" in server.log
+
+
+# gunicorn's options that must come before the settings
+
+
+EARLY = {
+    "options": (("--", "--chdir", "inner", "--pythonpath", "lib", "--env", "SECRET=s"), "", {}),
+    "gunicorn.conf.py": ((), 'chdir = "inner"\npythonpath = "lib"\nraw_env = ["SECRET=s"]\n', {}),
+    "GUNICORN_CMD_ARGS": (
+        (),
+        "",
+        {"GUNICORN_CMD_ARGS": "--chdir inner --pythonpath lib --env SECRET=s"},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", EARLY.values(), ids=EARLY.keys())
+def test_early_options_are_in_effect_before_the_settings(shop, case):
+    """manage.py needs settings that it can import without them; what they say comes from them all the same."""
+    arguments, configuration, environ = case
+    shop.make(
+        settings="""
+            try:
+                import greeting
+            except ImportError:
+                GREETING = "none"
+            else:
+                GREETING = greeting.TEXT + os.environ.get("SECRET", "") + Path.cwd().name
+                WORKERGUARD = {"NAME": GREETING}
+        """,
+        lib__greeting='TEXT = "one"',
+        inner__marker="",
+    )
+    if not shop.by_manage_py:
+        shop.change("shop/settings.py", "except ImportError", "except ZeroDivisionError")
+    (shop.directory / "inner" / "lib").symlink_to(shop.directory / "lib")
+    if configuration:
+        shop.write("gunicorn.conf.py", configuration)
+    server = shop.start(*arguments, environ=environ)
+    assert server.get("/").body == "onesinner"
+    assert server.status()["name"] == "onesinner", "the process that reads the settings has them too"
+    shop.change("lib/greeting.py", '"one"', '"one"  # renewed')
+    assert reloads(server) == "onesinner"
+
+
+def test_early_options_that_a_reload_changes(shop):
+    shop.make(settings='GREETING = os.environ.get("SECRET", "") + Path.cwd().name', a__x="", b__x="")
+    shop.write("gunicorn.conf.py", 'chdir = "a"\nraw_env = ["SECRET=1"]\n')
+    server = shop.start()
+    assert server.get("/").body == "1a"
+    shop.write("gunicorn.conf.py", 'chdir = "b"\nraw_env = ["SECRET=2"]\n')
+    assert reloads(server) == "2b"
+    shop.write("gunicorn.conf.py", "")
+    assert reloads(server) == shop.directory.name
+
+
+def test_the_settings_that_raw_env_names(serve, tmp_path):
+    shop = Shop(serve, WAYS["python -m"], tmp_path / "shop")
+    shop.make()
+    shop.write("gunicorn.conf.py", 'raw_env = ["DJANGO_SETTINGS_MODULE=shop.settings"]\n')
+    server = shop.start(environ={"DJANGO_SETTINGS_MODULE": None})
+    shop.change("shop/settings.py", '"one"', '"two"')
+    assert reloads(server) == "two"
+
+
+# settings that are not a plain module
+
+
+def test_settings_in_classes(shop):
+    """django-configurations: only manage.py and the WSGI module know how to read them."""
+    shop.make(
+        manage="""
+            import os
+            import sys
+
+            os.environ.setdefault("DJANGO_SETTINGS_MODULE", "shop.settings")
+
+            from configurations.management import execute_from_command_line
+
+            execute_from_command_line(sys.argv)
+        """,
+        shop__wsgi=WSGI.replace("django.core.wsgi", "configurations.wsgi"),
+    )
+    shop.write(
+        "shop/settings.py",
+        """
+        from configurations import Configuration
+
+        class Production(Configuration):
+            SECRET_KEY = "x" * 50
+            ALLOWED_HOSTS = ["*"]
+            ROOT_URLCONF = "shop.urls"
+            WSGI_APPLICATION = "shop.wsgi.application"
+            INSTALLED_APPS = ["django_workerguard"]
+            MIDDLEWARE = ["django_workerguard.middleware.GuardMiddleware"]
+            GREETING = "one"
+            WORKERGUARD = {"MIN_LOADED": 2, "WORKERS": 2}
+        """,
+    )
+    server = shop.start(workers=None, environ={"DJANGO_CONFIGURATION": "Production"})
+    assert server.status()["min_loaded"] == 2
+    shop.change("shop/settings.py", '"one"', '"two"')
+    shop.change("shop/settings.py", '"MIN_LOADED": 2', '"MIN_LOADED": 1')
+    assert reloads(server) == "two"
+    assert server.status()["min_loaded"] == 1
+
+
+def test_settings_outside_of_the_module(shop):
+    """dynaconf: it puts an object of its own in place of Django's settings."""
+    shop.make(settings="import dynaconf\nsettings = dynaconf.DjangoDynaconf(__name__)\n")
+    shop.write("shop/settings.json", '{"default": {"GREETING": "one", "WORKERGUARD": {"NAME": "first"}}}')
+    server = shop.start(environ={"DJANGO_ENV": "default", "SETTINGS_FILE_FOR_DYNACONF": "shop/settings.json"})
+    assert server.get("/").body == "one"
+    assert server.status()["name"] == "first"
+    shop.write("shop/settings.json", '{"default": {"GREETING": "two", "WORKERGUARD": {"NAME": "first"}}}')
+    assert reloads(server) == "two"
+
+
+LEFT = {
+    "a thread": "import threading, time\nthreading.Thread(target=time.sleep, args=(3600,)).start()\n",
+    "an exit hook": "import atexit, time\natexit.register(time.sleep, 3600)\n",
+}
+
+
+@pytest.mark.parametrize("settings", LEFT.values(), ids=LEFT.keys())
+def test_settings_that_leave_something_behind(shop, settings):
+    """The worker has it too, and is given a second to leave."""
+    shop.make(settings=settings)
+    server = shop.start("--load-timeout", "30", "--worker-reload-mercy", "1")
+    assert reloads(server) == "one"
+    assert "next try" not in server.log
+
+
+def test_a_manage_py_that_cannot_be_run_again(serve, tmp_path):
+    """The settings are read without it, with what it has set in the environment and they have not."""
+    shop = Shop(serve, WAYS["manage.py"], tmp_path / "shop")
+    shop.make(
+        settings=READ_ENV_FILE + '\n    GREETING = os.environ["PREPARED"] + os.environ["GREETING"]\n',
+        manage="import os\n\nif os.environ.get('PYTHONPATH', '').startswith('/'):\n    raise ValueError\n"
+        "os.environ['PREPARED'] = 'prepared '\n"
+        + textwrap.dedent(MANAGE_PY.format(settings="shop.settings")),
+    )
+    shop.write(".env", "GREETING=one")
+    server = shop.start(environ={"PYTHONPATH": f":{ROOT}"})
+    assert server.get("/").body == "prepared one"
+    shop.write(".env", "GREETING=two")
+    assert reloads(server) == "prepared two"
+
+
+def test_a_manage_py_that_becomes_another_process(serve, tmp_path):
+    """It changes to the interpreter of a virtual environment: the settings are read without it then."""
+    shop = Shop(serve, WAYS["manage.py"], tmp_path / "shop")
+    become = (
+        "import os, sys\n"
+        "if 'AGAIN' not in os.environ:\n"
+        "    os.environ['AGAIN'] = '1'\n"
+        "    os.execv(sys.executable, [sys.executable, *sys.argv])\n"
+    )
+    shop.make(manage=become + textwrap.dedent(MANAGE_PY.format(settings="shop.settings")))
+    server = shop.start()
+    shop.change("shop/settings.py", '"one"', '"two"')
+    assert reloads(server) == "two"
+
+
+# what is said
+
+
+def test_settings_for_development_are_reported(shop):
+    shop.make(settings="DEBUG = True")
+    server = shop.start()
+    assert "DEBUG is True in the settings (shop.settings)" in server.log
+    assert "the settings shop.settings have DEBUG = True" in order(server, "status").stdout
+    shop.write("shop/settings.py", textwrap.dedent(SETTINGS) + "DEBUG = False\n")
+    assert reloads(server) == "one"
+    assert "DEBUG = True" not in order(server, "status").stdout
+
+
+SECRET = "postgres://shop:hunter22@db/shop"
+
+
+def test_the_secrets_of_settings_that_cannot_be_imported_are_not_shown(shop):
+    shop.make()
+    server = shop.start()
+    shop.change(
+        "shop/settings.py",
+        "GREETING",
+        f'API_KEY = "correct-horse"\nraise ValueError("no {SECRET}, " + API_KEY)\nGREETING',
+    )
+    outcome = order(server, "reload", "--wait")
+    assert outcome.returncode == ExitCode.REFUSED
+    refused = server.wait_event("reload-refused")
+    said = outcome.stderr + server.log + str(refused)
+    assert "ValueError: no postgres://shop:" in refused["reason"]
+    assert "hunter22" not in said
+    assert "correct-horse" not in said
+
+
+# while the settings are read
+
+
+HANG = """
+    import sys, time
+
+    if "--help" in sys.argv or sys.argv[0].endswith("read_settings.py"):
+        Path("reading").write_text(str(os.getpid()))
+        time.sleep(3600)
+"""
+
+
+def test_a_start_can_be_stopped_while_it_reads_the_settings(shop):
+    shop.make(settings=HANG)
+    module = None if shop.by_manage_py else "shop.settings"
+    server = shop.serve(
+        project=shop.directory, command=shop.command, environ={"DJANGO_SETTINGS_MODULE": module}
+    )
+    reading = shop.directory / "reading"
+    server._poll("the settings are read", lambda: reading.exists() and reading.read_text(), PATIENCE)
+    assert server.stop() == 0
+    assert "Traceback" not in server.log
+    pid = int(reading.read_text())
+    server._poll("the process has ended", lambda: not start_time(pid), PATIENCE)
+
+
+# files
+
+
+def test_a_stale_pid_file_does_not_stop_the_start(shop):
+    shop.make()
+    shop.write("server.pid", f"{os.getppid()}\n")  # it runs, and is no server
+    server = shop.start("--", "--pid", "server.pid")
+    server.wait_log("server.pid was stale and has been removed")
+    path = shop.directory / "server.pid"
+    assert int(path.read_text()) == server.arbiter
+    assert reloads(server) == "one"
+    assert server.stop() == 0
+    assert not path.exists()
+
+
+def test_the_pid_file_of_a_server_that_runs(shop):
+    shop.make()
+    shop.start("--", "--pid", "server.pid")
+    second = shop.serve(
+        "--",
+        "--pid",
+        "server.pid",
+        project=shop.directory,
+        command=shop.command,
+        environ={"DJANGO_SETTINGS_MODULE": "shop.settings"},
+    )
+    assert second.wait_exit() == ExitCode.CANNOT_LISTEN
+    assert re.search(r"^Error: pidfile: the server with pid \d+ runs", second.log, re.MULTILINE)
+    assert "Traceback" not in second.log
+
+
+def test_a_kernel_that_refuses_memfd_create(shop, tmp_path):
+    shop.make()
+    write(
+        tmp_path / "refusing",
+        {
+            "sitecustomize.py": """
+                import errno, os
+
+                def refuse(*arguments):
+                    raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+                os.memfd_create = refuse
+            """
+        },
+    )
+    path = os.pathsep.join((str(tmp_path / "refusing"), str(Path(__file__).parents[2])))
+    server = shop.start(environ={"PYTHONPATH": path})
+    assert reloads(server) == "one"
+
+
+def test_no_worker_inherits_what_is_read_for_a_reload(shop):
+    shop.make()
+    server = shop.start()
+    shop.write("shop/settings.py", textwrap.dedent(SETTINGS) + textwrap.dedent(HANG))
+    order(server, "reload")
+    server._poll("the settings are read", (shop.directory / "reading").exists, PATIENCE)
+    server.kill_worker()
+    server.wait_event("ready", count=2)
+    opened = [os.readlink(path) for path in Path(f"/proc/{server.pids()[0]}/fd").iterdir()]
+    assert not [name for name in opened if "workerguard-settings" in name or "workerguard-handover" in name]
