@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 TEXTS = ("type", "message", "traceback")
+SKIPPED = ("part", "type", "message")
 NUMBERS = ("seconds", "peak_bytes", "retained_bytes", "threads_left", "sockets_left")
 LARGEST = 2.0**53  # what JSON carries whole, and more than any of these can be
 
@@ -13,10 +14,9 @@ def clean(report: Any) -> dict[str, Any]:
     """Return a report of the right form whatever was written: ``step``, ``steps`` and, if there is one, ``error``."""
     if not isinstance(report, dict):
         return {}
-    steps = report.get("steps")
     cleaned = {
         "step": _text_or_none(report.get("step")),
-        "steps": [_step(step) for step in steps if isinstance(step, dict)] if isinstance(steps, list) else [],
+        "steps": [_step(step) for step in _list(report.get("steps")) if isinstance(step, dict)],
     }
     error = report.get("error")
     return {**cleaned, "error": _error(error)} if isinstance(error, dict) else cleaned
@@ -27,6 +27,12 @@ def _step(step: dict[str, Any]) -> dict[str, Any]:
         "name": str(step.get("name", "")),
         **{key: _number(step.get(key)) for key in NUMBERS},
         "shareable": step.get("shareable") is True,
+        "left": [str(name) for name in _list(step.get("left"))],
+        "skipped": [
+            {key: str(part.get(key) or "") for key in SKIPPED}
+            for part in _list(step.get("skipped"))
+            if isinstance(part, dict)
+        ],
     }
 
 
@@ -36,6 +42,10 @@ def _error(error: dict[str, Any]) -> dict[str, Any]:
         "step": _text_or_none(error.get("step")),
         "at": _number(error.get("at")),
     }
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _text_or_none(value: Any) -> str | None:

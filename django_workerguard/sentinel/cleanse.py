@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ SUBSTITUTE = "********************"
 HIDDEN = re.compile(r"API|AUTH|TOKEN|KEY|SECRET|PASS|SIGNATURE|HTTP_COOKIE", re.IGNORECASE)
 SHORTEST = 4  # characters; what is shorter would blot out half of every text
 DEEPEST = 6
+BRIEF = 160  # characters of a message that is one of several
 LONGEST = 4096  # characters of one line that are shown
 # bounded in front of the word, so that a long text costs a time that grows with its length and no more
 _ASSIGNMENT = re.compile(
@@ -41,6 +43,13 @@ def describe_failure(error: BaseException) -> dict[str, Any]:
         "message": cleanse(str(error), secrets),
         "traceback": "".join(cleanse(line, secrets, source=True) for line in lines),
     }
+
+
+def describe_briefly(error: BaseException) -> tuple[str, str]:
+    """Return the type of a failure and the first line of its message, cleansed and short."""
+    secrets = sorted({*_secrets(), *_secrets_on_the_way(error)}, key=len, reverse=True)
+    lines = cleanse(str(error), secrets).strip().splitlines() or [""]
+    return type(error).__name__, lines[0][:BRIEF]
 
 
 def cleanse(text: str, secrets: list[str], *, source: bool = False) -> str:
@@ -84,8 +93,11 @@ def _settings() -> Mapping[str, Any]:
         return {}
     from django.conf import settings
 
-    names = dir(settings) if settings.configured else []
-    return {name: getattr(settings, name, None) for name in names if name.isupper()}
+    if not settings.configured:
+        return {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecated settings are read here, and not by the site
+        return {name: getattr(settings, name, None) for name in dir(settings) if name.isupper()}
 
 
 def _secrets_on_the_way(error: BaseException) -> Iterator[str]:

@@ -6,6 +6,8 @@ import pytest
 from django.core.checks import run_checks
 from django.test import override_settings
 
+from django_workerguard.management.commands.serve_guarded import Command
+
 GUARD = "django_workerguard.middleware.GuardMiddleware"
 
 
@@ -58,3 +60,8 @@ def test_a_missing_middleware():
 
 def test_a_middleware_that_is_not_first():
     assert "workerguard.W002" in found(MIDDLEWARE=["django.middleware.common.CommonMiddleware", GUARD])
+
+
+def test_the_checks_of_serve_guarded_ask_no_database():
+    """On Django 6.1, None means every database."""
+    assert Command().get_check_kwargs({}) == {"databases": []}

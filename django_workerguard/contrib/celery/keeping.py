@@ -101,7 +101,10 @@ class PoolKeeper:
         self._clock = AwakeClock()
         self._keeper = Keeper(self.board, log, policy_of(options, rss_limit=rss_limit), target=processes)
         self._request = LoadRequest(
-            warmup=options.warmup, load_probe=options.load_probe, release=options.release
+            warmup=options.warmup,
+            load_probe=options.load_probe,
+            release=options.release,
+            urlconf=options.urlconf,
         )
         self._children: dict[int, tuple[int, int]] = {}  # by pid: the seat and where it dumps its stacks
         self._lock = threading.RLock()  # the blocking pool looks after its children in a thread
