@@ -20,6 +20,7 @@ from django_workerguard.config.loading import Step, unaccepted
 from django_workerguard.current import CurrentWorker, set_current_worker
 from django_workerguard.errors import ExitCode
 from django_workerguard.fleet.guard import Guard
+from django_workerguard.fleet.sources import changed_packages
 from django_workerguard.policy.load import is_transient, is_want_of_memory
 from django_workerguard.scoreboard.layout import Cause, Orders, Seat, SeatState
 
@@ -37,6 +38,7 @@ class SeatReporter:
         self._guard = guard
         self.steps: list[dict[str, Any]] = []
         self.current: str | None = None
+        self._outdated = changed_packages()
 
     def begin(self, name: str) -> None:
         self.current = name
@@ -49,7 +51,7 @@ class SeatReporter:
         self._write()
 
     def _write(self, **more: Any) -> None:
-        report = {"step": self.current, "steps": self.steps, **more}
+        report = {"step": self.current, "steps": self.steps, "outdated": self._outdated, **more}
         self._guard.board.write_seat_report(self._guard.seat, report)
 
     def fail(self, error: dict[str, Any]) -> None:

@@ -67,6 +67,13 @@ def _server(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
             )
             yield Finding("warning", "degraded", None, text)
     yield from _limits(snapshot)
+    outdated = sorted({name for slot in snapshot["slots"] for name in slot["outdated"]})
+    if outdated:
+        text = (
+            f"{', '.join(outdated)}: changed on disk since the server started; "
+            "workers go on with the version from the start: restart the server to run the new one"
+        )
+        yield Finding("warning", "package-changed", None, text)
     if snapshot["release"] == "mixed":
         releases = sorted({slot["release"] for slot in snapshot["slots"] if slot["release"]})
         yield Finding(

@@ -11,12 +11,13 @@ LARGEST = 2.0**53  # what JSON carries whole, and more than any of these can be
 
 
 def clean(report: Any) -> dict[str, Any]:
-    """Return a report of the right form whatever was written: ``step``, ``steps`` and, if there is one, ``error``."""
+    """Return a report of the right form whatever was written: ``step``, ``steps``, ``outdated`` and, if there is one, ``error``."""
     if not isinstance(report, dict):
         return {}
     cleaned = {
         "step": _text_or_none(report.get("step")),
         "steps": [_step(step) for step in _list(report.get("steps")) if isinstance(step, dict)],
+        "outdated": [str(name) for name in _list(report.get("outdated"))],
     }
     error = report.get("error")
     return {**cleaned, "error": _error(error)} if isinstance(error, dict) else cleaned

@@ -13,6 +13,7 @@ from django_workerguard.config.handover import Handover
 from django_workerguard.errors import ConfigurationError, ExitCode, WorkerguardError
 from django_workerguard.fleet.exits import leave_word
 from django_workerguard.fleet.guard import SeatBeat
+from django_workerguard.fleet.sources import keep_sources
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.layout import layout_for
 from django_workerguard.scoreboard.places import Opened, open_board, server_name
@@ -40,6 +41,7 @@ def run(handover: Handover, handover_fd: int) -> int:
 
 
 def _serve(app: GuardedApplication, handover_fd: int) -> None:
+    keep_sources()  # after the worker class has been imported, and what it imports
     gunicorn.workers.base.WorkerTmp = SeatBeat  # the heartbeat lives in the seat: no temporary file
     pid = os.getpid()
     opened = _open(app, pid)

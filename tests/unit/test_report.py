@@ -96,6 +96,7 @@ def test_a_healthy_server_has_no_findings():
             "load-failing",
         ),
         (changed(slot={"suspect": True}), "suspect"),
+        (changed(slot={"outdated": ["gunicorn"]}), "package-changed"),
         (changed(slot={"loading_for": 15.1, "step": "app"}), "slow-load"),
         (
             changed(slot={"load_steps": [{"name": "app", "left": ["thread:poller"], "skipped": []}]}),

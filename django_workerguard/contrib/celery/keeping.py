@@ -24,6 +24,7 @@ from django_workerguard.fleet.control import ControlSocket
 from django_workerguard.fleet.exits import Exit
 from django_workerguard.fleet.guard import Guard
 from django_workerguard.fleet.keeper import Keeper
+from django_workerguard.fleet.sources import keep_sources
 from django_workerguard.fleet.stacks import open_dump, read_dump
 from django_workerguard.policy import action as a
 from django_workerguard.policy import message as m
@@ -106,6 +107,7 @@ class PoolKeeper:
             release=options.release,
             urlconf=options.urlconf,
         )
+        keep_sources()
         self._children: dict[int, tuple[int, int]] = {}  # by pid: the seat and where it dumps its stacks
         self._lock = threading.RLock()  # the blocking pool looks after its children in a thread
         self._pid = os.getpid()
