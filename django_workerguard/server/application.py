@@ -20,6 +20,7 @@ from django_workerguard.scoreboard.places import Opened, open_board, server_name
 from django_workerguard.server.arbiter import GuardedArbiter
 from django_workerguard.server.check import check
 from django_workerguard.server.configuration import GuardedApplication
+from django_workerguard.server.contract import require_contract
 from django_workerguard.server.printing import describe
 
 
@@ -30,6 +31,7 @@ def run(handover: Handover, handover_fd: int) -> int:
         if handover.action == "print-config":
             print(describe(app))
             return ExitCode.OK
+        app.warnings += require_contract(app.cfg.worker_class)
         if handover.action == "check":
             check(app)
         _serve(app, handover_fd)
