@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import gc
 import mmap
 import os
 import signal
@@ -96,6 +97,8 @@ def attempt(guard: Guard, work: Callable[[Any, SeatReporter], Loaded]) -> Loaded
         )
     )
     guard.say(SeatState.LOADING)
+    # what is there came from the parent: the collector would write into its pages, and so copy each of them
+    gc.freeze()
     with contextlib.ExitStack() as reserve:
         with contextlib.suppress(OSError):  # a load without a reserve is still a load
             reserve.enter_context(mmap.mmap(-1, RESERVE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))

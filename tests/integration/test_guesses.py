@@ -134,7 +134,7 @@ def test_the_back_ends_of_mailers_are_loaded_and_a_broken_one_is_left_out(load):
         ("SESSION_ENGINE = 'site_broken'", "SESSION_ENGINE: site_broken"),
         ("AUTHENTICATION_BACKENDS = ['site_broken.Backend']", "AUTHENTICATION_BACKENDS: site_broken.Backend"),
         ("PASSWORD_HASHERS = ['site_broken.Hasher']", "PASSWORD_HASHERS"),
-        ("AUTH_PASSWORD_VALIDATORS = [{'NAME': 'site_broken.Validator'}]", "AUTH_PASSWORD_VALIDATORS"),
+        ("AUTH_PASSWORD_VALIDATORS = [{'NAME': 'site_broken.Validator'}]", "AUTH_PASSWORD_VALIDATORS: site_broken.Validator"),
         ("INSTALLED_APPS += ['django.contrib.messages']\nMESSAGE_STORAGE = 'site_broken.Storage'", "MESSAGE_STORAGE: site_broken.Storage"),
         ("CACHES = {'default': {'BACKEND': 'django.core.cache.backends.locmem.LocMemCache'}, 'b': {'BACKEND': 'site_broken.Cache'}}", "CACHES: b"),
         ("DATABASES['legacy'] = {'ENGINE': 'site_broken'}", "DATABASES: legacy"),
