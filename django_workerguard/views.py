@@ -53,11 +53,11 @@ def wants_json(request: HttpRequest) -> bool:
 
 def may_see_details(request: HttpRequest) -> bool:
     """Say whether the client is staff or bears the health-token."""
-    user = getattr(request, "user", None)
-    if user is not None and getattr(user, "is_active", False) and getattr(user, "is_staff", False):
-        return True
     token = options_here().health_token
-    return bool(token) and bears_token(request, token)
+    if token and bears_token(request, token):  # first, because the user may have to be read from the database
+        return True
+    user = getattr(request, "user", None)
+    return user is not None and bool(getattr(user, "is_active", False) and getattr(user, "is_staff", False))
 
 
 def bears_token(request: HttpRequest, token: str) -> bool:

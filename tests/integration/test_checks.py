@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from django.core.checks import run_checks
 from django.test import override_settings
@@ -47,6 +49,16 @@ def test_nothing_is_found_in_good_settings():
 def test_what_is_wrong_with_the_setting(setting, number, says):
     messages = found(WORKERGUARD=setting)
     assert says in messages[f"workerguard.{number}"]
+
+
+@pytest.mark.parametrize("content", ["raise RuntimeError('out of order')", "allow = None", None])
+def test_an_access_rule_that_cannot_be_imported_ends_no_command(tmp_path, monkeypatch, content):
+    monkeypatch.syspath_prepend(tmp_path)
+    if content is not None:
+        (tmp_path / "site_rules.py").write_text(content)
+    messages = found(WORKERGUARD={"DASHBOARD_ACCESS": "site_rules:allowed"})
+    sys.modules.pop("site_rules", None)
+    assert "DASHBOARD_ACCESS cannot be imported" in messages["workerguard.W009"]
 
 
 def test_a_secret_is_not_repeated():
