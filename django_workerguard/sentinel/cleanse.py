@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import sys
 import traceback
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from django_workerguard.sentinel.settings import all_settings
 
 SUBSTITUTE = "********************"
 HIDDEN = re.compile(r"API|AUTH|TOKEN|KEY|SECRET|PASS|SIGNATURE|HTTP_COOKIE", re.IGNORECASE)
@@ -85,19 +85,7 @@ def _secrets() -> Iterator[str]:
         if HIDDEN.search(name) and len(value) >= SHORTEST:
             yield value
     with contextlib.suppress(Exception):
-        yield from _values(_settings(), hidden=False, depth=0)
-
-
-def _settings() -> Mapping[str, Any]:
-    if "django.conf" not in sys.modules:
-        return {}
-    from django.conf import settings
-
-    if not settings.configured:
-        return {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecated settings are read here, and not by the site
-        return {name: getattr(settings, name, None) for name in dir(settings) if name.isupper()}
+        yield from _values(all_settings(), hidden=False, depth=0)
 
 
 def _secrets_on_the_way(error: BaseException) -> Iterator[str]:

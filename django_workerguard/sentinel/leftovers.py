@@ -6,12 +6,13 @@ import contextlib
 import os
 import re
 import socket
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
+
+from django_workerguard.sentinel.settings import all_settings
 
 # executors of asyncio and asgiref, which belong to ASGI and not to the step that happened to need one first
 OWN_THREADS = ("ThreadPoolExecutor-", "asyncio_")
@@ -91,16 +92,7 @@ def _written(address: Any) -> str:
 
 def _services() -> frozenset[int]:
     """Return the ports at which databases, caches and brokers are reached: the usual ones and the settings'."""
-    configuration = sys.modules.get("django.conf")
-    if configuration is None or not configuration.settings.configured:
-        return SERVICES
-    settings = configuration.settings
-    named = [
-        getattr(settings, name, None)
-        for name in dir(settings)
-        if name.isupper() and not name.startswith("EMAIL")
-    ]
-    return SERVICES | frozenset(_ports(named, depth=0))
+    return SERVICES | frozenset(_ports(all_settings(), depth=0))
 
 
 def _ports(value: Any, *, depth: int) -> Iterator[int]:

@@ -269,3 +269,22 @@ def test_what_is_known_to_be_harmless_is_no_finding(load):
         "listener:127.0.0.1",
         "socket:127.0.0.1",
     ]
+
+
+def test_a_setting_that_cannot_be_read_is_no_failure(load):
+    """Django refuses an empty SECRET_KEY when it is read, and this site never reads it."""
+    result = load(
+        "SECRET_KEY = ''\nAPI_TOKEN = 'tok-12345678'\nEMAIL_BACKEND = 'site_broken.Backend'",
+        files={
+            "site_urls": """
+                import socket
+                listener = socket.create_server(("127.0.0.1", 0))
+                client = socket.create_connection(listener.getsockname())
+                urlpatterns = []
+            """,
+            "site_broken": "raise RuntimeError('refused: tok-12345678')",
+        },
+    )
+    (part,) = result["steps"]["lazy"]["skipped"]
+    assert part["message"].startswith("refused: ****")
+    assert len(result["steps"]["urlconf"]["left"]) == 2
