@@ -1,6 +1,9 @@
-"""The suite on every Python, Django and gunicorn that is supported: `nox`, or `nox -s suite -- tests/unit`."""
+"""The suite on every Python, Django, gunicorn and Celery that is supported: `nox`, or `nox -s suite -- tests/unit`."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
 
 import nox
 
@@ -8,7 +11,16 @@ nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "venv"
 nox.options.reuse_venv = "yes"
 
-PAIRS = [("3.11", "5.2"), ("3.12", "5.2"), ("3.12", "6.0"), ("3.13", "6.0")]
+# Django 6.0 and 6.1 need Python 3.12 or newer
+PAIRS = [
+    ("3.11", "5.2"),
+    ("3.12", "5.2"),
+    ("3.12", "6.0"),
+    ("3.12", "6.1"),
+    ("3.13", "5.2"),
+    ("3.13", "6.0"),
+    ("3.13", "6.1"),
+]
 
 
 @nox.session
@@ -18,11 +30,22 @@ def suite(session: nox.Session, django: str) -> None:
 
 
 @nox.session(python="3.11")
-def oldest_gunicorn(session: nox.Session) -> None:
-    run_suite(session, "Django~=5.2.0", "gunicorn~=26.1.0")
+def oldest(session: nox.Session) -> None:
+    """The oldest gunicorn and Celery that are supported."""
+    run_suite(session, "Django~=5.2.0", "gunicorn~=26.1.0", "celery~=5.5.0")
 
 
-def run_suite(session: nox.Session, *pins: str) -> None:
+@nox.session(python="3.11")
+@nox.parametrize("celery", ["5.5", "5.6"])
+def celery(session: nox.Session, celery: str) -> None:
+    """The tests of the pool, on the Celery versions before the newest."""
+    session.posargs[:] = session.posargs or [
+        str(path) for path in sorted(Path("tests").glob("*/test_pool*.py"))
+    ]
+    run_suite(session, "Django~=5.2.0", f"celery~={celery}.0")
+
+
+def run_suite(session: nox.Session, *pins: str, tests: Sequence[str] | None = None) -> None:
     session.install("--editable", ".[test]", *pins)
     session.run("python", "tests/components.py", "install")
-    session.run("python", "-m", "pytest", *session.posargs)
+    session.run("python", "-m", "pytest", *(session.posargs if tests is None else tests))

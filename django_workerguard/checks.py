@@ -114,7 +114,7 @@ def _callables(values: Mapping[str, Any]) -> Iterator[CheckMessage]:
             continue
         try:
             import_string(values[name].replace(":", "."))
-        except ImportError as error:
+        except Exception as error:  # whatever the project's module raises: a check must not end the command
             yield Warning(
                 f"{name.upper()} cannot be imported: {error}",
                 hint="Every page of the dashboard would end in an error. Name a callable, module:callable.",

@@ -103,9 +103,10 @@ class Gate:
                 warmup_path=(),
                 load_probe=options.load_probe,
                 release="",
+                urlconf=options.urlconf,
             )
             try:
-                load_steps(request, _Unreported())
+                load_steps(request, _LogReporter())
             except (Exception, SystemExit) as error:
                 self._failed(error)
             else:
@@ -128,9 +129,18 @@ def gate_of_process() -> Gate:
     return Gate()
 
 
-class _Unreported:
+class _LogReporter:
+    """Writes what a load skips into the log: no arbiter reads it here."""
+
     def begin(self, name: str) -> None:
-        """Nobody watches here."""
+        """Nothing to report."""
 
     def end(self, step: Step) -> None:
-        """Nobody watches here."""
+        for part in step.skipped:
+            logger.warning(
+                "%s cannot be loaded in step %s and is left out: %s: %s",
+                part.part,
+                step.name,
+                part.type,
+                part.message,
+            )

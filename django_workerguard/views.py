@@ -6,10 +6,13 @@ the server is another one and the middleware is missing, and make the URLs resol
 
 from __future__ import annotations
 
+import functools
 import hmac
+import logging
 import sys
 from collections.abc import Callable
 
+from asgiref.sync import async_to_sync
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
@@ -19,6 +22,8 @@ from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.report.health import KINDS, Answer, Kind, answer
 from django_workerguard.report.health import respond as make_answer
 from django_workerguard.report.verdict import judge
+
+logger = logging.getLogger("django_workerguard")
 
 
 def probe(request: HttpRequest, kind: Kind) -> HttpResponse:
@@ -48,13 +53,18 @@ def wants_json(request: HttpRequest) -> bool:
 
 def may_see_details(request: HttpRequest) -> bool:
     """Say whether the client is staff or bears the health-token."""
-    user = getattr(request, "user", None)
-    if user is not None and getattr(user, "is_active", False) and getattr(user, "is_staff", False):
-        return True
     token = options_here().health_token
+    if token and bears_token(request, token):  # first, because the user may have to be read from the database
+        return True
+    user = getattr(request, "user", None)
+    return user is not None and bool(getattr(user, "is_active", False) and getattr(user, "is_staff", False))
+
+
+def bears_token(request: HttpRequest, token: str) -> bool:
+    """Say whether the client has sent this bearer token."""
     scheme, _, given = request.META.get("HTTP_AUTHORIZATION", "").partition(" ")
     same = hmac.compare_digest(given.strip().encode(errors="replace"), token.encode())
-    return bool(token) and scheme.lower() == "bearer" and same
+    return scheme.lower() == "bearer" and same
 
 
 def as_response(told: Answer) -> HttpResponse:
@@ -83,17 +93,24 @@ def _is_gevent() -> bool:
     return monkey is not None and bool(monkey.is_module_patched("socket"))
 
 
-def _full_list() -> Callable[..., HttpResponseBase]:
+def health(request: HttpRequest) -> HttpResponseBase:
+    """Answer the list of checks; django-health-check is imported when the list is first asked for."""
+    return _full_list()(request)
+
+
+@functools.cache
+def _full_list() -> Callable[[HttpRequest], HttpResponseBase]:
     """Choose the list's view: it needs the extra ``health``, and on gevent must do without an event loop."""
     try:
         from django_workerguard.contrib import health_check
     except ImportError:  # not installed, or of a version before the checks became classes
         return _short_list
-
-    view: Callable[..., HttpResponseBase] = (
-        health_check.LooplessHealthView.as_view() if _is_gevent() else health_check.GuardHealthView.as_view()
-    )
+    except Exception:
+        logger.warning(
+            "django-health-check cannot be imported: the health URL lists the probes only", exc_info=True
+        )
+        return _short_list
+    if _is_gevent():
+        return health_check.LooplessHealthView.as_view()
+    view: Callable[[HttpRequest], HttpResponseBase] = async_to_sync(health_check.GuardHealthView.as_view())
     return view
-
-
-health = _full_list()

@@ -22,6 +22,7 @@ SLOT = {
     "release": "v1",
     "load_seconds": 0.5,
     "load_steps": [],
+    "outdated": [],
     "loading_for": None,
     "step": None,
     "exits": 0,

@@ -9,15 +9,17 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from django_workerguard.config.django_settings import all_settings
 
 SUBSTITUTE = "********************"
 HIDDEN = re.compile(r"API|AUTH|TOKEN|KEY|SECRET|PASS|SIGNATURE|HTTP_COOKIE", re.IGNORECASE)
 SHORTEST = 4  # characters; what is shorter would blot out half of every text
 DEEPEST = 6
+BRIEF = 160  # characters of a message that is one of several
 LONGEST = 4096  # characters of one line that are shown
 # bounded in front of the word, so that a long text costs a time that grows with its length and no more
 _ASSIGNMENT = re.compile(
@@ -62,6 +64,13 @@ def _place(error: BaseException) -> str:
     return f" (line {frames[-1].lineno} of {frames[-1].filename})" if frames else ""
 
 
+def describe_briefly(error: BaseException) -> tuple[str, str]:
+    """Return the type of a failure and the first line of its message, cleansed and short."""
+    secrets = sorted({*_secrets(), *_secrets_on_the_way(error)}, key=len, reverse=True)
+    lines = cleanse(str(error), secrets).strip().splitlines() or [""]
+    return type(error).__name__, lines[0][:BRIEF]
+
+
 def cleanse(text: str, secrets: list[str], *, source: bool = False) -> str:
     """Replace secret values, ``password=…`` and credentials in URLs.
 
@@ -95,16 +104,7 @@ def _secrets() -> Iterator[str]:
         if HIDDEN.search(name) and len(value) >= SHORTEST:
             yield value
     with contextlib.suppress(Exception):
-        yield from _values(_settings(), hidden=False, depth=0)
-
-
-def _settings() -> Mapping[str, Any]:
-    django = sys.modules.get("django.conf")  # never imported from here: the arbiter has no Django
-    settings = getattr(django, "settings", None)
-    if settings is None:
-        return {}
-    names = dir(settings) if settings.configured else []
-    return {name: getattr(settings, name, None) for name in names if name.isupper()}
+        yield from _values(all_settings(), hidden=False, depth=0)
 
 
 def _secrets_on_the_way(error: BaseException) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Literal, Protocol
 
 
@@ -16,11 +17,25 @@ class LoadRequest:
     warmup_path: tuple[str, ...] = ()
     load_probe: tuple[str, ...] = ()
     release: str = ""
+    urlconf: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A part that the sentinel could not load and that the site may never use: the reason, cleansed."""
+
+    part: str
+    type: str
+    message: str
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a load, as it went."""
+    """One step of a load, as it went.
+
+    ``left`` names the threads and sockets that the step left open and that are not known to be harmless, as
+    ``thread:NAME``, ``socket:ADDRESS`` or ``listener:ADDRESS``.
+    """
 
     name: str
     seconds: float
@@ -29,6 +44,17 @@ class Step:
     threads_left: int
     sockets_left: int
     shareable: bool
+    left: tuple[str, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+
+
+def unaccepted(step: Step, patterns: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what a step left that no pattern accepts. A pattern matches ``STEP`` or ``STEP:WHAT:NAME``."""
+    return tuple(
+        left
+        for left in step.left
+        if not any(fnmatchcase(name, one) for one in patterns for name in (step.name, f"{step.name}:{left}"))
+    )
 
 
 class Reporter(Protocol):

@@ -21,6 +21,7 @@ NEED_APP_SYNONYMS = {"true": "server", "1": "server", "yes": "server", "on": "se
 )
 NOTIFY = ("webhook", "email", "command")
 WARMUP = ("urlconf", "templates", "lazy")
+STEPS = (*WARMUP, "languages")
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,8 @@ def _option(
 def _warmup(raw: Any) -> tuple[str, ...]:
     steps = units.words(raw)
     for step in steps:
-        if step not in WARMUP:
-            raise ValueError(f"{step!r} is not one of {', '.join(WARMUP)}")
+        if step not in STEPS:
+            raise ValueError(f"{step!r} is not one of {', '.join(STEPS)}")
     return steps
 
 
@@ -145,8 +146,16 @@ class GuardOptions:
         WARMUP,
         _warmup,
         "What the sentinel loads beyond the application: urlconf, templates, lazy (all else that Django "
-        "imports on first use).",
+        "imports on first use), languages (the catalogue and the formats of each language in LANGUAGES, not only "
+        "LANGUAGE_CODE; off by default, because many catalogues take much memory).",
         metavar="STEP,…",
+    )
+    urlconf: tuple[str, ...] = _option(
+        (),
+        units.words,
+        "URLconfs that are loaded besides ROOT_URLCONF, for a project in which a middleware or a host router chooses "
+        "one per request. One that cannot be loaded fails the load, as ROOT_URLCONF does.",
+        metavar="MODULE,…",
     )
     warmup_path: tuple[str, ...] = _option(
         (), _paths, "Paths requested through the application as part of the load.", metavar="PATH,…"
@@ -156,6 +165,13 @@ class GuardOptions:
         units.words,
         "Callables run as part of the load; an exception or False fails it.",
         metavar="MODULE:CALLABLE,…",
+    )
+    accept_left_behind: tuple[str, ...] = _option(
+        (),
+        units.words,
+        "Threads and sockets that a load may leave open without a finding, as shell patterns of the step ('app', "
+        "'warmup:*') or of what the finding names ('app:thread:poller*').",
+        metavar="PATTERN,…",
     )
     min_loaded: int = _option(
         1, units.count(1), "The quorum: so many ready workers make the server ready.", metavar="N"

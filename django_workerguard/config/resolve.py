@@ -32,6 +32,8 @@ INHERITED = (
     "load_timeout",
     "load_concurrency",
     "load_probe",
+    "urlconf",
+    "accept_left_behind",
     "give_up_after",
     "release",
     "max_worker_lifetime",

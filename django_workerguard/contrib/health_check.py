@@ -12,7 +12,8 @@ import timeit
 from typing import Any
 
 from django.conf import settings
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseForbidden
+from django.utils.cache import patch_vary_headers
 from django.views import View
 from health_check.base import HealthCheck, HealthCheckResult
 from health_check.exceptions import HealthCheckException, ServiceUnavailable
@@ -22,6 +23,7 @@ from django_workerguard.conf import pools_here
 from django_workerguard.current import current_worker
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.report.verdict import LONGEST_SILENCE, judge
+from django_workerguard.views import bears_token
 
 CHECKS = ("WorkerLoaded", "FleetReady", "ArbiterAlive")
 
@@ -107,6 +109,8 @@ class LooplessHealthView(View):
     def get(self, request: HttpRequest) -> HttpResponse:
         view = GuardHealthView()
         view.setup(request)
+        if not _is_authorized(view, request):
+            return _refusal()
         view.results = [run_without_loop(check) for check in view.get_checks()]
         status = 500 if any(result.error for result in view.results) else 200
         as_json = (
@@ -116,6 +120,23 @@ class LooplessHealthView(View):
             status
         )
         return response
+
+
+def _is_authorized(view: Any, request: HttpRequest) -> bool:
+    """Say whether the client may see the list, as django-health-check's `dispatch` decides from 4.9 on.
+
+    `dispatch` is asynchronous, so it is not run here.
+    """
+    if hasattr(view, "is_authorized"):
+        return bool(view.is_authorized(request))
+    token = getattr(settings, "HEALTH_CHECK_AUTH_TOKEN", None)
+    return not token or bears_token(request, token)
+
+
+def _refusal() -> HttpResponse:
+    response = HttpResponseForbidden("Authentication failed", content_type="text/plain; charset=utf-8")
+    patch_vary_headers(response, ["Authorization"])
+    return response
 
 
 def run_without_loop(check: HealthCheck) -> HealthCheckResult:

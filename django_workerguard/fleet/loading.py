@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import gc
+import mmap
 import os
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import import_module
 from types import FrameType
 from typing import Any, TypeVar
 
-from django_workerguard.config.loading import Step
+from django_workerguard.config.loading import Step, unaccepted
 from django_workerguard.current import CurrentWorker, set_current_worker
 from django_workerguard.errors import ExitCode
 from django_workerguard.fleet.guard import Guard
+from django_workerguard.fleet.sources import changed_packages
 from django_workerguard.policy.load import is_transient, is_want_of_memory
 from django_workerguard.scoreboard.layout import Cause, Orders, Seat, SeatState
 
-RESERVE = 4 << 20  # bytes that are given up when there is no memory to say that there is none
+# bytes of address space, none of it touched, that are given up when there is no memory to report a failure with
+RESERVE = 4 << 20
 SENTINEL = "django_workerguard.sentinel"
 Loaded = TypeVar("Loaded")
 DIRECT = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
@@ -35,6 +39,7 @@ class SeatReporter:
         self._guard = guard
         self.steps: list[dict[str, Any]] = []
         self.current: str | None = None
+        self._outdated = changed_packages()
 
     def begin(self, name: str) -> None:
         self.current = name
@@ -42,11 +47,12 @@ class SeatReporter:
 
     def end(self, step: Step) -> None:
         self.current = None
-        self.steps.append(asdict(step))
+        accepted = self._guard.options.accept_left_behind
+        self.steps.append(asdict(replace(step, left=unaccepted(step, accepted))))
         self._write()
 
     def _write(self, **more: Any) -> None:
-        report = {"step": self.current, "steps": self.steps, **more}
+        report = {"step": self.current, "steps": self.steps, "outdated": self._outdated, **more}
         self._guard.board.write_seat_report(self._guard.seat, report)
 
     def fail(self, error: dict[str, Any]) -> None:
@@ -80,7 +86,6 @@ def attempt(guard: Guard, work: Callable[[Any, SeatReporter], Loaded]) -> Loaded
     Whatever goes wrong is written into the seat and raised on.
     """
     reporter = SeatReporter(guard)
-    reserve = bytearray(RESERVE)  # never touched, so it costs no memory, only a place for it
     set_current_worker(
         CurrentWorker(
             slot=guard.slot,
@@ -92,14 +97,19 @@ def attempt(guard: Guard, work: Callable[[Any, SeatReporter], Loaded]) -> Loaded
         )
     )
     guard.say(SeatState.LOADING)
-    try:
-        sentinel = import_module(SENTINEL)
-        loaded = work(sentinel, reporter)
-        guard.board.write_release(guard.seat, sentinel.release(guard.request.release))
-    except BaseException as error:
-        del reserve
-        record_failure(guard, error, reporter)
-        raise
+    # what is there came from the parent: the collector would write into its pages, and so copy each of them
+    gc.freeze()
+    with contextlib.ExitStack() as reserve:
+        with contextlib.suppress(OSError):  # a load without a reserve is still a load
+            reserve.enter_context(mmap.mmap(-1, RESERVE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+        try:
+            sentinel = import_module(SENTINEL)
+            loaded = work(sentinel, reporter)
+            guard.board.write_release(guard.seat, sentinel.release(guard.request.release))
+        except BaseException as error:
+            reserve.close()
+            record_failure(guard, error, reporter)
+            raise
     return loaded
 
 
@@ -157,7 +167,7 @@ def dump_concurrency(guard: Guard, loop: Any = None) -> None:
 def record_failure(guard: Guard, error: BaseException, reporter: SeatReporter | None = None) -> None:
     """Write why the load failed into the seat, then say so; report it to ``sys.excepthook`` too."""
     reporter = reporter or SeatReporter(guard)
-    names = _class_names(error)
+    names = class_names(error)
     cause = Cause.TRANSIENT if is_transient(names) else Cause.NONE
     guard.board.words[guard.base + Seat.CAUSE] = cause | (Cause.MEMORY if is_want_of_memory(names) else 0)
     with contextlib.suppress(MemoryError):
@@ -188,7 +198,8 @@ def _described_plainly(error: BaseException) -> dict[str, Any]:
     return {**described, "traceback": ""}
 
 
-def _class_names(error: BaseException) -> set[str]:
+def class_names(error: BaseException) -> set[str]:
+    """Return the names of a failure's classes and of those of its causes."""
     names: set[str] = set()
     seen: set[int] = set()
     cause: BaseException | None = error

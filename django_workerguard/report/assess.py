@@ -70,6 +70,13 @@ def _server(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
         text = f"the settings {snapshot['settings']} have DEBUG = True: visitors see error pages with code and values"
         yield Finding("warning", "debug", None, text)
     yield from _limits(snapshot)
+    outdated = sorted({name for slot in snapshot["slots"] for name in slot["outdated"]})
+    if outdated:
+        text = (
+            f"{', '.join(outdated)}: changed on disk since the server started; "
+            "workers go on with the version from the start: restart the server to run the new one"
+        )
+        yield Finding("warning", "package-changed", None, text)
     if snapshot["release"] == "mixed":
         releases = sorted({slot["release"] for slot in snapshot["slots"] if slot["release"]})
         yield Finding(
@@ -143,18 +150,30 @@ def _slots(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
             )
         for step in slot["load_steps"]:
             yield from _left_behind(number, step)
+            yield from _skipped(number, step)
 
 
 def _left_behind(number: int, step: Mapping[str, Any]) -> Iterator[Finding]:
-    left = [
-        f"{step[key]} {what}"
-        for key, what in (("threads_left", "threads"), ("sockets_left", "sockets"))
-        if step[key]
-    ]
+    threads = [name for name in step["left"] if name.startswith("thread:")]
+    sockets = [name for name in step["left"] if name not in threads]
+    left = [f"{_counted(names, word)}" for names, word in ((threads, "thread"), (sockets, "socket")) if names]
     if left:
-        yield Finding(
-            "notice", "left-behind", number, f"slot {number}: step {step['name']} left {' and '.join(left)}"
+        text = f"slot {number}: step {step['name']} left {' and '.join(left)}"
+        yield Finding("notice", "left-behind", number, text)
+
+
+def _counted(names: list[str], word: str) -> str:
+    plural = "" if len(names) == 1 else "s"
+    return f"{len(names)} {word}{plural} ({', '.join(names)})"
+
+
+def _skipped(number: int, step: Mapping[str, Any]) -> Iterator[Finding]:
+    for part in step["skipped"]:
+        text = (
+            f"slot {number}: {part['part']} cannot be loaded in step {step['name']} and is left out: "
+            f"{part['type']}: {part['message']}"
         )
+        yield Finding("notice", "part-not-loaded", number, text)
 
 
 def _why(slot: Mapping[str, Any]) -> str:

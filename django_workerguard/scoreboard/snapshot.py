@@ -91,6 +91,7 @@ def _slot(board: Board, number: int, now: int) -> dict[str, Any]:
         "release": incumbent.get("release", ""),
         "load_seconds": words[at + Slot.LOAD_NS] / 1e9 if words[at + Slot.LOAD_NS] else None,
         "load_steps": incumbent.get("report", {}).get("steps", []),
+        "outdated": loads.get("report", {}).get("outdated", []),
         "loading_for": (now - loads["loading_since"]) / 1e9 if loads.get("loading_since") else None,
         "step": loads.get("report", {}).get("step"),
         "exits": words[at + Slot.EXITS],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 TEXTS = ("type", "message", "traceback")
+SKIPPED = ("part", "type", "message")
 NUMBERS = ("seconds", "peak_bytes", "retained_bytes", "threads_left", "sockets_left")
 LARGEST = 2.0**53  # what JSON carries whole, and more than any of these can be
 
@@ -29,14 +30,14 @@ def text(value: Any) -> str:
 
 
 def clean(report: Any) -> dict[str, Any]:
-    """Return a report of the right form whatever was written: ``step``, ``steps``, ``threads`` and, if there is one, ``error``."""
+    """Return a report of the right form whatever was written: ``step``, ``steps``, ``threads``, ``outdated`` and, if there is one, ``error``."""
     if not isinstance(report, dict):
         return {}
-    steps = report.get("steps")
     cleaned = {
         "step": _text_or_none(report.get("step")),
         "threads": _text_or_none(report.get("threads")),
-        "steps": [_step(step) for step in steps if isinstance(step, dict)] if isinstance(steps, list) else [],
+        "steps": [_step(step) for step in _list(report.get("steps")) if isinstance(step, dict)],
+        "outdated": [text(name) for name in _list(report.get("outdated"))],
     }
     error = report.get("error")
     return {**cleaned, "error": _error(error)} if isinstance(error, dict) else cleaned
@@ -47,6 +48,12 @@ def _step(step: dict[str, Any]) -> dict[str, Any]:
         "name": text(step.get("name", "")),
         **{key: _number(step.get(key)) for key in NUMBERS},
         "shareable": step.get("shareable") is True,
+        "left": [text(name) for name in _list(step.get("left"))],
+        "skipped": [
+            {key: text(part.get(key) or "") for key in SKIPPED}
+            for part in _list(step.get("skipped"))
+            if isinstance(part, dict)
+        ],
     }
 
 
@@ -56,6 +63,10 @@ def _error(error: dict[str, Any]) -> dict[str, Any]:
         "step": _text_or_none(error.get("step")),
         "at": _number(error.get("at")),
     }
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _text_or_none(value: Any) -> str | None:

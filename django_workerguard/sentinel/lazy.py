@@ -1,16 +1,19 @@
 """Import what Django would otherwise import on the first request. Runs in the worker.
 
-Each piece only where the project uses it; a piece that is not installed is no failure of
-the project's.
+The sentinel guesses what the site will use. A part that cannot be loaded is reported and left out, unless
+every request would fail for it.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
+
+from django_workerguard.sentinel.optional import OptionalParts
 
 # what request handling, forms, the debug page and the error page import when they are first needed
 LATE_IMPORTS = (
@@ -20,177 +23,248 @@ LATE_IMPORTS = (
     "django.views.debug",
     "django.views.csrf",
     "django.views.defaults",
-    "django.views.static",
-    "django.views.i18n",
     "django.forms.renderers",
     "django.template.defaulttags",
     "django.template.loader_tags",
     "django.utils.formats",
     "django.utils.translation",
     "encodings.idna",
-    "encodings.punycode",
     "encodings.unicode_escape",
     "zoneinfo",
-    "email.mime.text",
     "asgiref.sync",
     "_strptime",
-    "difflib",
     "html.parser",
     "urllib.parse",
     "mimetypes",
 )
 LATE_BY_APP = {
-    "django.contrib.auth": ("django.contrib.auth.handlers.modwsgi", "django.contrib.auth.views"),
+    "django.contrib.auth": ("django.contrib.auth.views",),
     "django.contrib.admin": (
         "django.contrib.admin.views.main",
         "django.contrib.admin.templatetags.admin_list",
         "django.contrib.admin.forms",
         "django.contrib.admin.actions",
+        "difflib",
     ),
     "django.contrib.sessions": ("django.contrib.sessions.serializers",),
     "django.contrib.messages": ("django.contrib.messages.storage.fallback",),
+    "django.contrib.staticfiles": ("django.views.static",),
 }
+CACHE_SESSIONS = ("django.contrib.sessions.backends.cache", "django.contrib.sessions.backends.cached_db")
+SMTP = "django.core.mail.backends.smtp.EmailBackend"
+Guess = tuple[str, Callable[[], Any]]
 
 
-def load_lazy_parts() -> None:
-    """Import and build everything that Django keeps for later. Raises what the project's own parts raise."""
+def load_lazy_parts(parts: OptionalParts) -> None:
+    """Import and build everything that Django keeps for later, as far as this project uses it.
+
+    Raises only what every request would raise; see `_needed`.
+    """
     from django.conf import settings
 
-    for module in LATE_IMPORTS:
-        _import_if_there(module)
-    for app, modules in LATE_BY_APP.items():
-        if app in settings.INSTALLED_APPS or any(
-            str(a).startswith(f"{app}.") for a in settings.INSTALLED_APPS
-        ):
-            for module in modules:
-                _import_if_there(module)
-    for part in (
-        _translations,
-        _sessions,
-        _auth,
-        _messages,
-        _caches,
-        _databases,
-        _storages,
-        _handlers,
-        _csrf,
-    ):
-        part(settings)
+    _needed(settings)
+    for name in _late_imports():
+        with parts.part(name):
+            _import_if_there(name)
+    for setting, guesses in BY_SETTING.items():
+        with parts.part(setting):
+            for part, load in guesses(settings):
+                with parts.part(part):
+                    load()
+
+
+def _late_imports() -> Iterator[str]:
+    yield from LATE_IMPORTS
+    for app, names in LATE_BY_APP.items():
+        yield from names if _installed(app) else ()
 
 
 def _import_if_there(name: str) -> None:
-    try:
-        if find_spec(name) is not None:
-            import_module(name)
-    except ImportError:
-        return  # not part of this version of Django
+    if find_spec(name) is not None:  # else: not part of this version of Django
+        import_module(name)
 
 
-def _translations(settings: Any) -> None:
-    from django.conf import global_settings
-    from django.utils import formats, translation
-
-    if settings.USE_I18N:
-        import_module("django.utils.translation.trans_real")
-        import_module("gettext")
-    visitors = _languages(settings)
-    # all of Django's some hundred catalogues are too much for a worker that may never need them
-    chosen = visitors if settings.LANGUAGES != global_settings.LANGUAGES else ()
-    for code in dict.fromkeys((settings.LANGUAGE_CODE, *chosen)):
-        with translation.override(code):
-            translation.gettext("")
-            formats.get_format("DECIMAL_SEPARATOR")
-    for code in dict.fromkeys((settings.LANGUAGE_CODE, *visitors)):
-        formats.get_format_modules(code)
+# what every request needs
 
 
-def _languages(settings: Any) -> tuple[str, ...]:
-    """Return the languages that a visitor could bring along, where LocaleMiddleware would follow."""
-    follows = any(path.endswith("LocaleMiddleware") for path in settings.MIDDLEWARE)
-    return tuple(code for code, _ in settings.LANGUAGES) if settings.USE_I18N and follows else ()
-
-
-def _sessions(settings: Any) -> None:
-    if _installed("django.contrib.sessions"):
-        import_module(settings.SESSION_ENGINE)
-
-
-def _auth(settings: Any) -> None:
-    if not _installed("django.contrib.auth"):
-        return
-    from django.contrib import auth
-    from django.contrib.auth import hashers, password_validation
-
-    auth.get_user_model()
-    for backend in settings.AUTHENTICATION_BACKENDS:
-        auth.load_backend(backend)
-    hashers.get_hashers()
-    hashers.get_hasher("default")
-    for hasher in hashers.get_hashers():
-        library = getattr(hasher, "library", None)
-        for name in (library,) if isinstance(library, str) else (library or ()):
-            _import_if_there(name)
-    password_validation.get_default_password_validators()
-
-
-def _messages(settings: Any) -> None:
-    if _installed("django.contrib.messages"):
-        _import_string(settings.MESSAGE_STORAGE)
-
-
-def _caches(settings: Any) -> None:
+def _needed(settings: Any) -> None:
+    """Build the caches and database back ends that Django, or its middleware, uses for each request."""
     from django.core.cache import caches
 
     for alias in settings.CACHES:
-        with _unless_it_is_spare(alias):
+        if alias in _caches_of_requests(settings):
             caches[alias]
+    for alias, values in settings.DATABASES.items():
+        if alias == "default" or values.get("ATOMIC_REQUESTS"):
+            _load_database(alias)
 
 
-def _databases(settings: Any) -> None:
+def _caches_of_requests(settings: Any) -> Iterator[str]:
+    yield "default"
+    for path in settings.MIDDLEWARE:
+        if path.endswith(("UpdateCacheMiddleware", "FetchFromCacheMiddleware", ".CacheMiddleware")):
+            yield settings.CACHE_MIDDLEWARE_ALIAS
+        if path.endswith("SessionMiddleware") and settings.SESSION_ENGINE in CACHE_SESSIONS:
+            yield settings.SESSION_CACHE_ALIAS
+
+
+def _load_database(alias: str) -> None:
     from django.db import connections
 
+    connection = connections[alias]
+    for part in ("ops", "features", "introspection", "client"):
+        getattr(connection, part, None)
+    import_module(connection.ops.compiler_module)
+
+
+# what the site may use: the part's name and how it is loaded
+
+
+def _languages(settings: Any) -> Iterator[Guess]:
+    if settings.USE_I18N:
+        yield "gettext", partial(import_module, "gettext")
+        yield "django.utils.translation", partial(import_module, "django.utils.translation.trans_real")
+    yield f"LANGUAGE_CODE: {settings.LANGUAGE_CODE}", partial(_load_language, settings.LANGUAGE_CODE)
+
+
+def load_languages(parts: OptionalParts) -> None:
+    """Load the catalogue and the formats of each language in LANGUAGES."""
+    from django.conf import settings
+
+    for code, _ in settings.LANGUAGES if settings.USE_I18N else ():
+        with parts.part(f"LANGUAGES: {code}"):
+            _load_language(code)
+
+
+def _load_language(code: str) -> None:
+    from django.utils import formats, translation
+
+    with translation.override(code):
+        translation.gettext("")
+        formats.get_format("DECIMAL_SEPARATOR")
+        formats.get_format_modules(code)
+
+
+def _sessions(settings: Any) -> Iterator[Guess]:
+    if _installed("django.contrib.sessions"):
+        yield f"SESSION_ENGINE: {settings.SESSION_ENGINE}", partial(import_module, settings.SESSION_ENGINE)
+
+
+def _backends(settings: Any) -> Iterator[Guess]:
+    if _installed("django.contrib.auth"):
+        from django.contrib import auth
+
+        yield "AUTH_USER_MODEL", auth.get_user_model
+        for path in settings.AUTHENTICATION_BACKENDS:
+            yield f"AUTHENTICATION_BACKENDS: {path}", partial(auth.load_backend, path)
+
+
+def _hashers(_settings: Any) -> Iterator[Guess]:
+    if _installed("django.contrib.auth"):
+        from django.contrib.auth import hashers
+
+        for hasher in hashers.get_hashers():
+            library = getattr(hasher, "library", None)
+            for name in (library,) if isinstance(library, str) else (library or ()):
+                yield f"PASSWORD_HASHERS: {name}", partial(_import_if_there, name)
+
+
+def _password_validators(settings: Any) -> Iterator[Guess]:
+    """Yield the classes, and build none: Django's list of common passwords takes 1.6 MB."""
+    if _installed("django.contrib.auth"):
+        for validator in settings.AUTH_PASSWORD_VALIDATORS:
+            yield f"AUTH_PASSWORD_VALIDATORS: {validator['NAME']}", partial(_import_string, validator["NAME"])
+
+
+def _messages(settings: Any) -> Iterator[Guess]:
+    if _installed("django.contrib.messages"):
+        yield (
+            f"MESSAGE_STORAGE: {settings.MESSAGE_STORAGE}",
+            partial(_import_string, settings.MESSAGE_STORAGE),
+        )
+
+
+def _caches(settings: Any) -> Iterator[Guess]:
+    from django.core.cache import caches
+
+    for alias in settings.CACHES:
+        yield f"CACHES: {alias}", partial(caches.__getitem__, alias)
+
+
+def _databases(settings: Any) -> Iterator[Guess]:
     for alias in settings.DATABASES:
-        connection = connections[alias]
-        for part in ("ops", "features", "introspection", "client"):
-            getattr(connection, part, None)
-        import_module(connection.ops.compiler_module)
+        yield f"DATABASES: {alias}", partial(_load_database, alias)
 
 
-def _storages(settings: Any) -> None:
+def _storages(settings: Any) -> Iterator[Guess]:
     from django.core.files.storage import storages
 
     for alias in settings.STORAGES:
-        if alias == "staticfiles" and not _installed("django.contrib.staticfiles"):
-            continue
-        with _unless_it_is_spare(alias):
-            storages[alias]
+        if alias != "staticfiles" or _installed("django.contrib.staticfiles"):
+            yield f"STORAGES: {alias}", partial(storages.__getitem__, alias)
 
 
-@contextlib.contextmanager
-def _unless_it_is_spare(alias: str) -> Iterator[None]:
-    """Let what fails for an alias of the project's own pass: perhaps nothing here uses it."""
-    try:
-        yield
-    except Exception:
-        if alias in ("default", "staticfiles"):
-            raise
+def _upload_handlers(settings: Any) -> Iterator[Guess]:
+    for path in settings.FILE_UPLOAD_HANDLERS:
+        yield f"FILE_UPLOAD_HANDLERS: {path}", partial(_import_string, path)
 
 
-def _handlers(settings: Any) -> None:
-    for path in (*settings.FILE_UPLOAD_HANDLERS, settings.EMAIL_BACKEND):
-        _import_string(path)
+def _form_renderer(_settings: Any) -> Iterator[Guess]:
     from django.forms.renderers import get_default_renderer
+
+    yield "FORM_RENDERER", get_default_renderer
+
+
+def _exception_filter(_settings: Any) -> Iterator[Guess]:
     from django.views.debug import get_default_exception_reporter_filter
 
-    get_default_renderer()
-    get_default_exception_reporter_filter()
+    yield "DEFAULT_EXCEPTION_REPORTER_FILTER", get_default_exception_reporter_filter
 
 
-def _csrf(settings: Any) -> None:
+def _mailers(settings: Any) -> Iterator[Guess]:
+    """Yield the back ends of MAILERS, which Django has from 6.1 on."""
+    mailers: Mapping[str, Mapping[str, Any]] = getattr(settings, "MAILERS", {})
+    for alias, mailer in mailers.items():
+        yield f"MAILERS: {alias}", partial(_import_string, mailer.get("BACKEND", SMTP))
+
+
+def _email_backend(settings: Any) -> Iterator[Guess]:
+    """Yield EMAIL_BACKEND, which Django 6.1 deprecates, and which does not exist there beside MAILERS."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the sentinel reads the setting, not the site
+        path = getattr(settings, "EMAIL_BACKEND", None)
+    if path:
+        yield f"EMAIL_BACKEND: {path}", partial(_import_string, path)
+
+
+def _csrf_failure_view(settings: Any) -> Iterator[Guess]:
     if any(path.endswith("CsrfViewMiddleware") for path in settings.MIDDLEWARE):
         from django.urls import get_callable
 
-        get_callable(settings.CSRF_FAILURE_VIEW)
+        yield (
+            f"CSRF_FAILURE_VIEW: {settings.CSRF_FAILURE_VIEW}",
+            partial(get_callable, settings.CSRF_FAILURE_VIEW),
+        )
+
+
+# by the setting that decides
+BY_SETTING: Mapping[str, Callable[[Any], Iterator[Guess]]] = {
+    "LANGUAGE_CODE": _languages,
+    "SESSION_ENGINE": _sessions,
+    "AUTHENTICATION_BACKENDS": _backends,
+    "PASSWORD_HASHERS": _hashers,
+    "AUTH_PASSWORD_VALIDATORS": _password_validators,
+    "MESSAGE_STORAGE": _messages,
+    "CACHES": _caches,
+    "DATABASES": _databases,
+    "STORAGES": _storages,
+    "FILE_UPLOAD_HANDLERS": _upload_handlers,
+    "FORM_RENDERER": _form_renderer,
+    "DEFAULT_EXCEPTION_REPORTER_FILTER": _exception_filter,
+    "MAILERS": _mailers,
+    "EMAIL_BACKEND": _email_backend,
+    "CSRF_FAILURE_VIEW": _csrf_failure_view,
+}
 
 
 def _installed(app: str) -> bool:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import import_module
 from inspect import iscoroutinefunction, signature
 from pathlib import Path
 from typing import Any
 
 from django_workerguard.config.loading import LoadRequest, Reporter
-from django_workerguard.sentinel.lazy import load_lazy_parts
+from django_workerguard.sentinel.connections import connections_closed
+from django_workerguard.sentinel.lazy import load_languages, load_lazy_parts
 from django_workerguard.sentinel.measure import measured
+from django_workerguard.sentinel.optional import OptionalParts
 from django_workerguard.sentinel.requests import warm_up
 from django_workerguard.sentinel.urlconf import load_templates, load_urlconf
 
-STEPS: dict[str, Callable[[], None]] = {
-    "urlconf": load_urlconf,
-    "templates": load_templates,
-    "lazy": load_lazy_parts,
+STEPS: dict[str, Callable[[LoadRequest, OptionalParts], None]] = {
+    "urlconf": lambda request, _: load_urlconf(request.urlconf),
+    "templates": lambda *_: load_templates(),
+    "lazy": lambda _, parts: load_lazy_parts(parts),
+    "languages": lambda _, parts: load_languages(parts),
 }
 
 
@@ -36,18 +38,19 @@ def load(request: LoadRequest, reporter: Reporter) -> Callable[..., Any]:
 
     The project's own module comes first: it may set the environment that Django reads.
     """
-    with measured("app", reporter):
-        app = _application(request)
-    load_steps(request, reporter, app)
+    with connections_closed(forget=False):
+        with measured("app", reporter):
+            app = _application(request)
+        load_steps(request, reporter, app)
     return app
 
 
 def load_steps(request: LoadRequest, reporter: Reporter, app: Callable[..., Any] | None = None) -> None:
     """Run every step after the application's import; without ``app`` all but the warm-up requests."""
-    with _connections_closed():
+    with connections_closed(forget=True):
         for name in request.warmup:
-            with measured(name, reporter):
-                STEPS[name]()
+            with measured(name, reporter) as parts:
+                STEPS[name](request, parts)
         if app is not None:
             for path in request.warmup_path:
                 with measured(f"warmup:{path}", reporter, shareable=False):
@@ -55,37 +58,6 @@ def load_steps(request: LoadRequest, reporter: Reporter, app: Callable[..., Any]
         for probe in request.load_probe:
             with measured(f"probe:{probe}", reporter, shareable=False):
                 _run_probe(probe)
-
-
-@contextlib.contextmanager
-def _connections_closed() -> Iterator[None]:
-    """Close the connections that the load opens, on every alias: one must not cross into a later fork.
-
-    Those that were there before are somebody's: under another server, or in a test, a
-    request may be using them. The others are forgotten too: Django goes through all that
-    it knows at the start and the end of every request, and this project may use none.
-    """
-    from django.core.cache import caches
-    from django.db import connections
-
-    handlers: tuple[Any, ...] = (connections, caches)
-    before = {
-        id(known): _is_open(known) for handler in handlers for known in handler.all(initialized_only=True)
-    }
-    yield
-    for handler in handlers:
-        for alias in handler:
-            known = getattr(handler._connections, alias, None)
-            if known is None or before.get(id(known)):
-                continue
-            known.close()
-            if id(known) not in before:
-                del handler[alias]
-
-
-def _is_open(known: Any) -> bool:
-    """Say whether a database connection is open; a cache, which does not tell, passes for it."""
-    return getattr(known, "connection", known) is not None
 
 
 def _application(request: LoadRequest) -> Callable[..., Any]:

@@ -4,38 +4,44 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from django_workerguard.config.loading import Reporter, Step
 from django_workerguard.probe.process import resident_bytes
+from django_workerguard.sentinel.leftovers import Open
+from django_workerguard.sentinel.optional import OptionalParts
 
 KILOBYTE = 1024
-# an executor that belongs to the machinery of ASGI, not to the project's step
-OWN_THREADS = ("ThreadPoolExecutor-", "asyncio_")
+MOST_LEFT = 8  # threads and sockets of one step that are named
 
 
 @contextlib.contextmanager
-def measured(name: str, reporter: Reporter, *, shareable: bool = True) -> Iterator[None]:
-    """Report one step of the load. A step that raises is begun and never ended."""
+def measured(name: str, reporter: Reporter, *, shareable: bool = True) -> Iterator[OptionalParts]:
+    """Report one step of the load, which collects what it skips in the given parts.
+
+    A step that raises is begun and never ended.
+    """
     reporter.begin(name)
     _reset_peak()
     pid = os.getpid()
-    memory, threads, sockets = resident_bytes(pid), _threads(), _sockets()
+    memory, before, parts = resident_bytes(pid), Open.now(), OptionalParts()
     started = time.monotonic()
-    yield
+    yield parts
     seconds = time.monotonic() - started
+    left = Open.now().since(before)
     reporter.end(
         Step(
             name=name,
             seconds=round(seconds, 6),
             peak_bytes=max(0, _peak() - memory),
             retained_bytes=max(0, resident_bytes(pid) - memory),
-            threads_left=max(0, _threads() - threads),
-            sockets_left=max(0, _sockets() - sockets),
+            threads_left=len(left.threads),
+            sockets_left=len(left.sockets),
             shareable=shareable,
+            left=left.unexpected()[:MOST_LEFT],
+            skipped=parts.skipped,
         )
     )
 
@@ -51,16 +57,3 @@ def _peak() -> int:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * KILOBYTE
     return 0
-
-
-def _threads() -> int:
-    return sum(not thread.name.startswith(OWN_THREADS) for thread in threading.enumerate())
-
-
-def _sockets() -> int:
-    count = 0
-    with contextlib.suppress(OSError):
-        for fd in os.listdir("/proc/self/fd"):
-            with contextlib.suppress(OSError):
-                count += os.readlink(f"/proc/self/fd/{fd}").startswith("socket:")
-    return count

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 
-def load_urlconf() -> None:
+def load_urlconf(more: Sequence[str] = ()) -> None:
     """Import every URLconf that is included, the error handlers, and build what reverse() looks into.
 
-    Raises what the project's modules raise.
+    ``more``: URLconfs besides ROOT_URLCONF, which the project chooses per request. Raises what the project's
+    modules raise.
     """
     from django.conf import settings
+
+    for urlconf in (getattr(settings, "ROOT_URLCONF", None), *more):
+        if urlconf:
+            _load(urlconf)
+
+
+def _load(urlconf: str) -> None:
     from django.urls import get_resolver
 
-    if not getattr(settings, "ROOT_URLCONF", None):
-        return
-    resolver = get_resolver()
+    resolver = get_resolver(urlconf)
     _walk(resolver, seen=set())
     resolver.reverse_dict  # noqa: B018 - builds namespaces and the reverse map of this language
     for status in (400, 403, 404, 500):

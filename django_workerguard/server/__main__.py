@@ -14,12 +14,20 @@ def main() -> int:
     """Take over from the command that started this process, and serve. Return the exit code."""
     sys.path.append(str(Path(__file__).parents[2]))  # until the handover's path is there
     from django_workerguard.config.handover import read
+    from django_workerguard.errors import ExitCode
 
     handover_fd = int(sys.argv[sys.argv.index("--handover") + 1])
     handover = read(handover_fd)
     sys.path[:] = handover.sys_path
-    from django_workerguard.server.application import run
-
+    try:
+        from django_workerguard.server.application import run
+    except ImportError as error:
+        if not str(error.name).startswith("gunicorn"):
+            raise
+        sys.stderr.write(
+            f"Error: django-workerguard: it cannot be used with the gunicorn that is installed: {error}.\n"
+        )
+        return ExitCode.USAGE
     return run(handover, handover_fd)
 
 

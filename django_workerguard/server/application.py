@@ -13,12 +13,14 @@ from django_workerguard.config.handover import Handover
 from django_workerguard.errors import ConfigurationError, ExitCode, WorkerguardError
 from django_workerguard.fleet.exits import leave_word
 from django_workerguard.fleet.guard import SeatBeat
+from django_workerguard.fleet.sources import keep_sources
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.layout import layout_for
 from django_workerguard.scoreboard.places import Opened, open_board, server_name
 from django_workerguard.server.arbiter import GuardedArbiter
 from django_workerguard.server.check import check
 from django_workerguard.server.configuration import GuardedApplication
+from django_workerguard.server.contract import require_contract
 from django_workerguard.server.printing import describe
 from django_workerguard.server.start import open_application
 
@@ -30,6 +32,7 @@ def run(handover: Handover, handover_fd: int) -> int:
         if handover.action == "print-config":
             print(describe(app))
             return ExitCode.OK
+        app.warnings += require_contract(app.cfg.worker_class)
         if handover.action == "check":
             check(app)
         _serve(app, handover_fd)
@@ -41,6 +44,7 @@ def run(handover: Handover, handover_fd: int) -> int:
 
 
 def _serve(app: GuardedApplication, handover_fd: int) -> None:
+    keep_sources()  # after the worker class has been imported, and what it imports
     gunicorn.workers.base.WorkerTmp = SeatBeat  # the heartbeat lives in the seat: no temporary file
     pid = os.getpid()
     opened = _open(app, pid)

@@ -6,7 +6,8 @@ import faulthandler
 import os
 import sys
 import threading
-from typing import NoReturn
+from collections.abc import Mapping
+from typing import Any, NoReturn
 
 from django_workerguard.errors import ExitCode
 from django_workerguard.fleet import loading
@@ -44,7 +45,7 @@ def check(app: GuardedApplication) -> NoReturn:
         failed = True
     if overdue is not None:
         overdue.cancel()
-    code = _tell(board, failed=failed)
+    code = _tell(board, app.guard.options.warmup, failed=failed)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # a thread that the project has started must not hold it up
@@ -57,17 +58,31 @@ def _give_up(board: Board, patience: float) -> None:
     os._exit(ExitCode.LOAD_FAILED)
 
 
-def _tell(board: Board, *, failed: bool) -> int:
+def _tell(board: Board, warmup: tuple[str, ...], *, failed: bool) -> int:
     report = board.read_seat_report(0)
-    for step in report.get("steps", []):
-        print(
-            f"{step['name']:24} {step['seconds'] * 1000:8.0f} ms {step['retained_bytes'] / MEGABYTE:8.1f} MB kept"
-        )
+    steps = report.get("steps", [])
+    for step in steps:
+        print(_line(step, warmup))
     if failed:
         error = report.get("error") or {}
         place = f" in step {error['step']}" if error.get("step") else ""
         print(f"{error.get('traceback', '')}", file=sys.stderr)
         print(f"Error: the load failed{place}: {error.get('type')}: {error.get('message')}", file=sys.stderr)
         return ExitCode.LOAD_FAILED
+    for step in steps:
+        for part in step["skipped"]:
+            print(f"left out in step {step['name']}: {part['part']}: {part['type']}: {part['message']}")
+        for left in step["left"]:
+            print(f"left open by step {step['name']}: {left}")
     print(f"The application loads (pid {os.getpid()}).")
     return ExitCode.OK
+
+
+def _line(step: Mapping[str, Any], warmup: tuple[str, ...]) -> str:
+    """Return a step's time and memory, and the option that leaves it out; the first requests then pay for it."""
+    peak, kept = (step[key] / MEGABYTE for key in ("peak_bytes", "retained_bytes"))
+    line = f"{step['name']:24} {step['seconds'] * 1000:8.0f} ms {peak:8.1f} MB peak {kept:8.1f} MB kept"
+    if step["name"] not in warmup:
+        return line
+    others = ",".join(name for name in warmup if name != step["name"])
+    return f"{line}   without it: --warmup {others or repr('')}"

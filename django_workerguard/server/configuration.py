@@ -261,6 +261,7 @@ class GuardedApplication(Application):
             warmup_path=options.warmup_path,
             load_probe=options.load_probe,
             release=options.release,
+            urlconf=options.urlconf,
         )
 
     @property

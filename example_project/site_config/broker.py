@@ -20,7 +20,9 @@ class Channel(filesystem.Channel):
     def _put(self, queue: str, payload: Any, **_: Any) -> None:
         folder = Path(self.data_folder_out)
         name = f"{time.monotonic_ns() // 1_000_000}_{uuid.uuid4()}.{queue}.msg"
-        half = folder / f".{name}"  # nobody's queue
+        half = (
+            folder / f"{uuid.uuid4()}.half"
+        )  # no queue's name in it: older versions of kombu look anywhere for that
         half.write_text(dumps(payload))
         half.rename(folder / name)
 

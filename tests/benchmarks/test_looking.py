@@ -51,6 +51,8 @@ STEPS = [
         "retained_bytes": 1 << 20,
         "threads_left": 0,
         "sockets_left": 0,
+        "left": [],
+        "skipped": [],
     }
     for name in ("app", "urlconf", "templates", "lazy", "warmup:/", "warmup:/books/")
 ]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from django.core.checks import run_checks
 from django.test import override_settings
+
+from django_workerguard.management.commands.serve_guarded import Command
 
 GUARD = "django_workerguard.middleware.GuardMiddleware"
 
@@ -47,6 +51,16 @@ def test_what_is_wrong_with_the_setting(setting, number, says):
     assert says in messages[f"workerguard.{number}"]
 
 
+@pytest.mark.parametrize("content", ["raise RuntimeError('out of order')", "allow = None", None])
+def test_an_access_rule_that_cannot_be_imported_ends_no_command(tmp_path, monkeypatch, content):
+    monkeypatch.syspath_prepend(tmp_path)
+    if content is not None:
+        (tmp_path / "site_rules.py").write_text(content)
+    messages = found(WORKERGUARD={"DASHBOARD_ACCESS": "site_rules:allowed"})
+    sys.modules.pop("site_rules", None)
+    assert "DASHBOARD_ACCESS cannot be imported" in messages["workerguard.W009"]
+
+
 def test_a_secret_is_not_repeated():
     messages = found(WORKERGUARD={"HEALTH_TOKEN": 12345})
     assert "12345" not in messages["workerguard.E003"]
@@ -58,3 +72,8 @@ def test_a_missing_middleware():
 
 def test_a_middleware_that_is_not_first():
     assert "workerguard.W002" in found(MIDDLEWARE=["django.middleware.common.CommonMiddleware", GUARD])
+
+
+def test_the_checks_of_serve_guarded_ask_no_database():
+    """On Django 6.1, None means every database."""
+    assert Command().get_check_kwargs({}) == {"databases": []}

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
+import textwrap
 
 import pytest
 from django.test import Client, override_settings
 
-from django_workerguard import current
+from django_workerguard import current, views
 from django_workerguard.contrib.health_check import (
     ArbiterAlive,
     FleetReady,
+    GuardHealthView,
     LooplessHealthView,
     WorkerLoaded,
     run_without_loop,
@@ -96,3 +100,58 @@ def test_the_list_without_an_event_loop(rf, worker):
     worker.board.words[Header.READY] = 0
     response = view(rf.get("/health/", headers={"accept": "application/json"}))
     assert response.status_code == 500
+
+
+class Closed(GuardHealthView):
+    """django-health-check's view from 4.9 on, as far as it decides about the token."""
+
+    def is_authorized(self, request) -> bool:
+        return request.headers.get("Authorization") == "Bearer of-the-view"
+
+
+@pytest.mark.parametrize(
+    ("base", "token"), [(Closed, "of-the-view"), (GuardHealthView, "of-the-setting")], ids=["new", "old"]
+)
+def test_the_list_without_an_event_loop_honours_the_token(rf, worker, monkeypatch, base, token):
+    monkeypatch.setattr("django_workerguard.contrib.health_check.GuardHealthView", base)
+    view = LooplessHealthView.as_view()
+    with override_settings(HEALTH_CHECK_AUTH_TOKEN="of-the-setting"):
+        statuses = [
+            view(rf.get("/health/", headers=headers)).status_code
+            for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": f"Bearer {token}"})
+        ]
+    assert statuses == [403, 403, 200]
+
+
+def test_django_health_check_is_imported_when_the_list_is_first_asked_for(tmp_path):
+    """Its views take 2.7 MB, and the probes do without it."""
+    code = """
+        import sys
+        from django.conf import settings
+        settings.configure(ROOT_URLCONF="django_workerguard.urls", ALLOWED_HOSTS=["*"])
+        import django
+        from django.core.wsgi import get_wsgi_application
+        application = get_wsgi_application()
+        from django.test import Client
+        from django.urls import get_resolver
+        get_resolver().url_patterns
+        Client().get("/ready/")
+        print("health_check" in sys.modules)
+        assert b"WorkerLoaded" in Client().get("/").content
+        print("health_check" in sys.modules)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["False", "True"]
+
+
+def test_a_django_health_check_that_cannot_be_imported_leaves_the_short_list(rf, monkeypatch):
+    monkeypatch.setitem(sys.modules, "django_workerguard.contrib.health_check", None)
+    monkeypatch.delattr("django_workerguard.contrib.health_check")
+    views._full_list.cache_clear()
+    try:
+        response = views.health(rf.get("/health/"))
+    finally:
+        views._full_list.cache_clear()
+    assert (response.status_code, response.content) == (200, b"live: OK\nready: OK\nstartup: OK\n")

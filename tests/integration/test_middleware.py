@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import ClassVar
 
 import pytest
 from asgiref.sync import async_to_sync
@@ -14,6 +15,7 @@ from django_workerguard.current import CurrentWorker
 from django_workerguard.middleware import GuardMiddleware
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.layout import Layout
+from django_workerguard.views import may_see_details
 
 PROBE = "tests.integration.probes:fail"
 
@@ -60,6 +62,14 @@ def test_the_failure_is_logged_with_its_traceback_once(broken, client, caplog):
     for _ in range(5):
         client.get("/")
     assert caplog.text.count("Traceback") == 1
+
+
+def test_a_part_that_cannot_be_loaded_and_may_never_be_used_is_logged(client, caplog):
+    with override_settings(STORAGES={"default": {"BACKEND": "no_such_storage.Storage"}}):
+        assert client.get("/").status_code == 200
+    assert (
+        "STORAGES: default cannot be loaded in step lazy and is left out: InvalidStorageError" in caplog.text
+    )
 
 
 def test_a_worker_heals_when_the_next_try_passes(client, monkeypatch):
@@ -112,3 +122,16 @@ def test_the_load_leaves_a_connection_alone_that_was_open(client):
     assert client.get("/").status_code == 200
     assert connection.connection is raw
     assert get_user_model().objects.count() == 1
+
+
+def test_the_token_is_looked_at_before_the_user():
+    """The user of a session is read from the database, which a probe must not need."""
+
+    class Request:
+        META: ClassVar = {"HTTP_AUTHORIZATION": "Bearer the-health-token"}
+
+        @property
+        def user(self):
+            raise AssertionError("the user was asked for")
+
+    assert may_see_details(Request())

@@ -40,6 +40,7 @@ SLOT = {
     "rss_bytes",
     "load_seconds",
     "load_steps",
+    "outdated",
     "loading_for",
     "failures",
     "next_try_in",

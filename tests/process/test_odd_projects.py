@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from django_workerguard.report.assess import assess
 from tests.process.harness import ROOT, WORKER_CLASSES
 
 MANAGE = ("manage.py", "serve_guarded")
@@ -127,6 +128,8 @@ def test_a_thread_started_in_ready_is_reported_and_does_not_outlive_its_worker(s
     server.wait_ready()
     steps = {step["name"]: step for step in server.slot(1)["load_steps"]}
     assert steps["app"]["threads_left"] == 1
+    assert steps["app"]["left"] == ["thread:poller"]
+    assert {finding.code for finding in assess(server.status())} == {"left-behind"}
     assert server.statuses(5) == {200: 5}
     assert server.stop() == 0
 
@@ -259,3 +262,54 @@ def test_a_package_that_only_manage_py_can_find(serve, tmp_path):
     )
     server.wait_ready()
     assert server.get("/health/ready/").status == 200
+
+
+def test_parts_that_the_site_does_not_use_and_a_database_that_is_away(serve, tmp_path):
+    """What is broken and not used becomes a finding; the start opens no connection, not even for its system checks."""
+    project = tmp_path / "odd"
+    write(
+        project,
+        manage=MANAGE_PY.format(settings="settings"),
+        settings="""
+            SECRET_KEY = "a key"
+            ROOT_URLCONF = "urls"
+            ALLOWED_HOSTS = ["*"]
+            INSTALLED_APPS = ["django_workerguard", "records"]
+            DATABASES = {"default": {"ENGINE": "away"}, "legacy": {"ENGINE": "no_such_driver"}}
+            MAILERS = {"default": {"BACKEND": "no_such_mailer.Backend"}}
+            DEFAULT_AUTO_FIELD = "django.db.models.AutoField"
+        """,
+        urls="""
+            from django.http import HttpResponse
+            from django.urls import path
+            urlpatterns = [path("", lambda request: HttpResponse("fine"))]
+        """,
+        away____init__="",
+        away__base="""
+            from django.db.backends.sqlite3 import base
+            from django.db.utils import OperationalError
+
+            class DatabaseWrapper(base.DatabaseWrapper):
+                def get_connection_params(self):
+                    with open("asked", "a") as file:
+                        print("a connection", file=file)
+                    raise OperationalError("the database is away")
+        """,
+        records____init__="",
+        records__models="""
+            from django.db import models
+
+            class Record(models.Model):
+                data = models.JSONField()
+        """,
+    )
+    server = serve(project=project, command=MANAGE, environ={"DJANGO_SETTINGS_MODULE": None})
+    server.wait_ready()
+    assert server.get("/").body == "fine"
+    assert not (project / "asked").exists()
+    findings = assess(server.status())
+    expected = {("part-not-loaded", 1), ("part-not-loaded", 2)}
+    assert {(finding.code, finding.slot) for finding in findings} == expected
+    text = " ".join(finding.text for finding in findings)
+    assert "DATABASES: legacy cannot be loaded in step lazy" in text
+    assert "MAILERS: default cannot be loaded in step lazy" in text

@@ -13,84 +13,65 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
 from gunicorn.http.body import LengthReader
-from gunicorn.sock import TCPSocket, UnixSocket
 from gunicorn.workers import gthread, sync
 from gunicorn.workers.base import Worker
 from gunicorn.workers.gasgi import ASGIWorker
 from gunicorn.workers.gthread import ThreadWorker
+from gunicorn.workers.sync import SyncWorker
 from uvicorn import Server
 from uvicorn_worker import UvicornWorker
 
+from django_workerguard.errors import ConfigurationError
 from django_workerguard.fleet.guard import SeatBeat
+from django_workerguard.server import contract
 from django_workerguard.server.arbiter import GuardedArbiter
 from django_workerguard.server.standin import StandIn
 from django_workerguard.server.worker import ASGI_CLASSES, GuardMixin, guarded, is_asgi
 
-OVERRIDDEN = {
-    Arbiter: {
-        "__init__": "(self, app)",
-        "setup": "(self, app)",
-        "start": "(self)",
-        "run": "(self)",
-        "stop": "(self, graceful=True)",
-        "reap_workers": "(self)",
-        "handle_chld": "(self)",
-        "handle_hup": "(self)",
-        "handle_term": "(self)",
-        "handle_int": "(self)",
-        "handle_quit": "(self)",
-        "handle_ttin": "(self)",
-        "handle_ttou": "(self)",
-        "handle_usr1": "(self)",
-        "handle_usr2": "(self)",
-        "halt": "(self, reason=None, exit_status=0)",
-        "reexec": "(self)",
-        "wait_for_signals": "(self, timeout=1.0)",
-        "wakeup": "(self)",
-        "maybe_promote_master": "(self)",
-        "manage_dirty_arbiter": "(self)",
-        "reap_dirty_arbiter": "(self)",
-        "handle_dirty_arbiter_exit": "(self, wpid, status)",
-    },
-    Worker: {
-        "__init__": "(self, age, ppid, sockets, app, timeout, cfg, log)",
-        "init_process": "(self)",
-        "load_wsgi": "(self)",
-        "notify": "(self)",
-        "run": "(self)",
-        "handle_abort": "(self, sig, frame)",
-    },
-    ThreadWorker: {
-        "set_accept_enabled": "(self, enabled)",
-        "get_thread_pool": "(self)",
-        "handle_winch": "(self, sig, fname)",
-    },
-    ASGIWorker: {
-        "handle_abort_signal": "(self)",
-        "load_wsgi": "(self)",
-        "run": "(self)",
-        "_shutdown": "(self)",
-    },
+# what is not gunicorn's, or not looked at when the server starts
+OTHERS = {
     UvicornWorker: {"_serve": "(self)"},
     Server: {"serve": "(self, sockets=None)", "shutdown": "(self, sockets=None)"},
-    TCPSocket: {"get_backlog": "(self)"},
-    UnixSocket: {"get_backlog": "(self)"},
-    Logger: {"setup": "(self, cfg)"},
 }
-CASES = [(cls, name, expected) for cls, methods in OVERRIDDEN.items() for name, expected in methods.items()]
+CASES = [(cls, name, expected) for cls, methods in OTHERS.items() for name, expected in methods.items()]
 
 
 @pytest.mark.parametrize(
     ("cls", "name", "expected"), CASES, ids=lambda value: getattr(value, "__name__", str(value))[:30]
 )
 def test_signatures(cls, name, expected):
-    assert bare(inspect.signature(getattr(cls, name))) == expected
+    assert contract._signature(getattr(cls, name)) == expected
 
 
-def bare(signature: inspect.Signature) -> str:
-    """Write a signature without its annotations."""
-    parameters = [one.replace(annotation=one.empty) for one in signature.parameters.values()]
-    return str(inspect.Signature(parameters))
+@pytest.mark.parametrize("worker_class", [Worker, SyncWorker, ThreadWorker, ASGIWorker, UvicornWorker])
+def test_gunicorn_is_as_the_guard_leans_on_it(worker_class):
+    assert list(contract.differences(worker_class)) == []
+
+
+def test_every_method_of_the_contract_is_looked_at(monkeypatch):
+    """With any single entry wrong, the check finds it."""
+    for place, methods in {**contract.SIGNATURES, **contract.SIGNATURES_OF_WORKERS}.items():
+        for method in methods:
+            wrong = {place: {method: "(self, wrong)"}, f"{place}X": {}}
+            monkeypatch.setattr(contract, "SIGNATURES", wrong)
+            found = list(contract.differences(Worker))
+            assert [text.partition(" ")[0] for text in found] == [
+                f"{place.partition(':')[2]}.{method}",
+                place.partition(":")[0],
+            ]
+
+
+def test_a_gunicorn_newer_than_the_tested_ones(monkeypatch):
+    assert contract.require_contract(ThreadWorker) == []
+    monkeypatch.setattr(contract, "version_info", (contract.TESTED + 1, 0, 0))
+    (warning,) = contract.require_contract(ThreadWorker)
+    assert "newer than the versions" in warning
+    monkeypatch.setattr(ThreadWorker, "handle_winch", lambda self: None)
+    with pytest.raises(
+        ConfigurationError, match=r"ThreadWorker.handle_winch takes \(self\), not \(self, sig, fname\)"
+    ):
+        contract.require_contract(ThreadWorker)
+    assert len(contract.require_contract(SyncWorker)) == 1, "a class that is not used does not count"
 
 
 def test_a_logger_has_the_handlers_that_json_is_written_by():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import configparser
+import dataclasses
 import json
 import re
 import subprocess
@@ -19,6 +20,7 @@ from gunicorn.config import KNOWN_SETTINGS
 
 from django_workerguard import commands
 from django_workerguard.config.arguments import add_arguments
+from django_workerguard.config.loading import Step
 from django_workerguard.config.options import OPTIONS
 from django_workerguard.config.resolve import POOL, POOL_OPTIONS
 from django_workerguard.errors import ExitCode
@@ -239,7 +241,7 @@ def test_every_field_and_finding_of_status_is_described():
     board.close()
     arbiter = {f"arbiter.{key}" for key in shot["arbiter"]}
     fields = set(shot) - {"arbiter"} | arbiter | set(shot["slots"][0]) | {"replaces", "pools"}
-    steps = {"name", "seconds", "peak_bytes", "retained_bytes", "threads_left", "sockets_left", "shareable"}
+    steps = {field.name for field in dataclasses.fields(Step)}
     codes = set(_finding_codes()) | {"draining", "stopping"}
     assert first_column("status.md") == fields | steps | codes
 

@@ -21,6 +21,8 @@ from django_workerguard.scoreboard.snapshot import snapshot
 from django_workerguard.watching import screen
 from tests.shots import ERROR, LIMITS, WELL, changed
 
+SPARE = {"part": "DATABASES: legacy", "type": "ImportError", "message": "no driver"}
+
 
 def vitals(*, ready=2, quorum=1, phase=Phase.SERVING, reached=1, beat=100.0) -> Vitals:
     words = [0] * Header.WORDS
@@ -100,10 +102,15 @@ def test_a_healthy_server_has_no_findings():
             "load-failing",
         ),
         (changed(slot={"suspect": True}), "suspect"),
+        (changed(slot={"outdated": ["gunicorn"]}), "package-changed"),
         (changed(slot={"loading_for": 15.1, "step": "app"}), "slow-load"),
         (
-            changed(slot={"load_steps": [{"name": "app", "threads_left": 1, "sockets_left": 0}]}),
+            changed(slot={"load_steps": [{"name": "app", "left": ["thread:poller"], "skipped": []}]}),
             "left-behind",
+        ),
+        (
+            changed(slot={"load_steps": [{"name": "lazy", "left": [], "skipped": [SPARE]}]}),
+            "part-not-loaded",
         ),
     ],
 )
@@ -115,6 +122,30 @@ def test_findings(shot, code):
 @pytest.mark.parametrize("at", [-62135596801, 1e300, float("nan"), float("inf"), "yesterday", None, []])
 def test_a_time_that_no_calendar_has(at):
     assert event_line({"event": "ready", "at": at, "slot": 1}).startswith("1970-01-01T00:00:00.000Z ready")
+
+
+@pytest.mark.parametrize(
+    ("left", "says"),
+    [
+        (["thread:poller"], "slot 1: step app left 1 thread (thread:poller)"),
+        (["socket:10.0.0.5:443"], "slot 1: step app left 1 socket (socket:10.0.0.5:443)"),
+        (
+            ["thread:a", "thread:b", "listener:0.0.0.0:80", "socket:x"],
+            "slot 1: step app left 2 threads (thread:a, thread:b) and 2 sockets (listener:0.0.0.0:80, socket:x)",
+        ),
+    ],
+)
+def test_what_a_step_left_is_counted_and_named(left, says):
+    (finding,) = assess(changed(slot={"load_steps": [{"name": "app", "left": left, "skipped": []}]}))
+    assert finding.text == says
+
+
+def test_a_part_that_was_left_out_says_why():
+    (finding,) = assess(changed(slot={"load_steps": [{"name": "lazy", "left": [], "skipped": [SPARE]}]}))
+    assert (finding.severity, finding.text) == (
+        "notice",
+        "slot 1: DATABASES: legacy cannot be loaded in step lazy and is left out: ImportError: no driver",
+    )
 
 
 def test_a_load_is_slow_beside_the_others():
@@ -164,6 +195,8 @@ def test_the_story_of_a_slot():
             "retained_bytes": 1 << 20,
             "threads_left": 0,
             "sockets_left": 0,
+            "left": [],
+            "skipped": [],
         }
     ]
     shot = changed(slot={"last_error": ERROR, "load_steps": steps})

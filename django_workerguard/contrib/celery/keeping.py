@@ -26,6 +26,7 @@ from django_workerguard.fleet.exits import Exit
 from django_workerguard.fleet.guard import Guard
 from django_workerguard.fleet.keeper import Keeper
 from django_workerguard.fleet.place import Place
+from django_workerguard.fleet.sources import keep_sources
 from django_workerguard.fleet.stacks import open_dump, read_dump
 from django_workerguard.policy import action as a
 from django_workerguard.policy import message as m
@@ -103,8 +104,12 @@ class PoolKeeper:
         self._clock = AwakeClock()
         self._keeper = Keeper(self.board, log, policy_of(options, rss_limit=rss_limit), target=processes)
         self._request = LoadRequest(
-            warmup=options.warmup, load_probe=options.load_probe, release=options.release
+            warmup=options.warmup,
+            load_probe=options.load_probe,
+            release=options.release,
+            urlconf=options.urlconf,
         )
+        keep_sources()
         self._children: dict[int, tuple[int, int]] = {}  # by pid: the seat and where it dumps its stacks
         self._lock = threading.RLock()  # the blocking pool looks after its children in a thread
         self._pid = os.getpid()

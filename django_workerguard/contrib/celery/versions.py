@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from django_workerguard.errors import ExitCode
 
-SUPPORTED = {"celery": (("5", "7"),), "billiard": (("4", "3"),)}
+SUPPORTED = {"celery": (("5", "5"), ("5", "6"), ("5", "7")), "billiard": (("4", "3"),)}
 
 
 def unsupported() -> str:

@@ -1,0 +1,113 @@
+"""What the guard leans on in gunicorn, and whether the installed gunicorn still has it. Runs in the arbiter, at its start."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+
+from gunicorn import __version__, version_info
+
+from django_workerguard.errors import ConfigurationError
+
+TESTED = 27  # the newest major version that the whole suite has passed on
+
+# the methods that the guard overrides or calls, by class
+SIGNATURES: Mapping[str, Mapping[str, str]] = {
+    "gunicorn.arbiter:Arbiter": {
+        "__init__": "(self, app)",
+        "setup": "(self, app)",
+        "start": "(self)",
+        "run": "(self)",
+        "stop": "(self, graceful=True)",
+        "reap_workers": "(self)",
+        "handle_chld": "(self)",
+        "handle_hup": "(self)",
+        "handle_term": "(self)",
+        "handle_int": "(self)",
+        "handle_quit": "(self)",
+        "handle_ttin": "(self)",
+        "handle_ttou": "(self)",
+        "handle_usr1": "(self)",
+        "handle_usr2": "(self)",
+        "halt": "(self, reason=None, exit_status=0)",
+        "reexec": "(self)",
+        "wait_for_signals": "(self, timeout=1.0)",
+        "wakeup": "(self)",
+        "maybe_promote_master": "(self)",
+        "manage_dirty_arbiter": "(self)",
+        "reap_dirty_arbiter": "(self)",
+        "handle_dirty_arbiter_exit": "(self, wpid, status)",
+    },
+    "gunicorn.workers.base:Worker": {
+        "__init__": "(self, age, ppid, sockets, app, timeout, cfg, log)",
+        "init_process": "(self)",
+        "load_wsgi": "(self)",
+        "notify": "(self)",
+        "run": "(self)",
+        "handle_abort": "(self, sig, frame)",
+    },
+    "gunicorn.sock:TCPSocket": {"get_backlog": "(self)"},
+    "gunicorn.sock:UnixSocket": {"get_backlog": "(self)"},
+    "gunicorn.glogging:Logger": {"setup": "(self, cfg)"},
+}
+# the same for single worker classes, which the arbiter does not import for the sake of this
+SIGNATURES_OF_WORKERS: Mapping[str, Mapping[str, str]] = {
+    "gunicorn.workers.gthread:ThreadWorker": {
+        "set_accept_enabled": "(self, enabled)",
+        "get_thread_pool": "(self)",
+        "handle_winch": "(self, sig, fname)",
+    },
+    "gunicorn.workers.gasgi:ASGIWorker": {
+        "handle_abort_signal": "(self)",
+        "load_wsgi": "(self)",
+        "run": "(self)",
+        "_shutdown": "(self)",
+    },
+}
+
+
+def require_contract(worker_class: type) -> list[str]:
+    """Return a warning about a gunicorn that is newer than the tested ones; none for a tested one.
+
+    Raises ConfigurationError if something that the guard leans on has changed there.
+    """
+    if version_info[0] <= TESTED:
+        return []
+    broken = next(differences(worker_class), None)
+    if broken:
+        raise ConfigurationError(
+            f"it cannot be used with gunicorn {__version__}: {broken}",
+            option="django-workerguard",
+            hint=f"Install gunicorn {TESTED}, or a newer django-workerguard.",
+        )
+    warning = (
+        f"gunicorn {__version__} is newer than the versions that this django-workerguard was tested with "
+        f"(up to {TESTED}); what it leans on is unchanged there, and the server starts"
+    )
+    return [warning]
+
+
+def differences(worker_class: type) -> Iterator[str]:
+    """Yield each method that is not as the guard leans on it, of gunicorn itself and of a worker class."""
+    used = {f"{cls.__module__}:{cls.__qualname__}" for cls in worker_class.__mro__}
+    of_worker = {name: methods for name, methods in SIGNATURES_OF_WORKERS.items() if name in used}
+    for place, methods in {**SIGNATURES, **of_worker}.items():
+        module, _, name = place.partition(":")
+        try:
+            cls = getattr(import_module(module), name)
+        except (ImportError, AttributeError):
+            yield f"{module} has no {name}"
+            continue
+        for method, expected in methods.items():
+            found = _signature(getattr(cls, method, None))
+            if found != expected:
+                yield f"{name}.{method} takes {found}, not {expected}" if found else f"{name} has no {method}"
+
+
+def _signature(method: object) -> str:
+    """Write the signature of a method without annotations; "" if there is no such method."""
+    if not callable(method):
+        return ""
+    parameters = [one.replace(annotation=one.empty) for one in inspect.signature(method).parameters.values()]
+    return str(inspect.Signature(parameters))
