@@ -11,7 +11,7 @@ from typing import Any
 from django_workerguard.scoreboard.board import Board
 
 OTHER = "other"
-LARGEST = 2.0**63  # of a count
+LARGEST = 1 << 64  # of a count
 # upper bounds in seconds; what takes longer is in the last, unbounded one
 LOAD_BUCKETS = ("0.1", "0.25", "0.5", "1.0", "2.5", "5.0", "10.0", "30.0", "60.0", "120.0", "+Inf")
 TALLIES: Mapping[str, tuple[str, ...]] = {

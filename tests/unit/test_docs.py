@@ -43,7 +43,7 @@ FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]+")
 # of python -m django_workerguard, of Django, of Celery, and of what else a page has the reader call
 OTHERS_FLAGS = {
     *("--settings", "--pythonpath", "--skip-checks", "--noinput", "--deploy"),
-    *("--concurrency", "--autoscale", "--destination"),
+    *("--concurrency", "--autoscale", "--destination", "--terminate"),
     *("--duration", "--comment", "--author", "--from-literal", "--previous"),
     *("--rm", "--restart", "--image", "--env"),
 }
