@@ -17,6 +17,12 @@ from django_workerguard.config.django_settings import all_settings
 
 SUBSTITUTE = "********************"
 HIDDEN = re.compile(r"API|AUTH|TOKEN|KEY|SECRET|PASS|SIGNATURE|HTTP_COOKIE", re.IGNORECASE)
+# names that are no secrets', though a word in them says so: of modules, cookies, places and rules
+HARMLESS = re.compile(
+    r"AUTH_PASSWORD_VALIDATORS|AUTHENTICATION_BACKENDS|AUTH_USER_MODEL|PASSWORD_HASHERS|KEY_FUNCTION"
+    r"|(?:.*_)?KEY_PREFIX|.*_(?:NAME|PATH|DOMAIN|URL|HOST|HEADER|TIMEOUT|AGE|CLASS|CLASSES|MODEL|BACKENDS?)",
+    re.IGNORECASE,
+)
 SHORTEST = 4  # characters; what is shorter would blot out half of every text
 DEEPEST = 6
 BRIEF = 160  # characters of a message that is one of several
@@ -25,9 +31,20 @@ LONGEST = 4096  # characters of one line that are shown
 _ASSIGNMENT = re.compile(
     r"(?P<name>['\"]?(?<![\w.-])[\w.-]{0,128}?(?:api_?key|auth|token|secret|pass|signature|key)[\w.-]{0,64}"
     r"['\"]?\s{0,8}(?:=|:)\s{0,8}(?:(?:bearer|basic|token)\s+)?)"
-    r"(?P<value>'[^'\n]*'|\"[^\"\n]*\"|[^\s,;)}\]]+)",
+    r"(?P<value>'[^'\n]*'|\"[^\"\n]*\"|\([^)\n]*\)|\[[^\]\n]*\]|[^\s,;)}\]]+)",
     re.IGNORECASE,
 )
+_WORD = r"(?:password|passwd|passphrase|token|secret|api[-_ ]?key)"
+_FLAG = re.compile(
+    rf"(?P<name>(?<![\w-])--?[\w-]{{0,64}}?{_WORD}[\w-]{{0,64}}\s{{1,8}})(?P<value>'[^'\n]*'|\"[^\"\n]*\"|[^\s'\"-]\S*)",
+    re.IGNORECASE,
+)
+_STATEMENT = re.compile(
+    rf"(?P<name>(?<![\w-]){_WORD}['\"]?\s{{1,8}}(?:is|was)\s{{1,8}})(?P<value>'[^'\n]*'|\"[^\"\n]*\"|\S+)",
+    re.IGNORECASE,
+)
+_LITERAL = re.compile(r"'[^'\n]*'|\"[^\"\n]*\"")
+_FRAME = re.compile(r"[\s|+-]*File \"[^\"]*\", line \d+")
 _CREDENTIALS = re.compile(
     r"(?P<scheme>\b[a-z][a-z0-9+.-]{0,32}://[^\s:/@'\"]{0,256}):[^\s'\"]+@", re.IGNORECASE
 )
@@ -36,7 +53,7 @@ _BEARER = re.compile(r"(?P<scheme>\b(?:bearer|basic)\s+)(?=\S*\d)[\w.~+/=-]{8,}"
 
 def describe_failure(error: BaseException) -> dict[str, Any]:
     """Return type, message and traceback of a failure, cleansed. Tracebacks hold no values of variables."""
-    secrets = sorted({*_secrets(), *_secrets_on_the_way(error)}, key=len, reverse=True)
+    secrets = _all_secrets(error)
     lines = traceback.format_exception(error)
     return {
         "type": type(error).__name__,
@@ -47,14 +64,11 @@ def describe_failure(error: BaseException) -> dict[str, Any]:
 
 def in_short(error: BaseException) -> str:
     """Say in one line what went wrong in a file of the user's, and in which line of it, without its secrets."""
+    secrets = _all_secrets(error)
     if isinstance(error, OSError):
-        text = error.strerror or str(error)
-    else:
-        text = " ".join(f"{type(error).__name__}: {error}".split())
-        if not isinstance(error, SyntaxError):
-            text += _place(error)
-    secrets = sorted({*_secrets(), *_secrets_on_the_way(error)}, key=len, reverse=True)
-    return cleanse(text, secrets)
+        return cleanse(error.strerror or str(error), secrets)
+    text = cleanse(" ".join(f"{type(error).__name__}: {error}".split()), secrets)
+    return text if isinstance(error, SyntaxError) else text + _place(error)
 
 
 def _place(error: BaseException) -> str:
@@ -66,24 +80,53 @@ def _place(error: BaseException) -> str:
 
 def describe_briefly(error: BaseException) -> tuple[str, str]:
     """Return the type of a failure and the first line of its message, cleansed and short."""
-    secrets = sorted({*_secrets(), *_secrets_on_the_way(error)}, key=len, reverse=True)
-    lines = cleanse(str(error), secrets).strip().splitlines() or [""]
+    lines = cleanse(str(error), _all_secrets(error)).strip().splitlines() or [""]
     return type(error).__name__, lines[0][:BRIEF]
 
 
 def cleanse(text: str, secrets: list[str], *, source: bool = False) -> str:
-    """Replace secret values, ``password=…`` and credentials in URLs.
+    """Replace secret values, ``password=…``, ``--password …``, "password is …" and credentials in URLs.
 
-    ``source``: of lines of source code only literals go; ``token = read()`` tells nobody anything.
+    ``source``: of lines of source code only literals go, because ``token = read()`` shows no secret. The line of a
+    traceback that names file, line and function stays as it is.
     """
+    in_source = source and _FRAME.match(text) is not None
+    return "\n".join(
+        line if _FRAME.match(line) else _cleansed(line, secrets, in_source=in_source)
+        for line in text.split("\n")
+    )
+
+
+def _cleansed(line: str, secrets: list[str], *, in_source: bool) -> str:
     for secret in secrets:
-        text = text.replace(secret, SUBSTITUTE)
-    text = "\n".join(_shortened(line) for line in text.split("\n"))
-    text = _BEARER.sub(rf"\g<scheme>{SUBSTITUTE}", text)
-    text = _CREDENTIALS.sub(rf"\g<scheme>:{SUBSTITUTE}@", text)
-    if source and text.lstrip().startswith("File "):
-        return "\n".join(_ASSIGNMENT.sub(_literal_only, line) for line in text.split("\n"))
-    return _ASSIGNMENT.sub(rf"\g<name>{SUBSTITUTE}", text)
+        line = _without(secret, line)
+    line = _shortened(line)
+    line = _BEARER.sub(rf"\g<scheme>{SUBSTITUTE}", line)
+    line = _CREDENTIALS.sub(rf"\g<scheme>:{SUBSTITUTE}@", line)
+    line = _FLAG.sub(rf"\g<name>{SUBSTITUTE}", line)
+    line = _STATEMENT.sub(_unless_prose, line)
+    return _ASSIGNMENT.sub(_literal_only if in_source else rf"\g<name>{SUBSTITUTE}", line)
+
+
+def _without(secret: str, line: str) -> str:
+    """Replace a secret: anywhere if it can be nothing else, and else only as a whole value, not in a word or a path."""
+    if secret not in line:
+        return line
+    if _is_unmistakable(secret):
+        return line.replace(secret, SUBSTITUTE)
+    return re.sub(rf"(?<![\w./-]){re.escape(secret)}(?![\w/-]|\.\w)", SUBSTITUTE, line)
+
+
+def _is_unmistakable(secret: str) -> bool:
+    if len(secret) >= 20:
+        return "/" not in secret
+    return len(secret) >= 8 and any(map(str.isdigit, secret)) and any(map(str.isalpha, secret))
+
+
+def _unless_prose(match: re.Match[str]) -> str:
+    """Keep "the token is wrong": a small word is no value."""
+    is_word = re.fullmatch(r"[a-z]+[.,;:!]?", match["value"])
+    return match[0] if is_word else match["name"] + SUBSTITUTE
 
 
 def _shortened(line: str) -> str:
@@ -92,16 +135,27 @@ def _shortened(line: str) -> str:
 
 
 def _literal_only(match: re.Match[str]) -> str:
-    """Replace a value in a line of source only where it is a literal, or lies inside one."""
+    """Replace a value in a line of source only where it is a literal, or is inside of one, or holds some."""
+    if match["value"][0] in "([":
+        return match["name"] + _LITERAL.sub(f"'{SUBSTITUTE}'", match["value"])
     before = match.string[: match.start("value")]
     inside = before.count('"') % 2 == 1 or before.count("'") % 2 == 1
     literal = inside or match["value"][0] in "'\""
     return match["name"] + SUBSTITUTE if literal else match[0]
 
 
+def _all_secrets(error: BaseException) -> list[str]:
+    """List what may not be shown, the longest first, so that none is left in parts."""
+    return sorted({*_secrets(), *_secrets_on_the_way(error)}, key=len, reverse=True)
+
+
+def _is_secret(name: str) -> bool:
+    return HIDDEN.search(name) is not None and HARMLESS.fullmatch(name) is None
+
+
 def _secrets() -> Iterator[str]:
     for name, value in os.environ.items():
-        if HIDDEN.search(name) and len(value) >= SHORTEST:
+        if _is_secret(name) and len(value) >= SHORTEST:
             yield value
     with contextlib.suppress(Exception):
         yield from _values(all_settings(), hidden=False, depth=0)
@@ -121,7 +175,7 @@ def _values(value: Any, *, hidden: bool, depth: int) -> Iterator[str]:
         return
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            secret = hidden or (isinstance(key, str) and bool(HIDDEN.search(key)))
+            secret = hidden or (isinstance(key, str) and _is_secret(key))
             yield from _values(inner, hidden=secret and not _is_dotted(inner), depth=depth + 1)
     elif isinstance(value, list | tuple | set | frozenset):
         for inner in value:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.harness import Server
+from tests.process.harness import ROOT, Server
 
 
 def remove(path: Path) -> None:
@@ -68,7 +68,7 @@ def test_two_servers_on_one_path_each_stop(serve, tmp_path):
 
 
 def command(server: Server, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environ = {**os.environ, "WORKERGUARD_RUN_DIR": str(server.run_dir)}
+    environ = {**os.environ, "WORKERGUARD_RUN_DIR": str(server.run_dir), "PYTHONPATH": str(ROOT)}
     return subprocess.run(
         [sys.executable, "-m", "django_workerguard.cli", *arguments],
         cwd=server.project,

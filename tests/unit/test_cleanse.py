@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from django_workerguard.config.cleanse import LONGEST, SUBSTITUTE, cleanse
+from django_workerguard.config.cleanse import LONGEST, SUBSTITUTE, _is_secret, cleanse
 
 HIDDEN = "hunter22hunter"
 
@@ -20,6 +20,12 @@ HIDDEN = "hunter22hunter"
         f"postgres://user:{HIDDEN}@db/shop",
         f"postgres://user:p@{HIDDEN}/word@db/shop",
         "x" * 100 + f" pass={HIDDEN}",
+        f"mysqldump --password {HIDDEN} --host db",
+        f"ran: psql --db-password '{HIDDEN}'",
+        f"Password is {HIDDEN}.",
+        f"the api key was '{HIDDEN}'",
+        f'{{"auth": ("user", "{HIDDEN}")}}',
+        f"auth=['user', '{HIDDEN}']",
     ],
 )
 def test_it_is_hidden(text):
@@ -29,7 +35,13 @@ def test_it_is_hidden(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["no such table: shop_book", "bearer authentication failed", "http://127.0.0.1:8000/a b@c"]
+    "text",
+    [
+        "the token is wrong, and the password was missing",
+        "no such table: shop_book",
+        "bearer authentication failed",
+        "http://127.0.0.1:8000/a b@c",
+    ],
 )
 def test_what_is_no_secret_stays(text):
     assert cleanse(text, []) == text
@@ -47,3 +59,41 @@ def test_a_long_line_is_shortened(unit):
 def test_a_secret_is_hidden_before_a_line_is_cut_in_its_middle():
     told = cleanse("x" * (LONGEST - 5) + HIDDEN, [HIDDEN])
     assert HIDDEN[:5] not in told
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("No module named 'mysite.urls'", "No module named 'mysite.urls'"),
+        ("cannot read /srv/site/app.conf", "cannot read /srv/site/app.conf"),
+        ("the websites of site.settings and on-site", "the websites of site.settings and on-site"),
+        ("refused for 'site'", f"refused for '{SUBSTITUTE}'"),
+        ("postgres://user:site@db/shop", f"postgres://user:{SUBSTITUTE}@db/shop"),
+        ("tried site, then gave up", f"tried {SUBSTITUTE}, then gave up"),
+    ],
+)
+def test_a_short_secret_is_hidden_as_a_whole_value_only(text, shown):
+    assert cleanse(text, ["site"]) == shown
+
+
+def test_the_frames_of_a_traceback_stay_as_they_are():
+    frame = '  File "/srv/hunter22hunter/site/urls.py", line 3, in token\n    connect("site", token="hunter22hunter")\n'
+    shown = cleanse(frame, ["hunter22hunter", "site"], source=True)
+    first, second, _ = shown.split("\n")
+    assert first == frame.split("\n", maxsplit=1)[0]
+    assert "site" not in second
+    assert "hunter22hunter" not in second
+
+
+@pytest.mark.parametrize(
+    "name", ["KEY_PREFIX", "MIDDLEWARE_KEY_PREFIX", "AUTH_USER_MODEL", "CSRF_COOKIE_NAME", "API_URL"]
+)
+def test_names_of_what_is_no_secret(name):
+    assert not _is_secret(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["SECRET_KEY", "AWS_SECRET_ACCESS_KEY", "API_TOKEN", "PASSWORD", "EMAIL_HOST_PASSWORD"]
+)
+def test_names_of_secrets(name):
+    assert _is_secret(name)
