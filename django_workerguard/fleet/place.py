@@ -27,10 +27,11 @@ class Place:
         self._shown = board  # whose file has the board's name
         self._restored = restored
         self._looked = 0.0
+        self._removed = False
 
     def look(self, control: ControlSocket | None, now: float) -> None:
         """Make again what is gone, and bring a copy up to date. Raises OSError where it cannot be made again."""
-        if self._board.path is None:
+        if self._board.path is None or self._removed:
             return
         if self._shown is not self._board:
             self._shown.copy_from(self._board)
@@ -44,7 +45,8 @@ class Place:
             self._restored(control.path)
 
     def remove(self) -> None:
-        """Remove the board's file, if it is this server's."""
+        """Remove the board's file, if it is this server's, and look after it no more."""
+        self._removed = True
         path = self._board.path
         if path is not None and self._is_there(path):
             path.unlink(missing_ok=True)

@@ -89,8 +89,8 @@ def prepare(path: Path, uid: int, *, mode: int = 0o700, anyones: bool = True) ->
         status = os.fstat(fd)
         if status.st_uid not in (uid, 0) or (status.st_mode & 0o002 and not status.st_mode & 0o1000):
             raise PermissionError(1, "it belongs to another user or anybody may write to it")
-        if anyones and status.st_uid == uid:
-            os.fchmod(fd, mode)  # it may be there since a start with other options
+        if anyones and status.st_uid == uid and status.st_mode & mode != mode:
+            os.fchmod(fd, status.st_mode & 0o777 | mode)  # it was made for a server with other options
     finally:
         os.close(fd)
 

@@ -13,6 +13,7 @@ import pytest
 
 from django_workerguard.choosing import choose
 from django_workerguard.errors import ConfigurationError, NoServerError
+from django_workerguard.fleet.place import Place
 from django_workerguard.probe.process import start_time
 from django_workerguard.report.metrics import families
 from django_workerguard.report.table import table
@@ -160,6 +161,28 @@ def test_a_servers_own_directory_lets_its_workers_user_pass_and_not_look(shared)
     assert opened.board.path.parent.stat().st_mode & 0o777 == 0o711
     assert opened.board.path.stat().st_mode & 0o777 == 0o600
     opened.board.close()
+
+
+@root_only
+def test_a_second_server_takes_no_right_from_the_first_ones_workers(shared):
+    directory = shared / "workerguard-0"
+    for mode in (0o700, 0o711, 0o700):
+        prepare(directory, 0, mode=mode)
+    assert directory.stat().st_mode & 0o777 == 0o711
+
+
+def test_a_board_that_was_removed_at_the_end_is_not_made_again(tmp_path):
+    path = tmp_path / "shop.1.board"
+    board = Board.create(SMALL, path)
+    restored: list[Path] = []
+    place = Place(board, restored=restored.append)
+    path.unlink()
+    place.look(None, 10.0)
+    assert (path.exists(), restored) == (True, [path])
+    place.remove()
+    place.look(None, 20.0)
+    assert not path.exists()
+    board.close()
 
 
 def test_a_reader_in_the_arbiters_process_does_not_give_up_its_lock(tmp_path):
