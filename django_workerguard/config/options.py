@@ -239,8 +239,9 @@ class GuardOptions:
     max_worker_lifetime: float = _option(
         0.0,
         units.seconds,
-        "Replace a worker so long after it was started. 0: never. Mirrors uWSGI's max-worker-lifetime; here the "
-        "successor is ready first.",
+        "Replace a worker so long after it was started, on each server up to 5 % later, so that servers that were "
+        "started together do not recycle together. 0: never. Mirrors uWSGI's max-worker-lifetime; here the successor is "
+        "ready first.",
         metavar="SECONDS",
     )
     max_worker_lifetime_delta: float = _option(

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from django_workerguard.policy.backoff import jitter
 from django_workerguard.policy.view import Fleet, Policy, State, Worker
 
+SPREAD = 0.05  # of max-worker-lifetime, by which servers differ
 SAMPLES = 3  # measures in a row, so that one large response is no reason
 MEGABYTE = 1024 * 1024
 EVIL = "evil-reload-on-rss"
@@ -46,7 +47,10 @@ def lifetime(policy: Policy, worker: Worker) -> float:
     """Return how long after its start a worker becomes due, in seconds; 0: never."""
     if not policy.max_worker_lifetime:
         return 0.0
-    return policy.max_worker_lifetime + policy.max_worker_lifetime_delta * (worker.slot - 1)
+    own = (
+        policy.max_worker_lifetime * SPREAD * policy.seed
+    )  # servers that were started together do not recycle together
+    return policy.max_worker_lifetime + own + policy.max_worker_lifetime_delta * (worker.slot - 1)
 
 
 def due_at(policy: Policy, worker: Worker) -> float | None:
@@ -60,7 +64,7 @@ def due_at(policy: Policy, worker: Worker) -> float | None:
 
 def _too_old(policy: Policy, worker: Worker, now: float) -> str:
     limit, age = lifetime(policy, worker), now - worker.spawned
-    return f"max-worker-lifetime: {age:.0f} s of {limit:g}" if limit and age >= limit else ""
+    return f"max-worker-lifetime: {age:.0f} s of {round(limit, 1):g}" if limit and age >= limit else ""
 
 
 def _too_many_requests(policy: Policy, worker: Worker) -> str:

@@ -47,6 +47,7 @@ from django_workerguard.server.worker import guarded
 
 FAREWELL = 10.0  # seconds that the receivers of the last notice get, once no worker is left
 MOST_TRIES = 10  # of a signal whose handler fails
+MOST_BURIALS = 3  # tries to write down how a child ended
 
 
 def _ended() -> Iterator[tuple[int, int]]:
@@ -86,6 +87,7 @@ class GuardedArbiter(Handlers, Arbiter):
         self._socket_files: dict[str, File] = {}  # those that this arbiter has made, by path
         self._failed_signals: list[tuple[int, int]] = []  # number, tries
         self._asked_target: int | None = None  # by gunicorn's control socket
+        self._burials: dict[int, int] = {}  # by pid, how often the end of a child could not be written down
 
     @property
     def _fleet(self) -> Fleet:
@@ -415,15 +417,26 @@ class GuardedArbiter(Handlers, Arbiter):
         if dead:
             self._keeper.observe(self._clock())  # what a process said that died between two ticks
         for child, status in dead:
-            self._survives(self._bury, child, Exit.of(status))
-            if child.seat in self._fleet.workers:
-                continue  # there was no memory for it: it is done again at the next tick
+            if not self._survives(self._bury, child, Exit.of(status)) and not self._gave_up_burial(child):
+                continue
+            self._burials.pop(child.pid, None)
             self._nursery.forget(child)
             if not child.stand_in:
                 self._hook("child_exit", child.worker)
 
+    def _gave_up_burial(self, child: Child) -> bool:
+        """Say whether a dead child whose end could not be written down is out of the fleet all the same.
+
+        It is tried again at the next ticks, because there may have been no memory; then the slot's healing comes first.
+        """
+        tries = self._burials[child.pid] = self._burials.get(child.pid, 0) + 1
+        if tries < MOST_BURIALS:
+            return False
+        self._keeper.tell(m.Exited(child.seat, self._clock()))
+        return True
+
     def _bury(self, child: Child, end: Exit) -> None:
-        """Take a dead child out of the fleet."""
+        """Take a dead child out of the fleet, and write down how it ended."""
         now = self._clock()
         if child.stand_in:
             self._keeper.tell(m.StandInGone(now))

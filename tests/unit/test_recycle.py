@@ -11,7 +11,7 @@ from django_workerguard.policy import message as m
 from django_workerguard.policy.fold import fold
 from django_workerguard.policy.outlier import outliers, recent
 from django_workerguard.policy.plan import next_deadline, plan
-from django_workerguard.policy.recycle import why_due
+from django_workerguard.policy.recycle import lifetime, why_due
 from django_workerguard.policy.view import Fleet, Policy, State
 from tests.unit.test_policy import ready_fleet, told
 
@@ -45,6 +45,16 @@ def test_jitter_is_the_same_for_the_same_worker():
     policy = Policy(max_requests=100, max_requests_jitter=50, **BASE)
     fleet = counted(ready_fleet(1, policy=policy), 1, requests=150, at=20.0, policy=policy)
     assert why_due(policy, fleet, fleet.workers[1], 20.0) == "max-requests: 150 of 130"
+
+
+def test_servers_that_were_started_together_do_not_recycle_together():
+    limits = {
+        lifetime(Policy(max_worker_lifetime=100.0, seed=seed, **BASE), ready_fleet(1).workers[1])
+        for seed in (0.0, 0.25, 0.5, 0.99)
+    }
+    assert len(limits) == 4
+    assert min(limits) == 100.0
+    assert max(limits) <= 105.0
 
 
 def test_min_worker_lifetime_protects_from_the_moment_of_being_ready():
