@@ -207,3 +207,22 @@ def test_readers_survive_what_a_damaged_board_says_of_its_server(tmp_path, about
     assert server.pid == os.getpid()
     server.board.close()
     board.close()
+
+
+def test_a_reader_sees_all_that_a_server_says_about_itself(tmp_path):
+    path = tmp_path / f"shop.{os.getpid()}.board"
+    board = Board.create(SMALL, path, pid=os.getpid(), start=start_time(os.getpid()))
+    about = {
+        "host": "one",
+        "name": "shop",
+        "project": "/srv/shop",
+        "bind": ["127.0.0.1:80"],
+        "debug": True,
+        "settings": "shop.settings",
+        "worker_class": "sync",
+        "replaces": 7,
+    }
+    board.write_about(about)
+    assert board.read_about() == about
+    assert snapshot(board)["settings"] == "shop.settings"
+    board.close()
