@@ -83,7 +83,7 @@ class GuardedArbiter(Handlers, Arbiter):
         self._keeper = Keeper(self.board, self.log, app.policy, target=app.cfg.workers)
         self._place = Place(self.board, restored=self._chronicle.restored)
         self._control: ControlSocket | None = None
-        self._socket_files: dict[str, File] = {}  # those that this arbiter has made, by path
+        self._socket_files: dict[str, File] = {}  # those that are this arbiter's to remove, by path
         self._failed_signals: list[tuple[int, int]] = []  # number, tries
         self._asked_target: int | None = None  # by gunicorn's control socket
 
@@ -142,8 +142,7 @@ class GuardedArbiter(Handlers, Arbiter):
         finally:
             if notify_socket is not None:
                 os.environ["NOTIFY_SOCKET"] = notify_socket
-        if not (self.master_pid or self.systemd):
-            self._socket_files = socket_files(self.LISTENERS)
+        self._socket_files = self._made_socket_files()
         signal.signal(signal.SIGIO, lambda _number, _frame: self.wakeup())
         self._wake = WakePipe()
         self._open_control()
@@ -156,6 +155,12 @@ class GuardedArbiter(Handlers, Arbiter):
                 self.log.warning("%s", line)
         self._introduce()
         self._chronicle.started(self.pid, self._addresses, self.cfg.workers)
+
+    def _made_socket_files(self) -> dict[str, File]:
+        """Return the files of the unix sockets that this arbiter, or the one that was sent SIGUSR2 before it, has made."""
+        if self.master_pid:
+            return {path: (device, inode) for path, (device, inode) in self.app.handover.socket_files.items()}
+        return {} if self.systemd else socket_files(self.LISTENERS)
 
     def _remove_stale_pid_file(self) -> str | None:
         if self.cfg.pidfile is None:
