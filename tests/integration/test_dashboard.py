@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+from dataclasses import replace
 
 import pytest
 from django.contrib.auth.models import Permission, User
@@ -16,7 +17,7 @@ from django.urls import resolve
 from django_workerguard import current
 from django_workerguard.config.options import GuardOptions
 from django_workerguard.current import CurrentWorker
-from django_workerguard.dashboard import looking, serving, views
+from django_workerguard.dashboard import access, looking, serving, views
 from django_workerguard.dashboard.looking import KEPT, Looks
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.scoreboard.board import Board
@@ -306,3 +307,22 @@ def test_an_event_of_a_slot_is_read_once_however_often_the_slot_is_looked_at(wor
     assert [event["count"] for event in looking.events_of(worker, 1, at_most=5)] == [31, *first[:-1]]
     assert [event["count"] for event in looking.events_of(worker, 2, at_most=5)] == [29, 27, 25, 23, 21]
     assert len(read) == len(set(read)) == 31
+
+
+def test_a_small_page_does_not_shrink_what_the_connection_can_take_at_once():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        request = RequestFactory().get("/")
+        request.META["gunicorn.socket"] = ours
+        before = ours.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        views._let_go(request, HttpResponse(b"x"))
+        assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == before
+
+
+def test_a_callable_of_the_users_is_asked_once_for_a_page(worker, monkeypatch):
+    asked: list[str] = []
+    monkeypatch.setattr(access, "_ask", lambda name, request: not asked.append(name))
+    options = GuardOptions(dashboard_access="shop.rights:may_see", dashboard_actions="shop.rights:may_act")
+    current.set_current_worker(replace(worker, options=options))
+    assert Client().get("/guard/tiles/").status_code == 200
+    assert asked == ["shop.rights:may_see"]
