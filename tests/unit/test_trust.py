@@ -226,3 +226,13 @@ def test_a_reader_sees_all_that_a_server_says_about_itself(tmp_path):
     assert board.read_about() == about
     assert snapshot(board)["settings"] == "shop.settings"
     board.close()
+
+
+def test_a_server_whose_process_cannot_be_seen_is_not_called_dead(tmp_path):
+    path = tmp_path / "shop.1.board"
+    board = Board.create(SMALL, path, pid=1, start=0)  # as where there is no /proc
+    (line,) = places.unreadable(str(tmp_path), environ={}, uid=os.getuid())
+    assert "cannot be seen from here" in line
+    board.close()
+    (line,) = places.unreadable(str(tmp_path), environ={}, uid=os.getuid())
+    assert line.endswith("is of a server that has died: nothing has taken it away")
