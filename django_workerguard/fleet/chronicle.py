@@ -29,10 +29,8 @@ SAID = {
     "out-of-memory": "by the kernel: out of memory",
     "somebody": "sender unknown (no OOM kill was recorded)",
 }
-ASKED_MOST, ASKED_PERIOD = (
-    60,
-    60.0,
-)  # requests in the journal, of so many seconds: a flood must not wipe the rest
+# of the control socket's requests, how many are written to the journal in each period: a flood must not wipe the rest
+ASKED_MOST, ASKED_PERIOD = 60, 60.0  # requests, seconds
 NO_RECYCLE = ("stop", "scale", "superseded")  # why a worker leaves without a replacement
 LOADING = (State.LOADING, State.LOADED, State.FAILED)
 
