@@ -147,6 +147,15 @@ class Chronicle:
             "%s was removed by another process; it was made again", path, extra={"action": "restored"}
         )
 
+    def lost(self, path: Path, error: OSError) -> None:
+        self._event("lost", path=str(path), reason=error.strerror)
+        self._log.error(
+            "%s was removed by another process and cannot be made again: %s; commands do not find this server",
+            path,
+            error.strerror,
+            extra={"action": "lost"},
+        )
+
     # workers
 
     def spawned(self, worker: Worker, reason: str) -> None:

@@ -83,7 +83,7 @@ class GuardedArbiter(Handlers, Arbiter):
         super().__init__(app)
         self.START_CTX["args"] = [sys.executable, *sys.orig_argv[1:]]
         self._keeper = Keeper(self.board, self.log, app.policy, target=app.cfg.workers)
-        self._place = Place(self.board, restored=self._chronicle.restored)
+        self._place = Place(self.board, restored=self._chronicle.restored, lost=self._chronicle.lost)
         self._control: ControlSocket | None = None
         self._socket_files: dict[str, File] = {}  # those that are this arbiter's to remove, by path
         self._failed_signals: list[tuple[int, int]] = []  # number, tries
