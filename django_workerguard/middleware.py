@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
+import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -21,7 +23,7 @@ from django.http import HttpRequest, HttpResponse
 from django_workerguard.conf import guard_options
 from django_workerguard.config.loading import LoadRequest, Step
 from django_workerguard.current import current_worker
-from django_workerguard.policy.backoff import back_off
+from django_workerguard.policy.backoff import back_off, seed_of
 from django_workerguard.report.health import KINDS, Kind, respond
 from django_workerguard.sentinel import describe_failure, load_steps
 from django_workerguard.views import answer_probe, as_response, wants_json
@@ -88,6 +90,7 @@ class Gate:
         self.loaded = False
         self.next_try = 0.0
         self._failures = 0
+        self._seed = seed_of(socket.gethostname(), os.getpid(), time.time_ns())
         self._lock = threading.Lock()
 
     def try_to_load(self) -> None:
@@ -114,7 +117,7 @@ class Gate:
 
     def _failed(self, error: BaseException) -> None:
         self._failures += 1
-        wait = back_off(self._failures, slot=0, first=FIRST, longest=LONGEST, transient=True)
+        wait = back_off(self._failures, slot=0, first=FIRST, longest=LONGEST, transient=True, seed=self._seed)
         self.next_try = time.monotonic() + wait
         told = describe_failure(error)
         if self._failures == 1:

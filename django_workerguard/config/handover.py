@@ -40,6 +40,8 @@ class Handover:
     guard: dict[str, str] = field(default_factory=dict)  # the guard's options from the command line
     server: dict[str, Any] = field(default_factory=dict)  # gunicorn's that the command has of its own
     passed_on: list[str] = field(default_factory=list)  # what came after --
+    # device and inode by path, for the server that SIGUSR2 starts
+    socket_files: dict[str, list[int]] = field(default_factory=dict)
 
 
 def applications_of(settings: Any) -> dict[str, str]:

@@ -308,8 +308,8 @@ class GuardOptions:
     drain_delay: float = _option(
         0.0,
         units.seconds,
-        "After SIGTERM go on serving for so long with ready = 503, then until no connection waits in the backlog, at most "
-        "for worker-reload-mercy; then stop.",
+        "Seconds to go on serving after SIGTERM with ready = 503. Then the server serves until no connection waits in the "
+        "backlog, at most for worker-reload-mercy, and stops.",
         metavar="SECONDS",
     )
     notify: tuple[str, ...] = _option(

@@ -50,7 +50,7 @@ def for_those(may: Callable[[HttpRequest], bool]) -> Callable[[View], View]:
     def decorate(view: View) -> View:
         @functools.wraps(view)
         def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-            if may_see(request) and may(request):
+            if may_see(request) and (may is may_see or may(request)):
                 return view(request, *args, **kwargs)
             login = _login_url(request)
             if login and request.method == "GET":

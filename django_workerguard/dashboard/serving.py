@@ -26,9 +26,7 @@ class Asset:
 
 def asset(name: str) -> Asset | None:
     """Return a file of the dashboard; None where it has none of that name."""
-    return (
-        _asset(name) if name in TYPES else None
-    )  # any client may ask for any name, and none of those is kept
+    return _asset(name) if name in TYPES else None  # a client may ask for any name: only these are kept
 
 
 @functools.cache

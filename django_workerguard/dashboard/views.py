@@ -243,8 +243,11 @@ def _let_go(request: HttpRequest, response: HttpResponse) -> HttpResponse:
     response.headers.setdefault("X-Frame-Options", "DENY")
     connection = request.META.get("gunicorn.socket")
     if connection is not None:
+        needed = len(response.content) + HEADERS
         with contextlib.suppress(OSError):
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, len(response.content) + HEADERS)
+            # the kernel answers twice of what was set; a larger buffer is left to the connection's other answers
+            if connection.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) < 2 * needed:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, needed)
     return response
 
 

@@ -29,10 +29,8 @@ SAID = {
     "out-of-memory": "by the kernel: out of memory",
     "somebody": "sender unknown (no OOM kill was recorded)",
 }
-ASKED_MOST, ASKED_PERIOD = (
-    60,
-    60.0,
-)  # requests in the journal, of so many seconds: a flood must not wipe the rest
+# of the control socket's requests, how many are written to the journal in each period: a flood must not wipe the rest
+ASKED_MOST, ASKED_PERIOD = 60, 60.0  # requests, seconds
 NO_RECYCLE = ("stop", "scale", "superseded")  # why a worker leaves without a replacement
 LOADING = (State.LOADING, State.LOADED, State.FAILED)
 
@@ -147,6 +145,15 @@ class Chronicle:
         self._event("restored", path=str(path))
         self._log.warning(
             "%s was removed by another process; it was made again", path, extra={"action": "restored"}
+        )
+
+    def lost(self, path: Path, error: OSError) -> None:
+        self._event("lost", path=str(path), reason=error.strerror)
+        self._log.error(
+            "%s was removed by another process and cannot be made again: %s; commands do not find this server",
+            path,
+            error.strerror,
+            extra={"action": "lost"},
         )
 
     # workers

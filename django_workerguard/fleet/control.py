@@ -86,7 +86,18 @@ class ControlSocket:
 
     def _bound(self) -> socket.socket:
         bound = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+            self._make_file(bound)
+        except OSError:
+            bound.close()
+            raise
+        bound.setblocking(False)
+        if self._ring:
+            ring_on(bound.fileno())
+        return bound
+
+    def _make_file(self, bound: socket.socket) -> None:
         with contextlib.suppress(FileNotFoundError):
             self.path.unlink()
         before = os.umask(0o177)
@@ -97,10 +108,6 @@ class ControlSocket:
         if os.geteuid() == 0:
             os.chown(self.path, self._owner, -1)  # root may use it whatever user owns it
         self._file = self._identity()
-        bound.setblocking(False)
-        if self._ring:
-            ring_on(bound.fileno())
-        return bound
 
     def _identity(self) -> tuple[int, int] | None:
         try:
@@ -153,9 +160,11 @@ class ControlSocket:
             self._socket.sendto(json.dumps(content).encode(), socket.MSG_DONTWAIT, address)
 
     def close(self) -> None:
+        """Close the socket, and remove its file unless that is another server's by now."""
         self._socket.close()
         with contextlib.suppress(OSError):
-            self.path.unlink()
+            if self.is_there:
+                self.path.unlink()
 
 
 def _parsed(data: bytes) -> tuple[str, dict[str, Any]]:

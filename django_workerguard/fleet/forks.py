@@ -54,7 +54,7 @@ def _give_up(guard: Guard) -> None:
 
 
 def _silence(fd: int) -> None:
-    """Turn a descriptor into one that nobody reads; its number must not become another file's."""
+    """Lead a descriptor to /dev/null: its number must not become another file's."""
     if fd < 0:
         return
     nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)

@@ -6,7 +6,6 @@ It holds no decision. `plan` decides, the arbiter acts, and what it has done com
 from __future__ import annotations
 
 import socket
-import zlib
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -17,6 +16,7 @@ from django_workerguard.fleet.publish import Publisher
 from django_workerguard.fleet.seats import Seats
 from django_workerguard.policy import action as a
 from django_workerguard.policy import message as m
+from django_workerguard.policy.backoff import seed_of
 from django_workerguard.policy.fold import fold
 from django_workerguard.policy.view import Fleet, Policy
 from django_workerguard.probe import cgroup
@@ -32,7 +32,8 @@ class Keeper:
 
     def __init__(self, board: Board, log: Any, policy: Policy, *, target: int) -> None:
         self.board = board
-        self._seed = _seed_of(board)
+        words = board.words
+        self._seed = seed_of(socket.gethostname(), words[Header.STARTED_AT], words[Header.PID])
         self.follow(policy)
         self.fleet = Fleet(target=target)
         self.seats = Seats(board)
@@ -126,10 +127,3 @@ class Keeper:
         for number in slots:
             self.tell(m.RecycleAsked(number, reason))
         return None
-
-
-def _seed_of(board: Board) -> float:
-    """Return a fraction that differs between servers, also between those that hosts started at one moment."""
-    words = board.words
-    identity = f"{socket.gethostname()} {words[Header.STARTED_AT]} {words[Header.PID]}"
-    return zlib.crc32(identity.encode()) / (1 << 32)

@@ -20,17 +20,24 @@ LOOK_EVERY = 2.0  # seconds
 
 
 class Place:
-    """The files of one server in its run directory. ``restored`` is called with a path that was made again."""
+    """The files of one server in its run directory.
 
-    def __init__(self, board: Board, *, restored: Callable[[Path], None]) -> None:
+    ``restored`` is called with a path that was made again, ``lost`` once with one that cannot be, and the error.
+    """
+
+    def __init__(
+        self, board: Board, *, restored: Callable[[Path], None], lost: Callable[[Path, OSError], None]
+    ) -> None:
         self._board = board
         self._shown = board  # whose file has the board's name
         self._restored = restored
+        self._lost = lost
+        self._said: set[Path] = set()  # that they are lost
         self._looked = 0.0
         self._removed = False
 
     def look(self, control: ControlSocket | None, now: float) -> None:
-        """Make again what is gone, and bring a copy up to date. Raises OSError where it cannot be made again."""
+        """Make again what is gone, and bring a copy up to date."""
         if self._board.path is None or self._removed:
             return
         if self._shown is not self._board:
@@ -38,11 +45,22 @@ class Place:
         if now - self._looked < LOOK_EVERY:
             return
         self._looked = now
-        if not self._is_there(self._board.path):
-            self._make_again(self._board.path)
+        path = self._board.path
+        if not self._is_there(path):
+            self._restore(path, lambda: self._make_again(path))
         if control is not None and not control.is_there:
-            control.make_again()
-            self._restored(control.path)
+            self._restore(control.path, control.make_again)
+
+    def _restore(self, path: Path, make: Callable[[], None]) -> None:
+        try:
+            make()
+        except OSError as error:  # the server serves without it; the next look tries again
+            if path not in self._said:
+                self._said.add(path)
+                self._lost(path, error)
+        else:
+            self._said.discard(path)
+            self._restored(path)
 
     def remove(self) -> None:
         """Remove the board's file, if it is this server's, and look after it no more."""
@@ -67,4 +85,3 @@ class Place:
         if self._shown is not self._board:
             self._shown.close()
         self._shown = copy
-        self._restored(path)

@@ -1,4 +1,4 @@
-"""At most so many of something in a while. Pure: time is an argument."""
+"""A limit on the number of events in a period. Pure: time is an argument."""
 
 from __future__ import annotations
 

@@ -326,9 +326,7 @@ def _asked(fleet: Fleet, seat: int, reason: str, at: float, *, quick: bool) -> F
     if before.state in (State.LOADING, State.LOADED) and before.generation < fleet.generation:
         record = replace(record, superseded_after=at - before.spawned)
     if fleet.successor(worker.slot) is None and reason != BY_ITSELF:
-        record = replace(
-            record, next_try=at
-        )  # the slot has no successor yet: start it as soon as the slot is empty
+        record = replace(record, next_try=at)  # no successor loads yet: start it once the slot is empty
     return _nobody(_with_record(_with_worker(fleet, worker), record), at)
 
 

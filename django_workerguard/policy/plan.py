@@ -32,6 +32,7 @@ ABORT_GRACE = 1.0  # seconds between a stack dump and SIGKILL
 FLUSH = 2.0  # seconds that error reporters get after a failed load
 QUICK_MERCY = 2.0  # seconds that a quick stop gives
 KILL_AGAIN = 10.0  # seconds until SIGKILL is sent again to a process that the kernel has not ended
+LAST_WAIT = 10.0  # seconds after every mercy until a stop no longer waits for a process that was killed
 PARK_GRACE = 3.0  # seconds in which who answers 503 has to stop accepting
 
 
@@ -39,7 +40,7 @@ def plan(policy: Policy, fleet: Fleet, now: float) -> tuple[Action, ...]:
     """Return what to do now, in the order in which to do it."""
     stop = fleet.stop
     if stop is not None and (stop.quick or stop.exit_code or _is_drained(policy, fleet, now - stop.at)):
-        return (*_overdue(policy, fleet, now), *_stopping(fleet, stop))
+        return (*_overdue(policy, fleet, now), *_stopping(policy, fleet, stop, now))
     reason = "" if stop else _give_up(policy, fleet, now)
     if reason:
         return (GiveUp(ExitCode.LOAD_FAILED, reason),)
@@ -124,7 +125,7 @@ def _past_its_time(policy: Policy, worker: Worker, now: float) -> Iterator[Actio
 # the end of the server
 
 
-def _stopping(fleet: Fleet, stop: Stop) -> Iterator[Action]:
+def _stopping(policy: Policy, fleet: Fleet, stop: Stop, now: float) -> Iterator[Action]:
     if fleet.listening:
         yield CloseListeners()
     for worker in _in_order(fleet.workers.values()):
@@ -133,6 +134,9 @@ def _stopping(fleet: Fleet, stop: Stop) -> Iterator[Action]:
             yield Retire(worker.seat, "stop", quick=stop.quick)
     if not fleet.workers:
         yield Halt(stop.exit_code, stop.reason)
+    elif now - stop.at > 2 * policy.mercy + policy.drain_delay + LAST_WAIT:
+        pids = ", ".join(str(worker.pid) for worker in _in_order(fleet.workers.values()))
+        yield Halt(stop.exit_code, f"{stop.reason or 'stop'}; left behind, although killed: pid {pids}")
 
 
 def _give_up(policy: Policy, fleet: Fleet, now: float) -> str:

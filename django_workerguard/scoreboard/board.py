@@ -273,13 +273,13 @@ class Board:
         self.words[text] = _after(self.words[text])  # on and on: nobody takes an old text for a new one
 
 
-def is_held(path: Path) -> bool:
-    """Say whether an arbiter holds the board at a path; also where that cannot be seen.
+def is_held(path: Path, *, others: bool = False) -> bool:
+    """Say whether an arbiter holds the board at a path; also where that cannot be seen. ``others`` as `Board.open` has it.
 
     The lock is `flock`'s: `lockf`'s would be gone as soon as any reader in the arbiter's process closes the file.
     """
     try:
-        fd = open_file(str(path), os.O_RDWR)
+        fd = open_file(str(path), os.O_RDWR, others=others)
     except FileNotFoundError:
         return False
     except OSError:

@@ -213,9 +213,19 @@ def unreadable(
         try:
             board = Board.open(Path(path), others=others)
             if not is_live(board):
-                yield f"{path} is of a server that has died: nothing has taken it away"
+                yield _why_not_live(path, others=others)
             board.close()
         except BoardError as error:
             yield str(error)
         except OSError as error:
             yield f"{path}: {error.strerror}"
+
+
+def _why_not_live(path: str, *, others: bool) -> str:
+    """Say why no arbiter is found for a board, in a line."""
+    if is_held(Path(path), others=others):
+        return (
+            f"{path} is of a server whose process cannot be seen from here: it runs in another container, "
+            "or /proc is hidden or of another time namespace"
+        )
+    return f"{path} is of a server that has died: nothing has taken it away"

@@ -128,7 +128,7 @@ def _seat(board: Board, index_plus_one: int, now: int) -> dict[str, Any]:
 
 
 def is_suspect(streak: int, since: int) -> bool:
-    """Say whether so many 5xx in a row, the latest so many nanoseconds ago, put a worker under suspicion. Pure."""
+    """Say whether a worker is under suspicion: for its 5xx in a row, if the latest is recent. ``since`` in nanoseconds. Pure."""
     return streak >= SUSPECT_AFTER and since < SUSPECT_FOR
 
 

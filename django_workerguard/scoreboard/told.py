@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 TEXTS = ("type", "message", "traceback")
+TEXTS_OF_SERVER = ("host", "name", "project", "settings", "worker_class")
 SKIPPED = ("part", "type", "message")
 NUMBERS = ("seconds", "peak_bytes", "retained_bytes", "threads_left", "sockets_left")
 LARGEST = 2.0**53  # what JSON carries whole, and more than any of these can be
@@ -15,7 +16,7 @@ def clean_about(about: Any) -> dict[str, Any]:
     if not isinstance(about, dict):
         return {}
     bind, replaces = about.get("bind"), about.get("replaces")
-    texts = {key: text(about[key]) for key in ("host", "name", "project", "worker_class") if key in about}
+    texts = {key: text(about[key]) for key in TEXTS_OF_SERVER if key in about}
     return {
         **{key: value for key, value in about.items() if isinstance(value, bool | int | float)},
         **texts,

@@ -8,6 +8,7 @@ descriptor, no memory, being suspended.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import sys
@@ -46,6 +47,7 @@ from django_workerguard.server.supervisor import Standing, Supervisor
 from django_workerguard.server.worker import guarded
 
 FAREWELL = 10.0  # seconds that the receivers of the last notice get, once no worker is left
+ANSWERING = 0.5  # seconds that gunicorn's control socket gets to answer its client
 MOST_TRIES = 10  # of a signal whose handler fails
 MOST_BURIALS = 3  # tries to write down how a child ended
 
@@ -82,11 +84,12 @@ class GuardedArbiter(Handlers, Arbiter):
         super().__init__(app)
         self.START_CTX["args"] = [sys.executable, *sys.orig_argv[1:]]
         self._keeper = Keeper(self.board, self.log, app.policy, target=app.cfg.workers)
-        self._place = Place(self.board, restored=self._chronicle.restored)
+        self._place = Place(self.board, restored=self._chronicle.restored, lost=self._chronicle.lost)
         self._control: ControlSocket | None = None
-        self._socket_files: dict[str, File] = {}  # those that this arbiter has made, by path
+        self._socket_files: dict[str, File] = {}  # those that are this arbiter's to remove, by path
         self._failed_signals: list[tuple[int, int]] = []  # number, tries
         self._asked_target: int | None = None  # by gunicorn's control socket
+        self._asked_seen = math.inf  # when a tick saw that first
         self._burials: dict[int, int] = {}  # by pid, how often the end of a child could not be written down
 
     @property
@@ -101,7 +104,7 @@ class GuardedArbiter(Handlers, Arbiter):
     def num_workers(self) -> int:
         """Gunicorn's word for the target. Setting it runs the user's hook, which may fail the start and nothing later.
 
-        gunicorn's control socket sets it from a thread of its own: the next tick then scales to it.
+        gunicorn's control socket sets it from a thread of its own: a tick soon after scales to it.
         """
         return self._num_workers or 0
 
@@ -144,8 +147,7 @@ class GuardedArbiter(Handlers, Arbiter):
         finally:
             if notify_socket is not None:
                 os.environ["NOTIFY_SOCKET"] = notify_socket
-        if not (self.master_pid or self.systemd):
-            self._socket_files = socket_files(self.LISTENERS)
+        self._socket_files = self._made_socket_files()
         signal.signal(signal.SIGIO, lambda _number, _frame: self.wakeup())
         self._wake = WakePipe()
         self._open_control()
@@ -158,6 +160,12 @@ class GuardedArbiter(Handlers, Arbiter):
                 self.log.warning("%s", line)
         self._introduce()
         self._chronicle.started(self.pid, self._addresses, self.cfg.workers)
+
+    def _made_socket_files(self) -> dict[str, File]:
+        """Return the files of the unix sockets that this arbiter, or the one that was sent SIGUSR2 before it, has made."""
+        if self.master_pid:
+            return {path: (device, inode) for path, (device, inode) in self.app.handover.socket_files.items()}
+        return {} if self.systemd else socket_files(self.LISTENERS)
 
     def _remove_stale_pid_file(self) -> str | None:
         if self.cfg.pidfile is None:
@@ -273,7 +281,7 @@ class GuardedArbiter(Handlers, Arbiter):
             self._promote,
             self._wake.drain,
             self._serve_requests,
-            self._follow_gunicornc,
+            lambda: self._follow_gunicornc(now),
             self.reap_workers,
             lambda: self._bound_rereading(now),
             lambda: self._keeper.observe(now),
@@ -301,13 +309,16 @@ class GuardedArbiter(Handlers, Arbiter):
         if before and not self.master_pid:  # the arbiter that was sent SIGUSR2 has ended
             self._supervisor.main_pid(self.pid)
 
-    def _follow_gunicornc(self) -> None:
-        """Scale to what gunicorn's own control socket has set, if it has."""
-        target, self._asked_target = self._asked_target, None
-        if target is not None and target != self._fleet.target:
-            refused = self._scale(target, "gunicorn's control socket")
-            if refused:
-                self._num_workers = self._fleet.target
+    def _follow_gunicornc(self, now: float) -> None:
+        """Scale to what gunicorn's own control socket has set, once its client has the answer: a fork ends its connections."""
+        if self._asked_target is None:
+            return
+        self._asked_seen = min(now, self._asked_seen)
+        if now - self._asked_seen < ANSWERING:
+            return
+        target, self._asked_target, self._asked_seen = self._asked_target, None, math.inf
+        if target != self._fleet.target and self._scale(target, "gunicorn's control socket"):
+            self._num_workers = self._fleet.target  # refused
 
     def _send_gauges(self) -> None:
         listeners = self.LISTENERS if self.cfg.enable_backlog_metric else None

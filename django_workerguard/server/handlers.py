@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import stat
+from dataclasses import replace
 from typing import Any
 
 from gunicorn.errors import HaltServer
@@ -43,6 +44,7 @@ class Handlers:
     setup: Any
     _introduce: Any
     _handover_fd: int
+    _socket_files: dict[str, tuple[int, int]]
     START_CTX: dict[Any, Any]
     _rereading: Rereading | None = None
     _read_twice = False  # the settings, for the reload that goes on
@@ -237,7 +239,9 @@ class Handlers:
 
     def handle_usr2(self) -> None:
         arbiter = os.getpid()
+        files = {path: list(file) for path, file in self._socket_files.items()}
         try:
+            rewrite(self._handover_fd, replace(self.app.handover, socket_files=files))
             self.reexec()
         except OSError as error:
             self.log.error("USR2: no second arbiter: %s", error.strerror)

@@ -32,7 +32,7 @@ def shed(descriptors: Iterable[int]) -> None:
     for number in (
         signal.SIGUSR1,
         signal.SIGHUP,
-    ):  # neither a log rotation nor a hangup may kill a worker that boots
+    ):  # a log rotation or a hangup must not kill a worker that boots
         signal.signal(number, stay)
     for fd in descriptors:
         with contextlib.suppress(OSError):

@@ -109,7 +109,7 @@ class Notifier:
                     os.killpg(pid, signal.SIGKILL)
 
     def finish(self, patience: float) -> None:
-        """Wait until every receiver that runs has ended, at most so many seconds.
+        """Wait until every receiver that runs has ended, at most ``patience`` seconds.
 
         What runs when the arbiter ends is killed with it, as process 1 of a container and by systemd.
         """

@@ -29,7 +29,7 @@ def patient_listeners(sockets: list[Any], count: RequestCount) -> None:
 
 
 def leave_silent_clients(sockets: list[Any], patience: float) -> None:
-    """Have the kernel keep a TCP connection until its client has sent something, so many seconds at most.
+    """Have the kernel keep a TCP connection until its client has sent something, at most ``patience`` seconds.
 
     For worker classes that wait in `recv` for a request. A browser that connects ahead, or a load balancer
     that looks whether the port is open, would hold such a worker until its time-out.

@@ -58,6 +58,12 @@ def without_hooks(cfg: Any) -> None:
     cfg.set("reload", False)
 
 
+def _prefix(cfg: Any) -> str:
+    """Return the prefix of an ASGI application, which the stand-in is not given with each request."""
+    of_uvicorn = getattr(cfg.worker_class, "CONFIG_KWARGS", {}).get("root_path")
+    return str(of_uvicorn or cfg.settings["root_path"].get() or "")
+
+
 class StandIn(StaysOnHangup, ThreadWorker):
     """The worker class of the stand-in."""
 
@@ -86,7 +92,7 @@ class StandIn(StaysOnHangup, ThreadWorker):
             after(worker, request, environ, response)
 
         self.cfg.settings["post_request"].set(post_request)
-        self.wsgi = GuardedWSGI(Refusal(self.guard), HealthURLs(self.guard))
+        self.wsgi = GuardedWSGI(Refusal(self.guard), HealthURLs(self.guard, prefix=_prefix(self.cfg)))
 
     def set_accept_enabled(self, enabled: bool) -> None:  # noqa: FBT001 - gunicorn's signature
         on = enabled and self.guard.ordered(Orders.DUTY)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from django_workerguard.config.handover import Handover
 from django_workerguard.config.options import GuardOptions
 from django_workerguard.config.reading import Answer
 from django_workerguard.errors import CannotLoadError, ConfigurationError, ExitCode
-from django_workerguard.policy.backoff import back_off
+from django_workerguard.policy.backoff import back_off, seed_of
 from django_workerguard.server.configuration import GuardedApplication
 from django_workerguard.server.rereading import request_of, told_by
 
@@ -97,6 +98,7 @@ def _wait(attempt: int, options: GuardOptions, answer: Answer) -> None:
         first=options.load_retry_delay,
         longest=options.load_retry_max_delay,
         transient=False,
+        seed=seed_of(socket.gethostname(), os.getpid(), time.time_ns()),
     )
     with contextlib.suppress(OSError):
         sys.stderr.write(f"The settings cannot be imported: {answer.error}; next try in {wait:.1f} s\n")

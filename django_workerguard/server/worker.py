@@ -26,9 +26,8 @@ from django_workerguard.server.patience import leave_silent_clients, patient_lis
 from django_workerguard.server.wrapper import GuardedASGI, GuardedWSGI, HealthURLs
 
 Step = Callable[[], None]
-SILENCE = (
-    30.0  # seconds that a client which sends nothing is kept from the workers, where there is no time-out
-)
+# seconds that a client which sends nothing is kept from the workers, if gunicorn's timeout sets no limit
+SILENCE = 30.0
 FAREWELL = 5.0  # seconds that receivers of worker_retiring get
 ASGI_CLASSES = ("ASGIWorker", "UvicornWorker")
 

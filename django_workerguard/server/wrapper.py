@@ -25,15 +25,19 @@ ANSWERS = (SeatState.LOADED, SeatState.READY, SeatState.LEAVING)
 
 
 class HealthURLs:
-    """The paths live/, ready/ and startup/ under the health path, and their answers."""
+    """The paths live/, ready/ and startup/ under the health path, and their answers.
 
-    def __init__(self, guard: Guard) -> None:
+    ``prefix``: a path below which they are found too.
+    """
+
+    def __init__(self, guard: Guard, *, prefix: str = "") -> None:
         self._guard = guard
         self._token = guard.options.health_token.encode()
         self.kinds: dict[str, Kind] = {}
-        for kind in KINDS:
-            self.kinds[f"{guard.options.health_path}{kind}/"] = kind
-            self.kinds[f"{guard.options.health_path}{kind}"] = kind
+        for place in ("", prefix.rstrip("/")):
+            for kind in KINDS:
+                path = f"{place}{guard.options.health_path}{kind}"
+                self.kinds[path] = self.kinds[f"{path}/"] = kind
 
     def answer(self, kind: Kind, *, accept: str, authorization: str) -> Answer:
         guard = self._guard
@@ -122,6 +126,7 @@ class GuardedASGI:
         prefix = scope.get("root_path")
         if not prefix:
             return None
+        prefix = prefix.rstrip("/")
         inside: str = scope["path"].removeprefix(prefix)
         return self._kinds.get(inside) or self._kinds.get(inside.removeprefix(prefix))
 

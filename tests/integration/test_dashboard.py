@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+from dataclasses import replace
 
 import pytest
 from django.contrib.auth.models import Permission, User
@@ -16,11 +17,12 @@ from django.urls import resolve
 from django_workerguard import current
 from django_workerguard.config.options import GuardOptions
 from django_workerguard.current import CurrentWorker
-from django_workerguard.dashboard import views
+from django_workerguard.dashboard import access, looking, serving, views
 from django_workerguard.dashboard.looking import KEPT, Looks
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header
+from django_workerguard.scoreboard.journal import read_events, write_event
 from django_workerguard.scoreboard.layout import Layout, Sample, Seat, SeatState, Slot, SlotState
 
 PAGES = ("", "tiles/", "tiles/?hour=1", "slot/1/", "slot/1/now/")
@@ -279,3 +281,48 @@ def test_a_viewer_who_does_not_read_holds_nobody(family):
         request.META["gunicorn.socket"] = ours
         response = views._let_go(request, HttpResponse(b"x" * 300_000))
         ours.sendall(b"h" * 2000 + response.content)
+
+
+def test_names_that_the_dashboard_has_no_file_of_are_not_kept(worker):
+    before = serving._asset.cache_info().currsize
+    for number in range(100):
+        assert Client().get(f"/guard/assets/{number}.css").status_code == 404
+    assert serving._asset.cache_info().currsize == before
+
+
+def test_an_event_of_a_slot_is_read_once_however_often_the_slot_is_looked_at(worker, monkeypatch):
+    read: list[int] = []
+
+    def reading(board, **more):
+        for event in read_events(board, **more):
+            read.append(event["number"])
+            yield event
+
+    monkeypatch.setattr(looking, "read_events", reading)
+    for number in range(1, 31):
+        write_event(worker.board, {"at": 1, "event": "ready", "slot": number % 2 + 1, "count": number})
+    first = [event["count"] for event in looking.events_of(worker, 1, at_most=5)]
+    assert first == [30, 28, 26, 24, 22], "the latest first"
+    write_event(worker.board, {"at": 1, "event": "ready", "slot": 1, "count": 31})
+    assert [event["count"] for event in looking.events_of(worker, 1, at_most=5)] == [31, *first[:-1]]
+    assert [event["count"] for event in looking.events_of(worker, 2, at_most=5)] == [29, 27, 25, 23, 21]
+    assert len(read) == len(set(read)) == 31
+
+
+def test_a_small_page_does_not_shrink_what_the_connection_can_take_at_once():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        request = RequestFactory().get("/")
+        request.META["gunicorn.socket"] = ours
+        before = ours.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        views._let_go(request, HttpResponse(b"x"))
+        assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == before
+
+
+def test_a_callable_of_the_users_is_asked_once_for_a_page(worker, monkeypatch):
+    asked: list[str] = []
+    monkeypatch.setattr(access, "_ask", lambda name, request: not asked.append(name))
+    options = GuardOptions(dashboard_access="shop.rights:may_see", dashboard_actions="shop.rights:may_act")
+    current.set_current_worker(replace(worker, options=options))
+    assert Client().get("/guard/tiles/").status_code == 200
+    assert asked == ["shop.rights:may_see"]

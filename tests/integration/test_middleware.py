@@ -10,7 +10,7 @@ from asgiref.sync import async_to_sync
 from django.core.exceptions import MiddlewareNotUsed
 from django.test import AsyncClient, Client, override_settings
 
-from django_workerguard import current
+from django_workerguard import current, middleware
 from django_workerguard.current import CurrentWorker
 from django_workerguard.middleware import GuardMiddleware
 from django_workerguard.scoreboard.board import Board
@@ -135,3 +135,11 @@ def test_the_token_is_looked_at_before_the_user():
             raise AssertionError("the user was asked for")
 
     assert may_see_details(Request())
+
+
+def test_processes_that_fail_together_do_not_try_again_together(monkeypatch):
+    monkeypatch.setattr(middleware.time, "monotonic", lambda: 100.0)
+    gates = [middleware.Gate() for _ in range(4)]
+    for gate in gates:
+        gate._failed(ValueError("no"))
+    assert len({gate.next_try for gate in gates}) == 4

@@ -291,6 +291,7 @@ def test_usr2_runs_two_servers_each_with_its_own_board(serve):
     os.kill(new, signal.SIGTERM)
     server._poll("the end of the second", lambda: not Path(f"/proc/{new}").exists(), 20)
     assert not list(server.run_dir.glob("*.board"))
+    assert not server.socket_path.exists(), "the last of the two removes the file that they shared"
 
 
 def test_usr1_reopens_the_log(serve, tmp_path):

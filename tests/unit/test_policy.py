@@ -323,3 +323,47 @@ def test_without_a_surge_a_load_that_fails_freezes_the_reload_as_with_one():
     )
     assert fleet.frozen
     assert not [action for action in plan(policy, fleet, 30.0) if isinstance(action, a.Retire)]
+
+
+def test_a_drain_lasts_until_no_connection_waits_and_no_longer_than_the_mercy():
+    policy = Policy(stand_in=False, drain_delay=5.0, mercy=30.0)
+    fleet = told(ready_fleet(1, policy=policy), m.StopAsked(10.0), policy=policy)
+
+    def stops(at: float, backlog: int) -> bool:
+        measured = told(fleet, m.Measured((), at, backlog), policy=policy)
+        return any(isinstance(action, a.CloseListeners) for action in plan(policy, measured, at))
+
+    assert not stops(14.9, 0), "the delay is for the load balancer"
+    assert stops(15.0, 0)
+    assert not stops(15.0, 3)
+    assert not stops(44.9, 3)
+    assert stops(45.0, 3), "clients that never stop coming do not keep the server"
+
+
+def test_without_a_drain_delay_a_stop_waits_for_no_connection():
+    policy = Policy(stand_in=False)
+    fleet = told(ready_fleet(1, policy=policy), m.StopAsked(10.0), m.Measured((), 10.0, 5), policy=policy)
+    assert any(isinstance(action, a.CloseListeners) for action in plan(policy, fleet, 10.0))
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_stop_ends_although_the_kernel_does_not_end_a_process(quick):
+    """It hangs in a read of a network file system: SIGKILL waits until that returns."""
+    policy = Policy(stand_in=False, mercy=20.0, drain_delay=5.0)
+    fleet = told(ready_fleet(2, policy=policy), m.StopAsked(100.0, quick=quick), policy=policy)
+    halted = None
+    for second in range(100, 200):
+        for action in plan(policy, fleet, float(second)):
+            match action:
+                case a.Retire(seat, reason, quick):
+                    fleet = told(fleet, m.Asked(seat, reason, second, quick), policy=policy)
+                case a.Abort(seat, reason):
+                    fleet = told(fleet, m.Aborted(seat, reason, second), policy=policy)
+                case a.Kill(seat, reason):
+                    fleet = told(fleet, m.Killed(seat, reason, second), policy=policy)
+                case a.Halt():
+                    halted = halted or (second, action)
+    second, action = halted
+    assert second == 156, "twice the mercy, the drain delay, and ten seconds"
+    assert action.reason == "stop; left behind, although killed: pid 101, 102"
+    assert all(worker.killed for worker in fleet.workers.values())

@@ -175,7 +175,7 @@ def test_a_board_that_was_removed_at_the_end_is_not_made_again(tmp_path):
     path = tmp_path / "shop.1.board"
     board = Board.create(SMALL, path)
     restored: list[Path] = []
-    place = Place(board, restored=restored.append)
+    place = Place(board, restored=restored.append, lost=lambda path, error: None)
     path.unlink()
     place.look(None, 10.0)
     assert (path.exists(), restored) == (True, [path])
@@ -230,3 +230,32 @@ def test_readers_survive_what_a_damaged_board_says_of_its_server(tmp_path, about
     assert server.pid == os.getpid()
     server.board.close()
     board.close()
+
+
+def test_a_reader_sees_all_that_a_server_says_about_itself(tmp_path):
+    path = tmp_path / f"shop.{os.getpid()}.board"
+    board = Board.create(SMALL, path, pid=os.getpid(), start=start_time(os.getpid()))
+    about = {
+        "host": "one",
+        "name": "shop",
+        "project": "/srv/shop",
+        "bind": ["127.0.0.1:80"],
+        "debug": True,
+        "settings": "shop.settings",
+        "worker_class": "sync",
+        "replaces": 7,
+    }
+    board.write_about(about)
+    assert board.read_about() == about
+    assert snapshot(board)["settings"] == "shop.settings"
+    board.close()
+
+
+def test_a_server_whose_process_cannot_be_seen_is_not_called_dead(tmp_path):
+    path = tmp_path / "shop.1.board"
+    board = Board.create(SMALL, path, pid=1, start=0)  # as where there is no /proc
+    (line,) = places.unreadable(str(tmp_path), environ={}, uid=os.getuid())
+    assert "cannot be seen from here" in line
+    board.close()
+    (line,) = places.unreadable(str(tmp_path), environ={}, uid=os.getuid())
+    assert line.endswith("is of a server that has died: nothing has taken it away")
