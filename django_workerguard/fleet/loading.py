@@ -158,6 +158,7 @@ def dump_concurrency(guard: Guard, loop: Any = None) -> None:
         return
     with os.fdopen(os.dup(guard.dump_fd), "a") as file:
         if "gevent" in sys.modules:
+            gc.unfreeze()  # gevent finds its greenlets among the objects that the collector looks at
             import_module("gevent.util").print_run_info(file=file)
         if "asyncio" in sys.modules and loop is not None:
             for task in sys.modules["asyncio"].all_tasks(loop):
