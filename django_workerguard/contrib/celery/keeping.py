@@ -25,8 +25,8 @@ from django_workerguard.fleet.control import ControlSocket
 from django_workerguard.fleet.exits import Exit
 from django_workerguard.fleet.guard import Guard
 from django_workerguard.fleet.keeper import Keeper
+from django_workerguard.fleet.kept_sources import keep_sources
 from django_workerguard.fleet.place import Place
-from django_workerguard.fleet.sources import keep_sources
 from django_workerguard.fleet.stacks import open_dump, read_dump
 from django_workerguard.policy import action as a
 from django_workerguard.policy import message as m
