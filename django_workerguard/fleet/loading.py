@@ -21,7 +21,7 @@ from django_workerguard.config.loading import Step, unaccepted
 from django_workerguard.current import CurrentWorker, set_current_worker
 from django_workerguard.errors import ExitCode
 from django_workerguard.fleet.guard import Guard
-from django_workerguard.fleet.sources import changed_packages
+from django_workerguard.fleet.kept_sources import changed_packages
 from django_workerguard.policy.load import is_transient, is_want_of_memory
 from django_workerguard.scoreboard.layout import Cause, Orders, Seat, SeatState
 

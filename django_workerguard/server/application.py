@@ -13,7 +13,7 @@ from django_workerguard.config.handover import Handover
 from django_workerguard.errors import ConfigurationError, ExitCode, WorkerguardError
 from django_workerguard.fleet.exits import leave_word
 from django_workerguard.fleet.guard import SeatBeat
-from django_workerguard.fleet.sources import keep_sources
+from django_workerguard.fleet.kept_sources import keep_sources
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.layout import layout_for
 from django_workerguard.scoreboard.places import Opened, open_board, server_name

@@ -107,11 +107,14 @@ def test_a_leaving_worker_that_is_busy_accepts_nothing(serve, worker_class):
         busy.request("GET", "/slow?seconds=6", headers={"Host": "localhost"})
         server.signal(signal.SIGHUP)
         server.wait_event("retiring")
-        time.sleep(2)  # gevent and asgi look once a second
-        answered = {server.get("/").body for _ in range(50)}
+
+        def answered() -> set[str]:
+            return {server.get("/").body for _ in range(50)}
+
+        # gevent and asgi look once a second
+        server._poll("the busy worker accepts nothing", lambda: f"pid {before}\n" not in answered(), 5)
+        assert len(answered() - {f"pid {before}\n"}) == len(answered()) == 1
         assert answer(busy)
-    assert f"pid {before}\n" not in answered
-    assert len(answered) == 1
 
 
 def ask(connection: UnixConnection) -> http.client.HTTPResponse:

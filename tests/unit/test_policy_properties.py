@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from django_workerguard.policy import action as a
 from django_workerguard.policy import message as m
 from django_workerguard.policy.fold import fold
-from django_workerguard.policy.plan import ABORT_GRACE, FLUSH, PARK_GRACE, QUICK_MERCY, plan
+from django_workerguard.policy.plan import ABORT_GRACE, FLUSH, PARK_GRACE, QUICK_MERCY, next_deadline, plan
 from django_workerguard.policy.view import SERVING_OR_COMING, Fleet, Policy, State
 
+STARTS = (a.Spawn, a.SpawnStandIn, a.Duty, a.Admit)
 pytestmark = pytest.mark.timeout(600)  # many examples, on a machine that may be busy
 
 policies = st.builds(
@@ -88,6 +89,9 @@ class World:
                 leaving = [worker for worker in self.fleet.workers.values() if worker.makes_room]
                 assert not any(worker.slot == slot for worker in leaving), "its memory is not free yet"
                 assert not (leaving and reason), "no load beside a worker while another makes room"
+                under_way = self.fleet.of(State.LOADING, State.LOADED, State.FAILED)
+                had_failed = self.seen[-1][0].load_failed  # when this was planned
+                assert not (had_failed and under_way), "one load at a time once one has failed"
                 self.pids += 1
                 seat = next(n for n in range(900) if n not in self.fleet.workers)
                 self.tell(m.Spawned(slot, seat, self.pids, load_timeout, self.now, reason))
@@ -310,6 +314,19 @@ def test_a_fleet_seen_again_after_any_sleep_of_its_own_clock_is_left_alone(polic
     # the awake clock grows by at most two seconds however long the arbiter slept
     world.now += 2.0
     assert world.turn() == ()
+
+
+@settings(max_examples=100, deadline=None)
+@given(policies, st.integers(1, 6), chances, st.floats(0.01, 0.99))
+def test_no_process_is_due_before_the_next_deadline(policy, target, history, part):
+    """The arbiter sleeps until then, and a second at most: what bounds an end may come with the tick after."""
+    world = simulate(replace(policy, never_give_up=True), target, history)
+    if plan(world.policy, world.fleet, world.now):
+        return
+    deadline = next_deadline(world.policy, world.fleet, world.now)
+    before = world.now + part * min(deadline - world.now, 1e6)
+    starts = [one for one in plan(world.policy, world.fleet, before) if isinstance(one, STARTS)]
+    assert not starts
 
 
 @settings(max_examples=60, deadline=None)

@@ -25,8 +25,8 @@ from django_workerguard.fleet.control import ControlSocket
 from django_workerguard.fleet.exits import Exit
 from django_workerguard.fleet.guard import Guard
 from django_workerguard.fleet.keeper import Keeper
+from django_workerguard.fleet.kept_sources import keep_sources
 from django_workerguard.fleet.place import Place
-from django_workerguard.fleet.sources import keep_sources
 from django_workerguard.fleet.stacks import open_dump, read_dump
 from django_workerguard.policy import action as a
 from django_workerguard.policy import message as m
@@ -312,12 +312,12 @@ class PoolKeeper:
             self._keeper.measure(now)
             self._publish()
 
-    def let_end(self, *pids: int) -> None:
-        """Have children take the SIGTERM that Celery is about to send them; without pids all."""
+    def let_end(self, pid: int) -> None:
+        """Have a child take the SIGTERM that Celery is about to send it."""
         with self._lock:
-            for pid, (seat, _) in self._children.items():
-                if not pids or pid in pids:
-                    self._keeper.seats.order(seat, Orders.TERMINATE)
+            seat, _ = self._children.get(pid, (-1, -1))
+            if seat >= 0:
+                self._keeper.seats.order(seat, Orders.TERMINATE)
 
     def busy(self, pid: int) -> bool:
         """Say whether a child has a task in hand."""

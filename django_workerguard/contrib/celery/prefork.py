@@ -71,6 +71,17 @@ class Timeouts(BlockingTimeouts):
         super()._trywaitkill(worker)
 
 
+def let_be_ended(process: Any, let_end: Callable[[int], None]) -> None:
+    """Have a child take the SIGTERM of each `terminate` that Celery and billiard call, whatever for."""
+    terminate = process.terminate
+
+    def end() -> None:
+        let_end(process.pid)
+        terminate()
+
+    process.let_end, process.terminate = let_end, end
+
+
 class GuardedPool:
     """What the guard changes of billiard's pool: who is made, when, and who is fed."""
 
@@ -112,7 +123,7 @@ class GuardedPool:
         self._next = (guard, not_ours)
         try:
             process = self._create_worker_process(index)
-            process.let_end = self.keeper.let_end
+            let_be_ended(process, self.keeper.let_end)
             pid: int = process.pid
         except BaseException:
             for process in self._pool:
@@ -156,11 +167,6 @@ class GuardedPool:
         """End the task of a child, which ``revoke(terminate=True)`` asks for, and the child with it."""
         self.keeper.let_end(pid)
         super().terminate_job(pid, sig)  # type: ignore[misc]
-
-    def terminate(self) -> None:
-        """End every child, whatever it has in hand."""
-        self.keeper.let_end()
-        super().terminate()  # type: ignore[misc]
 
     def feed_no_more(self, pid: int) -> None:
         """Send no job to a child any more; what was sent to it already it will do."""
