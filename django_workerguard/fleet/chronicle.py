@@ -149,6 +149,16 @@ class Chronicle:
             "%s was removed by another process; it was made again", path, extra={"action": "restored"}
         )
 
+    def lost(self, directory: Path, reason: str) -> None:
+        self._event("not-restored", path=str(directory), reason=reason)
+        self._log.warning(
+            "the run directory %s cannot be used any more (%s): the server serves on, and the workerguard commands "
+            "cannot see it until that is put right",
+            directory,
+            reason,
+            extra={"action": "not-restored"},
+        )
+
     # workers
 
     def spawned(self, worker: Worker, reason: str) -> None:

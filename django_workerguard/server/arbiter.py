@@ -81,7 +81,7 @@ class GuardedArbiter(Handlers, Arbiter):
         super().__init__(app)
         self.START_CTX["args"] = [sys.executable, *sys.orig_argv[1:]]
         self._keeper = Keeper(self.board, self.log, app.policy, target=app.cfg.workers)
-        self._place = Place(self.board, restored=self._chronicle.restored)
+        self._place = Place(opened, restored=self._chronicle.restored, lost=self._chronicle.lost)
         self._control: ControlSocket | None = None
         self._socket_files: dict[str, File] = {}  # those that this arbiter has made, by path
         self._failed_signals: list[tuple[int, int]] = []  # number, tries
@@ -144,7 +144,6 @@ class GuardedArbiter(Handlers, Arbiter):
                 os.environ["NOTIFY_SOCKET"] = notify_socket
         if not (self.master_pid or self.systemd):
             self._socket_files = socket_files(self.LISTENERS)
-        signal.signal(signal.SIGIO, lambda _number, _frame: self.wakeup())
         self._wake = WakePipe()
         self._open_control()
         self._nursery = Nursery(
@@ -156,6 +155,11 @@ class GuardedArbiter(Handlers, Arbiter):
                 self.log.warning("%s", line)
         self._introduce()
         self._chronicle.started(self.pid, self._addresses, self.cfg.workers)
+
+    def init_signals(self) -> None:
+        """Take the signals, at the start and after each reading of the configuration, which may have taken some."""
+        super().init_signals()
+        signal.signal(signal.SIGIO, lambda _number, _frame: self.wakeup())
 
     def _remove_stale_pid_file(self) -> str | None:
         if self.cfg.pidfile is None:

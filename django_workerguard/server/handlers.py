@@ -41,6 +41,7 @@ class Handlers:
     _nursery: Any
     app: Any
     setup: Any
+    init_signals: Any
     _introduce: Any
     _handover_fd: int
     START_CTX: dict[Any, Any]
@@ -136,6 +137,7 @@ class Handlers:
             return
         finally:
             trial.end()
+            self.init_signals()  # gunicorn.conf.py, or what it imports, may have set handlers of its own
         self._keeper.follow(candidate.policy)
         self.START_CTX["cwd"] = handover.directory or self.START_CTX["cwd"]
         rewrite(self._handover_fd, handover)

@@ -20,7 +20,7 @@ from django_workerguard.scoreboard import glance, places
 from django_workerguard.scoreboard.board import Board, BoardError
 from django_workerguard.scoreboard.header import WORD, Header, Kind
 from django_workerguard.scoreboard.layout import ABOUT_WORDS, MAX_SEATS, Layout
-from django_workerguard.scoreboard.places import find_servers, open_board, pools_of, prepare
+from django_workerguard.scoreboard.places import RunDirectory, find_servers, open_board, pools_of
 from django_workerguard.scoreboard.snapshot import snapshot
 
 STRANGER = 12345
@@ -146,7 +146,7 @@ def test_a_run_directory_that_is_a_link_is_not_used(shared, tmp_path):
     link = shared / "workerguard-0"
     link.symlink_to(target)
     with pytest.raises(OSError, match=r"Not a directory|Too many levels"):
-        prepare(link, 0)
+        RunDirectory(path=link).prepare(0)
     opened = open_board(SMALL, "shop", None, environ=os.environ, uid=0, pid=os.getpid())
     assert opened.board.path is None or opened.board.path.parent != link
     assert list(target.iterdir()) == []

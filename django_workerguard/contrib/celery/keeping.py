@@ -117,7 +117,9 @@ class PoolKeeper:
         self._stopping = False
         self._closed = False
         self._control: ControlSocket | None = None
-        self._place = Place(self.board, restored=self._keeper.chronicle.restored)
+        self._place = Place(
+            opened, restored=self._keeper.chronicle.restored, lost=self._keeper.chronicle.lost
+        )
         if opened.warning:
             log.warning("%s", opened.warning)
         self._open_control()
