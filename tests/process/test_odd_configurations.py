@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import sys
 import pytest
 
 from tests.process.harness import ROOT
-from tests.process.test_starts import WAYS, Shop, reloads
+from tests.process.test_starts import WAYS, Shop, make_shop, point_at, reloads
 
 THREAD = (
     "import threading, time\n\nthreading.Thread(target=time.sleep, args=(3600,), name='watcher').start()\n"
@@ -81,4 +82,22 @@ def test_a_refused_configuration_that_takes_signals(shop):
     shop.write("gunicorn.conf.py", TAKES_SIGNALS + "worker_class = 'shop.nothing.Worker'\n")
     server.signal(signal.SIGHUP)
     server.wait_event("reload-refused")
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize("way", ["manage.py", "python -m"])
+def test_a_reload_after_the_release_of_the_start_was_removed(serve, tmp_path, way):
+    """A deployment keeps so many releases: the arbiter's working directory is gone when the next reload comes."""
+    releases = tmp_path / "releases"
+    for name in ("one", "two", "three"):
+        make_shop(releases / name, settings=f'GREETING = "{name}"')
+    current = tmp_path / "current"
+    point_at(current, releases / "one")
+    server = Shop(serve, WAYS[way], current).start(environ={"PWD": str(current)})
+    point_at(current, releases / "two")
+    shutil.rmtree(releases / "one")
+    assert reloads(server) == "two"
+    point_at(current, releases / "three")
+    shutil.rmtree(releases / "two")
+    assert reloads(server) == "three"
     assert server.stop() == 0
