@@ -79,6 +79,7 @@ def main(fd: int, patience: float) -> NoReturn:
     """Write the answer and end at once: a thread or an exit hook of the settings has nothing to add to it."""
     signal.setitimer(signal.ITIMER_REAL, patience)
     request = Request(**json.loads(read_all(fd)))
+    sys.path[:] = request.path
     try:
         told = read(request)
     except BaseException as error:

@@ -23,6 +23,7 @@ class Request:
     environ: dict[str, str | None] = field(default_factory=dict)  # what the entry changed when it last ran
     directory: str = ""  # the working directory; "": that of the server
     applications: tuple[str, ...] = ()  # module:callable, which may prepare it as well
+    path: tuple[str, ...] = ()  # the import path: PYTHONPATH cannot hold a directory with a colon in its name
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from django_workerguard.fleet.control import ControlSocket
 from django_workerguard.probe.process import start_time
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header
-from django_workerguard.scoreboard.places import prepare
+from django_workerguard.scoreboard.places import Opened
 
 LOOK_EVERY = 2.0  # seconds
 
@@ -26,9 +26,10 @@ class Place:
     """
 
     def __init__(
-        self, board: Board, *, restored: Callable[[Path], None], lost: Callable[[Path, OSError], None]
+        self, opened: Opened, *, restored: Callable[[Path], None], lost: Callable[[Path, OSError], None]
     ) -> None:
-        self._board = board
+        self._board = board = opened.board
+        self._directory = opened.directory
         self._shown = board  # whose file has the board's name
         self._restored = restored
         self._lost = lost
@@ -78,7 +79,8 @@ class Place:
         return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
 
     def _make_again(self, path: Path) -> None:
-        prepare(path.parent, os.geteuid())
+        if self._directory is not None:
+            self._directory.prepare(os.geteuid())
         pid = self._board.words[Header.PID]
         copy = Board.create(self._board.layout, path, pid=pid, start=start_time(pid))
         copy.copy_from(self._board)

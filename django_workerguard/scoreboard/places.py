@@ -24,12 +24,40 @@ ANYONES = (glance.SHARED_MEMORY, glance.TEMPORARY)  # sources of places where ev
 _BOARD = re.compile(r"(?P<name>.+)\.(?P<pid>\d+)\.board")
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunDirectory:
+    """A run directory as its server needs it."""
+
+    path: Path
+    mode: int = 0o700  # of a directory that has to be made
+    anyones: bool = (
+        True  # its parent is a place where every user may make files, so that it must not be a link
+    )
+
+    def prepare(self, uid: int) -> None:
+        """Make the directory, or check the one that is there. Raises OSError."""
+        self.path.mkdir(mode=self.mode, parents=True, exist_ok=True)
+        links = os.O_NOFOLLOW if self.anyones else 0
+        fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | links)
+        try:
+            status = os.fstat(fd)
+            if status.st_uid not in (uid, 0) or (status.st_mode & 0o002 and not status.st_mode & 0o1000):
+                raise PermissionError(1, "it belongs to another user or anybody may write to it")
+            if self.anyones and status.st_uid == uid and status.st_mode & self.mode != self.mode:
+                os.fchmod(
+                    fd, status.st_mode & 0o777 | self.mode
+                )  # it was made for a server with other options
+        finally:
+            os.close(fd)
+
+
 @dataclass(frozen=True)
 class Opened:
-    """A new board and what a person should know of where it lies."""
+    """A new board, where it lies, and what a person should know of that."""
 
     board: Board
     warning: str | None = None
+    directory: RunDirectory | None = None
 
 
 def server_name(name: str | None, project: Path) -> str:
@@ -55,7 +83,8 @@ def open_board(
     problems = []
     for place, source in glance.places(run_dir, environ=environ, uid=uid):
         try:
-            prepare(Path(place), uid, mode=mode, anyones=source in ANYONES)
+            directory = RunDirectory(path=Path(place), mode=mode, anyones=source in ANYONES)
+            directory.prepare(uid)
             sweep(Path(place))
             board = Board.create(layout, Path(place, f"{name}.{pid}.board"), pid=pid, start=start_time(pid))
         except FileExistsError:
@@ -73,26 +102,9 @@ def open_board(
                     hint=f"It takes {layout.size // 1024} KiB in a directory that this user may write.",
                 ) from None
             continue
-        return Opened(board, _slow(Path(place), source))
+        return Opened(board, _slow(Path(place), source), directory)
     warning = f"no place for the scoreboard ({'; '.join(problems)}): the workerguard commands cannot see this server"
     return Opened(Board.create(layout, None), warning)
-
-
-def prepare(path: Path, uid: int, *, mode: int = 0o700, anyones: bool = True) -> None:
-    """Make a run directory, or check the one that is there. Raises OSError.
-
-    ``anyones``: its parent is a place where every user may make files, so that it must not be a link of another's.
-    """
-    path.mkdir(mode=mode, parents=True, exist_ok=True)
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (os.O_NOFOLLOW if anyones else 0))
-    try:
-        status = os.fstat(fd)
-        if status.st_uid not in (uid, 0) or (status.st_mode & 0o002 and not status.st_mode & 0o1000):
-            raise PermissionError(1, "it belongs to another user or anybody may write to it")
-        if anyones and status.st_uid == uid and status.st_mode & mode != mode:
-            os.fchmod(fd, status.st_mode & 0o777 | mode)  # it was made for a server with other options
-    finally:
-        os.close(fd)
 
 
 def _slow(place: Path, source: str) -> str | None:

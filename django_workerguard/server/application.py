@@ -11,7 +11,7 @@ import gunicorn.workers.base
 
 from django_workerguard.config.handover import Handover
 from django_workerguard.errors import ConfigurationError, ExitCode, WorkerguardError
-from django_workerguard.fleet.exits import leave_word
+from django_workerguard.fleet.exits import exit_code_of, leave_word
 from django_workerguard.fleet.guard import SeatBeat
 from django_workerguard.fleet.kept_sources import keep_sources
 from django_workerguard.scoreboard.board import Board
@@ -21,12 +21,27 @@ from django_workerguard.server.arbiter import GuardedArbiter
 from django_workerguard.server.check import check
 from django_workerguard.server.configuration import GuardedApplication
 from django_workerguard.server.contract import require_contract
+from django_workerguard.server.leaving import limit_threads_of_arbiter
 from django_workerguard.server.printing import describe
 from django_workerguard.server.start import open_application
 
 
 def run(handover: Handover, handover_fd: int) -> int:
     """Do what the handover says and return the exit code. Prints one line for what a person did wrong."""
+    arbiter = os.getpid()
+    code: int = ExitCode.UNEXPECTED
+    try:
+        code = _run(handover, handover_fd)
+    except SystemExit as end:
+        code = exit_code_of(end)
+        raise
+    finally:
+        if os.getpid() == arbiter:  # every child leaves by here as well
+            limit_threads_of_arbiter(code)
+    return code
+
+
+def _run(handover: Handover, handover_fd: int) -> int:
     try:
         app = open_application(handover)
         if handover.action == "print-config":

@@ -84,7 +84,7 @@ class GuardedArbiter(Handlers, Arbiter):
         super().__init__(app)
         self.START_CTX["args"] = [sys.executable, *sys.orig_argv[1:]]
         self._keeper = Keeper(self.board, self.log, app.policy, target=app.cfg.workers)
-        self._place = Place(self.board, restored=self._chronicle.restored, lost=self._chronicle.lost)
+        self._place = Place(opened, restored=self._chronicle.restored, lost=self._chronicle.lost)
         self._control: ControlSocket | None = None
         self._socket_files: dict[str, File] = {}  # those that are this arbiter's to remove, by path
         self._failed_signals: list[tuple[int, int]] = []  # number, tries
@@ -148,7 +148,6 @@ class GuardedArbiter(Handlers, Arbiter):
             if notify_socket is not None:
                 os.environ["NOTIFY_SOCKET"] = notify_socket
         self._socket_files = self._made_socket_files()
-        signal.signal(signal.SIGIO, lambda _number, _frame: self.wakeup())
         self._wake = WakePipe()
         self._open_control()
         self._nursery = Nursery(
@@ -166,6 +165,11 @@ class GuardedArbiter(Handlers, Arbiter):
         if self.master_pid:
             return {path: (device, inode) for path, (device, inode) in self.app.handover.socket_files.items()}
         return {} if self.systemd else socket_files(self.LISTENERS)
+
+    def init_signals(self) -> None:
+        """Take the signals, at the start and after each reading of the configuration, which may have taken some."""
+        super().init_signals()
+        signal.signal(signal.SIGIO, lambda _number, _frame: self.wakeup())
 
     def _remove_stale_pid_file(self) -> str | None:
         if self.cfg.pidfile is None:

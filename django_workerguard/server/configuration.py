@@ -73,9 +73,9 @@ class GuardedApplication(Application):
 
     def do_load_config(self) -> None:
         """Read every source but the settings. Raises ConfigurationError where gunicorn would end the process."""
-        self.load_default_config()
         self.environ_found = dict(self._environ)
         enter(self.handover.directory, self.handover.sys_path, self.handover.environ)
+        self.load_default_config()  # gunicorn asks for the working directory, and a release may be gone by now
         before = dict(self._environ)
         self.read = read_sources(self.handover, self.cfg, self._environ)
         self._by_file = difference(before, self._environ)

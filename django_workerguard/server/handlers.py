@@ -42,6 +42,7 @@ class Handlers:
     _nursery: Any
     app: Any
     setup: Any
+    init_signals: Any
     _introduce: Any
     _handover_fd: int
     _socket_files: dict[str, tuple[int, int]]
@@ -138,6 +139,7 @@ class Handlers:
             return
         finally:
             trial.end()
+            self.init_signals()  # gunicorn.conf.py, or what it imports, may have set handlers of its own
         self._keeper.follow(candidate.policy)
         self.START_CTX["cwd"] = handover.directory or self.START_CTX["cwd"]
         rewrite(self._handover_fd, handover)

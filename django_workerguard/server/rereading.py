@@ -80,6 +80,7 @@ def request_of(
     """Return what the process that reads the settings is to do, and its environment."""
     early = early or app.early
     directory = early.chdir or handover.directory
+    path = [*early.pythonpath, *([early.chdir] if early.chdir else ()), *handover.sys_path]
     named = (app.read.app, *handover.applications.values())
     request = reading.Request(
         module=early.environ.get("DJANGO_SETTINGS_MODULE") or handover.settings_module,
@@ -87,8 +88,8 @@ def request_of(
         environ=handover.environ,
         directory=directory,
         applications=tuple(name for name in named if name),
+        path=tuple(path),
     )
-    path = [*early.pythonpath, *([early.chdir] if early.chdir else ()), *handover.sys_path]
     pwd = {"PWD": directory} if directory else {}
     return request, reading.environment(app.environ_found, pwd, early.environ, path=path)
 

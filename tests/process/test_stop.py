@@ -102,6 +102,49 @@ def test_a_run_directory_that_is_emptied_is_filled_again(serve):
     assert not boards(server)
 
 
+def test_a_run_directory_that_is_shared_keeps_its_mode(serve):
+    """A service manager has made it, and a proxy passes through it to the server's socket."""
+    server = serve()
+    server.wait_ready()
+    server.run_dir.chmod(0o755)
+    (board,) = boards(server)
+    board.unlink()
+    server.wait_log("it was made again")
+    server._poll("the board", lambda: boards(server), 60)
+    assert server.run_dir.stat().st_mode & 0o777 == 0o755
+
+
+def test_a_run_directory_behind_a_link_is_filled_again(serve, tmp_path):
+    (tmp_path / "there").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "there")
+    server = serve("--run-dir", str(link), environ={"RUNTIME_DIRECTORY": None})
+    server.boards_in = link
+    server.wait_ready()
+    (board,) = link.glob("*.board")
+    board.unlink()
+    server._poll("the board", lambda: list(link.glob("*.board")), 60)
+    assert server.stop() == 0
+
+
+def test_a_run_directory_that_cannot_be_made_again_is_reported_once(serve, tmp_path):
+    directory = tmp_path / "there"
+    server = serve("--run-dir", str(directory), environ={"RUNTIME_DIRECTORY": None})
+    server.boards_in = directory
+    server.wait_ready()
+    (board,) = directory.glob("*.board")
+    shutil.rmtree(directory)
+    directory.write_text("a file in its place")
+    server.wait_log("cannot be made again")
+    assert server.get("/").status == 200
+    directory.unlink()
+    server._poll("the board", board.exists, 60)
+    server.wait_event("restored", count=2)
+    assert len(server.events("lost")) == 2, "the board and the socket, once each"
+    assert "of its own" not in server.log
+    assert server.stop() == 0
+
+
 def test_a_second_server_of_the_same_name_and_pid_is_refused(serve):
     """Two containers with one run directory: their arbiters have the same pid."""
     server = serve()

@@ -21,7 +21,7 @@ from django_workerguard.scoreboard import glance, places
 from django_workerguard.scoreboard.board import Board, BoardError
 from django_workerguard.scoreboard.header import WORD, Header, Kind
 from django_workerguard.scoreboard.layout import ABOUT_WORDS, MAX_SEATS, Layout
-from django_workerguard.scoreboard.places import find_servers, open_board, pools_of, prepare
+from django_workerguard.scoreboard.places import Opened, RunDirectory, find_servers, open_board, pools_of
 from django_workerguard.scoreboard.snapshot import snapshot
 
 STRANGER = 12345
@@ -147,7 +147,7 @@ def test_a_run_directory_that_is_a_link_is_not_used(shared, tmp_path):
     link = shared / "workerguard-0"
     link.symlink_to(target)
     with pytest.raises(OSError, match=r"Not a directory|Too many levels"):
-        prepare(link, 0)
+        RunDirectory(path=link).prepare(0)
     opened = open_board(SMALL, "shop", None, environ=os.environ, uid=0, pid=os.getpid())
     assert opened.board.path is None or opened.board.path.parent != link
     assert list(target.iterdir()) == []
@@ -167,7 +167,7 @@ def test_a_servers_own_directory_lets_its_workers_user_pass_and_not_look(shared)
 def test_a_second_server_takes_no_right_from_the_first_ones_workers(shared):
     directory = shared / "workerguard-0"
     for mode in (0o700, 0o711, 0o700):
-        prepare(directory, 0, mode=mode)
+        RunDirectory(path=directory, mode=mode).prepare(0)
     assert directory.stat().st_mode & 0o777 == 0o711
 
 
@@ -175,7 +175,11 @@ def test_a_board_that_was_removed_at_the_end_is_not_made_again(tmp_path):
     path = tmp_path / "shop.1.board"
     board = Board.create(SMALL, path)
     restored: list[Path] = []
-    place = Place(board, restored=restored.append, lost=lambda path, error: None)
+    place = Place(
+        Opened(board, directory=RunDirectory(path=tmp_path)),
+        restored=restored.append,
+        lost=lambda path, error: None,
+    )
     path.unlink()
     place.look(None, 10.0)
     assert (path.exists(), restored) == (True, [path])

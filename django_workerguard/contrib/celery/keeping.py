@@ -118,7 +118,7 @@ class PoolKeeper:
         self._closed = False
         self._control: ControlSocket | None = None
         self._place = Place(
-            self.board, restored=self._keeper.chronicle.restored, lost=self._keeper.chronicle.lost
+            opened, restored=self._keeper.chronicle.restored, lost=self._keeper.chronicle.lost
         )
         if opened.warning:
             log.warning("%s", opened.warning)

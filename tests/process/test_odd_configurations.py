@@ -1,0 +1,103 @@
+"""What a gunicorn.conf.py leaves in the arbiter, and where a project is: neither is why a server does not start or stop."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.process.harness import ROOT
+from tests.process.test_starts import WAYS, Shop, make_shop, point_at, reloads
+
+THREAD = (
+    "import threading, time\n\nthreading.Thread(target=time.sleep, args=(3600,), name='watcher').start()\n"
+)
+THREAD_OF_A_HOOK = (
+    "import threading, time\n\n\n"
+    "def when_ready(server):\n"
+    "    threading.Thread(target=time.sleep, args=(3600,), name='watcher').start()\n"
+)
+TAKES_SIGNALS = (
+    "import signal\n\n"
+    "for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):\n"
+    "    signal.signal(number, signal.SIG_IGN)\n"
+)
+
+
+@pytest.fixture(params=WAYS.values(), ids=WAYS.keys())
+def shop(request, serve, tmp_path):
+    return Shop(serve, request.param, tmp_path / "shop")
+
+
+def test_a_directory_with_a_colon_in_its_name(shop, tmp_path):
+    """PYTHONPATH cannot hold it; the interpreter that manage.py runs in does."""
+    shop.directory = tmp_path / "a:b" / "shop"
+    shop.make()
+    server = shop.start()
+    shop.change("shop/settings.py", 'GREETING = "one"', 'GREETING = "two"')
+    assert reloads(server) == "two"
+
+
+@pytest.mark.parametrize("conf", [THREAD, THREAD_OF_A_HOOK], ids=["the file", "a hook"])
+def test_a_thread_of_the_configuration_does_not_keep_the_server(serve, tmp_path, conf):
+    shop = Shop(serve, WAYS["python -m"], tmp_path / "shop")
+    shop.make()
+    shop.write("gunicorn.conf.py", conf)
+    server = shop.start()
+    assert server.stop() == 0
+    assert "threads that are not daemons go on: 'watcher'" in server.log
+
+
+def test_a_thread_of_the_configuration_and_a_wrong_option(serve, tmp_path):
+    shop = Shop(serve, WAYS["python -m"], tmp_path / "shop")
+    shop.make()
+    shop.write("gunicorn.conf.py", THREAD + "workers = 0\n")
+    outcome = subprocess.run(
+        [sys.executable, *shop.command, "--settings", "shop.settings"],
+        cwd=shop.directory,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert outcome.returncode == 2, outcome.stderr
+    assert "there can be 1 to" in outcome.stderr
+
+
+def test_a_configuration_that_takes_signals_at_a_reload(shop):
+    shop.make()
+    server = shop.start()
+    shop.write("gunicorn.conf.py", TAKES_SIGNALS)
+    assert reloads(server) == "one"
+    assert server.stop() == 0
+
+
+def test_a_refused_configuration_that_takes_signals(shop):
+    shop.make()
+    server = shop.start()
+    shop.write("gunicorn.conf.py", TAKES_SIGNALS + "worker_class = 'shop.nothing.Worker'\n")
+    server.signal(signal.SIGHUP)
+    server.wait_event("reload-refused")
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize("way", ["manage.py", "python -m"])
+def test_a_reload_after_the_release_of_the_start_was_removed(serve, tmp_path, way):
+    """A deployment keeps so many releases: the arbiter's working directory is gone when the next reload comes."""
+    releases = tmp_path / "releases"
+    for name in ("one", "two", "three"):
+        make_shop(releases / name, settings=f'GREETING = "{name}"')
+    current = tmp_path / "current"
+    point_at(current, releases / "one")
+    server = Shop(serve, WAYS[way], current).start(environ={"PWD": str(current)})
+    point_at(current, releases / "two")
+    shutil.rmtree(releases / "one")
+    assert reloads(server) == "two"
+    point_at(current, releases / "three")
+    shutil.rmtree(releases / "two")
+    assert reloads(server) == "three"
+    assert server.stop() == 0
