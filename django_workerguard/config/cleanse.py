@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from django_workerguard.config.django_settings import all_settings
+from django_workerguard.config.printable import plain
 
 SUBSTITUTE = "********************"
 HIDDEN = re.compile(r"API|AUTH|TOKEN|KEY|SECRET|PASS|SIGNATURE|HTTP_COOKIE", re.IGNORECASE)
@@ -54,7 +55,7 @@ def in_short(error: BaseException) -> str:
         if not isinstance(error, SyntaxError):
             text += _place(error)
     secrets = sorted({*_secrets(), *_secrets_on_the_way(error)}, key=len, reverse=True)
-    return cleanse(text, secrets)
+    return plain(cleanse(text, secrets))
 
 
 def _place(error: BaseException) -> str:
