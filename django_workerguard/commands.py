@@ -16,10 +16,11 @@ from typing import Any, NoReturn
 from django_workerguard import cli, orders
 from django_workerguard.choosing import candidates, choose
 from django_workerguard.config.location import here
+from django_workerguard.config.printable import plain
 from django_workerguard.config.units import seconds
 from django_workerguard.errors import ConfigurationError, ExitCode, NoServerError, WorkerguardError
 from django_workerguard.report.assess import with_findings
-from django_workerguard.report.table import event_line, plain, story, table
+from django_workerguard.report.table import event_line, story, table
 from django_workerguard.report.verdict import KINDS
 from django_workerguard.scoreboard.header import Kind
 from django_workerguard.scoreboard.journal import read_events

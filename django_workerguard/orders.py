@@ -15,8 +15,9 @@ from typing import Any
 
 from django_workerguard.choosing import choose
 from django_workerguard.config.location import here
+from django_workerguard.config.printable import plain
 from django_workerguard.errors import ExitCode, WorkerguardError
-from django_workerguard.report.table import event_line, plain
+from django_workerguard.report.table import event_line
 from django_workerguard.scoreboard.asking import ask
 from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.journal import read_events

@@ -14,8 +14,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from django_workerguard.config.printable import plain
 from django_workerguard.report.assess import assess
-from django_workerguard.report.table import COLUMNS, columns, headlines, plain, row
+from django_workerguard.report.table import COLUMNS, columns, headlines, row
 
 STATES = {
     "ready": "green",

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from django_workerguard.config.django_settings import all_settings
+from django_workerguard.config.printable import plain
 
 SUBSTITUTE = "********************"
 HIDDEN = re.compile(r"API|AUTH|TOKEN|KEY|SECRET|PASS|SIGNATURE|HTTP_COOKIE", re.IGNORECASE)
@@ -66,9 +67,9 @@ def in_short(error: BaseException) -> str:
     """Say in one line what went wrong in a file of the user's, and in which line of it, without its secrets."""
     secrets = _all_secrets(error)
     if isinstance(error, OSError):
-        return cleanse(error.strerror or str(error), secrets)
+        return plain(cleanse(error.strerror or str(error), secrets))
     text = cleanse(" ".join(f"{type(error).__name__}: {error}".split()), secrets)
-    return text if isinstance(error, SyntaxError) else text + _place(error)
+    return plain(text if isinstance(error, SyntaxError) else text + _place(error))
 
 
 def _place(error: BaseException) -> str:

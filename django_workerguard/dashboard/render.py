@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
+from django_workerguard.config.printable import plain
 from django_workerguard.report.assess import Finding, assess
-from django_workerguard.report.table import event_line, headlines, plain, span
+from django_workerguard.report.table import event_line, headlines, span
 
 Snapshot = Mapping[str, Any]
 

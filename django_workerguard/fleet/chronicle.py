@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from django_workerguard.config.printable import plain
 from django_workerguard.fleet.control import Request
 from django_workerguard.fleet.exits import Exit, leave_word
 from django_workerguard.fleet.oom import OOMKills
@@ -18,7 +19,6 @@ from django_workerguard.fleet.seats import Seats
 from django_workerguard.policy.recycle import EVIL
 from django_workerguard.policy.view import Fleet, State, Worker
 from django_workerguard.probe import cgroup
-from django_workerguard.report.table import plain
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.journal import write_event
 from django_workerguard.scoreboard.layout import Cause, Seat

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from django_workerguard.config.printable import plain
 from django_workerguard.report.assess import assess
 
 COLUMNS = (
@@ -165,10 +166,3 @@ def _last_error(error: Mapping[str, Any]) -> list[str]:
         ),
         str(error.get("traceback") or ""),
     ]
-
-
-def plain(text: str) -> str:
-    """Take out what could command a terminal: what a worker wrote is not to be trusted with one."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() or char in "\n\t" else "�" for char in text)

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
+from django_workerguard.config.printable import plain
 from django_workerguard.errors import ExitCode
 from django_workerguard.fleet import loading
 from django_workerguard.fleet.guard import Guard
@@ -67,7 +68,10 @@ def _tell(board: Board, warmup: tuple[str, ...], *, failed: bool) -> int:
         error = report.get("error") or {}
         place = f" in step {error['step']}" if error.get("step") else ""
         print(f"{error.get('traceback', '')}", file=sys.stderr)
-        print(f"Error: the load failed{place}: {error.get('type')}: {error.get('message')}", file=sys.stderr)
+        print(
+            f"Error: the load failed{place}: {error.get('type')}: {plain(str(error.get('message')))}",
+            file=sys.stderr,
+        )
         return ExitCode.LOAD_FAILED
     for step in steps:
         for part in step["skipped"]:

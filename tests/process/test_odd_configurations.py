@@ -101,3 +101,18 @@ def test_a_reload_after_the_release_of_the_start_was_removed(serve, tmp_path, wa
     shutil.rmtree(releases / "two")
     assert reloads(server) == "three"
     assert server.stop() == 0
+
+
+def test_what_a_failed_start_says_has_no_escapes_of_the_terminal(tmp_path):
+    """The text of an exception may hold what a client or a file has brought."""
+    shop = make_shop(tmp_path / "shop", settings="raise ValueError(chr(27) + '[31mred')")
+    outcome = subprocess.run(
+        [sys.executable, *WAYS["python -m"], "--settings", "shop.settings", "--check", "--load-retries", "1"],
+        cwd=shop,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert outcome.returncode == 22, outcome.stderr
+    assert "ValueError: \N{REPLACEMENT CHARACTER}[31mred" in outcome.stderr
