@@ -46,7 +46,7 @@ class Arbiter:
         self.board.words[self.board.layout.seat(seat) + word] = value
 
     def serve(self, *, requests: int, errors: int) -> None:
-        """Have every worker count so many more."""
+        """Add to the counts of every worker."""
         for seat in self.seats:
             for word, more in ((Seat.BEAT, 1), (Seat.REQUESTS, requests), (Seat.ERRORS_5XX, errors)):
                 at = self.board.layout.seat(seat) + word

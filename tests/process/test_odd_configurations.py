@@ -87,7 +87,7 @@ def test_a_refused_configuration_that_takes_signals(shop):
 
 @pytest.mark.parametrize("way", ["manage.py", "python -m"])
 def test_a_reload_after_the_release_of_the_start_was_removed(serve, tmp_path, way):
-    """A deployment keeps so many releases: the arbiter's working directory is gone when the next reload comes."""
+    """A deployment removes old releases: the arbiter's working directory is gone when the next reload comes."""
     releases = tmp_path / "releases"
     for name in ("one", "two", "three"):
         make_shop(releases / name, settings=f'GREETING = "{name}"')

@@ -41,7 +41,7 @@ def test_probes_behind_a_prefix(behind_prefix):
 
 
 def test_probes_of_a_server_without_a_ready_worker(behind_prefix, faults):
-    """A liveness probe that fails then would have the container restarted, which mends nothing."""
+    """A liveness probe that fails then would have the container restarted, which repairs nothing."""
     server = behind_prefix("--stand-in-after", "0", "--load-retries", "1000")
     server.wait_ready()
     faults.set("ready", "memory")
