@@ -76,6 +76,7 @@ class GuardedApplication(Application):
         self.environ_found = dict(self._environ)
         enter(self.handover.directory, self.handover.sys_path, self.handover.environ)
         self.load_default_config()  # gunicorn asks for the working directory, and a release may be gone by now
+        self.cfg.env_orig = dict(self.environ_found)  # what SIGUSR2 starts a second arbiter with
         before = dict(self._environ)
         self.read = read_sources(self.handover, self.cfg, self._environ)
         self._by_file = difference(before, self._environ)
