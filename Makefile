@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 EXAMPLE := $(BIN)/python example_project/manage.py
 ADDRPORT ?= 127.0.0.1:8000
 # the process tests wait more than they compute
-JOBS ?= 3
+JOBS ?= 4
 
 .PHONY: run test bench docs soak lint clean
 .DEFAULT_GOAL := test
