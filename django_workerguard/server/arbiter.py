@@ -38,6 +38,7 @@ from django_workerguard.scoreboard.layout import Orders
 from django_workerguard.scoreboard.places import Opened
 from django_workerguard.scoreboard.snapshot import snapshot
 from django_workerguard.server.gauges import Gauges
+from django_workerguard.server.gunicornc import be_quiet_about_ended_connections
 from django_workerguard.server.handlers import Handlers
 from django_workerguard.server.listeners import File, close_listeners, socket_files
 from django_workerguard.server.notifying import Notifier
@@ -222,6 +223,7 @@ class GuardedArbiter(Handlers, Arbiter):
         """Serve until asked to stop. Ends the process with SystemExit."""
         self.start()
         util._setproctitle(f"master [{self.proc_name}]")
+        be_quiet_about_ended_connections()
         self._start_control_server()
         end = self._serve()
         self._chronicle.halted(end.reason, end.exit_status)
