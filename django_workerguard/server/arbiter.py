@@ -223,7 +223,8 @@ class GuardedArbiter(Handlers, Arbiter):
         """Serve until asked to stop. Ends the process with SystemExit."""
         self.start()
         util._setproctitle(f"master [{self.proc_name}]")
-        be_quiet_about_ended_connections()
+        if not self.cfg.control_socket_disable:
+            be_quiet_about_ended_connections()
         self._start_control_server()
         end = self._serve()
         self._chronicle.halted(end.reason, end.exit_status)

@@ -169,7 +169,7 @@ def test_reloads_that_never_stop_do_not_keep_a_dead_slot_empty(serve, faults):
     faults.set("ready", "slow")
     for slot in (1, 2):
         server.kill_worker(slot)
-    server.wait("nobody is ready", lambda status: status["ready"] == 0)
+    server.wait("no worker is ready", lambda status: status["ready"] == 0)
     reloads = 0
 
     def reload_again(status: dict) -> bool:
