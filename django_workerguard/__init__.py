@@ -4,7 +4,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from django_workerguard.current import CurrentWorker, current_worker
+    from django_workerguard.worker.current import CurrentWorker, current_worker
 
 __version__ = "0.1.0"
 __all__ = ["CurrentWorker", "__version__", "current_worker"]
@@ -13,7 +13,7 @@ __all__ = ["CurrentWorker", "__version__", "current_worker"]
 def __getattr__(name: str) -> object:
     """Import the public names when they are first asked for: a probe needs none of them."""
     if name in ("CurrentWorker", "current_worker"):
-        from django_workerguard import current
+        from django_workerguard.worker import current
 
         return getattr(current, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,9 +12,9 @@ from django.core.signals import setting_changed
 from django_workerguard.config.location import here
 from django_workerguard.config.options import GuardOptions
 from django_workerguard.config.resolve import SETTING, Layer, resolve, split
-from django_workerguard.current import current_worker
 from django_workerguard.scoreboard.places import pools_of
 from django_workerguard.scoreboard.snapshot import snapshot
+from django_workerguard.worker.current import current_worker
 
 
 def settings_layer() -> dict[str, Any]:

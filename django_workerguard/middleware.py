@@ -22,11 +22,11 @@ from django.http import HttpRequest, HttpResponse
 
 from django_workerguard.conf import guard_options
 from django_workerguard.config.loading import LoadRequest, Step
-from django_workerguard.current import current_worker
 from django_workerguard.policy.backoff import back_off, seed_of
 from django_workerguard.report.health import KINDS, Kind, respond
 from django_workerguard.sentinel import describe_failure, load_steps
 from django_workerguard.views import answer_probe, as_response, wants_json
+from django_workerguard.worker.current import current_worker
 
 logger = logging.getLogger("django_workerguard")
 

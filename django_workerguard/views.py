@@ -17,11 +17,11 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
 from django_workerguard.conf import options_here
-from django_workerguard.current import current_worker
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.report.health import KINDS, Answer, Kind, answer
 from django_workerguard.report.health import respond as make_answer
 from django_workerguard.report.verdict import judge
+from django_workerguard.worker.current import current_worker
 
 logger = logging.getLogger("django_workerguard")
 

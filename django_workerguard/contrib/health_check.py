@@ -20,10 +20,10 @@ from health_check.exceptions import HealthCheckException, ServiceUnavailable
 from health_check.views import HealthCheckView
 
 from django_workerguard.conf import pools_here
-from django_workerguard.current import current_worker
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.report.verdict import LONGEST_SILENCE, judge
 from django_workerguard.views import bears_token
+from django_workerguard.worker.current import current_worker
 
 CHECKS = ("WorkerLoaded", "FleetReady", "ArbiterAlive")
 

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 from django_workerguard.conf import pools_here
-from django_workerguard.current import CurrentWorker, current_worker
 from django_workerguard.dashboard import drawing, render
 from django_workerguard.report.rates import rates
 from django_workerguard.report.timeline import Timeline
@@ -18,6 +17,7 @@ from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.journal import read_events
 from django_workerguard.scoreboard.samples import read_recent, read_totals
+from django_workerguard.worker.current import CurrentWorker, current_worker
 
 KEPT = 1.0  # seconds
 RECENT = 6  # samples: the last minute

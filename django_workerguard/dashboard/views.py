@@ -17,7 +17,6 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.http import require_http_methods, require_safe
 
-from django_workerguard.current import CurrentWorker, current_worker
 from django_workerguard.dashboard.access import for_those, may_act, may_see
 from django_workerguard.dashboard.drawing import waterfall
 from django_workerguard.dashboard.looking import events_of, looks
@@ -26,6 +25,7 @@ from django_workerguard.dashboard.serving import asset
 from django_workerguard.report.assess import assess
 from django_workerguard.report.table import span
 from django_workerguard.scoreboard.asking import ask
+from django_workerguard.worker.current import CurrentWorker, current_worker
 
 EVENTS = 30  # of a slot
 HEADERS = 16384  # bytes that a server puts before an answer, at most

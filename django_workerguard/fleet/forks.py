@@ -11,8 +11,8 @@ import os
 import signal
 from collections.abc import Callable
 
-from django_workerguard.current import set_current_worker
-from django_workerguard.fleet.guard import Guard
+from django_workerguard.worker.current import set_current_worker
+from django_workerguard.worker.seat_handle import Guard
 
 # whose handlers are the server's; a handler of the application's own stays
 SERVERS = (

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from django_workerguard.config.cleanse import describe_briefly
 from django_workerguard.config.loading import Skipped
-from django_workerguard.fleet.loading import class_names
 from django_workerguard.policy.load import is_want_of_memory
+from django_workerguard.worker.load import class_names
 
 MOST = 8  # parts of one step that are reported; a seat's report has 12 KiB for everything
 

@@ -12,8 +12,6 @@ import gunicorn.workers.base
 from django_workerguard.config.handover import Handover
 from django_workerguard.errors import ConfigurationError, ExitCode, WorkerguardError
 from django_workerguard.fleet.exits import exit_code_of, leave_word
-from django_workerguard.fleet.guard import SeatBeat
-from django_workerguard.fleet.kept_sources import keep_sources
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.layout import layout_for
 from django_workerguard.scoreboard.places import Opened, open_board, server_name
@@ -21,9 +19,11 @@ from django_workerguard.server.arbiter import GuardedArbiter
 from django_workerguard.server.check import check
 from django_workerguard.server.configuration import GuardedApplication
 from django_workerguard.server.contract import require_contract
-from django_workerguard.server.leaving import limit_threads_of_arbiter
 from django_workerguard.server.printing import describe
 from django_workerguard.server.start import open_application
+from django_workerguard.worker.package_sources import keep_sources
+from django_workerguard.worker.seat_handle import SeatBeat
+from django_workerguard.worker.shutdown import limit_threads_of_arbiter
 
 
 def run(handover: Handover, handover_fd: int) -> int:

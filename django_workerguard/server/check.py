@@ -11,12 +11,12 @@ from typing import Any, NoReturn
 
 from django_workerguard.config.printable import plain
 from django_workerguard.errors import ExitCode
-from django_workerguard.fleet import loading
-from django_workerguard.fleet.guard import Guard
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.layout import Layout
 from django_workerguard.server.configuration import GuardedApplication
 from django_workerguard.server.worker import is_asgi, own_steps
+from django_workerguard.worker import load
+from django_workerguard.worker.seat_handle import Guard
 
 MEGABYTE = 1024 * 1024
 
@@ -40,7 +40,7 @@ def check(app: GuardedApplication) -> NoReturn:
         overdue.daemon = True
         overdue.start()
     try:
-        loading.load(guard, leaving=lambda: None, before=own_steps(app.cfg))
+        load.load(guard, leaving=lambda: None, before=own_steps(app.cfg))
         failed = False
     except BaseException:
         failed = True

@@ -14,15 +14,15 @@ from gunicorn import util
 from django_workerguard.errors import ExitCode
 from django_workerguard.fleet.control import ControlSocket, WakePipe
 from django_workerguard.fleet.exits import exit_code_of
-from django_workerguard.fleet.guard import Guard
-from django_workerguard.fleet.loading import record_failure
 from django_workerguard.fleet.seats import Seats
 from django_workerguard.fleet.stacks import open_dump, read_dump
 from django_workerguard.scoreboard.layout import Kind, Orders, SeatState
 from django_workerguard.server.hygiene import shed, signals_held
-from django_workerguard.server.leaving import limit_threads
 from django_workerguard.server.standin import StandIn, without_hooks
 from django_workerguard.server.worker import is_asgi
+from django_workerguard.worker.load import record_failure
+from django_workerguard.worker.seat_handle import Guard
+from django_workerguard.worker.shutdown import limit_threads
 
 
 @dataclass(frozen=True)

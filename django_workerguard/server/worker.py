@@ -12,11 +12,8 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from django_workerguard.current import current_worker
 from django_workerguard.errors import ExitCode
-from django_workerguard.fleet import loading
 from django_workerguard.fleet.forks import disown_forks
-from django_workerguard.fleet.guard import Guard
 from django_workerguard.scoreboard.layout import Orders, Seat, SeatState
 from django_workerguard.server.certificate import load_certificate
 from django_workerguard.server.closing import Closer, close_without_waiting
@@ -24,6 +21,9 @@ from django_workerguard.server.counting import RequestCount, chain_hooks, reques
 from django_workerguard.server.hygiene import StaysOnHangup, die_with
 from django_workerguard.server.patience import leave_silent_clients, patient_listeners
 from django_workerguard.server.wrapper import GuardedASGI, GuardedWSGI, HealthURLs
+from django_workerguard.worker import load
+from django_workerguard.worker.current import current_worker
+from django_workerguard.worker.seat_handle import Guard
 
 Step = Callable[[], None]
 # seconds that a client which sends nothing is kept from the workers, if gunicorn's timeout sets no limit
@@ -100,7 +100,7 @@ class GuardMixin(StaysOnHangup):
         if self.reloader is not None:
             self._leave_on_change(self.reloader)
         try:
-            app = loading.load(
+            app = load.load(
                 self.guard,
                 leaving=lambda: self.cfg.worker_exit(self.server, self),
                 before=own_steps(self.cfg),
@@ -114,7 +114,7 @@ class GuardMixin(StaysOnHangup):
             leave_silent_clients(self.sockets, self.cfg.timeout or SILENCE)
         self._log_again()
         self._wrap(app, count)
-        import_module(loading.SENTINEL).watch_memory_errors(count.memory_error)
+        import_module(load.SENTINEL).watch_memory_errors(count.memory_error)
         self._announce("announce_loaded")
 
     def _log_again(self) -> None:
@@ -163,7 +163,7 @@ class GuardMixin(StaysOnHangup):
             self.wsgi = GuardedWSGI(app, health)
 
     def run(self) -> None:
-        if not self._has_lifespan and not loading.wait_for_admission(self.guard, alive=lambda: self.alive):
+        if not self._has_lifespan and not load.wait_for_admission(self.guard, alive=lambda: self.alive):
             return
         super().run()  # type: ignore[misc]
         if self._closer is not None:
@@ -184,13 +184,13 @@ class GuardMixin(StaysOnHangup):
     async def _admitted(self) -> None:
         import asyncio  # late: the arbiter must not load it before a gevent worker has patched it
 
-        loading.say_loaded(self.guard)
+        load.say_loaded(self.guard)
         while self.alive and not self.guard.ordered(Orders.ADMIT):
             await asyncio.sleep(0.002)
 
     def _lifespan_failed(self, error: BaseException) -> None:
         if self.guard.state != SeatState.FAILED:
-            loading.record_failure(self.guard, error)
+            load.record_failure(self.guard, error)
 
     def notify(self) -> None:
         super().notify()  # type: ignore[misc]
@@ -220,11 +220,11 @@ class GuardMixin(StaysOnHangup):
 
     def handle_abort(self, sig: int, frame: Any) -> None:
         """Show what faulthandler cannot see, greenlets and tasks, before gunicorn ends the worker."""
-        loading.dump_concurrency(self.guard, getattr(self, "loop", None))
+        load.dump_concurrency(self.guard, getattr(self, "loop", None))
         super().handle_abort(sig, frame)  # type: ignore[misc]
 
     def handle_abort_signal(self) -> None:
-        loading.dump_concurrency(self.guard, getattr(self, "loop", None))
+        load.dump_concurrency(self.guard, getattr(self, "loop", None))
         super().handle_abort_signal()  # type: ignore[misc]
 
     def _bid_farewell(self) -> None:
@@ -242,4 +242,4 @@ class GuardMixin(StaysOnHangup):
 
     def _announce(self, what: str) -> None:
         """Send one of the package's Django signals, from where Django is loaded."""
-        getattr(import_module(loading.SENTINEL), what)(current_worker())
+        getattr(import_module(load.SENTINEL), what)(current_worker())

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
-from django_workerguard.fleet.guard import Guard
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.report.health import KINDS, Answer, Kind, answer
 from django_workerguard.scoreboard.layout import SeatState
 from django_workerguard.server.counting import PROBE, RequestCount
+from django_workerguard.worker.seat_handle import Guard
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Any]]

@@ -13,9 +13,7 @@ from django.test import Client, RequestFactory
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from django_workerguard import current
 from django_workerguard.contrib.prometheus import WorkerguardCollector
-from django_workerguard.current import CurrentWorker
 from django_workerguard.dashboard.looking import Looks
 from django_workerguard.dashboard.views import POLL_TILES
 from django_workerguard.probe.clock import monotonic_ns
@@ -34,6 +32,8 @@ from django_workerguard.scoreboard.layout import (
     Slot,
     SlotState,
 )
+from django_workerguard.worker import current
+from django_workerguard.worker.current import CurrentWorker
 from tests.benchmarks.measure import judge
 
 SLOTS = 64

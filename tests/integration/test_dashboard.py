@@ -14,9 +14,7 @@ from django.http import HttpResponse
 from django.test import Client, RequestFactory, override_settings
 from django.urls import resolve
 
-from django_workerguard import current
 from django_workerguard.config.options import GuardOptions
-from django_workerguard.current import CurrentWorker
 from django_workerguard.dashboard import access, looking, serving, views
 from django_workerguard.dashboard.looking import KEPT, Looks
 from django_workerguard.probe.clock import monotonic_ns
@@ -24,6 +22,8 @@ from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.journal import read_events, write_event
 from django_workerguard.scoreboard.layout import Layout, Sample, Seat, SeatState, Slot, SlotState
+from django_workerguard.worker import current
+from django_workerguard.worker.current import CurrentWorker
 
 PAGES = ("", "tiles/", "tiles/?hour=1", "slot/1/", "slot/1/now/")
 ACTIONS = ("slot/1/recycle/", "reload/")

@@ -18,7 +18,7 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "example_project"
 # What the mixin does in a freshly forked worker, as far as a fault can tell.
 IN_A_WORKER = """
 from types import SimpleNamespace
-from django_workerguard.current import set_current_worker
+from django_workerguard.worker.current import set_current_worker
 set_current_worker(SimpleNamespace(slot=1))
 """
 LOAD = "import django; django.setup()"

@@ -10,7 +10,7 @@ import textwrap
 import pytest
 from django.test import Client, override_settings
 
-from django_workerguard import current, views
+from django_workerguard import views
 from django_workerguard.contrib.health_check import (
     ArbiterAlive,
     FleetReady,
@@ -19,11 +19,12 @@ from django_workerguard.contrib.health_check import (
     WorkerLoaded,
     run_without_loop,
 )
-from django_workerguard.current import CurrentWorker
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.layout import Layout, Seat, SeatState
+from django_workerguard.worker import current
+from django_workerguard.worker.current import CurrentWorker
 
 
 @pytest.fixture

@@ -7,13 +7,12 @@ import mmap
 
 import pytest
 
-from django_workerguard import current
 from django_workerguard.config.loading import LoadRequest
 from django_workerguard.config.options import GuardOptions
-from django_workerguard.fleet import loading
-from django_workerguard.fleet.guard import Guard
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.layout import Layout
+from django_workerguard.worker import current, load
+from django_workerguard.worker.seat_handle import Guard
 
 
 @pytest.fixture
@@ -43,7 +42,7 @@ def reserves(monkeypatch):
         def __init__(self, *_, **__):
             made.append(self)
 
-    monkeypatch.setattr(loading.mmap, "mmap", Recorded)
+    monkeypatch.setattr(load.mmap, "mmap", Recorded)
     return made
 
 
@@ -55,7 +54,7 @@ def test_the_reserve_is_given_back_after_a_load_although_its_frame_is_kept(guard
         except ValueError as error:
             return error
 
-    kept = loading.attempt(guard, work)
+    kept = load.attempt(guard, work)
     assert kept.__traceback__ is not None
     assert [(reserve.closed, len(reserves)) for reserve in reserves] == [(True, 1)]
 
@@ -65,9 +64,9 @@ def test_the_reserve_is_given_back_before_a_failure_is_reported(guard, reserves,
         raise MemoryError
 
     closed = []
-    monkeypatch.setattr(loading, "record_failure", lambda *_: closed.append(reserves[0].closed))
+    monkeypatch.setattr(load, "record_failure", lambda *_: closed.append(reserves[0].closed))
     with pytest.raises(MemoryError):
-        loading.attempt(guard, work)
+        load.attempt(guard, work)
     assert closed == [True]
 
 
@@ -75,10 +74,10 @@ def test_a_load_goes_on_without_a_reserve(guard, monkeypatch):
     def none_left(*_, **__):
         raise OSError(12, "Cannot allocate memory")
 
-    monkeypatch.setattr(loading.mmap, "mmap", none_left)
-    assert loading.attempt(guard, lambda sentinel, reporter: "loaded") == "loaded"
+    monkeypatch.setattr(load.mmap, "mmap", none_left)
+    assert load.attempt(guard, lambda sentinel, reporter: "loaded") == "loaded"
 
 
 def test_what_came_from_the_parent_is_out_of_the_collectors_sight(guard):
     gc.unfreeze()
-    assert loading.attempt(guard, lambda sentinel, reporter: gc.get_freeze_count()) > 1000
+    assert load.attempt(guard, lambda sentinel, reporter: gc.get_freeze_count()) > 1000

@@ -19,12 +19,12 @@ from billiard.pool import Worker as BlockingWorker
 from celery import signals
 from celery.concurrency.asynpool import Worker as AsyncWorker
 
-from django_workerguard.current import current_worker
 from django_workerguard.errors import ExitCode
-from django_workerguard.fleet import loading
 from django_workerguard.fleet.forks import disown_forks
-from django_workerguard.fleet.guard import Guard
 from django_workerguard.scoreboard.layout import Orders, Seat, SeatState
+from django_workerguard.worker import load
+from django_workerguard.worker.current import current_worker
+from django_workerguard.worker.seat_handle import Guard
 
 FLUSH = 2.0  # seconds that an error reporter gets after a failed load
 LOOK = 1.0  # seconds between two looks at the orders of an idle child
@@ -68,16 +68,16 @@ class GuardedChild:
         disown_forks(self.guard)
         self._seat = self.guard.board.words
         self._base = self.guard.base
-        loading.dump_stacks(self.guard)
+        load.dump_stacks(self.guard)
         try:
-            loading.attempt(self.guard, self._load)
+            load.attempt(self.guard, self._load)
         except BaseException:
             self._stay_or_leave()
             raise SystemExit(ExitCode.LOAD_FAILED) from None
         faulthandler.disable()
         signal.signal(signal.SIGABRT, signal.SIG_DFL)  # what billiard has set would dump nothing
         self._ignore_signals_to_the_group()
-        loading.dump_stacks(self.guard)
+        load.dump_stacks(self.guard)
 
     def _ignore_signals_to_the_group(self) -> None:
         """Take SIGTERM only from the pool: for a group of processes it is the main one that ends, with the tasks in hand done."""
@@ -94,7 +94,7 @@ class GuardedChild:
         signal.signal(TERM_SIGNAL, terminate)
         signal.siginterrupt(TERM_SIGNAL, False)
 
-    def _load(self, sentinel: Any, reporter: loading.SeatReporter) -> None:
+    def _load(self, sentinel: Any, reporter: load.SeatReporter) -> None:
         with sentinel.measured("init", reporter, shareable=False):
             with _collected() as failures:
                 super().after_fork()  # type: ignore[misc]
@@ -111,7 +111,7 @@ class GuardedChild:
     def on_loop_start(self, pid: int) -> None:
         while not self.guard.ordered(Orders.ADMIT):  # until it finds itself adopted
             time.sleep(0.002)
-        sentinel = import_module(loading.SENTINEL)
+        sentinel = import_module(load.SENTINEL)
         sentinel.announce_loaded(current_worker())
         self.guard.stamp(Seat.LOAD_END)
         self.guard.stamp(Seat.READY)
@@ -155,7 +155,7 @@ class GuardedChild:
 
     def _leave(self) -> None:
         self.guard.say(SeatState.LEAVING)
-        import_module(loading.SENTINEL).announce_retiring(current_worker())
+        import_module(load.SENTINEL).announce_retiring(current_worker())
         sys.exit(EX_RECYCLE)  # billiard's own, which keeps the code
 
     def _ensure_messages_consumed(self, completed: int) -> bool:

@@ -23,9 +23,7 @@ from django_workerguard.config.location import here
 from django_workerguard.config.options import GuardOptions
 from django_workerguard.fleet.control import ControlSocket
 from django_workerguard.fleet.exits import Exit
-from django_workerguard.fleet.guard import Guard
 from django_workerguard.fleet.keeper import Keeper
-from django_workerguard.fleet.kept_sources import keep_sources
 from django_workerguard.fleet.place import Place
 from django_workerguard.fleet.stacks import open_dump, read_dump
 from django_workerguard.policy import action as a
@@ -40,6 +38,8 @@ from django_workerguard.scoreboard.layout import MAX_SEATS, Layout, Orders, Seat
 from django_workerguard.scoreboard.layout import Kind as SeatKind
 from django_workerguard.scoreboard.places import Opened, open_board, server_name
 from django_workerguard.scoreboard.snapshot import snapshot
+from django_workerguard.worker.package_sources import keep_sources
+from django_workerguard.worker.seat_handle import Guard
 
 SLOTS = 64  # at least, so that an autoscaler finds seats
 

@@ -31,8 +31,8 @@ from django_workerguard.contrib.celery.keeping import PoolKeeper, open_pool_boar
 from django_workerguard.contrib.celery.steps import Pulse
 from django_workerguard.contrib.celery.versions import require_supported
 from django_workerguard.errors import ConfigurationError, ExitCode, WorkerguardError
-from django_workerguard.fleet.guard import Guard
 from django_workerguard.sentinel import describe_failure
+from django_workerguard.worker.seat_handle import Guard
 
 TICK = 0.5  # seconds
 LINGER = 5.0  # seconds that a closed pool gets to end after its last task

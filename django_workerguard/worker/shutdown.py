@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from django_workerguard.errors import ExitCode
-from django_workerguard.fleet.guard import Guard
+from django_workerguard.worker.seat_handle import Guard
 
 PATIENCE = 5.0  # seconds that the project's threads get to end by themselves
 

@@ -18,12 +18,12 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from django_workerguard.config.loading import Step, unaccepted
-from django_workerguard.current import CurrentWorker, set_current_worker
 from django_workerguard.errors import ExitCode
-from django_workerguard.fleet.guard import Guard
-from django_workerguard.fleet.kept_sources import changed_packages
 from django_workerguard.policy.load import is_transient, is_want_of_memory
 from django_workerguard.scoreboard.layout import Cause, Orders, Seat, SeatState
+from django_workerguard.worker.current import CurrentWorker, set_current_worker
+from django_workerguard.worker.package_sources import changed_packages
+from django_workerguard.worker.seat_handle import Guard
 
 # bytes of address space, none of it touched, that are given up when there is no memory to report a failure with
 RESERVE = 4 << 20
