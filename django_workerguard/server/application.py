@@ -9,9 +9,9 @@ from pathlib import Path
 
 import gunicorn.workers.base
 
+from django_workerguard.arbiter.exits import exit_code_of, leave_word
 from django_workerguard.config.handover import Handover
 from django_workerguard.errors import ConfigurationError, ExitCode, WorkerguardError
-from django_workerguard.fleet.exits import exit_code_of, leave_word
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.layout import layout_for
 from django_workerguard.scoreboard.places import Opened, open_board, server_name

@@ -22,12 +22,12 @@ from gunicorn import util
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
+from django_workerguard.arbiter.control_socket import ControlSocket, WakePipe
+from django_workerguard.arbiter.event_log import Chronicle
+from django_workerguard.arbiter.exits import Exit
+from django_workerguard.arbiter.run_files import Place
+from django_workerguard.arbiter.tracker import Keeper
 from django_workerguard.errors import CannotListenError, ConfigurationError
-from django_workerguard.fleet.chronicle import Chronicle
-from django_workerguard.fleet.control import ControlSocket, WakePipe
-from django_workerguard.fleet.exits import Exit
-from django_workerguard.fleet.keeper import Keeper
-from django_workerguard.fleet.place import Place
 from django_workerguard.policy import action as a
 from django_workerguard.policy import message as m
 from django_workerguard.policy.plan import next_deadline, plan

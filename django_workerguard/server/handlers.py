@@ -11,10 +11,10 @@ from typing import Any
 
 from gunicorn.errors import HaltServer
 
+from django_workerguard.arbiter.control_socket import Request
+from django_workerguard.arbiter.tracker import Keeper
 from django_workerguard.config.handover import Handover, rewrite
 from django_workerguard.errors import ConfigurationError, ExitCode
-from django_workerguard.fleet.control import Request
-from django_workerguard.fleet.keeper import Keeper
 from django_workerguard.policy import message as m
 from django_workerguard.server.configuration import GuardedApplication
 from django_workerguard.server.rereading import Rereading, refuse_what_needs_a_restart

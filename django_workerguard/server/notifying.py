@@ -18,13 +18,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from django_workerguard.arbiter.exits import Exit
+from django_workerguard.arbiter.program import execute
 from django_workerguard.config.handover import Handover
 from django_workerguard.config.memory import open_anonymous
 from django_workerguard.config.options import GuardOptions
-from django_workerguard.fleet.exits import Exit
 from django_workerguard.report.assess import Finding, assess
 from django_workerguard.report.notice import Notices
-from django_workerguard.server.executing import execute
 
 LEAVING = ("draining", "stopping")
 LOOK_EVERY = 2.0  # seconds

@@ -11,11 +11,11 @@ from typing import Any
 
 from gunicorn import util
 
+from django_workerguard.arbiter.control_socket import ControlSocket, WakePipe
+from django_workerguard.arbiter.exits import exit_code_of
+from django_workerguard.arbiter.seats import Seats
+from django_workerguard.arbiter.stack_dump import open_dump, read_dump
 from django_workerguard.errors import ExitCode
-from django_workerguard.fleet.control import ControlSocket, WakePipe
-from django_workerguard.fleet.exits import exit_code_of
-from django_workerguard.fleet.seats import Seats
-from django_workerguard.fleet.stacks import open_dump, read_dump
 from django_workerguard.scoreboard.layout import Kind, Orders, SeatState
 from django_workerguard.server.hygiene import shed, signals_held
 from django_workerguard.server.standin import StandIn, without_hooks

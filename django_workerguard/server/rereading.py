@@ -8,13 +8,13 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
+from django_workerguard.arbiter.program import execute
 from django_workerguard.config import reading
 from django_workerguard.config.handover import Handover
 from django_workerguard.errors import ConfigurationError
 from django_workerguard.scoreboard.layout import Layout
 from django_workerguard.scoreboard.places import server_name
 from django_workerguard.server.configuration import GuardedApplication
-from django_workerguard.server.executing import execute
 from django_workerguard.server.sources import Early
 
 ANSWER = 3  # the descriptor in the child

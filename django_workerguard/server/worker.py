@@ -12,8 +12,8 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+from django_workerguard.arbiter.forks import disown_forks
 from django_workerguard.errors import ExitCode
-from django_workerguard.fleet.forks import disown_forks
 from django_workerguard.scoreboard.layout import Orders, Seat, SeatState
 from django_workerguard.server.certificate import load_certificate
 from django_workerguard.server.closing import Closer, close_without_waiting

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from django_workerguard.fleet.keeper import Keeper
+from django_workerguard.arbiter.tracker import Keeper
 from django_workerguard.policy import action as a
 from django_workerguard.policy.plan import next_deadline, plan
 from django_workerguard.policy.view import Policy

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 
-from django_workerguard.fleet.chronicle import ASKED_MOST, ASKED_PERIOD
-from django_workerguard.fleet.control import Request
-from django_workerguard.fleet.keeper import Keeper
-from django_workerguard.fleet.ration import Ration
+from django_workerguard.arbiter.control_socket import Request
+from django_workerguard.arbiter.event_log import ASKED_MOST, ASKED_PERIOD
+from django_workerguard.arbiter.rate_limit import Ration
+from django_workerguard.arbiter.tracker import Keeper
 from django_workerguard.policy.view import Policy
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.journal import read_events

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from django_workerguard.fleet.keeper import Keeper
+from django_workerguard.arbiter.tracker import Keeper
 from django_workerguard.policy.view import Policy
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.layout import Layout

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from django_workerguard.fleet.oom import KEPT, OOMKills
+from django_workerguard.arbiter.oom_kills import KEPT, OOMKills
 
 
 class Kernel:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from django_workerguard.fleet.control import ControlSocket
-from django_workerguard.fleet.place import LOOK_EVERY, Place
+from django_workerguard.arbiter.control_socket import ControlSocket
+from django_workerguard.arbiter.run_files import LOOK_EVERY, Place
 from django_workerguard.probe.process import start_time
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.layout import Layout

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from django_workerguard.arbiter.run_files import Place
 from django_workerguard.choosing import choose
 from django_workerguard.errors import ConfigurationError, NoServerError
-from django_workerguard.fleet.place import Place
 from django_workerguard.probe.process import start_time
 from django_workerguard.report.metrics import families
 from django_workerguard.report.table import table

@@ -18,14 +18,14 @@ from typing import Any
 from billiard.pool import EX_RECYCLE
 from celery.worker import state as worker_state
 
+from django_workerguard.arbiter.control_socket import ControlSocket
+from django_workerguard.arbiter.exits import Exit
+from django_workerguard.arbiter.run_files import Place
+from django_workerguard.arbiter.stack_dump import open_dump, read_dump
+from django_workerguard.arbiter.tracker import Keeper
 from django_workerguard.config.loading import LoadRequest
 from django_workerguard.config.location import here
 from django_workerguard.config.options import GuardOptions
-from django_workerguard.fleet.control import ControlSocket
-from django_workerguard.fleet.exits import Exit
-from django_workerguard.fleet.keeper import Keeper
-from django_workerguard.fleet.place import Place
-from django_workerguard.fleet.stacks import open_dump, read_dump
 from django_workerguard.policy import action as a
 from django_workerguard.policy import message as m
 from django_workerguard.policy.plan import plan

@@ -10,12 +10,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from django_workerguard.arbiter.control_socket import Request
+from django_workerguard.arbiter.exits import Exit, leave_word
+from django_workerguard.arbiter.oom_kills import OOMKills
+from django_workerguard.arbiter.rate_limit import Ration
+from django_workerguard.arbiter.seats import Seats
 from django_workerguard.config.printable import plain
-from django_workerguard.fleet.control import Request
-from django_workerguard.fleet.exits import Exit, leave_word
-from django_workerguard.fleet.oom import OOMKills
-from django_workerguard.fleet.ration import Ration
-from django_workerguard.fleet.seats import Seats
 from django_workerguard.policy.recycle import EVIL
 from django_workerguard.policy.view import Fleet, State, Worker
 from django_workerguard.probe import cgroup

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from django_workerguard.fleet.seats import Seats
+from django_workerguard.arbiter.seats import Seats
 from django_workerguard.policy.recycle import is_large_at_first
 from django_workerguard.policy.view import Fleet, Policy, State, Worker
 from django_workerguard.probe.clock import monotonic_ns

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from django_workerguard.fleet.control import ControlSocket
+from django_workerguard.arbiter.control_socket import ControlSocket
 from django_workerguard.probe.process import start_time
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header

@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from django_workerguard.fleet.chronicle import Chronicle
-from django_workerguard.fleet.exits import Exit
-from django_workerguard.fleet.publish import Publisher
-from django_workerguard.fleet.seats import Seats
+from django_workerguard.arbiter.event_log import Chronicle
+from django_workerguard.arbiter.exits import Exit
+from django_workerguard.arbiter.publisher import Publisher
+from django_workerguard.arbiter.seats import Seats
 from django_workerguard.policy import action as a
 from django_workerguard.policy import message as m
 from django_workerguard.policy.backoff import seed_of
