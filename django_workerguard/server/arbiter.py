@@ -45,7 +45,7 @@ from django_workerguard.server.notifying import Notifier
 from django_workerguard.server.nursery import Child, Nursery
 from django_workerguard.server.pidfile import remove_stale
 from django_workerguard.server.supervisor import Standing, Supervisor
-from django_workerguard.server.worker import guarded
+from django_workerguard.server.workers.mixin import guarded
 
 FAREWELL = 10.0  # seconds that the receivers of the last notice get, once no worker is left
 ANSWERING = 0.5  # seconds that gunicorn's control socket gets to answer its client

@@ -14,7 +14,7 @@ from django_workerguard.errors import ExitCode
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.layout import Layout
 from django_workerguard.server.configuration import GuardedApplication
-from django_workerguard.server.worker import is_asgi, own_steps
+from django_workerguard.server.workers.mixin import is_asgi, own_steps
 from django_workerguard.worker import load
 from django_workerguard.worker.seat_handle import Guard
 

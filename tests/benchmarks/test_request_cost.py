@@ -15,9 +15,9 @@ from django_workerguard.config.loading import LoadRequest
 from django_workerguard.config.options import GuardOptions
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.layout import Layout
-from django_workerguard.server.closing import close_without_waiting
-from django_workerguard.server.counting import chain_hooks, request_count
-from django_workerguard.server.wrapper import GuardedASGI, GuardedWSGI, HealthURLs
+from django_workerguard.server.workers.connection_close import close_without_waiting
+from django_workerguard.server.workers.request_counter import chain_hooks, request_count
+from django_workerguard.server.workers.wrapper import GuardedASGI, GuardedWSGI, HealthURLs
 from django_workerguard.worker.seat_handle import Guard
 from tests.benchmarks.measure import judge
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import socket
 import time
 
-from django_workerguard.server import closing
-from django_workerguard.server.closing import Lingerer
+from django_workerguard.server.workers import connection_close
+from django_workerguard.server.workers.connection_close import Lingerer
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
@@ -37,7 +37,7 @@ def test_what_the_client_still_sends_does_not_cut_the_answer_off():
 
 
 def test_a_client_that_never_closes_is_closed(monkeypatch):
-    monkeypatch.setattr(closing, "PATIENCE", 0.05)
+    monkeypatch.setattr(connection_close, "PATIENCE", 0.05)
     lingerer = Lingerer()
     ours, theirs = pair()
     lingerer.take(ours)
@@ -46,7 +46,7 @@ def test_a_client_that_never_closes_is_closed(monkeypatch):
 
 
 def test_the_longest_there_makes_room_for_one_more(monkeypatch):
-    monkeypatch.setattr(closing, "MOST", 3)
+    monkeypatch.setattr(connection_close, "MOST", 3)
     lingerer = Lingerer()
     pairs = [pair() for _ in range(5)]
     for ours, _ in pairs:

@@ -24,8 +24,8 @@ from uvicorn_worker import UvicornWorker
 from django_workerguard.errors import ConfigurationError
 from django_workerguard.server import contract
 from django_workerguard.server.arbiter import GuardedArbiter
-from django_workerguard.server.standin import StandIn
-from django_workerguard.server.worker import ASGI_CLASSES, GuardMixin, guarded, is_asgi
+from django_workerguard.server.workers.stand_in import StandIn
+from django_workerguard.server.workers.mixin import ASGI_CLASSES, GuardMixin, guarded, is_asgi
 from django_workerguard.worker.seat_handle import SeatBeat
 
 # what is not gunicorn's, or not looked at when the server starts

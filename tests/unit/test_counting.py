@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from django_workerguard.scoreboard.layout import Seat
-from django_workerguard.server.counting import LockedRequestCount, request_count
+from django_workerguard.server.workers.request_counter import LockedRequestCount, request_count
 
 
 @pytest.fixture

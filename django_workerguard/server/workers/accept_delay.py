@@ -13,7 +13,7 @@ import socket
 import time
 from typing import Any
 
-from django_workerguard.server.counting import RequestCount
+from django_workerguard.server.workers.request_counter import RequestCount
 
 WAIT = 0.005  # seconds
 _sleep = time.sleep  # gevent replaces time.sleep by one that cannot be used in its hub

@@ -8,7 +8,7 @@ from typing import Any
 
 from uvicorn import Config, Server
 
-from django_workerguard.server.draining import LOOK, drained_by, stop_accepting
+from django_workerguard.server.workers.drain import LOOK, drained_by, stop_accepting
 
 LINGER = 2.0  # seconds, as gunicorn's gthread: how long an idle connection may still bring a request
 

@@ -11,7 +11,7 @@ from typing import Any
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.report.health import KINDS, Answer, Kind, answer
 from django_workerguard.scoreboard.layout import SeatState
-from django_workerguard.server.counting import PROBE, RequestCount
+from django_workerguard.server.workers.request_counter import PROBE, RequestCount
 from django_workerguard.worker.seat_handle import Guard
 
 Scope = MutableMapping[str, Any]

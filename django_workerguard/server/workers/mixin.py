@@ -15,12 +15,12 @@ from typing import Any
 from django_workerguard.arbiter.forks import disown_forks
 from django_workerguard.errors import ExitCode
 from django_workerguard.scoreboard.layout import Orders, Seat, SeatState
-from django_workerguard.server.certificate import load_certificate
-from django_workerguard.server.closing import Closer, close_without_waiting
-from django_workerguard.server.counting import RequestCount, chain_hooks, request_count
+from django_workerguard.server.workers.certificate import load_certificate
+from django_workerguard.server.workers.connection_close import Closer, close_without_waiting
+from django_workerguard.server.workers.request_counter import RequestCount, chain_hooks, request_count
 from django_workerguard.server.hygiene import StaysOnHangup, die_with
-from django_workerguard.server.patience import leave_silent_clients, patient_listeners
-from django_workerguard.server.wrapper import GuardedASGI, GuardedWSGI, HealthURLs
+from django_workerguard.server.workers.accept_delay import leave_silent_clients, patient_listeners
+from django_workerguard.server.workers.wrapper import GuardedASGI, GuardedWSGI, HealthURLs
 from django_workerguard.worker import load
 from django_workerguard.worker.current import current_worker
 from django_workerguard.worker.seat_handle import Guard
@@ -59,7 +59,7 @@ def guarded(worker_class: type[Any]) -> type[Any]:
 def _draining(worker_class: type) -> tuple[type, ...]:
     if not is_asgi(worker_class):
         return ()
-    draining = import_module("django_workerguard.server.draining")  # late: it imports asyncio
+    draining = import_module("django_workerguard.server.workers.drain")  # late: it imports asyncio
     uvicorn = any(cls.__name__ == "UvicornWorker" for cls in worker_class.__mro__)
     return (draining.DrainingUvicorn if uvicorn else draining.DrainingASGI,)
 
@@ -146,7 +146,7 @@ class GuardMixin(StaysOnHangup):
 
     def _stay_or_leave(self) -> None:
         if self.guard.state == SeatState.UNLOADED:
-            standin = import_module("django_workerguard.server.standin")
+            standin = import_module("django_workerguard.server.workers.stand_in")
             standin.attend(self)
 
     def _wrap(self, app: Callable[..., Any], count: RequestCount) -> None:

@@ -1,0 +1,1 @@
+"""gunicorn's worker classes, guarded. Runs in the worker; the classes are made in the arbiter."""
