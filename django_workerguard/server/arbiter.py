@@ -28,6 +28,7 @@ from django_workerguard.arbiter.exits import Exit
 from django_workerguard.arbiter.run_files import Place
 from django_workerguard.arbiter.tracker import Keeper
 from django_workerguard.errors import CannotListenError, ConfigurationError
+from django_workerguard.notify.runner import Notifier
 from django_workerguard.policy import action as a
 from django_workerguard.policy import message as m
 from django_workerguard.policy.plan import next_deadline, plan
@@ -37,14 +38,13 @@ from django_workerguard.scoreboard.header import Header, Phase
 from django_workerguard.scoreboard.layout import Orders
 from django_workerguard.scoreboard.places import Opened
 from django_workerguard.scoreboard.snapshot import snapshot
-from django_workerguard.server.gauges import Gauges
-from django_workerguard.server.gunicornc import be_quiet_about_ended_connections
-from django_workerguard.server.handlers import Handlers
+from django_workerguard.server.children import Child, Nursery
+from django_workerguard.server.gunicorn_control import be_quiet_about_ended_connections
 from django_workerguard.server.listeners import File, close_listeners, socket_files
-from django_workerguard.server.notifying import Notifier
-from django_workerguard.server.nursery import Child, Nursery
-from django_workerguard.server.pidfile import remove_stale
-from django_workerguard.server.supervisor import Standing, Supervisor
+from django_workerguard.server.pid_file import remove_stale
+from django_workerguard.server.sd_notify import Standing, Supervisor
+from django_workerguard.server.signals import Handlers
+from django_workerguard.server.statsd_gauges import Gauges
 from django_workerguard.server.workers.mixin import guarded
 
 FAREWELL = 10.0  # seconds that the receivers of the last notice get, once no worker is left
@@ -128,7 +128,7 @@ class GuardedArbiter(Handlers, Arbiter):
             raise app.blame(error) from error
         options = app.guard.options
         if options.log_format == "json":
-            import_module("django_workerguard.server.jsonlog").write_json(self.log)
+            import_module("django_workerguard.server.json_log").write_json(self.log)
         self._notifier.configure(options, app.handover, self.log)
         self.worker_class = guarded(self.worker_class)  # type: ignore[arg-type] # a class is hashable
 

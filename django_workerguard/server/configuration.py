@@ -29,9 +29,9 @@ from django_workerguard.errors import ConfigurationError
 from django_workerguard.policy.view import Policy
 from django_workerguard.probe import cgroup
 from django_workerguard.scoreboard.layout import MAX_SEATS
-from django_workerguard.server.inheritance import Inheritance
-from django_workerguard.server.sources import ConfigFile, Early, Sources, problem_with, read_sources
-from django_workerguard.server.surroundings import enter
+from django_workerguard.server.early_options import ConfigFile, Early, Sources, problem_with, read_sources
+from django_workerguard.server.inherited_modules import Inheritance
+from django_workerguard.server.process_state import enter
 
 REFUSED = {
     "preload_app": "the application would be loaded in the arbiter, whose failure costs the whole server",

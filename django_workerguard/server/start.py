@@ -20,7 +20,7 @@ from django_workerguard.config.reading import Answer
 from django_workerguard.errors import CannotLoadError, ConfigurationError, ExitCode
 from django_workerguard.policy.backoff import back_off, seed_of
 from django_workerguard.server.configuration import GuardedApplication
-from django_workerguard.server.rereading import request_of, told_by
+from django_workerguard.server.reload import request_of, told_by
 
 
 def open_application(handover: Handover) -> GuardedApplication:

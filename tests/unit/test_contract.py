@@ -22,10 +22,10 @@ from uvicorn import Server
 from uvicorn_worker import UvicornWorker
 
 from django_workerguard.errors import ConfigurationError
-from django_workerguard.server import contract
+from django_workerguard.server import gunicorn_contract
 from django_workerguard.server.arbiter import GuardedArbiter
-from django_workerguard.server.workers.stand_in import StandIn
 from django_workerguard.server.workers.mixin import ASGI_CLASSES, GuardMixin, guarded, is_asgi
+from django_workerguard.server.workers.stand_in import StandIn
 from django_workerguard.worker.seat_handle import SeatBeat
 
 # what is not gunicorn's, or not looked at when the server starts
@@ -40,21 +40,21 @@ CASES = [(cls, name, expected) for cls, methods in OTHERS.items() for name, expe
     ("cls", "name", "expected"), CASES, ids=lambda value: getattr(value, "__name__", str(value))[:30]
 )
 def test_signatures(cls, name, expected):
-    assert contract._signature(getattr(cls, name)) == expected
+    assert gunicorn_contract._signature(getattr(cls, name)) == expected
 
 
 @pytest.mark.parametrize("worker_class", [Worker, SyncWorker, ThreadWorker, ASGIWorker, UvicornWorker])
 def test_gunicorn_is_as_the_guard_leans_on_it(worker_class):
-    assert list(contract.differences(worker_class)) == []
+    assert list(gunicorn_contract.differences(worker_class)) == []
 
 
 def test_every_method_of_the_contract_is_looked_at(monkeypatch):
     """With any single entry wrong, the check finds it."""
-    for place, methods in {**contract.SIGNATURES, **contract.SIGNATURES_OF_WORKERS}.items():
+    for place, methods in {**gunicorn_contract.SIGNATURES, **gunicorn_contract.SIGNATURES_OF_WORKERS}.items():
         for method in methods:
             wrong = {place: {method: "(self, wrong)"}, f"{place}X": {}}
-            monkeypatch.setattr(contract, "SIGNATURES", wrong)
-            found = list(contract.differences(Worker))
+            monkeypatch.setattr(gunicorn_contract, "SIGNATURES", wrong)
+            found = list(gunicorn_contract.differences(Worker))
             assert [text.partition(" ")[0] for text in found] == [
                 f"{place.partition(':')[2]}.{method}",
                 place.partition(":")[0],
@@ -62,16 +62,16 @@ def test_every_method_of_the_contract_is_looked_at(monkeypatch):
 
 
 def test_a_gunicorn_newer_than_the_tested_ones(monkeypatch):
-    assert contract.require_contract(ThreadWorker) == []
-    monkeypatch.setattr(contract, "version_info", (contract.TESTED + 1, 0, 0))
-    (warning,) = contract.require_contract(ThreadWorker)
+    assert gunicorn_contract.require_contract(ThreadWorker) == []
+    monkeypatch.setattr(gunicorn_contract, "version_info", (gunicorn_contract.TESTED + 1, 0, 0))
+    (warning,) = gunicorn_contract.require_contract(ThreadWorker)
     assert "newer than the versions" in warning
     monkeypatch.setattr(ThreadWorker, "handle_winch", lambda self: None)
     with pytest.raises(
         ConfigurationError, match=r"ThreadWorker.handle_winch takes \(self\), not \(self, sig, fname\)"
     ):
-        contract.require_contract(ThreadWorker)
-    assert len(contract.require_contract(SyncWorker)) == 1, "a class that is not used does not count"
+        gunicorn_contract.require_contract(ThreadWorker)
+    assert len(gunicorn_contract.require_contract(SyncWorker)) == 1, "a class that is not used does not count"
 
 
 def test_a_logger_has_the_handlers_that_json_is_written_by():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from django_workerguard.server.gauges import Gauges
+from django_workerguard.server.statsd_gauges import Gauges
 
 
 class Log:

@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from django_workerguard.server.gunicornc import EndedConnections
+from django_workerguard.server.gunicorn_control import EndedConnections
 
 
 def record(error: BaseException | None) -> logging.LogRecord:

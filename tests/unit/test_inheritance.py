@@ -7,7 +7,7 @@ from importlib import import_module
 
 import pytest
 
-from django_workerguard.server.inheritance import Inheritance
+from django_workerguard.server.inherited_modules import Inheritance
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from django_workerguard.server.handlers import _hand_over
+from django_workerguard.server.signals import _hand_over
 
 pytestmark = pytest.mark.needs("root")
 USER = 12345

@@ -14,10 +14,10 @@ from django_workerguard.config.handover import Handover
 from django_workerguard.config.options import GuardOptions
 from django_workerguard.config.resolve import SETTING, Layer, resolve
 from django_workerguard.errors import ConfigurationError
+from django_workerguard.notify import runner
+from django_workerguard.notify.notice import SETTLED, Notices, message, subject
+from django_workerguard.notify.runner import Notifier
 from django_workerguard.report.assess import Finding
-from django_workerguard.report.notice import SETTLED, Notices, message, subject
-from django_workerguard.server import notifying
-from django_workerguard.server.notifying import Notifier
 from tests.shots import ERROR, changed
 
 CODES = ("load-failing", "outlier", "frozen")
@@ -152,7 +152,7 @@ def test_the_process_gets_the_notice_and_the_next_has_to_wait(notifier, tmp_path
 
 
 def test_a_process_that_takes_too_long_is_ended_with_its_children(notifier, monkeypatch):
-    monkeypatch.setattr(notifying, "LONGEST_RUN", 3.0)
+    monkeypatch.setattr(runner, "LONGEST_RUN", 3.0)
     notifier._targets = ("command:sh -c 'sleep 100 & sleep 100'",)
     at = ticks(notifier, FAILING, 60.0)
     (pid,) = notifier._running

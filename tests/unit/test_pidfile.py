@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from django_workerguard.errors import AlreadyRunningError, ExitCode
-from django_workerguard.server.pidfile import remove_stale
+from django_workerguard.server.pid_file import remove_stale
 
 
 @pytest.fixture

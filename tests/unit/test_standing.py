@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from django_workerguard.server.supervisor import Standing, Supervisor, changes
+from django_workerguard.server.sd_notify import Standing, Supervisor, changes
 
 
 def standing(**more: object) -> Standing:

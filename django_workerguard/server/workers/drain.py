@@ -72,7 +72,9 @@ class DrainingUvicorn:
     WORKER_BOOT_ERROR = 3
 
     async def _serve(self) -> None:
-        from django_workerguard.server.workers.uvicorn_server import DrainingServer  # late: uvicorn is an extra
+        from django_workerguard.server.workers.uvicorn_server import (
+            DrainingServer,  # late: uvicorn is an extra
+        )
 
         self.config.app = self.wsgi
         server = DrainingServer(self.config, mercy=self.cfg.graceful_timeout)

@@ -17,9 +17,9 @@ from django_workerguard.config.handover import Handover, rewrite
 from django_workerguard.errors import ConfigurationError, ExitCode
 from django_workerguard.policy import message as m
 from django_workerguard.server.configuration import GuardedApplication
-from django_workerguard.server.rereading import Rereading, refuse_what_needs_a_restart
-from django_workerguard.server.sources import Early
-from django_workerguard.server.surroundings import Renewal
+from django_workerguard.server.early_options import Early
+from django_workerguard.server.process_state import Renewal
+from django_workerguard.server.reload import Rereading, refuse_what_needs_a_restart
 
 
 class Handlers:

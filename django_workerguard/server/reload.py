@@ -15,7 +15,7 @@ from django_workerguard.errors import ConfigurationError
 from django_workerguard.scoreboard.layout import Layout
 from django_workerguard.scoreboard.places import server_name
 from django_workerguard.server.configuration import GuardedApplication
-from django_workerguard.server.sources import Early
+from django_workerguard.server.early_options import Early
 
 ANSWER = 3  # the descriptor in the child
 LONGEST = 60.0  # seconds that settings get if load-timeout sets no limit

@@ -23,8 +23,8 @@ from django_workerguard.arbiter.program import execute
 from django_workerguard.config.handover import Handover
 from django_workerguard.config.memory import open_anonymous
 from django_workerguard.config.options import GuardOptions
+from django_workerguard.notify.notice import Notices
 from django_workerguard.report.assess import Finding, assess
-from django_workerguard.report.notice import Notices
 
 LEAVING = ("draining", "stopping")
 LOOK_EVERY = 2.0  # seconds

@@ -15,7 +15,7 @@ import urllib.error
 import urllib.request
 from typing import Any
 
-from django_workerguard.report.notice import message, subject
+from django_workerguard.notify.notice import message, subject
 
 PATIENCE = 8.0  # seconds for one try
 TRIES = 2
