@@ -9,7 +9,7 @@ import os
 import sys
 import time
 
-from django_workerguard.config.location import here
+from django_workerguard.config.project_path import here
 from django_workerguard.report.verdict import KINDS, judge
 from django_workerguard.scoreboard import glance
 from django_workerguard.scoreboard.header import Header, Kind, Vitals, path_word

@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 
 from django_workerguard import cli, orders
 from django_workerguard.choosing import candidates, choose
-from django_workerguard.config.location import here
 from django_workerguard.config.printable import plain
+from django_workerguard.config.project_path import here
 from django_workerguard.config.units import seconds
 from django_workerguard.errors import ConfigurationError, ExitCode, NoServerError, WorkerguardError
 from django_workerguard.report.assess import with_findings

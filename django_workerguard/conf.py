@@ -9,8 +9,8 @@ from typing import Any
 from django.conf import settings
 from django.core.signals import setting_changed
 
-from django_workerguard.config.location import here
 from django_workerguard.config.options import GuardOptions
+from django_workerguard.config.project_path import here
 from django_workerguard.config.resolve import SETTING, Layer, resolve, split
 from django_workerguard.scoreboard.places import pools_of
 from django_workerguard.scoreboard.snapshot import snapshot

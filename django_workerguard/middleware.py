@@ -21,7 +21,7 @@ from django.core.exceptions import MiddlewareNotUsed
 from django.http import HttpRequest, HttpResponse
 
 from django_workerguard.conf import guard_options
-from django_workerguard.config.loading import LoadRequest, Step
+from django_workerguard.config.load_request import LoadRequest, Step
 from django_workerguard.policy.backoff import back_off, seed_of
 from django_workerguard.report.health import KINDS, Kind, respond
 from django_workerguard.sentinel import describe_failure, load_steps

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from django_workerguard.choosing import choose
-from django_workerguard.config.location import here
 from django_workerguard.config.printable import plain
+from django_workerguard.config.project_path import here
 from django_workerguard.errors import ExitCode, WorkerguardError
 from django_workerguard.report.table import event_line
 from django_workerguard.scoreboard.asking import ask

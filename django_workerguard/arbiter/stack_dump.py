@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from django_workerguard.config.memory import open_anonymous
+from django_workerguard.config.memfd import open_anonymous
 
 LONGEST_DUMP = 1 << 20  # bytes
 

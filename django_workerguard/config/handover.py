@@ -11,7 +11,7 @@ import os
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from django_workerguard.config.memory import need_anonymous, read_all, write_all
+from django_workerguard.config.memfd import need_anonymous, read_all, write_all
 from django_workerguard.errors import ConfigurationError
 
 VERSION = 2

@@ -21,7 +21,7 @@ from typing import Any
 from django_workerguard.arbiter.exits import Exit
 from django_workerguard.arbiter.program import execute
 from django_workerguard.config.handover import Handover
-from django_workerguard.config.memory import open_anonymous
+from django_workerguard.config.memfd import open_anonymous
 from django_workerguard.config.options import GuardOptions
 from django_workerguard.notify.notice import Notices
 from django_workerguard.report.assess import Finding, assess

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from django_workerguard.config.memory import open_anonymous
+from django_workerguard.config.memfd import open_anonymous
 from django_workerguard.errors import WorkerguardError
 from django_workerguard.scoreboard.glance import open_file
 from django_workerguard.scoreboard.header import FEATURES, MAGIC, VERSION, WORD, Header, Vitals, path_word

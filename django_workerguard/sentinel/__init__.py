@@ -9,9 +9,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from django_workerguard.config.cleanse import describe_failure
-from django_workerguard.sentinel.load import load, load_steps, release
-from django_workerguard.sentinel.measure import measured
+from django_workerguard.config.redact import describe_failure
+from django_workerguard.sentinel.measurement import measured
+from django_workerguard.sentinel.steps import load, load_steps, release
 
 __all__ = [
     "announce_loaded",

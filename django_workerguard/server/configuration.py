@@ -14,7 +14,7 @@ from gunicorn.app.base import Application
 
 from django_workerguard.config.environment import change, difference
 from django_workerguard.config.handover import Handover
-from django_workerguard.config.loading import LoadRequest
+from django_workerguard.config.load_request import LoadRequest
 from django_workerguard.config.options import GuardOptions
 from django_workerguard.config.resolve import (
     CONFIG_FILE,

@@ -14,9 +14,9 @@ from typing import Any, NoReturn
 
 from gunicorn.config import Config
 
-from django_workerguard.config.cleanse import in_short
 from django_workerguard.config.environment import Changes
 from django_workerguard.config.handover import Handover
+from django_workerguard.config.redact import in_short
 from django_workerguard.config.resolve import (
     COMMAND_LINE,
     CONFIG_FILE,

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from django_workerguard.arbiter.program import execute
-from django_workerguard.config import reading
+from django_workerguard.config import settings_process
 from django_workerguard.config.handover import Handover
 from django_workerguard.errors import ConfigurationError
 from django_workerguard.scoreboard.layout import Layout
@@ -39,8 +39,8 @@ class Rereading:
         self._handover = app.handover
         self._overdue = False
         request, environ = request_of(app, app.handover, self.early)
-        self.fd = reading.ask(request)
-        arguments = reading.command(ANSWER, patience=self._patience + GRACE)
+        self.fd = settings_process.ask(request)
+        arguments = settings_process.command(ANSWER, patience=self._patience + GRACE)
         try:
             self.pid = execute(arguments, environ, given={ANSWER: self.fd})
         except OSError:
@@ -62,7 +62,7 @@ class Rereading:
 
         Raises ConfigurationError if they say nothing, or what cannot be used.
         """
-        answer = reading.answer(self.fd)
+        answer = settings_process.answer(self.fd)
         os.close(self.fd)
         module = self._handover.settings_module
         if answer.silent and self._overdue:
@@ -76,13 +76,13 @@ class Rereading:
 
 def request_of(
     app: GuardedApplication, handover: Handover, early: Early | None = None
-) -> tuple[reading.Request, dict[str, str]]:
+) -> tuple[settings_process.Request, dict[str, str]]:
     """Return what the process that reads the settings is to do, and its environment."""
     early = early or app.early
     directory = early.chdir or handover.directory
     path = [*early.pythonpath, *([early.chdir] if early.chdir else ()), *handover.sys_path]
     named = (app.read.app, *handover.applications.values())
-    request = reading.Request(
+    request = settings_process.Request(
         module=early.environ.get("DJANGO_SETTINGS_MODULE") or handover.settings_module,
         entry=handover.entry,
         environ=handover.environ,
@@ -91,10 +91,10 @@ def request_of(
         path=tuple(path),
     )
     pwd = {"PWD": directory} if directory else {}
-    return request, reading.environment(app.environ_found, pwd, early.environ, path=path)
+    return request, settings_process.environment(app.environ_found, pwd, early.environ, path=path)
 
 
-def told_by(answer: reading.Answer, handover: Handover) -> Handover:
+def told_by(answer: settings_process.Answer, handover: Handover) -> Handover:
     """Return the handover with what the settings say. Raises ConfigurationError if it cannot be used."""
     if answer.wrong:
         raise ConfigurationError(answer.wrong, option="WORKERGUARD", where=handover.settings_module)

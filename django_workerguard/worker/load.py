@@ -17,9 +17,9 @@ from importlib import import_module
 from types import FrameType
 from typing import Any, TypeVar
 
-from django_workerguard.config.loading import Step, unaccepted
+from django_workerguard.config.load_request import Step, unaccepted
 from django_workerguard.errors import ExitCode
-from django_workerguard.policy.load import is_transient, is_want_of_memory
+from django_workerguard.policy.failure import is_transient, is_want_of_memory
 from django_workerguard.scoreboard.layout import Cause, Orders, Seat, SeatState
 from django_workerguard.worker.current import CurrentWorker, set_current_worker
 from django_workerguard.worker.package_sources import changed_packages

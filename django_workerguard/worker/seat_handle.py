@@ -6,7 +6,7 @@ import contextlib
 import os
 from dataclasses import dataclass
 
-from django_workerguard.config.loading import LoadRequest
+from django_workerguard.config.load_request import LoadRequest
 from django_workerguard.config.options import GuardOptions
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.scoreboard.board import Board

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from gunicorn.config import Config
 from gunicorn.http.body import LengthReader
 
-from django_workerguard.config.loading import LoadRequest
+from django_workerguard.config.load_request import LoadRequest
 from django_workerguard.config.options import GuardOptions
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.layout import Layout

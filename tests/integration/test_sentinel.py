@@ -14,8 +14,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 RUNNER = """
     import json, sys
-    from django_workerguard.config.loading import LoadRequest
-    from django_workerguard.sentinel import describe_failure, load
+    from django_workerguard.config.load_request import LoadRequest
+    from django_workerguard.sentinel import describe_failure
+    from django_workerguard.sentinel import steps
 
     class Seen:
         def __init__(self): self.steps = []; self.current = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from django_workerguard.config.cleanse import LONGEST, SUBSTITUTE, _is_secret, cleanse
+from django_workerguard.config.redact import LONGEST, SUBSTITUTE, _is_secret, cleanse
 
 HIDDEN = "hunter22hunter"
 

@@ -20,7 +20,7 @@ from gunicorn.config import KNOWN_SETTINGS
 
 from django_workerguard import commands
 from django_workerguard.config.arguments import add_arguments
-from django_workerguard.config.loading import Step
+from django_workerguard.config.load_request import Step
 from django_workerguard.config.options import OPTIONS
 from django_workerguard.config.resolve import POOL, POOL_OPTIONS
 from django_workerguard.errors import ExitCode

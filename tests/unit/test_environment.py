@@ -9,10 +9,10 @@ import os
 import pytest
 
 from django_workerguard.config import handover as crossing
-from django_workerguard.config import memory, reading
+from django_workerguard.config import memfd, settings_process
 from django_workerguard.config.environment import as_started, change, difference
 from django_workerguard.config.handover import Handover
-from django_workerguard.config.location import through_link, working_directory
+from django_workerguard.config.project_path import through_link, working_directory
 from django_workerguard.errors import ConfigurationError
 
 
@@ -78,13 +78,13 @@ def test_import_paths_by_the_name_of_the_directory(tmp_path):
 
 def test_a_handover_crosses_to_another_release():
     fd = crossing.write(Handover(project="/srv/site", guard={"surge": "2"}))
-    written = json.loads(memory.read_all(fd))
+    written = json.loads(memfd.read_all(fd))
     older = {name: value for name, value in written.items() if name in ("project", "sys_path")}
     newer = {**written, "version": 99, "invented": [1]}
     assert crossing.read(fd) == Handover(project="/srv/site", guard={"surge": "2"})
-    memory.write_all(fd, json.dumps(older).encode())
+    memfd.write_all(fd, json.dumps(older).encode())
     assert crossing.read(fd) == Handover(project="/srv/site")
-    memory.write_all(fd, json.dumps(newer).encode())
+    memfd.write_all(fd, json.dumps(newer).encode())
     assert crossing.read(fd).project == "/srv/site"
     crossing.rewrite(fd, Handover())
     assert crossing.read(fd) == Handover(), "a shorter one leaves nothing of the longer one"
@@ -93,17 +93,17 @@ def test_a_handover_crosses_to_another_release():
 
 @pytest.mark.parametrize("written", ["", "{", "[]", "3", '{"setting": {}, "unknown": 1}', '{"module": "x"}'])
 def test_an_answer_that_is_none_is_silence(written):
-    fd = reading.ask(reading.Request(module="shop.settings"))
-    assert reading.answer(fd) is reading.SILENT
-    memory.write_all(fd, written.encode())
-    assert reading.answer(fd).silent
+    fd = settings_process.ask(settings_process.Request(module="shop.settings"))
+    assert settings_process.answer(fd) is settings_process.SILENT
+    memfd.write_all(fd, written.encode())
+    assert settings_process.answer(fd).silent
     os.close(fd)
 
 
 def test_an_answer_with_nothing_in_it_is_an_answer():
-    fd = reading.ask(reading.Request(module="shop.settings"))
-    memory.write_all(fd, b"{}")
-    assert reading.answer(fd) == reading.Answer()
+    fd = settings_process.ask(settings_process.Request(module="shop.settings"))
+    memfd.write_all(fd, b"{}")
+    assert settings_process.answer(fd) == settings_process.Answer()
     os.close(fd)
 
 
@@ -117,9 +117,9 @@ def no_memfd(monkeypatch):
 
 def test_a_file_without_a_name_in_place_of_memory(no_memfd, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    fd = memory.open_anonymous("workerguard-test")
-    memory.write_all(fd, b"content")
-    assert memory.read_all(fd) == b"content"
+    fd = memfd.open_anonymous("workerguard-test")
+    memfd.write_all(fd, b"content")
+    assert memfd.read_all(fd) == b"content"
     assert not os.get_inheritable(fd)
     assert list(tmp_path.iterdir()) == []
     os.close(fd)
@@ -128,6 +128,6 @@ def test_a_file_without_a_name_in_place_of_memory(no_memfd, tmp_path, monkeypatc
 def test_neither_memory_nor_a_directory(no_memfd, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
     with pytest.raises(OSError, match="memfd_create: Operation not permitted"):
-        memory.open_anonymous("workerguard-test")
+        memfd.open_anonymous("workerguard-test")
     with pytest.raises(ConfigurationError, match="Allow memfd_create in the seccomp profile"):
-        memory.need_anonymous("workerguard-test")
+        memfd.need_anonymous("workerguard-test")

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from django_workerguard.policy import action as a
 from django_workerguard.policy import message as m
 from django_workerguard.policy.backoff import back_off, load_timeout
+from django_workerguard.policy.failure import is_transient
 from django_workerguard.policy.fold import fold
-from django_workerguard.policy.load import is_transient
 from django_workerguard.policy.plan import KILL_AGAIN, next_deadline, plan
 from django_workerguard.policy.view import Fleet, Policy, State, Stop
 from django_workerguard.probe.clock import AwakeClock

@@ -7,7 +7,7 @@ import mmap
 
 import pytest
 
-from django_workerguard.config.loading import LoadRequest
+from django_workerguard.config.load_request import LoadRequest
 from django_workerguard.config.options import GuardOptions
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.layout import Layout

@@ -23,9 +23,9 @@ from django_workerguard.arbiter.exits import Exit
 from django_workerguard.arbiter.run_files import Place
 from django_workerguard.arbiter.stack_dump import open_dump, read_dump
 from django_workerguard.arbiter.tracker import Keeper
-from django_workerguard.config.loading import LoadRequest
-from django_workerguard.config.location import here
+from django_workerguard.config.load_request import LoadRequest
 from django_workerguard.config.options import GuardOptions
+from django_workerguard.config.project_path import here
 from django_workerguard.policy import action as a
 from django_workerguard.policy import message as m
 from django_workerguard.policy.plan import plan

@@ -1,6 +1,6 @@
 """Read the settings as the project itself does, and write what the server needs of them. Runs in a process of its own.
 
-``python -m django_workerguard.config.read_settings FD SECONDS``. The request is in the file, and the answer is
+``python -m django_workerguard.config.settings_reader FD SECONDS``. The request is in the file, and the answer is
 left there. The project's manage.py, if it has started the server, is run up to the point where Django reads the
 settings; else the settings are read directly, and if that fails, through the project's WSGI or ASGI module.
 """
@@ -18,11 +18,11 @@ from dataclasses import asdict
 from importlib import import_module
 from typing import Any, NoReturn
 
-from django_workerguard.config.cleanse import in_short
 from django_workerguard.config.environment import change, difference
 from django_workerguard.config.handover import applications_of, plain
-from django_workerguard.config.memory import read_all, write_all
-from django_workerguard.config.reading import Answer, Request
+from django_workerguard.config.memfd import read_all, write_all
+from django_workerguard.config.redact import in_short
+from django_workerguard.config.settings_process import Answer, Request
 
 DJANGO = "django.conf"  # by its name: nothing of this package that a server may import has Django
 

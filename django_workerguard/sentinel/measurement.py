@@ -8,10 +8,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from django_workerguard.config.loading import Reporter, Step
+from django_workerguard.config.load_request import Reporter, Step
 from django_workerguard.probe.process import resident_bytes
 from django_workerguard.sentinel.leftovers import Open
-from django_workerguard.sentinel.optional import OptionalParts
+from django_workerguard.sentinel.optional_parts import OptionalParts
 
 KILOBYTE = 1024
 MOST_LEFT = 8  # threads and sockets of one step that are named

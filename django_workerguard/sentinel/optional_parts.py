@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from django_workerguard.config.cleanse import describe_briefly
-from django_workerguard.config.loading import Skipped
-from django_workerguard.policy.load import is_want_of_memory
+from django_workerguard.config.load_request import Skipped
+from django_workerguard.config.redact import describe_briefly
+from django_workerguard.policy.failure import is_want_of_memory
 from django_workerguard.worker.load import class_names
 
 MOST = 8  # parts of one step that are reported; a seat's report has 12 KiB for everything

@@ -13,7 +13,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from django_workerguard.sentinel.optional import OptionalParts
+from django_workerguard.sentinel.optional_parts import OptionalParts
 
 # what request handling, forms, the debug page and the error page import when they are first needed
 LATE_IMPORTS = (

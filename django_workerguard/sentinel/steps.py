@@ -9,13 +9,13 @@ from inspect import iscoroutinefunction, signature
 from pathlib import Path
 from typing import Any
 
-from django_workerguard.config.loading import LoadRequest, Reporter
+from django_workerguard.config.load_request import LoadRequest, Reporter
 from django_workerguard.sentinel.connections import connections_closed
-from django_workerguard.sentinel.lazy import load_languages, load_lazy_parts
-from django_workerguard.sentinel.measure import measured
-from django_workerguard.sentinel.optional import OptionalParts
-from django_workerguard.sentinel.requests import warm_up
+from django_workerguard.sentinel.lazy_imports import load_languages, load_lazy_parts
+from django_workerguard.sentinel.measurement import measured
+from django_workerguard.sentinel.optional_parts import OptionalParts
 from django_workerguard.sentinel.urlconf import load_templates, load_urlconf
+from django_workerguard.sentinel.warmup import warm_up
 
 STEPS: dict[str, Callable[[LoadRequest, OptionalParts], None]] = {
     "urlconf": lambda request, _: load_urlconf(request.urlconf),

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from django_workerguard.config.environment import Changes
-from django_workerguard.config.memory import need_anonymous, read_all, write_all
+from django_workerguard.config.memfd import need_anonymous, read_all, write_all
 
-READER = "django_workerguard.config.read_settings"
+READER = "django_workerguard.config.settings_reader"
 
 
 @dataclass(frozen=True, kw_only=True)
