@@ -11,7 +11,7 @@ import time
 
 from django_workerguard.config.project_path import here
 from django_workerguard.report.verdict import KINDS, judge
-from django_workerguard.scoreboard import glance
+from django_workerguard.scoreboard import discovery
 from django_workerguard.scoreboard.header import Header, Kind, Vitals, path_word
 
 OK, USAGE, UNAVAILABLE, NO_SERVER = 0, 2, 69, 72  # errors.ExitCode, which would cost a probe its import
@@ -38,9 +38,9 @@ def _probe_the_only_one(kind: str, of: int) -> int | None:
     name = environ.get("WORKERGUARD_NAME")
     found = []
     others = bool(run_dir or name)
-    for path in glance.boards(run_dir, environ=environ, uid=os.geteuid(), others=others):
-        words = glance.head(path, others=others)
-        if words is not None and words[Header.KIND] == of and (not name or glance.matches(path, name)):
+    for path in discovery.boards(run_dir, environ=environ, uid=os.geteuid(), others=others):
+        words = discovery.head(path, others=others)
+        if words is not None and words[Header.KIND] == of and (not name or discovery.matches(path, name)):
             found.append(words)
     if not (run_dir or name) and os.path.exists("manage.py"):  # this project's is meant
         project = path_word(here())

@@ -15,12 +15,12 @@ from typing import Any, NoReturn
 
 from django_workerguard import cli, orders
 from django_workerguard.choosing import candidates, choose
-from django_workerguard.config.printable import plain
 from django_workerguard.config.project_path import here
+from django_workerguard.config.text import plain
 from django_workerguard.config.units import seconds
 from django_workerguard.errors import ConfigurationError, ExitCode, NoServerError, WorkerguardError
-from django_workerguard.report.assess import with_findings
-from django_workerguard.report.table import event_line, story, table
+from django_workerguard.report.findings import with_findings
+from django_workerguard.report.tables import event_line, story, table
 from django_workerguard.report.verdict import KINDS
 from django_workerguard.scoreboard.header import Kind
 from django_workerguard.scoreboard.journal import read_events

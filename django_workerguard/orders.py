@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from django_workerguard.choosing import choose
-from django_workerguard.config.printable import plain
 from django_workerguard.config.project_path import here
+from django_workerguard.config.text import plain
 from django_workerguard.errors import ExitCode, WorkerguardError
-from django_workerguard.report.table import event_line
-from django_workerguard.scoreboard.asking import ask
+from django_workerguard.report.tables import event_line
+from django_workerguard.scoreboard.control_client import ask
 from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.journal import read_events
 from django_workerguard.scoreboard.places import Server, is_live

@@ -14,9 +14,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from django_workerguard.config.printable import plain
-from django_workerguard.report.assess import assess
-from django_workerguard.report.table import COLUMNS, columns, headlines, row
+from django_workerguard.config.text import plain
+from django_workerguard.report.findings import assess
+from django_workerguard.report.tables import COLUMNS, columns, headlines, row
 
 STATES = {
     "ready": "green",

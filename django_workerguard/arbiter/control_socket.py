@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from django_workerguard.scoreboard.asking import LONGEST
+from django_workerguard.scoreboard.control_client import LONGEST
 
 CREDENTIALS = struct.Struct("3i")
 LONGEST_NAME = 150  # characters

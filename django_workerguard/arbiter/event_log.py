@@ -15,7 +15,7 @@ from django_workerguard.arbiter.exits import Exit, leave_word
 from django_workerguard.arbiter.oom_kills import OOMKills
 from django_workerguard.arbiter.rate_limit import Ration
 from django_workerguard.arbiter.seats import Seats
-from django_workerguard.config.printable import plain
+from django_workerguard.config.text import plain
 from django_workerguard.policy.recycle import EVIL
 from django_workerguard.policy.view import Fleet, State, Worker
 from django_workerguard.probe import cgroup

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from django_workerguard.config.printable import plain
+from django_workerguard.config.text import plain
 from django_workerguard.report.rates import Rate
-from django_workerguard.report.table import utc
+from django_workerguard.report.tables import utc
 from django_workerguard.report.timeline import SERVER, WINDOW, Life, Mark, Timeline
 
 SHORTEST = 300.0  # seconds that are shown at least

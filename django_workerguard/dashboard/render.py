@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
-from django_workerguard.config.printable import plain
-from django_workerguard.report.assess import Finding, assess
-from django_workerguard.report.table import event_line, headlines, span
+from django_workerguard.config.text import plain
+from django_workerguard.report.findings import Finding, assess
+from django_workerguard.report.tables import event_line, headlines, span
 
 Snapshot = Mapping[str, Any]
 

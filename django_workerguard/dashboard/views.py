@@ -22,9 +22,9 @@ from django_workerguard.dashboard.drawing import waterfall
 from django_workerguard.dashboard.looking import events_of, looks
 from django_workerguard.dashboard.render import happened
 from django_workerguard.dashboard.serving import asset
-from django_workerguard.report.assess import assess
-from django_workerguard.report.table import span
-from django_workerguard.scoreboard.asking import ask
+from django_workerguard.report.findings import assess
+from django_workerguard.report.tables import span
+from django_workerguard.scoreboard.control_client import ask
 from django_workerguard.worker.current import CurrentWorker, current_worker
 
 EVENTS = 30  # of a slot

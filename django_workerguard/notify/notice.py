@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from django_workerguard.report.assess import Finding
+from django_workerguard.report.findings import Finding
 
 SETTLED = (
     5.0  # seconds that a finding must stand, or be gone, before it is told; critical ones are told at once

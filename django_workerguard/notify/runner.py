@@ -24,7 +24,7 @@ from django_workerguard.config.handover import Handover
 from django_workerguard.config.memfd import open_anonymous
 from django_workerguard.config.options import GuardOptions
 from django_workerguard.notify.notice import Notices
-from django_workerguard.report.assess import Finding, assess
+from django_workerguard.report.findings import Finding, assess
 
 LEAVING = ("draining", "stopping")
 LOOK_EVERY = 2.0  # seconds

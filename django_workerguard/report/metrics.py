@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from django_workerguard.report.assess import assess
+from django_workerguard.report.findings import assess
 from django_workerguard.scoreboard.layout import SlotState
 from django_workerguard.scoreboard.tallies import LOAD_BUCKETS, LOAD_SECONDS
 

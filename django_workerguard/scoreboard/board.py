@@ -16,7 +16,7 @@ from typing import Any
 
 from django_workerguard.config.memfd import open_anonymous
 from django_workerguard.errors import WorkerguardError
-from django_workerguard.scoreboard.glance import open_file
+from django_workerguard.scoreboard.discovery import open_file
 from django_workerguard.scoreboard.header import FEATURES, MAGIC, VERSION, WORD, Header, Vitals, path_word
 from django_workerguard.scoreboard.layout import (
     ABOUT_WORDS,
@@ -27,7 +27,7 @@ from django_workerguard.scoreboard.layout import (
     Seat,
     Slot,
 )
-from django_workerguard.scoreboard.told import clean, clean_about
+from django_workerguard.scoreboard.sanitise import clean, clean_about
 
 READ_TRIES = 50
 MAP_FIXED = 0x10  # Linux; the module mmap does not name it

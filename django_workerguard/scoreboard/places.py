@@ -15,12 +15,12 @@ from pathlib import Path
 
 from django_workerguard.errors import ConfigurationError
 from django_workerguard.probe.process import is_alive, start_time
-from django_workerguard.scoreboard import glance
+from django_workerguard.scoreboard import discovery
 from django_workerguard.scoreboard.board import Board, BoardError, is_held
 from django_workerguard.scoreboard.header import Header, Kind
 from django_workerguard.scoreboard.layout import Layout
 
-ANYONES = (glance.SHARED_MEMORY, glance.TEMPORARY)  # sources of places where every user may make files
+ANYONES = (discovery.SHARED_MEMORY, discovery.TEMPORARY)  # sources of places where every user may make files
 _BOARD = re.compile(r"(?P<name>.+)\.(?P<pid>\d+)\.board")
 
 
@@ -81,7 +81,7 @@ def open_board(
     cannot see it. Raises ConfigurationError where the user named a directory that cannot be used.
     """
     problems = []
-    for place, source in glance.places(run_dir, environ=environ, uid=uid):
+    for place, source in discovery.places(run_dir, environ=environ, uid=uid):
         try:
             directory = RunDirectory(path=Path(place), mode=mode, anyones=source in ANYONES)
             directory.prepare(uid)
@@ -108,7 +108,7 @@ def open_board(
 
 
 def _slow(place: Path, source: str) -> str | None:
-    if source != glance.TEMPORARY or _is_tmpfs(place):
+    if source != discovery.TEMPORARY or _is_tmpfs(place):
         return None
     return f"the scoreboard lies on a disk ({place}): name a tmpfs with --run-dir"
 
@@ -185,7 +185,7 @@ def find_servers(
     Looks into every place that a server could have used. A file that is no whole
     scoreboard of this version is passed over; `unreadable` tells of those.
     """
-    for path in glance.boards(run_dir, environ=environ, uid=uid, others=others):
+    for path in discovery.boards(run_dir, environ=environ, uid=uid, others=others):
         try:
             board = Board.open(Path(path), others=others)
         except (OSError, BoardError):
@@ -195,7 +195,7 @@ def find_servers(
             continue
         about = board.read_about()
         yield Server(
-            glance.label(path).rpartition(".")[0],
+            discovery.label(path).rpartition(".")[0],
             board.words[Header.PID],
             board,
             str(about.get("project", "/")),
@@ -221,7 +221,7 @@ def unreadable(
     run_dir: str | None, *, environ: Mapping[str, str], uid: int, others: bool = False
 ) -> Iterator[str]:
     """Yield a line for each board whose file cannot be read, or is a dead server's, with the reason."""
-    for path in glance.boards(run_dir, environ=environ, uid=uid, others=others):
+    for path in discovery.boards(run_dir, environ=environ, uid=uid, others=others):
         try:
             board = Board.open(Path(path), others=others)
             if not is_live(board):

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from django_workerguard.config.printable import plain
+from django_workerguard.config.text import plain
 from django_workerguard.errors import ExitCode
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.layout import Layout

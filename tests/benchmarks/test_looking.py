@@ -17,8 +17,8 @@ from django_workerguard.contrib.prometheus import WorkerguardCollector
 from django_workerguard.dashboard.looking import Looks
 from django_workerguard.dashboard.views import POLL_TILES
 from django_workerguard.probe.clock import monotonic_ns
-from django_workerguard.report.assess import with_findings
-from django_workerguard.report.table import table
+from django_workerguard.report.findings import with_findings
+from django_workerguard.report.tables import table
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.journal import write_event

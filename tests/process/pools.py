@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from django_workerguard.report.assess import with_findings
+from django_workerguard.report.findings import with_findings
 from django_workerguard.scoreboard.board import Board, BoardError
 from django_workerguard.scoreboard.journal import read_events
 from django_workerguard.scoreboard.snapshot import snapshot

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 
-from django_workerguard.scoreboard.asking import ask
+from django_workerguard.scoreboard.control_client import ask
 from django_workerguard.scoreboard.layout import Seat, Slot
 from tests.process.conftest import PROJECT, Faults
 from tests.process.harness import Server

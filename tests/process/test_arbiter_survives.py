@@ -18,7 +18,7 @@ import pytest
 
 from django_workerguard import cli
 from django_workerguard.errors import ExitCode
-from django_workerguard.report.assess import assess
+from django_workerguard.report.findings import assess
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.layout import ABOUT_WORDS, TEXT_WORDS, Seat, Slot

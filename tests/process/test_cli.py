@@ -21,7 +21,7 @@ import jsonschema
 import pytest
 
 from django_workerguard.errors import ExitCode
-from django_workerguard.scoreboard.asking import ask
+from django_workerguard.scoreboard.control_client import ask
 from django_workerguard.scoreboard.header import VERSION, WORD, Header
 from tests.process.conftest import PROJECT
 from tests.process.harness import ROOT, Server
@@ -186,7 +186,7 @@ def test_the_control_socket_refuses_another_user_and_says_who_asked(serve):
     stranger = ("setpriv", "--reuid=4711", "--regid=4711", "--clear-groups")
     # the mode of the socket keeps a stranger out; with this one only the credentials do
     capable = ("--inh-caps=+dac_override", "--ambient-caps=+dac_override")
-    asking = "import sys, pathlib; from django_workerguard.scoreboard.asking import ask; print(ask(pathlib.Path(sys.argv[1]), 'reload'))"
+    asking = "import sys, pathlib; from django_workerguard.scoreboard.control_client import ask; print(ask(pathlib.Path(sys.argv[1]), 'reload'))"
 
     def ask_as(*capabilities: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from django_workerguard.report.assess import assess
+from django_workerguard.report.findings import assess
 from tests.process.harness import ROOT, WORKER_CLASSES
 
 MANAGE = ("manage.py", "serve_guarded")

@@ -8,7 +8,7 @@ from pathlib import Path
 import gunicorn
 import pytest
 
-from django_workerguard.report.assess import assess
+from django_workerguard.report.findings import assess
 from tests.process.harness import ROOT, Server
 
 LATE_IN_GUNICORN = "instrument/statsd.py"  # an ASGI worker imports it after the fork

@@ -24,7 +24,7 @@ from django_workerguard.config.load_request import Step
 from django_workerguard.config.options import OPTIONS
 from django_workerguard.config.resolve import POOL, POOL_OPTIONS
 from django_workerguard.errors import ExitCode
-from django_workerguard.report import assess
+from django_workerguard.report import findings
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.layout import Layout
@@ -237,7 +237,7 @@ def test_every_exit_code_is_described():
 def test_every_field_and_finding_of_status_is_described():
     board = Board.create(Layout(seats=1, slots=1), None)
     board.words[Header.TARGET] = 1
-    shot = assess.with_findings(snapshot(board))
+    shot = findings.with_findings(snapshot(board))
     board.close()
     arbiter = {f"arbiter.{key}" for key in shot["arbiter"]}
     fields = set(shot) - {"arbiter"} | arbiter | set(shot["slots"][0]) | {"replaces", "pools"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from django_workerguard.config.load_request import Step, unaccepted
-from django_workerguard.scoreboard.told import clean
+from django_workerguard.scoreboard.sanitise import clean
 
 LEFT = ("thread:poller-1", "socket:10.0.0.5:443")
 

@@ -17,7 +17,7 @@ from django_workerguard.errors import ConfigurationError
 from django_workerguard.notify import runner
 from django_workerguard.notify.notice import SETTLED, Notices, message, subject
 from django_workerguard.notify.runner import Notifier
-from django_workerguard.report.assess import Finding
+from django_workerguard.report.findings import Finding
 from tests.shots import ERROR, changed
 
 CODES = ("load-failing", "outlier", "frozen")

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from django_workerguard.config.printable import plain
-from django_workerguard.report.assess import assess, with_findings
+from django_workerguard.config.text import plain
+from django_workerguard.report.findings import assess, with_findings
 from django_workerguard.report.health import answer
-from django_workerguard.report.table import event_line, span, story, table
+from django_workerguard.report.tables import event_line, span, story, table
 from django_workerguard.report.verdict import KINDS, LONGEST_SILENCE, judge
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header, Phase, Vitals

@@ -16,8 +16,8 @@ from django_workerguard.choosing import choose
 from django_workerguard.errors import ConfigurationError, NoServerError
 from django_workerguard.probe.process import start_time
 from django_workerguard.report.metrics import families
-from django_workerguard.report.table import table
-from django_workerguard.scoreboard import glance, places
+from django_workerguard.report.tables import table
+from django_workerguard.scoreboard import discovery, places
 from django_workerguard.scoreboard.board import Board, BoardError
 from django_workerguard.scoreboard.header import WORD, Header, Kind
 from django_workerguard.scoreboard.layout import ABOUT_WORDS, MAX_SEATS, Layout
@@ -48,8 +48,8 @@ def planted(directory: Path, name: str, *, uid: int, kind: int = Kind.WEB, **abo
 def shared(tmp_path, monkeypatch) -> Path:
     """A /dev/shm of our own."""
     tmp_path.chmod(0o1777)
-    monkeypatch.setattr(glance, "SHARED_MEMORY", str(tmp_path))
-    monkeypatch.setattr(places, "ANYONES", (str(tmp_path), glance.TEMPORARY))
+    monkeypatch.setattr(discovery, "SHARED_MEMORY", str(tmp_path))
+    monkeypatch.setattr(places, "ANYONES", (str(tmp_path), discovery.TEMPORARY))
     monkeypatch.setenv("TMPDIR", str(tmp_path / "none"))
     for name in ("RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR", "WORKERGUARD_RUN_DIR", "WORKERGUARD_NAME"):
         monkeypatch.delenv(name, raising=False)

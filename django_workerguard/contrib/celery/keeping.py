@@ -32,7 +32,7 @@ from django_workerguard.policy.plan import plan
 from django_workerguard.policy.view import Policy, State
 from django_workerguard.probe import cgroup
 from django_workerguard.probe.clock import AwakeClock, monotonic_ns
-from django_workerguard.report.assess import with_findings
+from django_workerguard.report.findings import with_findings
 from django_workerguard.scoreboard.header import Header, Kind, Phase
 from django_workerguard.scoreboard.layout import MAX_SEATS, Layout, Orders, Seat
 from django_workerguard.scoreboard.layout import Kind as SeatKind

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from django_workerguard.config.printable import plain
-from django_workerguard.report.assess import assess
+from django_workerguard.config.text import plain
+from django_workerguard.report.findings import assess
 
 COLUMNS = (
     "SLOT",
