@@ -11,11 +11,11 @@ import os
 import sys
 from typing import NoReturn
 
+from django_workerguard.cli.launch import launch, require_linux
 from django_workerguard.config.arguments import add_arguments, collect, split_at_dashes
 from django_workerguard.config.handover import Handover
 from django_workerguard.config.project_path import through_link, working_directory
 from django_workerguard.errors import ConfigurationError, WorkerguardError
-from django_workerguard.launch import launch, require_linux
 
 
 def main(argv: list[str]) -> int:

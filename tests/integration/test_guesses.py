@@ -16,8 +16,7 @@ RUNNER = """
     import json, sys
     from dataclasses import asdict
     from django_workerguard.config.load_request import LoadRequest
-    from django_workerguard.sentinel import describe_failure
-    from django_workerguard.sentinel import steps
+    from django_workerguard.sentinel import describe_failure, load
 
     class Steps:
         def __init__(self): self.ended = []; self.current = None
@@ -103,7 +102,7 @@ def skipped(result: dict, step: str = "lazy") -> dict[str, str]:
     ],
     ids=["without-mailers", "with-mailers"],
 )
-def test_no_warning_of_django_comes_from_the_sentinel(steps, settings):
+def test_no_warning_of_django_comes_from_the_sentinel(load, settings):
     """With each warning an error, and cleansing too, which reads every setting."""
     result = load(settings, python=("-W", "error"), warmup=(*WARMUP, "languages"))
     assert skipped(result) == {}
@@ -146,7 +145,7 @@ def test_the_back_ends_of_mailers_are_loaded_and_a_broken_one_is_left_out(load):
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("fault", ["raise RuntimeError('out of order')", "raise SystemExit(3)"])
-def test_a_broken_part_that_the_site_may_never_use_is_left_out(steps, settings, part, fault):
+def test_a_broken_part_that_the_site_may_never_use_is_left_out(load, settings, part, fault):
     result = load(settings, files={"site_broken": fault})
     assert part in skipped(result)
 
@@ -181,7 +180,7 @@ NEEDED = {
 
 
 @pytest.mark.parametrize("settings", NEEDED.values(), ids=NEEDED)
-def test_what_every_request_needs_fails_the_load(steps, settings):
+def test_what_every_request_needs_fails_the_load(load, settings):
     assert load(settings, files={"site_broken": "raise RuntimeError('out of order')"})["failure"] is not None
 
 
@@ -228,7 +227,7 @@ READY = """
 
 
 @pytest.mark.parametrize("urls", [URLS, "raise RuntimeError('out of order')"], ids=["loads", "fails"])
-def test_a_connection_that_an_app_opens_in_ready_is_closed_after_the_load(steps, urls):
+def test_a_connection_that_an_app_opens_in_ready_is_closed_after_the_load(load, urls):
     files = {"site_app/__init__": "", "site_app/apps": READY, "site_urls": urls}
     result = load("INSTALLED_APPS += ['site_app']", files=files)
     assert (result["failure"] is None) is (urls == URLS)

@@ -15,8 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RUNNER = """
     import json, sys
     from django_workerguard.config.load_request import LoadRequest
-    from django_workerguard.sentinel import describe_failure
-    from django_workerguard.sentinel import steps
+    from django_workerguard.sentinel import describe_failure, load
 
     class Seen:
         def __init__(self): self.steps = []; self.current = None

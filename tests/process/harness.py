@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from django_workerguard import testing
 from django_workerguard.testing import UnixConnection, WaitedError
+from django_workerguard.testing import server as testing
 
 __all__ = ["PATIENCE", "ROOT", "WORKER_CLASSES", "Reply", "Server", "UnixConnection", "WaitedError"]
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from django_workerguard import cli
+from django_workerguard.cli.main import main
 from django_workerguard.errors import ExitCode
 from django_workerguard.report.findings import assess
 from django_workerguard.scoreboard.board import Board
@@ -322,7 +322,7 @@ def test_with_no_place_for_the_scoreboard_it_serves_and_says_so(serve, monkeypat
 
     for name, value in nowhere.items():
         monkeypatch.setenv(name, value)
-    assert cli.main(["status", "--name", name]) == ExitCode.NO_SERVER
+    assert main(["status", "--name", name]) == ExitCode.NO_SERVER
     assert capsys.readouterr().err.startswith("Error: no running server")
     assert server.stop() == 0
 
@@ -422,7 +422,7 @@ def test_a_worker_that_writes_nonsense_into_its_seat(wild, serve, faults, capsys
         scribble(board, *wild)
 
     for command in (["status"], ["status", "--json"], ["explain", "1"], ["explain", "2"], ["events"]):
-        assert cli.main([*command, "--run-dir", str(server.run_dir)]) == ExitCode.OK
+        assert main([*command, "--run-dir", str(server.run_dir)]) == ExitCode.OK
     assert all(line.isprintable() for line in capsys.readouterr().out.splitlines())
     for pid in server.pids():  # whose own counters are spoilt
         kill(pid)

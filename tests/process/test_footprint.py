@@ -40,7 +40,7 @@ def test_a_probe_imports_next_to_nothing(serve):
     server.wait_ready()
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "WORKERGUARD_RUN_DIR": str(server.run_dir)}
     command = [sys.executable, "-I", "-S", "-X", "importtime", "-c"]
-    code = f"import sys; sys.path.append({str(ROOT)!r}); from django_workerguard.cli import main; sys.exit(main(['probe', 'ready']))"
+    code = f"import sys; sys.path.append({str(ROOT)!r}); from django_workerguard.cli.main import main; sys.exit(main(['probe', 'ready']))"
     told = subprocess.run(
         [*command, code], cwd=PROJECT, env=environ, capture_output=True, text=True, timeout=60
     )

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from gunicorn.config import KNOWN_SETTINGS
 
-from django_workerguard import commands
+from django_workerguard.cli import commands
 from django_workerguard.config.arguments import add_arguments
 from django_workerguard.config.load_request import Step
 from django_workerguard.config.options import OPTIONS
@@ -217,7 +217,7 @@ def test_it_builds_without_a_warning(tmp_path):
 
 
 def test_every_event_is_described():
-    written = set(re.findall(r'self\._(?:event|about)\(\s*"([\w-]+)"', source("fleet", "chronicle.py")))
+    written = set(re.findall(r'self\._(?:event|about)\(\s*"([\w-]+)"', source("arbiter", "event_log.py")))
     assert first_column("events.md") == written
 
 
@@ -247,7 +247,7 @@ def test_every_field_and_finding_of_status_is_described():
 
 
 def _finding_codes() -> Iterator[str]:
-    for node in ast.walk(ast.parse(source("report", "assess.py"))):
+    for node in ast.walk(ast.parse(source("report", "findings.py"))):
         match node:
             case ast.Call(func=ast.Name("Finding"), args=[_, ast.Constant(str(code)), *_]):
                 yield code

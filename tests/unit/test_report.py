@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from django_workerguard.cli.watch import screen
 from django_workerguard.config.text import plain
 from django_workerguard.report.findings import assess, with_findings
 from django_workerguard.report.health import answer
@@ -19,7 +20,6 @@ from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header, Phase, Vitals
 from django_workerguard.scoreboard.layout import Layout
 from django_workerguard.scoreboard.snapshot import snapshot
-from django_workerguard.watching import screen
 from tests.shots import ERROR, LIMITS, WELL, changed
 
 SPARE = {"part": "DATABASES: legacy", "type": "ImportError", "message": "no driver"}

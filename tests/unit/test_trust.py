@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from django_workerguard.arbiter.run_files import Place
-from django_workerguard.choosing import choose
+from django_workerguard.cli.server_choice import choose
 from django_workerguard.errors import ConfigurationError, NoServerError
 from django_workerguard.probe.process import start_time
 from django_workerguard.report.metrics import families

@@ -12,13 +12,13 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.db import connections
 
+from django_workerguard.cli.launch import launch, require_linux
 from django_workerguard.conf import settings_layer
 from django_workerguard.config.arguments import add_arguments, collect, split_at_dashes
 from django_workerguard.config.environment import as_started, difference
 from django_workerguard.config.handover import Handover, applications_of
 from django_workerguard.config.project_path import through_link, working_directory
 from django_workerguard.errors import WorkerguardError
-from django_workerguard.launch import launch, require_linux
 
 
 class Command(BaseCommand):

@@ -8,7 +8,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from django_workerguard import cli
+from django_workerguard.cli.main import main
 
 
 class Command(BaseCommand):
@@ -18,10 +18,10 @@ class Command(BaseCommand):
     requires_system_checks = ()
 
     def run_from_argv(self, argv: list[str]) -> None:
-        sys.exit(cli.main(argv[2:], prog=f"{argv[0]} workerguard"))
+        sys.exit(main(argv[2:], prog=f"{argv[0]} workerguard"))
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("arguments", nargs="*")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        sys.exit(cli.main(options["arguments"], prog="workerguard"))
+        sys.exit(main(options["arguments"], prog="workerguard"))

@@ -72,7 +72,7 @@ def _environ(request: pytest.FixtureRequest) -> dict[str, str]:
         )
     module = settings.SETTINGS_MODULE or os.environ["DJANGO_SETTINGS_MODULE"]
     return {
-        "DJANGO_SETTINGS_MODULE": "django_workerguard.testing_settings",
+        "DJANGO_SETTINGS_MODULE": "django_workerguard.testing.settings",
         "GUARDED_SERVER_SETTINGS": module,
         "GUARDED_SERVER_DATABASES": json.dumps(_databases(request)),
     }

@@ -13,8 +13,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
-from django_workerguard import cli, orders
-from django_workerguard.choosing import candidates, choose
+from django_workerguard.cli import control_requests
+from django_workerguard.cli.probe import tell
+from django_workerguard.cli.server_choice import candidates, choose
 from django_workerguard.config.project_path import here
 from django_workerguard.config.text import plain
 from django_workerguard.config.units import seconds
@@ -103,7 +104,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     reload = commands.add_parser(
         "reload", parents=[which, wait], help="Read settings, configuration and code anew, in new workers."
     )
-    reload.set_defaults(command=orders.reload)
+    reload.set_defaults(command=control_requests.reload)
 
     recycle = commands.add_parser(
         "recycle", parents=[which, wait], help="Replace a slot's worker, or every slot's, within the budget."
@@ -111,13 +112,13 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     chosen = recycle.add_mutually_exclusive_group(required=True)
     chosen.add_argument("slot", nargs="?", type=_positive)
     chosen.add_argument("--all", action="store_true", help="Every slot.")
-    recycle.set_defaults(command=orders.recycle)
+    recycle.set_defaults(command=control_requests.recycle)
 
     scale = commands.add_parser(
         "scale", parents=[which, wait], help="Change how many workers there are to be."
     )
     scale.add_argument("target", type=_positive)
-    scale.set_defaults(command=orders.scale)
+    scale.set_defaults(command=control_requests.scale)
 
     explain = commands.add_parser("explain", parents=[which], help="Why a slot is as it is.")
     explain.add_argument("slot", type=_positive)
@@ -179,7 +180,7 @@ def _watch(parsed: argparse.Namespace, every: float) -> NoReturn:
 
     if sys.stdout.isatty():
         try:
-            watching = import_module("django_workerguard.watching")
+            watching = import_module("django_workerguard.cli.watch")
         except ImportError as error:
             raise ConfigurationError(
                 f"a live screen cannot be shown: {error}",
@@ -210,9 +211,9 @@ def _events(parsed: argparse.Namespace) -> int:
 
 def _probe(parsed: argparse.Namespace) -> int:
     if not parsed.celery:
-        return cli.tell(parsed.kind, choose(parsed, here=Path(here()))[-1].board.vitals)
+        return tell(parsed.kind, choose(parsed, here=Path(here()))[-1].board.vitals)
     pools = candidates(parsed, Kind.POOL, here=Path(here()))
-    return max(cli.tell(parsed.kind, pool.board.vitals, of=pool.name) for pool in pools)
+    return max(tell(parsed.kind, pool.board.vitals, of=pool.name) for pool in pools)
 
 
 def _explain(parsed: argparse.Namespace) -> int:

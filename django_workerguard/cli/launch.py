@@ -14,7 +14,7 @@ from django_workerguard.config.handover import Handover
 from django_workerguard.errors import ConfigurationError
 
 # by its path: the package may lie where only manage.py has the interpreter look
-SERVER = Path(__file__).parent / "server" / "__main__.py"
+SERVER = Path(__file__).parents[1] / "server" / "__main__.py"
 
 
 def launch(handover: Handover) -> NoReturn:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from django_workerguard.choosing import choose
+from django_workerguard.cli.server_choice import choose
 from django_workerguard.config.project_path import here
 from django_workerguard.config.text import plain
 from django_workerguard.errors import ExitCode, WorkerguardError

@@ -1,0 +1,26 @@
+"""The ``workerguard`` command: look at a running server. Runs in a process of its own, without Django.
+
+A probe runs every few seconds: nothing is imported for it that it does not need.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from django_workerguard.cli.probe import probe_the_only_one
+from django_workerguard.report.verdict import KINDS
+from django_workerguard.scoreboard.header import Kind
+
+
+def main(argv: list[str] | None = None, prog: str = "workerguard") -> int:
+    """Run one command and return its exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    celery = "--celery" in argv
+    rest = [argument for argument in argv if argument != "--celery"]
+    if len(rest) == 2 and rest[0] == "probe" and rest[1] in KINDS and len(argv) - len(rest) <= 1:
+        told = probe_the_only_one(rest[1], Kind.POOL if celery else Kind.WEB)
+        if told is not None:
+            return told
+    from django_workerguard.cli.commands import run  # late: argparse, JSON and dataclasses
+
+    return run(argv, prog)
