@@ -17,11 +17,11 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.http import require_http_methods, require_safe
 
-from django_workerguard.dashboard.access import for_those, may_act, may_see
-from django_workerguard.dashboard.drawing import waterfall
-from django_workerguard.dashboard.looking import events_of, looks
-from django_workerguard.dashboard.render import happened
-from django_workerguard.dashboard.serving import asset
+from django_workerguard.access import for_those, may_act, may_see
+from django_workerguard.dashboard.assets import asset
+from django_workerguard.dashboard.fragments import happened
+from django_workerguard.dashboard.snapshots import events_of, looks
+from django_workerguard.dashboard.svg import waterfall
 from django_workerguard.report.findings import assess
 from django_workerguard.report.tables import span
 from django_workerguard.scoreboard.control_client import ask

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from django_workerguard.contrib.prometheus import WorkerguardCollector
-from django_workerguard.dashboard.looking import Looks
+from django_workerguard.dashboard.snapshots import Looks
 from django_workerguard.dashboard.views import POLL_TILES
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.report.findings import with_findings

@@ -14,9 +14,10 @@ from django.http import HttpResponse
 from django.test import Client, RequestFactory, override_settings
 from django.urls import resolve
 
+from django_workerguard import access
 from django_workerguard.config.options import GuardOptions
-from django_workerguard.dashboard import access, looking, serving, views
-from django_workerguard.dashboard.looking import KEPT, Looks
+from django_workerguard.dashboard import assets, snapshots, views
+from django_workerguard.dashboard.snapshots import KEPT, Looks
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header
@@ -284,10 +285,10 @@ def test_a_viewer_who_does_not_read_holds_nobody(family):
 
 
 def test_names_that_the_dashboard_has_no_file_of_are_not_kept(worker):
-    before = serving._asset.cache_info().currsize
+    before = assets._asset.cache_info().currsize
     for number in range(100):
         assert Client().get(f"/guard/assets/{number}.css").status_code == 404
-    assert serving._asset.cache_info().currsize == before
+    assert assets._asset.cache_info().currsize == before
 
 
 def test_an_event_of_a_slot_is_read_once_however_often_the_slot_is_looked_at(worker, monkeypatch):
@@ -298,14 +299,14 @@ def test_an_event_of_a_slot_is_read_once_however_often_the_slot_is_looked_at(wor
             read.append(event["number"])
             yield event
 
-    monkeypatch.setattr(looking, "read_events", reading)
+    monkeypatch.setattr(snapshots, "read_events", reading)
     for number in range(1, 31):
         write_event(worker.board, {"at": 1, "event": "ready", "slot": number % 2 + 1, "count": number})
-    first = [event["count"] for event in looking.events_of(worker, 1, at_most=5)]
+    first = [event["count"] for event in snapshots.events_of(worker, 1, at_most=5)]
     assert first == [30, 28, 26, 24, 22], "the latest first"
     write_event(worker.board, {"at": 1, "event": "ready", "slot": 1, "count": 31})
-    assert [event["count"] for event in looking.events_of(worker, 1, at_most=5)] == [31, *first[:-1]]
-    assert [event["count"] for event in looking.events_of(worker, 2, at_most=5)] == [29, 27, 25, 23, 21]
+    assert [event["count"] for event in snapshots.events_of(worker, 1, at_most=5)] == [31, *first[:-1]]
+    assert [event["count"] for event in snapshots.events_of(worker, 2, at_most=5)] == [29, 27, 25, 23, 21]
     assert len(read) == len(set(read)) == 31
 
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from django_workerguard.dashboard import drawing, render
-from django_workerguard.dashboard.drawing import Axis
+from django_workerguard.dashboard import fragments, svg
+from django_workerguard.dashboard.svg import Axis
 from django_workerguard.report.rates import rates
 from django_workerguard.report.timeline import WINDOW, Timeline
 from django_workerguard.scoreboard.board import Board
@@ -126,7 +126,7 @@ EVENTS = st.lists(
 def test_whatever_the_journal_holds_can_be_drawn(events):
     line = told(*events)
     line.forget(5000.0)
-    html = drawing.history(line, drawing.Bars(0.0), [1, 2, 3], [], Axis.since(0.0, 5000.0))
+    html = svg.history(line, svg.Bars(0.0), [1, 2, 3], [], Axis.since(0.0, 5000.0))
     for drawn in re.findall(r' (?:d|x|y|x1|x2|width|viewBox|points)="([^"]*)"', html):
         assert "n" not in drawn, "nan, inf"
     assert well_formed(html)
@@ -143,10 +143,10 @@ def test_what_a_worker_wrote_is_text_and_nothing_else(text):
     )
     line = told(event("load-failed", 1.0, type=text, message=text, step=text))
     for html in (
-        render.tiles(shot, "/0/slot/0/"),
-        drawing.history(line, drawing.Bars(0.0), [1], [], Axis.since(0.0, 10.0)),
-        drawing.waterfall([{"name": text, "seconds": 1.0, "retained_bytes": 5}]),
-        render.happened([event("load-failed", 1.0, message=text)]),
+        fragments.tiles(shot, "/0/slot/0/"),
+        svg.history(line, svg.Bars(0.0), [1], [], Axis.since(0.0, 10.0)),
+        svg.waterfall([{"name": text, "seconds": 1.0, "retained_bytes": 5}]),
+        fragments.happened([event("load-failed", 1.0, message=text)]),
     ):
         assert well_formed(html)
         assert set(TAG.findall(html)) <= KNOWN
@@ -211,7 +211,7 @@ def well_formed(html):
 
 
 def test_links_lead_to_the_slots_wherever_the_dashboard_is_mounted():
-    assert 'href="/0/guard/slot/1/"' in render.tiles(changed(), "/0/guard/slot/0/")
+    assert 'href="/0/guard/slot/1/"' in fragments.tiles(changed(), "/0/guard/slot/0/")
 
 
 def test_a_crash_loop_of_an_hour_is_drawn_in_a_bounded_size():
@@ -223,7 +223,7 @@ def test_a_crash_loop_of_an_hour_is_drawn_in_a_bounded_size():
             event("load-failed", at + 0.5, pid=number + 1, type="E", message="m"),
             event("back-off", at + 0.5, seconds=0.5),
         ]
-    html = drawing.history(told(*events), drawing.Bars(0.0), [1], [], Axis.since(0.0, 3600.0))
+    html = svg.history(told(*events), svg.Bars(0.0), [1], [], Axis.since(0.0, 3600.0))
     assert len(html) < 400_000
 
 
@@ -233,18 +233,18 @@ def test_of_ten_thousand_events_what_is_grave_is_drawn_and_the_rest_is_counted()
     for number in range(9999):
         at, slot = 20.0 + number * 0.35, number % 64 + 1
         events.append(event("retiring", at, slot=slot, pid=number + 2, reason="max-requests: 9 of 9"))
-    html = drawing.history(told(*events), drawing.Bars(0.0), range(1, 65), [], Axis.since(0.0, 3600.0))
+    html = svg.history(told(*events), svg.Bars(0.0), range(1, 65), [], Axis.since(0.0, 3600.0))
     assert html.count('class="wg-mark wg-mark-failed"') == 1
-    assert html.count('class="wg-mark ') == drawing.MOST_MARKS
+    assert html.count('class="wg-mark ') == svg.MOST_MARKS
     assert "more marks are not drawn" in html
     assert len(html) < 1_500_000
 
 
 def test_what_is_not_well_comes_first_among_many():
     slots = [{**changed()["slots"][0], "slot": n, "failures": int(n == 40)} for n in range(1, 65)]
-    html = render.tiles(changed(slots=slots), "/0/slot/0/")
+    html = fragments.tiles(changed(slots=slots), "/0/slot/0/")
     assert html.index("Slot 40<") < html.index("Slot 1<")
-    few = render.tiles(changed(slots=slots[:8]), "/0/slot/0/")
+    few = fragments.tiles(changed(slots=slots[:8]), "/0/slot/0/")
     assert few.index("Slot 1<") < few.index("Slot 8<")
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from celery import signals
 
-from django_workerguard.contrib.celery import commands  # noqa: F401 - registers them
+from django_workerguard.contrib.celery import remote_control  # noqa: F401 - registers them
 from django_workerguard.contrib.celery.versions import require_supported
 
 UNGUARDED = (

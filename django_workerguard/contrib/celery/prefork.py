@@ -25,10 +25,10 @@ from celery.worker import state as worker_state
 
 from django_workerguard.conf import settings_layer
 from django_workerguard.config.resolve import resolve_pool
-from django_workerguard.contrib.celery import commands  # noqa: F401 - registers them
+from django_workerguard.contrib.celery import remote_control  # noqa: F401 - registers them
 from django_workerguard.contrib.celery.child import GuardedAsyncWorker, GuardedBlockingWorker
-from django_workerguard.contrib.celery.keeping import PoolKeeper, open_pool_board
-from django_workerguard.contrib.celery.steps import Pulse
+from django_workerguard.contrib.celery.consumer_pulse import Pulse
+from django_workerguard.contrib.celery.pool_arbiter import PoolKeeper, open_pool_board
 from django_workerguard.contrib.celery.versions import require_supported
 from django_workerguard.errors import ConfigurationError, ExitCode, WorkerguardError
 from django_workerguard.sentinel import describe_failure

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from django_workerguard.conf import pools_here
-from django_workerguard.dashboard import drawing, render
+from django_workerguard.dashboard import fragments, svg
 from django_workerguard.report.rates import rates
 from django_workerguard.report.timeline import Timeline
 from django_workerguard.scoreboard.board import Board
@@ -31,7 +31,7 @@ class Looks:
         self._clock = clock
         self._kept: dict[str, tuple[float, str]] = {}
         self._line = Timeline()
-        self._bars = drawing.Bars(worker.board.words[Header.STARTED_AT] / 1e6)
+        self._bars = svg.Bars(worker.board.words[Header.STARTED_AT] / 1e6)
         self._lock = threading.Lock()  # the timeline grows
 
     def tiles(self, slot_url: str) -> str:
@@ -41,11 +41,11 @@ class Looks:
     def _tiles(self, slot_url: str) -> str:
         shot, board = self._worker.snapshot(), self._worker.board
         recent = {slot["slot"]: read_recent(board, slot["slot"], samples=RECENT) for slot in shot["slots"]}
-        return render.tiles(shot, slot_url, recent) + "".join(map(render.pool_tiles, pools_here()))
+        return fragments.tiles(shot, slot_url, recent) + "".join(map(fragments.pool_tiles, pools_here()))
 
     def said(self) -> str:
         """Return in a line how the server stands, for who cannot see it."""
-        return render.said(self._worker.snapshot())
+        return fragments.said(self._worker.snapshot())
 
     def history(self) -> str:
         """Return the last hour."""
@@ -67,10 +67,10 @@ class Looks:
         self._line.feed(read_events(board, after=self._line.seen))
         self._line.forget(now)
         totals = read_totals(board)
-        axis = drawing.Axis.since(board.words[Header.STARTED_AT] / 1e6, now)
+        axis = svg.Axis.since(board.words[Header.STARTED_AT] / 1e6, now)
         found = rates(totals.at, totals.requests, totals.errors_5xx)
         slots = range(1, min(board.words[Header.TARGET], board.layout.slots) + 1)
-        return drawing.history(self._line, self._bars, slots, found, axis)
+        return svg.history(self._line, self._bars, slots, found, axis)
 
 
 @functools.lru_cache(maxsize=1)
