@@ -1,4 +1,4 @@
-"""Who may see the dashboard, and who may act there. Runs in the worker."""
+"""Access rules: who may see details of probes and metrics, who may see the dashboard, who may act there. Runs in the worker."""
 
 from __future__ import annotations
 
@@ -16,9 +16,19 @@ from django.utils.http import urlencode
 from django.utils.module_loading import import_string
 
 from django_workerguard.conf import options_here
+from django_workerguard.report.health import bears_token
 
 PERMISSION = "workerguard.operate"
 View = Callable[..., HttpResponseBase]
+
+
+def may_see_details(request: HttpRequest) -> bool:
+    """Say whether the client of a probe or of the metrics is staff or bears the health-token."""
+    # the token first, because the user may have to be read from the database
+    if bears_token(request.META.get("HTTP_AUTHORIZATION", ""), options_here().health_token):
+        return True
+    user = getattr(request, "user", None)
+    return user is not None and bool(getattr(user, "is_active", False) and getattr(user, "is_staff", False))
 
 
 def may_see(request: HttpRequest) -> bool:

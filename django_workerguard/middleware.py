@@ -25,7 +25,7 @@ from django_workerguard.config.load_request import LoadRequest, Step
 from django_workerguard.policy.backoff import back_off, seed_of
 from django_workerguard.report.health import KINDS, Kind, respond
 from django_workerguard.sentinel import describe_failure, load_steps
-from django_workerguard.views import answer_probe, as_response, wants_json
+from django_workerguard.views import answer_probe, as_response, asks_for_json
 from django_workerguard.worker.current import current_worker
 
 logger = logging.getLogger("django_workerguard")
@@ -75,7 +75,7 @@ class GuardMiddleware:
 
     def _refusal(self, request: HttpRequest) -> HttpResponse:
         wait = max(1, round(self.gate.next_try - time.monotonic()))
-        if wants_json(request):
+        if asks_for_json(request):
             told = respond(503, '{"status": "unavailable"}\n', "application/json", retry_after=wait)
         else:
             text = "This site is not available just now. Please try again in a moment.\n"

@@ -7,7 +7,6 @@ the server is another one and the middleware is missing, and make the URLs resol
 from __future__ import annotations
 
 import functools
-import hmac
 import logging
 import sys
 from collections.abc import Callable
@@ -16,9 +15,9 @@ from asgiref.sync import async_to_sync
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
-from django_workerguard.conf import options_here
+from django_workerguard.access import may_see_details
 from django_workerguard.probe.clock import monotonic_ns
-from django_workerguard.report.health import KINDS, Answer, Kind, answer
+from django_workerguard.report.health import KINDS, Answer, Kind, answer, wants_json
 from django_workerguard.report.health import respond as make_answer
 from django_workerguard.report.verdict import judge
 from django_workerguard.worker.current import current_worker
@@ -41,30 +40,14 @@ def answer_probe(request: HttpRequest, kind: Kind, *, loaded: bool) -> Answer:
         worker.vitals() if worker is not None else None,
         loaded=loaded,
         now=monotonic_ns() / 1e9,
-        wants_json=wants_json(request),
+        as_json=asks_for_json(request),
         detailed=may_see_details(request),
     )
 
 
-def wants_json(request: HttpRequest) -> bool:
-    """Say whether the client asks for JSON."""
-    return "application/json" in request.META.get("HTTP_ACCEPT", "") or request.GET.get("format") == "json"
-
-
-def may_see_details(request: HttpRequest) -> bool:
-    """Say whether the client is staff or bears the health-token."""
-    token = options_here().health_token
-    if token and bears_token(request, token):  # first, because the user may have to be read from the database
-        return True
-    user = getattr(request, "user", None)
-    return user is not None and bool(getattr(user, "is_active", False) and getattr(user, "is_staff", False))
-
-
-def bears_token(request: HttpRequest, token: str) -> bool:
-    """Say whether the client has sent this bearer token."""
-    scheme, _, given = request.META.get("HTTP_AUTHORIZATION", "").partition(" ")
-    same = hmac.compare_digest(given.strip().encode(errors="replace"), token.encode())
-    return scheme.lower() == "bearer" and same
+def asks_for_json(request: HttpRequest) -> bool:
+    """Say whether the client of a request asks for JSON."""
+    return wants_json(request.META.get("HTTP_ACCEPT", ""), format=request.GET.get("format", ""))
 
 
 def as_response(told: Answer) -> HttpResponse:

@@ -21,8 +21,8 @@ from health_check.views import HealthCheckView
 
 from django_workerguard.conf import pools_here
 from django_workerguard.probe.clock import monotonic_ns
+from django_workerguard.report.health import bears_token, wants_json
 from django_workerguard.report.verdict import LONGEST_SILENCE, judge
-from django_workerguard.views import bears_token
 from django_workerguard.worker.current import current_worker
 
 CHECKS = ("WorkerLoaded", "FleetReady", "ArbiterAlive")
@@ -113,9 +113,7 @@ class LooplessHealthView(View):
             return _refusal()
         view.results = [run_without_loop(check) for check in view.get_checks()]
         status = 500 if any(result.error for result in view.results) else 200
-        as_json = (
-            "application/json" in request.META.get("HTTP_ACCEPT", "") or request.GET.get("format") == "json"
-        )
+        as_json = wants_json(request.META.get("HTTP_ACCEPT", ""), format=request.GET.get("format", ""))
         response: HttpResponse = (view.render_to_response_json if as_json else view.render_to_response_text)(
             status
         )
@@ -130,7 +128,7 @@ def _is_authorized(view: Any, request: HttpRequest) -> bool:
     if hasattr(view, "is_authorized"):
         return bool(view.is_authorized(request))
     token = getattr(settings, "HEALTH_CHECK_AUTH_TOKEN", None)
-    return not token or bears_token(request, token)
+    return not token or bears_token(request.META.get("HTTP_AUTHORIZATION", ""), token)
 
 
 def _refusal() -> HttpResponse:

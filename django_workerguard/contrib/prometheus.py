@@ -30,9 +30,9 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from django_workerguard.access import may_see_details
 from django_workerguard.conf import pools_here
 from django_workerguard.report.metrics import Family, families, families_of_pools
-from django_workerguard.views import may_see_details
 from django_workerguard.worker.current import current_worker
 
 app_name = "workerguard-metrics"

@@ -27,13 +27,29 @@ class Answer:
         return "OK" if self.status == 200 else "Service Unavailable"
 
 
+def wants_json(accept: str, *, format: str = "") -> bool:
+    """Say whether a client asks for JSON: by its header ``Accept``, or by the parameter ``format`` of the query."""
+    return "application/json" in accept or format == "json"
+
+
+def bears_token(authorization: str, token: str) -> bool:
+    """Say whether the header ``Authorization`` bears this token, compared in constant time; no token allows nothing."""
+    if not authorization or not token:
+        return False
+    from hmac import compare_digest  # late: it would cost the arbiter a megabyte
+
+    scheme, _, given = authorization.partition(" ")
+    same = compare_digest(given.strip().encode(errors="replace"), token.encode())
+    return same and scheme.lower() == "bearer"
+
+
 def answer(
-    kind: Kind, vitals: Vitals | None, *, loaded: bool | None, now: float, wants_json: bool, detailed: bool
+    kind: Kind, vitals: Vitals | None, *, loaded: bool | None, now: float, as_json: bool, detailed: bool
 ) -> Answer:
     """Answer one probe: 200, or 503 with Retry-After. Without ``detailed`` it says yes or no and nothing else."""
     ok, reason = judge(kind, vitals, loaded=loaded, now=now)
     word = "ok" if ok else "unavailable"
-    if wants_json:
+    if as_json:
         content = {"status": word, "detail": reason} if detailed else {"status": word}
         body, mime = json.dumps(content) + "\n", "application/json"
     else:

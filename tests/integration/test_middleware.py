@@ -11,10 +11,10 @@ from django.core.exceptions import MiddlewareNotUsed
 from django.test import AsyncClient, Client, override_settings
 
 from django_workerguard import middleware
+from django_workerguard.access import may_see_details
 from django_workerguard.middleware import GuardMiddleware
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.layout import Layout
-from django_workerguard.views import may_see_details
 from django_workerguard.worker import current
 from django_workerguard.worker.current import CurrentWorker
 

@@ -62,12 +62,12 @@ def test_verdicts(kind, of, loaded, now, ok):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("wants_json", [True, False])
-def test_without_the_right_an_answer_says_yes_or_no_and_nothing_else(kind, wants_json):
+@pytest.mark.parametrize("as_json", [True, False])
+def test_without_the_right_an_answer_says_yes_or_no_and_nothing_else(kind, as_json):
     for of in (vitals(), vitals(ready=0, reached=0)):
-        told = answer(kind, of, loaded=None, now=101.0, wants_json=wants_json, detailed=False)
+        told = answer(kind, of, loaded=None, now=101.0, as_json=as_json, detailed=False)
         body = told.body.decode().strip()
-        assert (json.loads(body)["status"] if wants_json else body) in ("ok", "unavailable")
+        assert (json.loads(body)["status"] if as_json else body) in ("ok", "unavailable")
         assert ("Retry-After" in dict(told.headers)) is (told.status == 503)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
 from django_workerguard.probe.clock import monotonic_ns
-from django_workerguard.report.health import KINDS, Answer, Kind, answer
+from django_workerguard.report.health import KINDS, Answer, Kind, answer, bears_token, wants_json
 from django_workerguard.scoreboard.layout import SeatState
 from django_workerguard.server.workers.request_counter import PROBE, RequestCount
 from django_workerguard.worker.seat_handle import Guard
@@ -32,7 +32,6 @@ class HealthURLs:
 
     def __init__(self, guard: Guard, *, prefix: str = "") -> None:
         self._guard = guard
-        self._token = guard.options.health_token.encode()
         self.kinds: dict[str, Kind] = {}
         for place in ("", prefix.rstrip("/")):
             for kind in KINDS:
@@ -46,18 +45,8 @@ class HealthURLs:
             guard.board.vitals,
             loaded=guard.state in ANSWERS,
             now=monotonic_ns() / 1e9,
-            wants_json="application/json" in accept,
-            detailed=self._knows_token(authorization),
-        )
-
-    def _knows_token(self, authorization: str) -> bool:
-        if not authorization or not self._token:
-            return False
-        from hmac import compare_digest  # late: it would cost the arbiter a megabyte
-
-        scheme, _, token = authorization.partition(" ")
-        return (
-            compare_digest(token.strip().encode(errors="replace"), self._token) and scheme.lower() == "bearer"
+            as_json=wants_json(accept),
+            detailed=bears_token(authorization, guard.options.health_token),
         )
 
 
