@@ -8,8 +8,6 @@ a request on its way or not. A worker that is replaced under load would lose one
 from __future__ import annotations
 
 import asyncio
-import signal
-import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -59,26 +57,3 @@ class DrainingASGI:
             await asyncio.sleep(LOOK)
         self.cfg.set("graceful_timeout", 0)  # it has been given
         await super()._shutdown()  # type: ignore[misc]
-
-
-class DrainingUvicorn:
-    """uvicorn's worker class with a server that drains, and that SIGQUIT ends."""
-
-    # the worker class, as far as it is leaned on
-    sockets: list[Any]
-    cfg: Any
-    config: Any
-    wsgi: Any
-    WORKER_BOOT_ERROR = 3
-
-    async def _serve(self) -> None:
-        from django_workerguard.server.workers.uvicorn_server import (
-            DrainingServer,  # late: uvicorn is an extra
-        )
-
-        self.config.app = self.wsgi
-        server = DrainingServer(self.config, mercy=self.cfg.graceful_timeout)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, server.quit)
-        await server.serve(sockets=self.sockets)
-        if not server.started:
-            sys.exit(self.WORKER_BOOT_ERROR)

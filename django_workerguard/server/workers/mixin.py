@@ -59,9 +59,11 @@ def guarded(worker_class: type[Any]) -> type[Any]:
 def _draining(worker_class: type) -> tuple[type, ...]:
     if not is_asgi(worker_class):
         return ()
-    draining = import_module("django_workerguard.server.workers.drain")  # late: it imports asyncio
-    uvicorn = any(cls.__name__ == "UvicornWorker" for cls in worker_class.__mro__)
-    return (draining.DrainingUvicorn if uvicorn else draining.DrainingASGI,)
+    # late: they import asyncio, and uvicorn is an extra
+    rooms = "django_workerguard.server.workers"
+    if any(cls.__name__ == "UvicornWorker" for cls in worker_class.__mro__):
+        return (import_module(f"{rooms}.uvicorn_server").DrainingUvicorn,)
+    return (import_module(f"{rooms}.drain").DrainingASGI,)
 
 
 def _nothing(_request: Any) -> None:

@@ -1,9 +1,11 @@
-"""uvicorn's server, which finishes what it has before it closes. Runs in the worker."""
+"""uvicorn's server and its worker class, which finish what they have before they close. Runs in the worker."""
 
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
+import sys
 from typing import Any
 
 from uvicorn import Config, Server
@@ -70,3 +72,22 @@ def _is_busy(connection: Any) -> bool:
     if hasattr(connection, "cycle"):  # HTTP/1
         return connection.cycle is not None and not connection.cycle.response_complete
     return bool(getattr(connection, "cycles", True))  # HTTP/2; a websocket has neither
+
+
+class DrainingUvicorn:
+    """uvicorn's worker class with a server that drains, and that SIGQUIT ends."""
+
+    # the worker class, as far as it is leaned on
+    sockets: list[Any]
+    cfg: Any
+    config: Any
+    wsgi: Any
+    WORKER_BOOT_ERROR = 3
+
+    async def _serve(self) -> None:
+        self.config.app = self.wsgi
+        server = DrainingServer(self.config, mercy=self.cfg.graceful_timeout)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, server.quit)
+        await server.serve(sockets=self.sockets)
+        if not server.started:
+            sys.exit(self.WORKER_BOOT_ERROR)
