@@ -17,9 +17,9 @@ from django_workerguard.arbiter.seats import Seats
 from django_workerguard.arbiter.stack_dump import open_dump, read_dump
 from django_workerguard.errors import ExitCode
 from django_workerguard.scoreboard.layout import Kind, Orders, SeatState
-from django_workerguard.server.hygiene import shed, signals_held
 from django_workerguard.server.workers.mixin import is_asgi
 from django_workerguard.server.workers.stand_in import StandIn, without_hooks
+from django_workerguard.worker.after_fork import shed, signals_held
 from django_workerguard.worker.load import record_failure
 from django_workerguard.worker.seat_handle import Guard
 from django_workerguard.worker.shutdown import limit_threads

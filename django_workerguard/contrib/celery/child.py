@@ -19,10 +19,10 @@ from billiard.pool import Worker as BlockingWorker
 from celery import signals
 from celery.concurrency.asynpool import Worker as AsyncWorker
 
-from django_workerguard.arbiter.forks import disown_forks
 from django_workerguard.errors import ExitCode
 from django_workerguard.scoreboard.layout import Orders, Seat, SeatState
 from django_workerguard.worker import load
+from django_workerguard.worker.after_fork import disown_forks
 from django_workerguard.worker.current import current_worker
 from django_workerguard.worker.seat_handle import Guard
 

@@ -12,16 +12,15 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from django_workerguard.arbiter.forks import disown_forks
 from django_workerguard.errors import ExitCode
 from django_workerguard.scoreboard.layout import Orders, Seat, SeatState
-from django_workerguard.server.hygiene import StaysOnHangup, die_with
 from django_workerguard.server.workers.accept_delay import leave_silent_clients, patient_listeners
 from django_workerguard.server.workers.certificate import load_certificate
 from django_workerguard.server.workers.connection_close import Closer, close_without_waiting
 from django_workerguard.server.workers.request_counter import RequestCount, chain_hooks, request_count
 from django_workerguard.server.workers.wrapper import GuardedASGI, GuardedWSGI, HealthURLs
 from django_workerguard.worker import load
+from django_workerguard.worker.after_fork import StaysOnHangup, die_with, disown_forks
 from django_workerguard.worker.current import current_worker
 from django_workerguard.worker.seat_handle import Guard
 

@@ -18,10 +18,10 @@ from gunicorn.workers.gthread import ThreadWorker
 from django_workerguard.errors import ExitCode
 from django_workerguard.report.health import respond
 from django_workerguard.scoreboard.layout import Orders, Seat, SeatState
-from django_workerguard.server.hygiene import StaysOnHangup, die_with
 from django_workerguard.server.workers.certificate import load_certificate
 from django_workerguard.server.workers.connection_close import close_without_waiting
 from django_workerguard.server.workers.wrapper import GuardedWSGI, HealthURLs
+from django_workerguard.worker.after_fork import StaysOnHangup, die_with
 from django_workerguard.worker.seat_handle import Guard
 
 THREADS = 4
