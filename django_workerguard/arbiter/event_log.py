@@ -16,14 +16,14 @@ from django_workerguard.arbiter.oom_kills import OOMKills
 from django_workerguard.arbiter.rate_limit import Ration
 from django_workerguard.arbiter.seats import Seats
 from django_workerguard.config.text import plain
-from django_workerguard.policy.recycle import EVIL
+from django_workerguard.policy.reason import DEPARTURES, Reason, Rule
 from django_workerguard.policy.view import Fleet, State, Worker
 from django_workerguard.probe import cgroup
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.journal import write_event
 from django_workerguard.scoreboard.layout import Cause, Seat
 from django_workerguard.scoreboard.places import server_name
-from django_workerguard.scoreboard.tallies import Tallies
+from django_workerguard.scoreboard.tallies import OTHER, Tallies
 
 SAID = {
     "out-of-memory": "by the kernel: out of memory",
@@ -31,7 +31,6 @@ SAID = {
 }
 # of the control socket's requests, how many are written to the journal in each period: a flood must not wipe the rest
 ASKED_MOST, ASKED_PERIOD = 60, 60.0  # requests, seconds
-NO_RECYCLE = ("stop", "scale", "superseded")  # why a worker leaves without a replacement
 LOADING = (State.LOADING, State.LOADED, State.FAILED)
 
 
@@ -110,8 +109,8 @@ class Chronicle:
                 sys.stderr.write(f"Error: {why.splitlines()[0]}\n")
             leave_word(why)
 
-    def gave_up(self, reason: str) -> None:
-        self._event("gave-up", reason=reason)
+    def gave_up(self, reason: Reason) -> None:
+        self._event("gave-up", **_fields(reason))
         self._log.error("Giving up: %s", reason, extra={"action": "gave-up"})
 
     def stopping(self, *, quick: bool, drain_delay: float) -> None:
@@ -158,9 +157,9 @@ class Chronicle:
 
     # workers
 
-    def spawned(self, worker: Worker, reason: str) -> None:
+    def spawned(self, worker: Worker, reason: Reason | None) -> None:
         self._not_spawned = ""
-        self._about("spawned", worker, reason=reason)
+        self._about("spawned", worker, **_fields(reason))
 
     def not_spawned(self, slot: int, reason: str, fleet: Fleet) -> None:
         self._event("spawn-failed", slot=slot, reason=reason)
@@ -228,26 +227,23 @@ class Chronicle:
             self._all_said = True
             self._log.info("All %d workers are ready", fleet.target, extra={"action": "all-ready"})
 
-    def retired(self, worker: Worker | None, reason: str) -> None:
-        if worker is not None:
-            self._count_recycle(reason)
-            self._about("retiring", worker, reason=reason)
-            self._say("info", worker, "retiring", "asked to leave: %s", reason)
+    def retired(self, worker: Worker | None, reason: Reason | None) -> None:
+        if worker is None or reason is None:
+            return
+        if reason.rule not in DEPARTURES:
+            self._tallies.count("recycles", reason.rule)
+        self._about("retiring", worker, **_fields(reason))
+        self._say("info", worker, "retiring", "asked to leave: %s", str(reason))
 
-    def _count_recycle(self, reason: str) -> None:
-        rule = "by-hand" if reason.startswith("recycle ") else reason.partition(":")[0]
-        if rule not in NO_RECYCLE:
-            self._tallies.count("recycles", rule)
-
-    def aborted(self, worker: Worker | None, reason: str) -> None:
+    def aborted(self, worker: Worker | None, reason: Reason) -> None:
         if worker is not None:
-            self._about("aborted", worker, reason=reason)
-            self._say("critical", worker, "aborted", "aborted: %s", reason)
+            self._about("aborted", worker, **_fields(reason))
+            self._say("critical", worker, "aborted", "aborted: %s", str(reason))
 
-    def killed(self, worker: Worker | None, reason: str) -> None:
+    def killed(self, worker: Worker | None, reason: Reason) -> None:
         if worker is not None:
-            self._about("killed", worker, reason=reason)
-            self._say("critical", worker, "killed", "killed: %s", reason)
+            self._about("killed", worker, **_fields(reason))
+            self._say("critical", worker, "killed", "killed: %s", str(reason))
 
     def exited(self, worker: Worker, end: Exit, dump: str, seats: Seats, *, now: float) -> Cause:
         """Tell of a process that is gone; return what kind of cause it had."""
@@ -257,15 +253,15 @@ class Chronicle:
         by_whom = self._by_whom(worker, end, now)
         kind = _kind_of_exit(worker, end, by_whom)
         self._tallies.count("exits", kind)
-        if kind == EVIL:
-            self._tallies.count("recycles", EVIL)
+        if kind == Rule.EVIL_RELOAD_ON_RSS:
+            self._tallies.count("recycles", kind)
         threads = seats.report(worker.seat).get("threads")  # that the process did not wait for
         self._about(
             "exited",
             worker,
             end=str(end),
             by=by_whom,
-            reason=worker.reason,
+            **_fields(worker.reason),
             state=worker.state.value,
             lived=round(now - worker.spawned, 3),
             requests=worker.requests,
@@ -275,7 +271,7 @@ class Chronicle:
         )
         asked = worker.state is State.RETIRING
         level = "info" if end.clean or (asked and worker.aborted is None) else "error"
-        why = worker.reason or SAID.get(by_whom, "")
+        why = str(worker.reason) if worker.reason else SAID.get(by_whom, "")
         self._say(level, worker, "exited", "gone: %s%s", end, f" ({why})" if why else "")
         if dump:
             self._say("error", worker, "stacks", "its stacks were:\n%s", dump)
@@ -369,6 +365,11 @@ class Chronicle:
             self._log.warning("The stand-in is gone: %s", end, extra={"action": "stand-in-exited"})
 
 
+def _fields(reason: Reason | None) -> dict[str, str]:
+    """Return an event's fields of a reason: the rule for programs, the whole of it for people."""
+    return {"rule": reason.rule.value, "reason": str(reason)} if reason else {"rule": "", "reason": ""}
+
+
 def _cause(seats: Seats, seat: int) -> Cause:
     return Cause(seats.word(seat, Seat.CAUSE) & (Cause.TRANSIENT | Cause.MEMORY))
 
@@ -383,7 +384,7 @@ def _kind_of_failure(cause: Cause) -> str:
 def _kind_of_exit(worker: Worker, end: Exit, by_whom: str) -> str:
     """Name, for the tallies, how a process ended that was not loading."""
     if worker.aborted is not None or by_whom == "arbiter":
-        return worker.reason.partition(":")[0]
+        return worker.reason.rule if worker.reason else OTHER
     if end.signal is not None:
         return {"out-of-memory": by_whom, "somebody": "sigkill"}.get(by_whom, "signal")
     if worker.state is State.RETIRING:
@@ -393,11 +394,9 @@ def _kind_of_exit(worker: Worker, end: Exit, by_whom: str) -> str:
 
 def _error(worker: Worker, end: Exit, dump: str, step: str | None, by_whom: str) -> dict[str, Any]:
     """Describe the end of a process that could not say anything itself."""
-    if worker.aborted is not None:
-        kind, message = worker.reason.partition(":")[0], f"{worker.reason.partition(': ')[2]}; {end}"
-    else:
-        kind, message = str(end), SAID.get(by_whom, "the process ended without a word")
-        with contextlib.suppress(ValueError):
-            kind = kind.split(" by ")[1] if end.signal is not None else "exit"
-            message = str(end) if end.signal is None else message
+    kind, message = end.kind, SAID.get(by_whom, "the process ended without a word")
+    if worker.aborted is not None and worker.reason is not None:
+        kind, message = worker.reason.rule.value, f"{worker.reason.text}; {end}"
+    elif end.signal is None:
+        message = str(end)
     return {"type": kind, "message": message, "traceback": dump, "step": step, "at": time.time()}

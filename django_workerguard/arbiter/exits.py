@@ -35,14 +35,18 @@ class Exit:
         """Say whether the way it ended may pass by itself: SIGKILL is how a memory shortage ends a process."""
         return self.signal == signal.SIGKILL or self.clean
 
-    def __str__(self) -> str:
+    @property
+    def kind(self) -> str:
+        """Return the signal's name, or ``exit``."""
         if self.signal is None:
-            return f"exit code {self.code}"
+            return "exit"
         try:
-            name = signal.Signals(self.signal).name
+            return signal.Signals(self.signal).name
         except ValueError:
-            name = f"signal {self.signal}"
-        return f"killed by {name}"
+            return f"signal {self.signal}"
+
+    def __str__(self) -> str:
+        return f"exit code {self.code}" if self.signal is None else f"killed by {self.kind}"
 
 
 def leave_word(reason: str, *, path: Path = TERMINATION_LOG) -> None:

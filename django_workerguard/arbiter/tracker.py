@@ -18,6 +18,7 @@ from django_workerguard.policy import action as a
 from django_workerguard.policy import message as m
 from django_workerguard.policy.backoff import seed_of
 from django_workerguard.policy.fold import fold
+from django_workerguard.policy.reason import Reason, Rule
 from django_workerguard.policy.view import Fleet, Policy
 from django_workerguard.probe import cgroup
 from django_workerguard.scoreboard.board import Board
@@ -110,7 +111,7 @@ class Keeper:
         self._publisher.fold(gone.slot, seat)
         self.chronicle.next_try(self.fleet, gone, now)
 
-    def recycle(self, arguments: dict[str, Any], reason: str) -> str | None:
+    def recycle(self, arguments: dict[str, Any], asked_by: str) -> str | None:
         """Have one slot's worker replaced, or every slot's; return why not."""
         target = self.fleet.target
         slot = arguments.get("slot")
@@ -125,5 +126,5 @@ class Keeper:
         else:
             slots = [slot]
         for number in slots:
-            self.tell(m.RecycleAsked(number, reason))
+            self.tell(m.RecycleAsked(number, Reason(Rule.BY_HAND, f"asked by {asked_by}")))
         return None

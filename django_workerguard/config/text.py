@@ -1,10 +1,19 @@
-"""Text of others that a terminal or a log may be given: an exception, a file name. Pure."""
+"""Text for people: what a terminal or a log can show, and sizes in MB. Pure."""
 
 from __future__ import annotations
 
+MEGABYTE = 1 << 20
+
 
 def plain(text: str) -> str:
-    """Take out what could command a terminal: what a worker wrote is not to be trusted with one."""
+    """Replace characters that could command a terminal: exceptions and file names are not to be trusted with one."""
     if text.isprintable():
         return text
-    return "".join(char if char.isprintable() or char in "\n\t" else "�" for char in text)
+    return "".join(
+        char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text
+    )
+
+
+def megabytes(size: int, *, digits: int = 0, sign: str = "") -> str:
+    """Return bytes as ``N MB``. ``sign`` "+" shows the sign of a growth too."""
+    return f"{size / MEGABYTE:{sign}.{digits}f} MB"

@@ -11,8 +11,9 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from django_workerguard.config.text import MEGABYTE
+
 SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-MEGABYTE = 1024 * 1024
 BYTES = {"k": 1024, "kb": 1024, "m": MEGABYTE, "mb": MEGABYTE, "g": MEGABYTE * 1024, "gb": MEGABYTE * 1024}
 TRUE = frozenset({"1", "true", "yes", "on"})
 FALSE = frozenset({"0", "false", "no", "off", ""})

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from django_workerguard.config.text import plain
+from django_workerguard.config.text import megabytes, plain
 from django_workerguard.report.rates import Rate
 from django_workerguard.report.tables import utc
 from django_workerguard.report.timeline import SERVER, WINDOW, Life, Mark, Timeline
@@ -265,7 +265,7 @@ def waterfall(steps: Sequence[Mapping[str, Any]]) -> str:
     for row, step in enumerate(steps):
         x, y = 300 + 600 * begun / whole, row * 18
         begun += float(step["seconds"])
-        memory = f"{step['retained_bytes'] / 1048576:+.1f} MB"
+        memory = megabytes(step["retained_bytes"], digits=1, sign="+")
         parts.append(
             f'<text x="0" y="{y + 12}">{escape(plain(str(step["name"])))}</text>'
             f'<rect class="wg-bar-loading" x="{x:.1f}" y="{y + 2}" width="{max(600 * step["seconds"] / whole, 1):.1f}" '

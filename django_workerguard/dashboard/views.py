@@ -18,6 +18,7 @@ from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.http import require_http_methods, require_safe
 
 from django_workerguard.access import for_those, may_act, may_see
+from django_workerguard.config.text import megabytes
 from django_workerguard.dashboard.assets import asset
 from django_workerguard.dashboard.fragments import happened
 from django_workerguard.dashboard.snapshots import events_of, looks
@@ -104,7 +105,7 @@ def _of_slot(number: int) -> dict[str, Any]:
         "slot": slot,
         "state": slot["state"].replace("_", "-"),
         "since": since,
-        "memory": f"{slot['rss_bytes'] / 1048576:.0f} MB" if slot["rss_bytes"] else "–",
+        "memory": megabytes(slot["rss_bytes"]) if slot["rss_bytes"] else "–",
         "findings": [finding for finding in assess(shot) if finding.slot == number],
         "waterfall": waterfall(slot["load_steps"]),
         "failed_waterfall": waterfall(failed.get("steps") or []),

@@ -24,6 +24,7 @@ from django_workerguard.config.handover import Handover
 from django_workerguard.config.memfd import open_anonymous
 from django_workerguard.config.options import GuardOptions
 from django_workerguard.notify.notice import Notices
+from django_workerguard.policy.reason import Reason
 from django_workerguard.report.findings import Finding, assess
 
 LEAVING = ("draining", "stopping")
@@ -80,10 +81,10 @@ class Notifier:
         told = _notice(shot, notice)
         self._waiting.extend((target, told) for target in self._targets)
 
-    def give_up(self, shot: Mapping[str, Any], reason: str) -> None:
+    def give_up(self, shot: Mapping[str, Any], reason: Reason) -> None:
         """Start all receivers at once: the server ends because it has no application. `finish` waits for them."""
         self._waiting.clear()
-        finding = asdict(Finding("critical", "gave-up", None, reason))
+        finding = asdict(Finding("critical", "gave-up", None, str(reason)))
         told = _notice(shot, {"appeared": [finding], "cleared": [], "standing": [finding]})
         for target in self._targets:
             self._start(target, told, 0.0)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from django_workerguard.policy.reason import Reason
+
 
 @dataclass(frozen=True)
 class Spawn:
@@ -16,7 +18,7 @@ class Spawn:
     generation: int
     load_timeout: float
     stay: bool = False
-    reason: str = ""
+    reason: Reason | None = None
     method: str = "fork"
 
 
@@ -49,7 +51,7 @@ class Retire:
     """
 
     seat: int
-    reason: str
+    reason: Reason
     quick: bool = False
     makes_room: bool = False
 
@@ -59,7 +61,7 @@ class Abort:
     """End a worker with a stack dump."""
 
     seat: int
-    reason: str
+    reason: Reason
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Kill:
     """End a worker at once; ``evil``: by evil-reload-on-rss, in the middle of its work."""
 
     seat: int
-    reason: str
+    reason: Reason
     evil: bool = False
 
 
@@ -81,7 +83,7 @@ class GiveUp:
     """Stop the server with an exit code of its own, its workers with mercy."""
 
     exit_code: int
-    reason: str
+    reason: Reason
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Halt:
     """End the arbiter: nobody is left."""
 
     exit_code: int
-    reason: str = ""
+    reason: Reason | None = None
 
 
 Action = Spawn | SpawnStandIn | Admit | Duty | Retire | Abort | Kill | CloseListeners | GiveUp | Halt

@@ -8,12 +8,12 @@ from typing import Any
 from django_workerguard.policy import message as m
 from django_workerguard.policy.backoff import back_off
 from django_workerguard.policy.outlier import MARK_EVERY, WINDOW, outliers
-from django_workerguard.policy.recycle import EVIL
+from django_workerguard.policy.reason import Reason, Rule
 from django_workerguard.policy.view import Fleet, Mark, Policy, Record, StandIn, State, Stop, Worker
 
 STABLE = 10.0  # seconds of being ready after which a death is not an early one
 FRESH = 10.0  # seconds after min-worker-lifetime in which a kill comes right after the load
-BY_ITSELF = "it stopped by itself, or because another process sent it a signal"
+BY_ITSELF = Reason(Rule.LEFT, "it stopped by itself, or because another process sent it a signal")
 CLEAN_STABLE = 1.0  # the same for a worker that left with exit code 0
 
 
@@ -97,7 +97,7 @@ def _spawned(fleet: Fleet, message: m.Spawned) -> Fleet:
     )
     fleet = replace(fleet, spawns=ordinal, workers={**fleet.workers, message.seat: worker})
     # once a successor has been started, the incumbent is replaced even if the rule no longer applies
-    wanted_out = message.reason if fleet.successor(message.slot) is not None else ""
+    wanted_out = message.reason if fleet.successor(message.slot) is not None else None
     record = fleet.record(message.slot)
     record = replace(record, last_spawn=ordinal, wanted_out=wanted_out, not_spawned=0)
     return _with_record(fleet, record)
@@ -153,7 +153,7 @@ def _changed_state(policy: Policy, fleet: Fleet, reading: m.Reading, at: float) 
 def _left(policy: Policy, fleet: Fleet, worker: Worker, at: float) -> Fleet:
     """Take note of a worker that stops by itself, or that another process has sent a signal."""
     if fleet.stop is not None:  # Ctrl+C and some supervisors signal the workers together with the arbiter
-        return _asked(fleet, worker.seat, "stop", at, quick=False)
+        return _asked(fleet, worker.seat, Reason(Rule.STOP), at, quick=False)
     if worker.state is State.READY:
         fleet = _with_record(fleet, _died(policy, fleet.record(worker.slot), worker, at, clean=True))
     return _asked(fleet, worker.seat, BY_ITSELF, at, quick=False)
@@ -220,15 +220,15 @@ def _exited(policy: Policy, fleet: Fleet, message: m.Exited) -> Fleet:
 def _died(policy: Policy, record: Record, worker: Worker, at: float, *, clean: bool) -> Record:
     lived = at - (worker.ready_at if worker.ready_at is not None else worker.since)
     if lived >= (CLEAN_STABLE if clean else STABLE):
-        return replace(record, strikes=0, next_try=at, wanted_out="")
+        return replace(record, strikes=0, next_try=at, wanted_out=None)
     # the first early death is replaced at once, the next ones wait
     wait = _wait(policy, record.strikes, slot=record.slot, transient=True)
-    return replace(record, strikes=record.strikes + 1, next_try=at + wait, wanted_out="")
+    return replace(record, strikes=record.strikes + 1, next_try=at + wait, wanted_out=None)
 
 
 def _killed(policy: Policy, record: Record, worker: Worker, at: float) -> Record:
     """Count the kills of evil-reload-on-rss that came right after the load: two show that they lead nowhere."""
-    if not worker.reason.startswith(EVIL) or worker.ready_at is None:
+    if worker.reason is None or worker.reason.rule is not Rule.EVIL_RELOAD_ON_RSS or worker.ready_at is None:
         return record
     fresh = at - worker.ready_at < policy.min_worker_lifetime + FRESH
     return replace(record, evil_kills=record.evil_kills + 1 if fresh else 0)
@@ -308,7 +308,7 @@ def _duty(fleet: Fleet, seat: int, at: float, *, on: bool) -> Fleet:
     return _change(fleet, seat, duty_wanted=on, duty_since=at)
 
 
-def _asked(fleet: Fleet, seat: int, reason: str, at: float, *, quick: bool) -> Fleet:
+def _asked(fleet: Fleet, seat: int, reason: Reason, at: float, *, quick: bool) -> Fleet:
     worker = fleet.workers.get(seat)
     if worker is None:
         return fleet
@@ -321,11 +321,11 @@ def _asked(fleet: Fleet, seat: int, reason: str, at: float, *, quick: bool) -> F
         quick=quick,
         duty_wanted=False,
     )
-    record = replace(fleet.record(worker.slot), wanted_out="", no_memory=0)
+    record = replace(fleet.record(worker.slot), wanted_out=None, no_memory=0)
     before = fleet.workers[seat]
     if before.state in (State.LOADING, State.LOADED) and before.generation < fleet.generation:
         record = replace(record, superseded_after=at - before.spawned)
-    if fleet.successor(worker.slot) is None and reason != BY_ITSELF:
+    if fleet.successor(worker.slot) is None and reason.rule is not Rule.LEFT:
         record = replace(record, next_try=at)  # no successor loads yet: start it once the slot is empty
     return _nobody(_with_record(_with_worker(fleet, worker), record), at)
 

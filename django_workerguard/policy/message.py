@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from django_workerguard.policy.reason import Reason
 from django_workerguard.policy.view import State
 
 
@@ -14,7 +15,7 @@ class Spawned:
     pid: int
     load_timeout: float
     at: float
-    reason: str = ""  # why the incumbent is to be succeeded, if there is one
+    reason: Reason | None = None  # why the incumbent is to be succeeded, if there is one
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Asked:
     """A worker was asked to leave; ``makes_room``: its successor waits until it has gone."""
 
     seat: int
-    reason: str
+    reason: Reason
     at: float
     quick: bool = False
     makes_room: bool = False
@@ -83,7 +84,7 @@ class Asked:
 @dataclass(frozen=True)
 class Aborted:
     seat: int
-    reason: str
+    reason: Reason
     at: float
 
 
@@ -92,7 +93,7 @@ class Killed:
     """A worker, or the stand-in, was sent SIGKILL; ``evil``: by evil-reload-on-rss."""
 
     seat: int
-    reason: str
+    reason: Reason
     at: float
     evil: bool = False
 
@@ -140,7 +141,7 @@ class GenerationStarted:
 @dataclass(frozen=True)
 class RecycleAsked:
     slot: int
-    reason: str
+    reason: Reason
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ class StopAsked:
     at: float
     quick: bool = False
     exit_code: int = 0
-    reason: str = ""
+    reason: Reason | None = None
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+from django_workerguard.policy.reason import Reason, Rule
 from django_workerguard.policy.view import Fleet, Policy, State, Worker
 
 WINDOW = 60.0  # seconds
@@ -20,12 +21,12 @@ TIMES = 2.0  # so many times the rate of its peers
 SIGMAS = 5.0  # and so unlikely by chance
 
 
-def outliers(policy: Policy, fleet: Fleet, now: float) -> dict[int, str]:
+def outliers(policy: Policy, fleet: Fleet, now: float) -> dict[int, Reason]:
     """Return by seat the numbers by which a worker stands out; takes n log n for n workers."""
     if policy.outlier == "off":
         return {}
     counts = {worker.seat: recent(worker, now) for worker in fleet.of(State.READY)}
-    found: dict[int, str] = {}
+    found: dict[int, Reason] = {}
     peers: _Peers | None = None
     for seat, (requests, errors) in counts.items():
         if requests < policy.outlier_min_requests or errors < LEAST_ERRORS:
@@ -36,15 +37,18 @@ def outliers(policy: Policy, fleet: Fleet, now: float) -> dict[int, str]:
     return found
 
 
-def _reason(policy: Policy, requests: int, errors: int, peer_requests: int, peer_errors: int) -> str:
+def _reason(
+    policy: Policy, requests: int, errors: int, peer_requests: int, peer_errors: int
+) -> Reason | None:
     if peer_requests < policy.outlier_min_requests:
-        return ""
+        return None
     rate, expected = errors / requests, (peer_errors + 1) / (peer_requests + 2)
     if rate < TIMES * expected or rate - expected < SIGMAS * math.sqrt(expected * (1 - expected) / requests):
-        return ""
-    return (
-        f"outlier: {errors} of its last {requests} requests ended in 5xx ({rate:.1%}), "
-        f"{peer_errors} of {peer_requests} of its healthier peers'"
+        return None
+    return Reason(
+        Rule.OUTLIER,
+        f"{errors} of its last {requests} requests ended in 5xx ({rate:.1%}), "
+        f"{peer_errors} of {peer_requests} of its healthier peers'",
     )
 
 

@@ -25,6 +25,7 @@ from django_workerguard.policy.action import (
     SpawnStandIn,
 )
 from django_workerguard.policy.backoff import load_timeout
+from django_workerguard.policy.reason import Reason, Rule
 from django_workerguard.policy.recycle import NO_ROOM, due_at, why_due, why_kill
 from django_workerguard.policy.view import Fleet, Policy, State, Stop, Worker
 
@@ -33,7 +34,8 @@ FLUSH = 2.0  # seconds that error reporters get after a failed load
 QUICK_MERCY = 2.0  # seconds that a quick stop gives
 KILL_AGAIN = 10.0  # seconds until SIGKILL is sent again to a process that the kernel has not ended
 LAST_WAIT = 10.0  # seconds after every mercy until a stop no longer waits for a process that was killed
-PARK_GRACE = 3.0  # seconds in which who answers 503 has to stop accepting
+PARK_GRACE = 3.0  # seconds in which a process that answers 503 has to stop accepting
+STILL_ANSWERS = Reason(Rule.DUTY, "it was told to stop accepting, and still accepts")
 
 
 def plan(policy: Policy, fleet: Fleet, now: float) -> tuple[Action, ...]:
@@ -41,8 +43,8 @@ def plan(policy: Policy, fleet: Fleet, now: float) -> tuple[Action, ...]:
     stop = fleet.stop
     if stop is not None and (stop.quick or stop.exit_code or _is_drained(policy, fleet, now - stop.at)):
         return (*_overdue(policy, fleet, now), *_stopping(policy, fleet, stop, now))
-    reason = "" if stop else _give_up(policy, fleet, now)
-    if reason:
+    reason = None if stop else _give_up(policy, fleet, now)
+    if reason is not None:
         return (GiveUp(ExitCode.LOAD_FAILED, reason),)
     departures = tuple(_departures(policy, fleet, now))
     return (
@@ -88,38 +90,41 @@ def _overdue(policy: Policy, fleet: Fleet, now: float) -> Iterator[Action]:
             continue
         if worker.aborted is not None:
             if now - worker.aborted > ABORT_GRACE:
-                yield Kill(worker.seat, worker.reason)
+                yield Kill(worker.seat, worker.reason or Reason(Rule.TIMEOUT))
             continue
         yield from _past_its_time(policy, worker, now)
     duty = fleet.stand_in
     if duty.killed is not None and now - duty.killed < KILL_AGAIN:
         return
     if duty.seat is not None and duty.on_duty and not duty.duty_wanted and now - duty.duty_since > PARK_GRACE:
-        yield Kill(duty.seat, "does not stop accepting")
+        yield Kill(duty.seat, STILL_ANSWERS)
 
 
 def _past_its_time(policy: Policy, worker: Worker, now: float) -> Iterator[Action]:
     match worker.state:
         case State.LOADING if worker.load_timeout and now - worker.spawned > worker.load_timeout:
-            yield Abort(worker.seat, f"load-timeout: {worker.load_timeout:g} s")
+            yield Abort(worker.seat, Reason(Rule.LOAD_TIMEOUT, f"{worker.load_timeout:g} s"))
         case State.FAILED if now - worker.since > FLUSH + ABORT_GRACE:
-            yield Kill(worker.seat, "did not leave after its failed load")
+            yield Kill(worker.seat, Reason(Rule.FAILED_LOAD, "the worker did not exit after its failed load"))
         case State.UNLOADED if (
             worker.on_duty and not worker.duty_wanted and now - worker.duty_since > PARK_GRACE
         ):
-            yield Kill(worker.seat, "does not stop accepting")
+            yield Kill(worker.seat, STILL_ANSWERS)
         case State.LOADED if worker.admitted and policy.timeout and now - worker.beat_seen > policy.timeout:
-            yield Abort(worker.seat, f"timeout: loaded, but not accepting after {policy.timeout:g} s")
+            text = f"loaded, but not accepting after {policy.timeout:g} s"
+            yield Abort(worker.seat, Reason(Rule.TIMEOUT, text))
         case State.READY | State.UNLOADED if policy.timeout and now - worker.beat_seen > policy.timeout:
             waits = (
                 "" if worker.in_flight else "; it has no request in hand: perhaps a client has sent nothing"
             )
-            yield Abort(worker.seat, f"timeout: no sign of life for {policy.timeout:g} s{waits}")
+            text = f"no sign of life for {policy.timeout:g} s{waits}"
+            yield Abort(worker.seat, Reason(Rule.TIMEOUT, text))
         case State.RETIRING if worker.asked_to_leave is not None:
             nothing_in_hand = worker.quick or worker.ready_at is None
             mercy = min(policy.mercy, QUICK_MERCY) if nothing_in_hand else policy.mercy
             if now - worker.asked_to_leave > mercy:
-                yield Abort(worker.seat, f"worker-reload-mercy: {mercy:g} s ({worker.reason})")
+                text = f"{mercy:g} s ({worker.reason})"
+                yield Abort(worker.seat, Reason(Rule.WORKER_RELOAD_MERCY, text))
 
 
 # the end of the server
@@ -131,28 +136,34 @@ def _stopping(policy: Policy, fleet: Fleet, stop: Stop, now: float) -> Iterator[
     for worker in _in_order(fleet.workers.values()):
         again = stop.quick and not worker.quick
         if worker.state is not State.RETIRING or again:
-            yield Retire(worker.seat, "stop", quick=stop.quick)
+            yield Retire(worker.seat, Reason(Rule.STOP), quick=stop.quick)
     if not fleet.workers:
         yield Halt(stop.exit_code, stop.reason)
     elif now - stop.at > 2 * policy.mercy + policy.drain_delay + LAST_WAIT:
         pids = ", ".join(str(worker.pid) for worker in _in_order(fleet.workers.values()))
-        yield Halt(stop.exit_code, f"{stop.reason or 'stop'}; left behind, although killed: pid {pids}")
+        reason = stop.reason or Reason(Rule.STOP)
+        yield Halt(stop.exit_code, reason.adding(f"left behind, although killed: pid {pids}"))
 
 
-def _give_up(policy: Policy, fleet: Fleet, now: float) -> str:
-    """Say why the server is to end for want of an application; "" if it is not."""
+def _give_up(policy: Policy, fleet: Fleet, now: float) -> Reason | None:
+    """Return the reason for which the server ends because it has no application; None if it does not."""
     since = fleet.nobody_ready_since
     if policy.give_up_after and since is not None and now - since >= policy.give_up_after:
-        return f"give-up-after: nobody was ready for {policy.give_up_after:g} s"
+        return Reason(Rule.GIVE_UP_AFTER, f"no worker was ready for {policy.give_up_after:g} s")
     if policy.never_give_up:
-        return ""
+        return None
     slots = range(1, fleet.target + 1)
     used_up = [slot for slot in slots if _used_up(policy, fleet, slot)]
     if policy.need_app == "server" and used_up:
-        return f"need-app=server: slot {used_up[0]} could not load the application in {policy.load_retries} tries"
+        return _no_app(policy, f"slot {used_up[0]} could not load")
     if policy.need_app == "worker" and not fleet.ever_ready and len(used_up) == len(slots):
-        return f"need-app=worker: no slot could load the application in {policy.load_retries} tries"
-    return ""
+        return _no_app(policy, "no slot could load")
+    return None
+
+
+def _no_app(policy: Policy, what: str) -> Reason:
+    tries = policy.load_retries
+    return Reason(Rule.NEED_APP, f"{what} the application in {tries} tries (need-app={policy.need_app})")
 
 
 def _used_up(policy: Policy, fleet: Fleet, slot: int) -> bool:
@@ -211,16 +222,16 @@ def _departures(policy: Policy, fleet: Fleet, now: float) -> Iterator[Retire]:
             spare -= 1
             if spare < 0:
                 continue  # somebody below cannot serve yet
-        yield Retire(worker.seat, "scale: above the target")
+        yield Retire(worker.seat, Reason(Rule.SCALE, "above the target"))
     for slot in range(1, fleet.target + 1):
         incumbent, successor = fleet.incumbent(slot), fleet.successor(slot)
         if incumbent is None or successor is None:
             continue
         if successor.state is State.READY and successor.aborted is None:
-            yield Retire(incumbent.seat, _why_out(policy, fleet, incumbent, now) or "replaced")
+            yield Retire(incumbent.seat, _why_out(policy, fleet, incumbent, now) or Reason(Rule.REPLACED))
     for worker in _in_order(fleet.of(State.LOADING, State.LOADED)):
         if worker.slot <= fleet.target and worker.aborted is None and _is_superseded(fleet, worker, now):
-            yield Retire(worker.seat, f"superseded: generation {fleet.generation} has begun")
+            yield Retire(worker.seat, Reason(Rule.SUPERSEDED, f"generation {fleet.generation} has begun"))
     for worker in _in_order(fleet.of(State.UNLOADED)):
         reason = why_due(policy, fleet, worker, now)
         if reason and fleet.in_slot(worker.slot) == [
@@ -259,7 +270,7 @@ def _break_before_make(policy: Policy, fleet: Fleet, now: float) -> Iterator[Ret
     largest = max(starved, key=lambda w: (w.rss, -w.ordinal))
     reason = _why_out(policy, fleet, largest, now)
     if reason:
-        reason = f"{reason}; it goes first: its successor found no memory beside it"
+        reason = reason.adding("it goes first: its successor found no memory beside it")
         yield Retire(largest.seat, reason, makes_room=True)
 
 
@@ -272,12 +283,12 @@ def _make_room(policy: Policy, fleet: Fleet, incumbents: list[Worker], now: floa
     return [Retire(worker.seat, reason) for worker, reason in reasons if reason][: max(0, room)]
 
 
-def _why_out(policy: Policy, fleet: Fleet, incumbent: Worker, now: float) -> str:
-    """Say why an incumbent is to be replaced; "" if it is not."""
+def _why_out(policy: Policy, fleet: Fleet, incumbent: Worker, now: float) -> Reason | None:
+    """Return the reason for which an incumbent is to be replaced; None if it is not."""
     if incumbent.generation < fleet.generation:
-        return f"reload: generation {incumbent.generation} of {fleet.generation}"
+        return Reason(Rule.RELOAD, f"generation {incumbent.generation} of {fleet.generation}")
     decided = fleet.record(incumbent.slot).wanted_out
-    return decided or (why_due(policy, fleet, incumbent, now) if incumbent.state is State.READY else "")
+    return decided or (why_due(policy, fleet, incumbent, now) if incumbent.state is State.READY else None)
 
 
 # who comes
@@ -286,7 +297,7 @@ def _why_out(policy: Policy, fleet: Fleet, incumbent: Worker, now: float) -> str
 def _spawns(policy: Policy, fleet: Fleet, now: float, *, making_room: bool) -> Iterator[Action]:
     room = 1 if fleet.load_failed else policy.load_concurrency
     room -= len(fleet.of(State.LOADING, State.LOADED, State.FAILED))
-    empty = [(slot, "") for slot in _empty(policy, fleet, now)]
+    empty = [(slot, None) for slot in _empty(policy, fleet, now)]
     # while a worker leaves to make room in memory, no load begins beside a worker that serves
     making_room = making_room or any(worker.makes_room for worker in fleet.of(State.RETIRING))
     for slot, reason in (*empty, *(() if making_room else _to_succeed(policy, fleet, now))):
@@ -319,7 +330,7 @@ def _empty(policy: Policy, fleet: Fleet, now: float) -> list[int]:
     return sorted(due, key=lambda slot: (fleet.record(slot).last_spawn, slot))
 
 
-def _to_succeed(policy: Policy, fleet: Fleet, now: float) -> list[tuple[int, str]]:
+def _to_succeed(policy: Policy, fleet: Fleet, now: float) -> list[tuple[int, Reason]]:
     """Slots whose incumbent is to be replaced and whose successor may come now, each with the reason."""
     slots = range(1, fleet.target + 1)
     budget = policy.surge - sum(1 for slot in slots if fleet.successor(slot) is not None)

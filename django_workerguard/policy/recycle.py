@@ -9,33 +9,34 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from django_workerguard.config.text import megabytes
 from django_workerguard.policy.backoff import jitter
+from django_workerguard.policy.reason import Reason, Rule
 from django_workerguard.policy.view import Fleet, Policy, State, Worker
 
 SPREAD = 0.05  # of max-worker-lifetime, by which servers differ
 SAMPLES = 3  # measures in a row, so that one large response is no reason
-MEGABYTE = 1024 * 1024
-EVIL = "evil-reload-on-rss"
 NO_ROOM = 2  # loads in a row that fail for want of memory, until the larger one goes first
 
 
-def why_due(policy: Policy, fleet: Fleet, worker: Worker, now: float) -> str:
-    """Say by which rule a worker is to be replaced, with the numbers; "" if by none."""
+def why_due(policy: Policy, fleet: Fleet, worker: Worker, now: float) -> Reason | None:
+    """Return the reason for which a worker is to be replaced; None if no rule applies."""
     if worker.state is State.UNLOADED:
         return _too_old(policy, worker, now)
     if worker.state is not State.READY or not is_old_enough(policy, worker, now):
-        return ""
-    return next((reason for reason in _reasons(policy, fleet, worker, now) if reason), "")
+        return None
+    return next((reason for reason in _reasons(policy, fleet, worker, now) if reason), None)
 
 
-def _reasons(policy: Policy, fleet: Fleet, worker: Worker, now: float) -> Iterator[str]:
+def _reasons(policy: Policy, fleet: Fleet, worker: Worker, now: float) -> Iterator[Reason | None]:
     yield _too_many_requests(policy, worker)
     yield _too_old(policy, worker, now)
     yield _too_large(policy, worker)
     if policy.reload_on_memory_error and worker.memory_errors:
-        yield f"reload-on-memory-error: {worker.memory_errors} of {worker.requests} requests ended in MemoryError"
+        text = f"{worker.memory_errors} of {worker.requests} requests ended in MemoryError"
+        yield Reason(Rule.RELOAD_ON_MEMORY_ERROR, text)
     if policy.outlier == "eject":
-        yield fleet.outliers.get(worker.seat, "")
+        yield fleet.outliers.get(worker.seat)
 
 
 def is_old_enough(policy: Policy, worker: Worker, now: float) -> bool:
@@ -62,27 +63,32 @@ def due_at(policy: Policy, worker: Worker) -> float | None:
     return max(worker.spawned + limit, protected)
 
 
-def _too_old(policy: Policy, worker: Worker, now: float) -> str:
+def _too_old(policy: Policy, worker: Worker, now: float) -> Reason | None:
     limit, age = lifetime(policy, worker), now - worker.spawned
-    return f"max-worker-lifetime: {age:.0f} s of {round(limit, 1):g}" if limit and age >= limit else ""
+    if not limit or age < limit:
+        return None
+    return Reason(Rule.MAX_WORKER_LIFETIME, f"{age:.0f} s of {round(limit, 1):g}")
 
 
-def _too_many_requests(policy: Policy, worker: Worker) -> str:
+def _too_many_requests(policy: Policy, worker: Worker) -> Reason | None:
     if not policy.max_requests:
-        return ""
+        return None
     more = int(policy.max_requests_jitter * jitter(worker.ordinal, policy.seed))
     limit = policy.max_requests + policy.max_requests_delta * (worker.slot - 1) + more
-    return f"max-requests: {worker.requests} of {limit}" if worker.requests >= limit else ""
+    return Reason(Rule.MAX_REQUESTS, f"{worker.requests} of {limit}") if worker.requests >= limit else None
 
 
-def _too_large(policy: Policy, worker: Worker) -> str:
+def _too_large(policy: Policy, worker: Worker) -> Reason | None:
     limit = policy.reload_on_rss
     if (
         not limit or worker.rss_over < SAMPLES or worker.rss_at_first >= limit
     ):  # a fresh one would be no smaller
-        return ""
-    size = f"{worker.rss / MEGABYTE:.0f} MB of {limit / MEGABYTE:.0f}"
-    return f"reload-on-rss: {size}, {worker.rss_over} samples in a row"
+        return None
+    return Reason(Rule.RELOAD_ON_RSS, f"{_size(worker, limit)}, {worker.rss_over} samples in a row")
+
+
+def _size(worker: Worker, limit: int) -> str:
+    return f"{megabytes(worker.rss)} of {megabytes(limit)}"
 
 
 def is_large_at_first(policy: Policy, worker: Worker) -> bool:
@@ -91,8 +97,8 @@ def is_large_at_first(policy: Policy, worker: Worker) -> bool:
     return bool(limits) and worker.rss_at_first >= min(limits)
 
 
-def why_kill(policy: Policy, fleet: Fleet, now: float) -> tuple[Worker, str] | None:
-    """Choose the worker that evil-reload-on-rss ends now, and say why; None if it is none."""
+def why_kill(policy: Policy, fleet: Fleet, now: float) -> tuple[Worker, Reason] | None:
+    """Choose the worker that evil-reload-on-rss kills now, with the reason; None if there is none."""
     limit = policy.evil_reload_on_rss
     if not limit or fleet.ready < 2:
         return None
@@ -109,5 +115,4 @@ def why_kill(policy: Policy, fleet: Fleet, now: float) -> tuple[Worker, str] | N
     if not found:
         return None
     largest = max(found, key=lambda w: (w.rss, -w.ordinal))
-    size = f"{largest.rss / MEGABYTE:.0f} MB of {limit / MEGABYTE:.0f}"
-    return largest, f"{EVIL}: {size}, {fleet.ready} ready"
+    return largest, Reason(Rule.EVIL_RELOAD_ON_RSS, f"{_size(largest, limit)}, {fleet.ready} ready")

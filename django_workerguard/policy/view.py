@@ -8,6 +8,8 @@ from enum import Enum
 from functools import cached_property
 from typing import Any
 
+from django_workerguard.policy.reason import Reason
+
 
 class State(Enum):
     """Where a worker is in its life."""
@@ -90,7 +92,7 @@ class Worker:
     duty_wanted: bool = False
     duty_since: float = 0.0
     asked_to_leave: float | None = None
-    reason: str = ""  # why it was asked to leave or aborted
+    reason: Reason | None = None  # why it was asked to leave, aborted or killed
     quick: bool = False
     makes_room: bool = False  # it leaves before its successor is started
     aborted: float | None = None
@@ -121,7 +123,7 @@ class Record:
     timeouts: int = 0  # loads in a row that timed out
     next_try: float = 0.0
     last_spawn: int = 0  # an ordinal
-    wanted_out: str = ""  # why the incumbent is to be replaced
+    wanted_out: Reason | None = None  # why the incumbent is to be replaced
     no_memory: int = 0  # loads in a row that failed for want of memory
     evil_kills: int = 0  # kills in a row by evil-reload-on-rss, each right after the load
     not_spawned: int = 0  # processes in a row that could not be started
@@ -154,7 +156,7 @@ class Stop:
     at: float
     quick: bool = False
     exit_code: int = 0
-    reason: str = ""
+    reason: Reason | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +177,9 @@ class Fleet:
     canary_next_try: float = 0.0
     next_target: int | None = None  # from when the new generation has proved itself
     last_evil: float | None = None  # when evil-reload-on-rss killed last
-    outliers: Mapping[int, str] = field(default_factory=dict)  # by seat: the numbers, as of the last measure
+    outliers: Mapping[int, Reason] = field(
+        default_factory=dict
+    )  # by seat: the numbers, as of the last measure
     backlog: int = 0  # connections that wait to be accepted, as of the last measure
     listening: bool = True
     stop: Stop | None = None

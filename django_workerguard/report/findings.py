@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from django_workerguard.config.text import megabytes
 from django_workerguard.report.verdict import LONGEST_SILENCE
 
 SLOW_LOAD = 15.0  # seconds; a load that takes longer, and longer than any so far by far, may hang
@@ -96,26 +97,22 @@ def _limits(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
     room = limits["memory_bytes"] - limits["memory_used_bytes"]
     if limits["memory_bytes"] and limits["surge"] and largest * limits["surge"] > room:
         text = (
-            f"surge is {limits['surge']} and a worker takes {_megabytes(largest)}, but the memory limit of "
-            f"{_megabytes(limits['memory_bytes'])} leaves {_megabytes(max(0, room))}: a successor may find no room"
+            f"surge is {limits['surge']} and a worker takes {megabytes(largest)}, but the memory limit of "
+            f"{megabytes(limits['memory_bytes'])} leaves {megabytes(max(0, room))}: a successor may find no room"
         )
         yield Finding("warning", "no-room-for-surge", None, text)
 
 
 def _noted(slot: Mapping[str, Any], limit: int) -> Iterator[Finding]:
-    number, size = slot["slot"], _megabytes(slot["rss_bytes"])
+    number, size = slot["slot"], megabytes(slot["rss_bytes"])
     if "rss_baseline" in slot["notes"]:
-        text = f"slot {number}: a fresh worker takes {size} and the limit is {_megabytes(limit)}: the rule is not applied"
+        text = f"slot {number}: a fresh worker takes {size} and the limit is {megabytes(limit)}: the rule is not applied"
         yield Finding("warning", "rss-limit-below-baseline", number, text)
     if "evil_suspended" in slot["notes"]:
         text = f"slot {number}: evil-reload-on-rss killed two workers right after their load: it is suspended until a reload"
         yield Finding("warning", "evil-suspended", number, text)
     if "outlier" in slot["notes"]:
         yield Finding("warning", "outlier", number, f"slot {number} answers 5xx where its peers do not")
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1048576:.0f} MB"
 
 
 def _slots(snapshot: Mapping[str, Any]) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from django_workerguard.config.text import plain
+from django_workerguard.config.text import megabytes, plain
 from django_workerguard.report.findings import assess
 
 COLUMNS = (
@@ -68,7 +68,7 @@ def row(slot: Mapping[str, Any], now: float) -> tuple[str, ...]:
         str(slot["requests"]),
         str(slot["errors_5xx"]),
         str(slot["in_flight"]),
-        f"{slot['rss_bytes'] / 1048576:.0f} MB" if slot["rss_bytes"] else "-",
+        megabytes(slot["rss_bytes"]) if slot["rss_bytes"] else "-",
         f"{slot['load_seconds']:.2f} s" if slot["load_seconds"] is not None else "-",
         f"{wait:.1f} s" if wait is not None else "-",
         slot["release"] or "-",
@@ -144,12 +144,12 @@ def story(snapshot: Mapping[str, Any], slot: Mapping[str, Any], events: Iterable
 
 
 def _step(step: Mapping[str, Any]) -> tuple[str, ...]:
-    megabytes = [f"{step[key] / 1048576:.1f} MB" for key in ("peak_bytes", "retained_bytes")]
+    peak, kept = (megabytes(step[key], digits=1) for key in ("peak_bytes", "retained_bytes"))
     return (
         f"  {step['name']}",
         f"{step['seconds'] * 1000:.0f} ms",
-        f"peak {megabytes[0]}",
-        f"kept {megabytes[1]}",
+        f"peak {peak}",
+        f"kept {kept}",
     )
 
 

@@ -158,7 +158,7 @@ def _mark(event: Event, name: str, at: float, slot: int) -> Mark | None:
         case "exited" if event.get("state") != "retiring":
             by = f" by {event['by']}" if event.get("by") else ""
             kind, text = "died", f"{event.get('end')}{by} {event.get('reason') or ''}".strip()
-        case "retiring" if str(event.get("reason")) != "stop":
+        case "retiring" if event.get("rule") != "stop":
             kind, text = "recycled", str(event.get("reason"))
         case "aborted" | "killed":
             kind, text = "aborted", f"{name}: {event.get('reason')}"

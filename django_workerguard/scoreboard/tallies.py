@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from django_workerguard.policy.reason import KILLS, RECYCLES
 from django_workerguard.scoreboard.board import Board
 
 OTHER = "other"
@@ -24,22 +25,10 @@ TALLIES: Mapping[str, tuple[str, ...]] = {
         "signal",
         "sigkill",
         "out-of-memory",
-        "timeout",
-        "worker-reload-mercy",
-        "evil-reload-on-rss",
+        *KILLS,
         OTHER,
     ),
-    "recycles": (
-        "reload",
-        "by-hand",
-        "max-requests",
-        "max-worker-lifetime",
-        "reload-on-rss",
-        "evil-reload-on-rss",
-        "reload-on-memory-error",
-        "outlier",
-        OTHER,
-    ),
+    "recycles": (*RECYCLES, OTHER),
     "loads": LOAD_BUCKETS,
 }
 LOAD_SECONDS = "load_seconds"  # the sum of them all

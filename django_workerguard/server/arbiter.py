@@ -384,7 +384,7 @@ class GuardedArbiter(Handlers, Arbiter):
                 self._notifier.give_up(snapshot(self.board), reason)
             case a.Halt(code, reason):
                 self._notifier.finish(FAREWELL)
-                raise HaltServer(reason, int(code))
+                raise HaltServer(str(reason or ""), int(code))
 
     def _signal(self, seat: int, number: int) -> None:
         pid = self._keeper.seats.pids.get(seat)

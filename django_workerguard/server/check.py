@@ -9,7 +9,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from django_workerguard.config.text import plain
+from django_workerguard.config.text import megabytes, plain
 from django_workerguard.errors import ExitCode
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.layout import Layout
@@ -17,8 +17,6 @@ from django_workerguard.server.configuration import GuardedApplication
 from django_workerguard.server.workers.mixin import is_asgi, own_steps
 from django_workerguard.worker import load
 from django_workerguard.worker.seat_handle import Guard
-
-MEGABYTE = 1024 * 1024
 
 
 def check(app: GuardedApplication) -> NoReturn:
@@ -84,8 +82,8 @@ def _tell(board: Board, warmup: tuple[str, ...], *, failed: bool) -> int:
 
 def _line(step: Mapping[str, Any], warmup: tuple[str, ...]) -> str:
     """Return a step's time and memory, and the option that leaves it out; the first requests then pay for it."""
-    peak, kept = (step[key] / MEGABYTE for key in ("peak_bytes", "retained_bytes"))
-    line = f"{step['name']:24} {step['seconds'] * 1000:8.0f} ms {peak:8.1f} MB peak {kept:8.1f} MB kept"
+    peak, kept = (megabytes(step[key], digits=1) for key in ("peak_bytes", "retained_bytes"))
+    line = f"{step['name']:24} {step['seconds'] * 1000:8.0f} ms {peak:>11} peak {kept:>11} kept"
     if step["name"] not in warmup:
         return line
     others = ",".join(name for name in warmup if name != step["name"])

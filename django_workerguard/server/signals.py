@@ -274,7 +274,7 @@ class Handlers:
                     return self._no_scale(f"{target!r} is not a whole number", request.who)
                 return self._scale(target, request.who)
             case "recycle":
-                return self._keeper.recycle(request.arguments, f"recycle by {request.who}")
+                return self._keeper.recycle(request.arguments, request.who)
             case _:
                 return f"{request.do!r} is not known"
 

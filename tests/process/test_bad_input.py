@@ -313,7 +313,7 @@ def test_the_wsgi_application_of_a_project_on_an_asgi_class(project):
 def test_what_cannot_be_loaded_ends_with_22_and_the_reason(option, value, said, project):
     outcome = project.run("--bind", "127.0.0.1:0", option, value, *FAST)
     assert outcome.code == ExitCode.LOAD_FAILED
-    assert "need-app=worker: " in outcome.error
+    assert "(need-app=worker)" in outcome.error
     assert said in outcome.error
     assert outcome.err.count("Traceback (") == 1, "identical failures are counted, not repeated"
     assert outcome.left == []

@@ -457,7 +457,7 @@ def test_memory_that_was_given_back_recycles_nobody_and_kept_memory_does(pool, b
     assert worker.events("retiring") == []
     worker.send("note", [1, 0, 300])
     worker.wait("a recycle", lambda: worker.events("retiring"))
-    assert worker.events("retiring")[0]["reason"].startswith("reload-on-rss")
+    assert worker.events("retiring")[0]["rule"] == "reload-on-rss"
     worker.wait("its successor", lambda: len(worker.events("ready")) == 3)
 
 
@@ -469,13 +469,11 @@ def test_what_celery_ends_by_itself_is_no_crash(pool):
     worker.send("note", *([n] for n in range(6)))
     worker.wait_ran(6)
     worker.send("note", [6, 30.0])
-    worker.wait(
-        "the time limit", lambda: [e for e in worker.events("retiring") if "time-limit" in e["reason"]]
-    )
+    worker.wait("the time limit", lambda: [e for e in worker.events("retiring") if e["rule"] == "time-limit"])
     worker.send("note", *([n] for n in range(7, 12)))
     worker.wait_ran(11)
     assert worker.events("back-off") == []
-    reasons = {event["reason"].partition(":")[0] for event in worker.events("retiring")}
+    reasons = {event["rule"] for event in worker.events("retiring")}
     assert reasons == {"max-tasks-per-child", "time-limit"}
 
 

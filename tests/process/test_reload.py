@@ -242,7 +242,7 @@ def test_recycle_by_hand(site):
     assert first not in site.pids()
     assert least_ready(site.events()) == 2
     told = order(site, "explain", "2").stdout
-    assert "recycle by pid" in told
+    assert "by-hand: asked by pid" in told
 
 
 def test_recycle_with_code_that_cannot_be_loaded(site, faults):

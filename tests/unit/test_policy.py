@@ -14,6 +14,7 @@ from django_workerguard.policy.backoff import back_off, load_timeout
 from django_workerguard.policy.failure import is_transient
 from django_workerguard.policy.fold import fold
 from django_workerguard.policy.plan import KILL_AGAIN, next_deadline, plan
+from django_workerguard.policy.reason import Reason, Rule
 from django_workerguard.policy.view import Fleet, Policy, State, Stop
 from django_workerguard.probe.clock import AwakeClock
 
@@ -120,7 +121,7 @@ def test_without_a_surge_it_breaks_before_it_makes_one_at_a_time():
     fleet = told(ready_fleet(3, policy=policy), m.GenerationStarted(50.0), policy=policy)
     actions = plan(policy, fleet, 50.0)
     assert [type(action) for action in actions] == [a.Retire]
-    fleet = told(fleet, m.Asked(actions[0].seat, "reload", 50.0), policy=policy)
+    fleet = told(fleet, m.Asked(actions[0].seat, Reason(Rule.RELOAD), 50.0), policy=policy)
     assert plan(policy, fleet, 50.0) == ()
     fleet = told(fleet, m.Exited(actions[0].seat, 51.0, clean=True), policy=policy)
     assert [type(action) for action in plan(policy, fleet, 51.0)] == [a.Spawn]
@@ -129,10 +130,10 @@ def test_without_a_surge_it_breaks_before_it_makes_one_at_a_time():
 def test_exits_are_bounded():
     fleet = told(ready_fleet(1), m.StopAsked(20.0))
     assert [type(action) for action in plan(POLICY, fleet, 20.0)] == [a.CloseListeners, a.Retire]
-    fleet = told(fleet, m.ListenersClosed(20.0), m.Asked(1, "stop", 20.0))
+    fleet = told(fleet, m.ListenersClosed(20.0), m.Asked(1, Reason(Rule.STOP), 20.0))
     assert plan(POLICY, fleet, 20.0 + POLICY.mercy) == ()
     assert [type(action) for action in plan(POLICY, fleet, 20.1 + POLICY.mercy)] == [a.Abort]
-    fleet = told(fleet, m.Aborted(1, "mercy", 100.0))
+    fleet = told(fleet, m.Aborted(1, Reason(Rule.WORKER_RELOAD_MERCY), 100.0))
     assert [type(action) for action in plan(POLICY, fleet, 101.5)] == [a.Kill]
     fleet = told(fleet, m.Exited(1, 102.0))
     assert plan(POLICY, fleet, 102.0) == (a.Halt(0),)
@@ -181,8 +182,10 @@ def test_the_awake_clock_does_not_go_back():
 def test_a_worker_that_is_aborted_is_not_ready_whatever_it_says():
     """It became ready in the moment in which its load timed out: its predecessor must not go for it."""
     policy = Policy(stand_in=False, timeout=0.0)
-    fleet = told(ready_fleet(1, policy=policy), m.RecycleAsked(1, "by hand"), policy=policy)
-    fleet = told(fleet, m.Spawned(1, 9, 900, 5.0, 20.0), m.Aborted(9, "load-timeout", 26.0), policy=policy)
+    fleet = told(ready_fleet(1, policy=policy), m.RecycleAsked(1, Reason(Rule.BY_HAND)), policy=policy)
+    fleet = told(
+        fleet, m.Spawned(1, 9, 900, 5.0, 20.0), m.Aborted(9, Reason(Rule.LOAD_TIMEOUT), 26.0), policy=policy
+    )
     fleet = told(fleet, m.Observed((m.Reading(9, State.READY, 1),), 26.1), policy=policy)
     assert plan(policy, fleet, 26.2) == ()
     assert fleet.workers[9].state is State.LOADING
@@ -193,9 +196,9 @@ def test_a_worker_that_is_aborted_is_not_ready_whatever_it_says():
 
 def test_shrinking_never_takes_the_last_who_can_serve():
     fleet = told(ready_fleet(2), m.Exited(1, 20.0), m.TargetChanged(1))
-    assert a.Retire(2, "scale: above the target") not in plan(POLICY, fleet, 20.0)
+    assert a.Retire(2, Reason(Rule.SCALE, "above the target")) not in plan(POLICY, fleet, 20.0)
     fleet = told(fleet, m.Spawned(1, 1, 201, 60.0, 20.0), m.Observed((m.Reading(1, State.READY, 1),), 21.0))
-    assert plan(POLICY, fleet, 21.0) == (a.Retire(2, "scale: above the target"),)
+    assert plan(POLICY, fleet, 21.0) == (a.Retire(2, Reason(Rule.SCALE, "above the target")),)
 
 
 def test_a_worker_that_stops_by_itself_is_succeeded_at_once_and_gets_its_mercy():
@@ -224,16 +227,18 @@ def test_a_slot_that_was_healthy_for_long_is_tried_again_soon():
 
 
 def test_who_comes_into_an_empty_slot_is_not_wanted_out():
-    fleet = told(ready_fleet(1), m.Exited(1, 20.0), m.RecycleAsked(1, "by hand"))
+    fleet = told(ready_fleet(1), m.Exited(1, 20.0), m.RecycleAsked(1, Reason(Rule.BY_HAND)))
     fleet = told(fleet, m.Spawned(1, 1, 201, 60.0, 20.0), m.Observed((m.Reading(1, State.READY, 1),), 21.0))
     assert plan(POLICY, fleet, 21.0) == ()
 
 
 def test_a_second_stop_does_not_forget_why_the_first_came():
     fleet = told(
-        ready_fleet(1), m.StopAsked(20.0, exit_code=22, reason="give-up-after"), m.StopAsked(21.0, quick=True)
+        ready_fleet(1),
+        m.StopAsked(20.0, exit_code=22, reason=Reason(Rule.GIVE_UP_AFTER)),
+        m.StopAsked(21.0, quick=True),
     )
-    assert fleet.stop == Stop(at=20.0, quick=True, exit_code=22, reason="give-up-after")
+    assert fleet.stop == Stop(at=20.0, quick=True, exit_code=22, reason=Reason(Rule.GIVE_UP_AFTER))
 
 
 @given(st.floats(0.5, 30.0), st.floats(0.05, 20.0))
@@ -301,7 +306,9 @@ def test_whoever_loads_older_code_makes_room_for_newer(state, surge, concurrency
     fleet = told(Fleet(target=1), m.Spawned(1, 1, 101, 0.0, 0.0), policy=policy)
     fleet = told(fleet, m.Observed((m.Reading(1, state, 1),), 1.0), m.GenerationStarted(2.0), policy=policy)
     retired = [action for action in plan(policy, fleet, 2.0) if isinstance(action, a.Retire)]
-    assert [(action.seat, action.reason) for action in retired] == [(1, "superseded: generation 2 has begun")]
+    assert [(action.seat, action.reason) for action in retired] == [
+        (1, Reason(Rule.SUPERSEDED, "generation 2 has begun"))
+    ]
     fleet = told(fleet, m.Asked(1, retired[0].reason, 2.0), policy=policy)
     spawned = [action for action in plan(policy, fleet, 2.1) if isinstance(action, a.Spawn)]
     if surge:  # without one nobody comes before it has gone
@@ -365,5 +372,5 @@ def test_a_stop_ends_although_the_kernel_does_not_end_a_process(quick):
                     halted = halted or (second, action)
     second, action = halted
     assert second == 156, "twice the mercy, the drain delay, and ten seconds"
-    assert action.reason == "stop; left behind, although killed: pid 101, 102"
+    assert action.reason == Reason(Rule.STOP, "left behind, although killed: pid 101, 102")
     assert all(worker.killed for worker in fleet.workers.values())

@@ -14,6 +14,7 @@ from django_workerguard.policy import action as a
 from django_workerguard.policy import message as m
 from django_workerguard.policy.fold import fold
 from django_workerguard.policy.plan import ABORT_GRACE, FLUSH, PARK_GRACE, QUICK_MERCY, next_deadline, plan
+from django_workerguard.policy.reason import Reason, Rule
 from django_workerguard.policy.view import SERVING_OR_COMING, Fleet, Policy, State
 
 STARTS = (a.Spawn, a.SpawnStandIn, a.Duty, a.Admit)
@@ -61,7 +62,7 @@ class World:
     counts: dict[int, list[int]] = field(default_factory=dict)  # requests, errors, memory errors, rss
     killed_at: list[float] = field(default_factory=list)  # by evil-reload-on-rss
     seen: list[tuple[Fleet, float, tuple[a.Action, ...]]] = field(default_factory=list)
-    given_up: str = ""
+    given_up: Reason | None = None
     halted: int | None = None
 
     def tell(self, message: m.Message) -> None:
@@ -119,7 +120,7 @@ class World:
                     return  # killed a moment before, in the same plan
                 ready = self.fleet.ready
                 self.tell(m.Asked(seat, reason, self.now, quick, makes_room))
-                if reason == "stop":
+                if reason.rule is Rule.STOP:
                     return
                 if makes_room:
                     assert self.fleet.ready >= max(1, self.policy.min_loaded), "the last one is not given up"
@@ -132,7 +133,7 @@ class World:
                 if self.killed_at:
                     assert self.now - self.killed_at[-1] >= self.policy.min_worker_lifetime
                 self.killed_at.append(self.now)
-                self.tell(m.Killed(seat, "evil-reload-on-rss", self.now, evil=True))
+                self.tell(m.Killed(seat, Reason(Rule.EVIL_RELOAD_ON_RSS), self.now, evil=True))
                 self.exit(seat)
             case a.Kill(seat):
                 if seat == 999:
@@ -192,7 +193,7 @@ def chance(world: World, what: str, which: int) -> None:
         case "reload":
             world.tell(m.GenerationStarted(world.now, which % 6 + 1 if which % 2 else None))
         case "recycle":
-            world.tell(m.RecycleAsked(which % world.fleet.target + 1, "by hand"))
+            world.tell(m.RecycleAsked(which % world.fleet.target + 1, Reason(Rule.BY_HAND)))
         case "scale":
             world.tell(m.TargetChanged(which % 6 + 1))
         case "refork":
@@ -416,12 +417,12 @@ def test_it_gives_up_when_need_app_says_so_and_never_before(policy, target, need
     used_up = [failures >= policy.load_retries for failures in before]
     if need_app == "server":
         assert any(used_up)
-        assert world.given_up.startswith("need-app=server")
+        assert world.given_up.text.endswith("(need-app=server)")
     elif ready_once:
         assert not world.given_up, "it was ready once: it is tried for ever"
     else:
         assert all(used_up)
-        assert world.given_up.startswith("need-app=worker")
+        assert world.given_up.text.endswith("(need-app=worker)")
 
 
 @settings(max_examples=60, deadline=None)
@@ -436,4 +437,4 @@ def test_an_arbiter_that_is_suspended_again_and_again_aborts_nobody_that_goes_on
         chance(world, what, which)
         world.now += 2.0 if number in sleeps else min(wait, 2.0)
         actions = world.turn()
-        assert not [one for one in actions if isinstance(one, a.Abort) and "timeout: " in one.reason]
+        assert not [one for one in actions if isinstance(one, a.Abort) and one.reason.rule is Rule.TIMEOUT]

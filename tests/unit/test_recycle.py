@@ -11,6 +11,7 @@ from django_workerguard.policy import message as m
 from django_workerguard.policy.fold import fold
 from django_workerguard.policy.outlier import outliers, recent
 from django_workerguard.policy.plan import next_deadline, plan
+from django_workerguard.policy.reason import Reason, Rule
 from django_workerguard.policy.recycle import lifetime, why_due
 from django_workerguard.policy.view import Fleet, Policy, State
 from tests.unit.test_policy import ready_fleet, told
@@ -38,13 +39,13 @@ def test_the_delta_counts_slots_from_the_second_on():
     for seat in (1, 2, 3):
         fleet = counted(fleet, seat, requests=110, at=20.0, policy=policy)
     due = [why_due(policy, fleet, fleet.workers[seat], 20.0) for seat in (1, 2, 3)]
-    assert due == ["max-requests: 110 of 100", "max-requests: 110 of 110", ""]
+    assert due == [Reason(Rule.MAX_REQUESTS, "110 of 100"), Reason(Rule.MAX_REQUESTS, "110 of 110"), None]
 
 
 def test_jitter_is_the_same_for_the_same_worker():
     policy = Policy(max_requests=100, max_requests_jitter=50, **BASE)
     fleet = counted(ready_fleet(1, policy=policy), 1, requests=150, at=20.0, policy=policy)
-    assert why_due(policy, fleet, fleet.workers[1], 20.0) == "max-requests: 150 of 130"
+    assert why_due(policy, fleet, fleet.workers[1], 20.0) == Reason(Rule.MAX_REQUESTS, "150 of 130")
 
 
 def test_servers_that_were_started_together_do_not_recycle_together():
@@ -60,7 +61,7 @@ def test_servers_that_were_started_together_do_not_recycle_together():
 def test_min_worker_lifetime_protects_from_the_moment_of_being_ready():
     policy = Policy(max_requests=1, max_worker_lifetime=1.0, **BASE)
     fleet = counted(ready_fleet(1, policy=policy), 1, requests=9, memory_errors=1, at=5.0, policy=policy)
-    assert why_due(policy, fleet, fleet.workers[1], 9.9) == ""
+    assert why_due(policy, fleet, fleet.workers[1], 9.9) is None
     assert next_deadline(policy, fleet, 9.5) == 10.0
     assert why_due(policy, fleet, fleet.workers[1], 10.0)
 
@@ -70,7 +71,7 @@ def test_an_unloaded_worker_is_not_protected_and_leaves_at_its_lifetime():
     fleet = told(Fleet(target=2), m.Spawned(1, 1, 101, 60.0, 0.0), policy=policy)
     fleet = told(fleet, m.Observed((m.Reading(1, State.UNLOADED, 1),), 1.0), policy=policy)
     assert not [action for action in plan(policy, fleet, 4.9) if isinstance(action, a.Retire)]
-    assert a.Retire(1, "max-worker-lifetime: 5 s of 5") in plan(policy, fleet, 5.0)
+    assert a.Retire(1, Reason(Rule.MAX_WORKER_LIFETIME, "5 s of 5")) in plan(policy, fleet, 5.0)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +94,7 @@ def test_evil_kills_one_at_a_time_never_the_last_and_stops_where_it_leads_nowher
     fleet = ready_fleet(2, policy=policy)
     for seat in (1, 2):
         fleet = measured(fleet, seat, 50, 150 + seat, at=20.0, policy=policy)
-    kill = a.Kill(2, "evil-reload-on-rss: 152 MB of 100, 2 ready", evil=True)
+    kill = a.Kill(2, Reason(Rule.EVIL_RELOAD_ON_RSS, "152 MB of 100 MB, 2 ready"), evil=True)
     assert kill in plan(policy, fleet, 20.0)
     fleet = told(fleet, m.Killed(2, kill.reason, 20.0, evil=True), m.Exited(2, 20.1), policy=policy)
     assert not [action for action in plan(policy, fleet, 40.0) if isinstance(action, a.Kill)], "the last one"
@@ -116,13 +117,15 @@ def test_where_a_successor_finds_no_memory_the_largest_goes_first():
         fleet = measured(fleet, seat, size, at=20.0, policy=policy)
     for number, slot in enumerate((1, 1, 2, 2)):
         fleet = told(
-            fleet, m.Spawned(slot, 9, 900, 60.0, 40.0 + number, "max-worker-lifetime"), policy=policy
+            fleet,
+            m.Spawned(slot, 9, 900, 60.0, 40.0 + number, Reason(Rule.MAX_WORKER_LIFETIME)),
+            policy=policy,
         )
         fleet = told(fleet, m.Exited(9, 40.5 + number, memory=True), policy=policy)
     (retired,) = plan(policy, fleet, 44.0)  # and nothing is started beside it in the same plan
     assert isinstance(retired, a.Retire)
     assert (retired.seat, retired.makes_room) == (2, True)
-    assert retired.reason.endswith("it goes first: its successor found no memory beside it")
+    assert retired.reason.text.endswith("it goes first: its successor found no memory beside it")
     fleet = told(fleet, m.Asked(2, retired.reason, 44.0, makes_room=True), policy=policy)
     for now in (44.0, 60.0, 90.0):
         assert plan(policy, fleet, now) == (), "one at a time, and no load while it still holds its memory"
@@ -136,7 +139,7 @@ def test_the_quorum_is_kept_even_where_there_is_no_memory():
     for number in range(2):
         fleet = told(
             fleet,
-            m.Spawned(1, 9, 900, 60.0, 40.0 + number, "old"),
+            m.Spawned(1, 9, 900, 60.0, 40.0 + number, Reason(Rule.MAX_WORKER_LIFETIME)),
             m.Exited(9, 40.5 + number, memory=True),
             policy=policy,
         )
@@ -195,7 +198,7 @@ def test_a_worker_is_compared_with_the_healthier_half_of_its_peers(rates):
         peers.sort(key=lambda count: (count[1] / count[0], -count[0]))
         half = peers[: (len(peers) + 1) // 2]
         expected = f"{sum(errors for _, errors in half)} of {sum(requests for requests, _ in half)} of its"
-        assert expected in reason
+        assert expected in reason.text
 
 
 def test_a_seat_that_is_free_again_has_no_outlier_in_it():
@@ -218,9 +221,11 @@ def test_a_target_of_a_new_generation_counts_once_it_has_proved_itself():
     policy = Policy(**BASE)
     fleet = told(ready_fleet(2, policy=policy), m.GenerationStarted(50.0, 4), policy=policy)
     assert fleet.target == 2
-    fleet = told(fleet, m.Spawned(1, 9, 900, 60.0, 50.0, "reload"), m.Exited(9, 51.0), policy=policy)
+    fleet = told(
+        fleet, m.Spawned(1, 9, 900, 60.0, 50.0, Reason(Rule.RELOAD)), m.Exited(9, 51.0), policy=policy
+    )
     assert (fleet.target, fleet.frozen) == (2, True)
-    fleet = told(fleet, m.Spawned(1, 9, 901, 60.0, 52.0, "reload"), policy=policy)
+    fleet = told(fleet, m.Spawned(1, 9, 901, 60.0, 52.0, Reason(Rule.RELOAD)), policy=policy)
     fleet = counted(fleet, 9, at=53.0, policy=policy)
     assert (fleet.target, fleet.frozen) == (4, False)
 

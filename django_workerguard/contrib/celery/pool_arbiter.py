@@ -29,6 +29,7 @@ from django_workerguard.config.project_path import here
 from django_workerguard.policy import action as a
 from django_workerguard.policy import message as m
 from django_workerguard.policy.plan import plan
+from django_workerguard.policy.reason import Reason, Rule
 from django_workerguard.policy.view import Policy, State
 from django_workerguard.probe import cgroup
 from django_workerguard.probe.clock import AwakeClock, monotonic_ns
@@ -41,6 +42,7 @@ from django_workerguard.scoreboard.snapshot import snapshot
 from django_workerguard.worker.package_sources import keep_sources
 from django_workerguard.worker.seat_handle import Guard
 
+LIMIT_REACHED = Reason(Rule.MAX_TASKS_PER_CHILD, "it reached Celery's limit of tasks or memory")
 SLOTS = 64  # at least, so that an autoscaler finds seats
 
 
@@ -247,7 +249,7 @@ class PoolKeeper:
 
     # what has happened
 
-    def gone(self, pid: int, exit_code: int | None, why: str) -> None:
+    def gone(self, pid: int, exit_code: int | None, why: Reason | None) -> None:
         """Take a child that has ended out of the fleet. ``why``: for what reason of Celery's own, if it was one."""
         with self._lock:
             seat, dump_fd = self._children.pop(pid, (-1, -1))
@@ -258,8 +260,8 @@ class PoolKeeper:
             keeper.observe(now)  # its last words
             worker = keeper.fleet.workers.get(seat)
             if exit_code == EX_RECYCLE:
-                why = why or "max-tasks-per-child: so many tasks, or so much memory, as Celery was told"
-            if worker is not None and worker.state is State.READY and why:
+                why = why or LIMIT_REACHED
+            if worker is not None and worker.state is State.READY and why is not None:
                 keeper.retired(a.Retire(seat, why), now)
             code = -1 if exit_code is None else exit_code
             end = Exit(code, None) if code >= 0 else Exit(None, -code)
@@ -276,7 +278,7 @@ class PoolKeeper:
         for request in self._control.requests():
             refused = request.refused
             if refused is None and request.do == "recycle":
-                refused = self.recycle(request.arguments, f"recycle by {request.who}")
+                refused = self.recycle(request.arguments, request.who)
             elif refused is None and request.do != "wake":
                 refused = (
                     f"a pool of Celery's knows recycle, not {request.do}: restart its worker, or ask Celery"
@@ -284,10 +286,10 @@ class PoolKeeper:
             self._keeper.chronicle.asked(request, refused, self._clock())
             self._control.answer(request, refused)
 
-    def recycle(self, which: dict[str, Any], reason: str) -> str | None:
+    def recycle(self, which: dict[str, Any], asked_by: str) -> str | None:
         """Have the child of a slot, or of every slot, replaced; return why not."""
         with self._lock:
-            return self._keeper.recycle(which, reason)
+            return self._keeper.recycle(which, asked_by)
 
     def report(self) -> dict[str, Any]:
         """Return the pool as ``workerguard status --json`` shows it."""
@@ -337,7 +339,9 @@ class PoolKeeper:
                 return
             self._closed = True
             stop = self._keeper.fleet.stop
-            self._keeper.chronicle.halted(stop.reason if stop else "", int(stop.exit_code) if stop else code)
+            self._keeper.chronicle.halted(
+                str(stop.reason or "") if stop else "", int(stop.exit_code) if stop else code
+            )
             if self._control is not None:
                 self._control.close()
                 self._control = None

@@ -31,12 +31,15 @@ from django_workerguard.contrib.celery.consumer_pulse import Pulse
 from django_workerguard.contrib.celery.pool_arbiter import PoolKeeper, open_pool_board
 from django_workerguard.contrib.celery.versions import require_supported
 from django_workerguard.errors import ConfigurationError, ExitCode, WorkerguardError
+from django_workerguard.policy.reason import Reason, Rule
 from django_workerguard.sentinel import describe_failure
 from django_workerguard.worker.seat_handle import Guard
 
 TICK = 0.5  # seconds
 LINGER = 5.0  # seconds that a closed pool gets to end after its last task
 KILOBYTE = 1024
+TIME_LIMIT = Reason(Rule.TIME_LIMIT, "its task ran longer than Celery's time limit")
+REVOKED = Reason(Rule.REVOKED, "its task was revoked")
 
 logger = get_logger("celery.workerguard")
 
@@ -66,7 +69,7 @@ class Timeouts(BlockingTimeouts):
     """Notes whom Celery ends for a time limit, so that it is not taken for a crash."""
 
     def _trywaitkill(self, worker: Any) -> None:
-        worker.ended_for = "time-limit: its task had run for as long as it may"
+        worker.ended_for = TIME_LIMIT
         worker.let_end(worker.pid)
         super()._trywaitkill(worker)
 
@@ -406,8 +409,9 @@ def _hang_up(children: list[Any]) -> None:
             child.outq._writer.close()
 
 
-def _why(process: Any) -> str:
-    """Say for what reason of its own Celery has ended a child; "" where it has not."""
+def _why(process: Any) -> Reason | None:
+    """Return the reason of its own for which Celery has ended a child; None if it has not."""
     if getattr(process, "_job_terminated", False):
-        return "terminated: its task was revoked"
-    return str(getattr(process, "ended_for", ""))
+        return REVOKED
+    reason: Reason | None = getattr(process, "ended_for", None)
+    return reason

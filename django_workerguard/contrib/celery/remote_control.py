@@ -32,5 +32,5 @@ def guard_recycle(state: Any, slot: str | int = "all", **_: Any) -> dict[str, st
     if str(slot) != "all" and not str(slot).isdigit():
         return {"error": f"{slot!r} is neither a slot nor all"}
     which = {"all": True} if str(slot) == "all" else {"slot": int(slot)}
-    refused = pool.recycle(which, f"recycle by {state.hostname}'s remote control")
+    refused = pool.recycle(which, f"{state.hostname}'s remote control")
     return {"error": refused} if refused else {"ok": f"recycle of {slot}: accepted"}
