@@ -5,6 +5,9 @@ tests/unit/test_docs.py fails when one is stale.
 
 from __future__ import annotations
 
+import re
+import textwrap
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,12 +33,34 @@ UNITS: dict[Callable[[Any], Any], str] = {
     units.text_or_none: "text",
 }
 
+SUFFIXES: dict[Callable[[Any], Any], str] = {units.seconds: " s", units.megabytes: " MB"}
+# Every option stands in one subject; a new one is added here, or the page is not written.
+SUBJECTS = {
+    "The application and its load": (
+        *("app", "load_timeout", "load_concurrency", "warmup", "urlconf", "warmup_path", "load_probe"),
+        *("accept_left_behind", "release"),
+    ),
+    "When a load fails": (
+        *("need_app", "load_retries", "load_retry_delay", "load_retry_max_delay", "min_loaded"),
+        *("stand_in", "stand_in_after", "give_up_after"),
+    ),
+    "When a worker is replaced": (
+        *("max_requests", "max_requests_delta", "max_worker_lifetime", "max_worker_lifetime_delta"),
+        *("min_worker_lifetime", "reload_on_rss", "evil_reload_on_rss", "reload_on_memory_error"),
+        *("outlier", "outlier_min_requests"),
+    ),
+    "How a worker is replaced, and how the server stops": ("surge", "worker_reload_mercy", "drain_delay"),
+    "Health URLs and dashboard": ("health_path", "health_token", "dashboard_access", "dashboard_actions"),
+    "Notices and logs": ("notify", "notify_interval", "log_format"),
+    "The server's name and place": ("name", "run_dir"),
+}
+
 HEAD = """\
 <!-- Written by docs/generate_reference.py. Change the definitions in django_workerguard/config/options.py instead. -->
 
 # Options
 
-Every option can be set in several places. The strongest comes first:
+Every option can be set in several places. If it is set in more than one, the first of these places wins:
 
 1. on the command line of `serve_guarded` or `python -m django_workerguard serve`,
 2. in the environment,
@@ -43,8 +68,8 @@ Every option can be set in several places. The strongest comes first:
 4. in the Django settings, as `WORKERGUARD = {…}`,
 5. the default.
 
-`manage.py serve_guarded --print-config` prints every value and where it was set. A wrong value ends the start with one
-line that names the option and the place, and exit code 2.
+`manage.py serve_guarded --print-config` prints every value and where it was set. If a value is wrong, the server does
+not start: it prints one line that names the option and the place, and exits with 2.
 
 """
 
@@ -58,14 +83,20 @@ These are options of the two commands: `[addrport]` (as runserver has it), `--bi
 $ python manage.py serve_guarded 8000 -- --max-requests 1000
 ```
 
-All of gunicorn's settings can stand in `WORKERGUARD` in upper case (`"WORKERS": 4`), in the environment
-(`WORKERGUARD_WORKERS`), in `GUNICORN_CMD_ARGS` and in `gunicorn.conf.py`. The order, the strongest first: the command line,
-what stands after `--` there, `WORKERGUARD_…` in the environment, `GUNICORN_CMD_ARGS`, `gunicorn.conf.py`, `WORKERGUARD` in
-the settings.
+All of gunicorn's settings can also be set in `WORKERGUARD` in upper case (`"WORKERS": 4`), in the environment
+(`WORKERGUARD_WORKERS`), in `GUNICORN_CMD_ARGS` and in `gunicorn.conf.py`. If a setting is set in more than one place,
+the first of these places wins:
+
+1. the command line,
+2. the options after `--` on the command line,
+3. `WORKERGUARD_…` in the environment,
+4. `GUNICORN_CMD_ARGS`,
+5. `gunicorn.conf.py`,
+6. `WORKERGUARD` in the settings.
 
 Two defaults differ from gunicorn's: `http_parser` is `python`, and the control socket is off.
 
-These cannot be used:
+These settings of gunicorn cannot be used:
 
 """
 
@@ -75,33 +106,49 @@ METRICS_HEAD = """\
 
 # Metrics
 
-What [the metrics URL and the collector](../howto/prometheus.md) tell. Labels are slots, never pids, and counters go on when a
-worker is recycled; all begin at 0 with a new arbiter (a restart, SIGUSR2). Counters are stored as `…_total`, the histogram as
-`…_bucket`, `…_count` and `…_sum`.
+[The metrics URL and the collector](../howto/prometheus.md) report these metrics. Labels are slots, never pids. Counters
+continue when a worker is recycled. All counters begin at 0 with a new arbiter (a restart, SIGUSR2). Counters are stored
+as `…_total`, the histogram as `…_bucket`, `…_count` and `…_sum`.
 
-| metric | kind | labels | |
+| metric | kind | labels | meaning |
 |---|---|---|---|
 """
 METRICS_POOLS = """
 ## Celery's pools
 
-Those of the project's guarded [pools](../howto/celery.md) on the same host, each with the label `pool`, the pool's name.
+These are the metrics of the project's guarded [pools](../howto/celery.md) on the same host. Each has the label `pool`,
+the pool's name.
 
-| metric | kind | labels | |
+| metric | kind | labels | meaning |
 |---|---|---|---|
 """
 METRICS_LABELS = """
-## What the labels say
+## Values of the labels
 
-`state` is that of [a slot](status.md#a-slot). `code` and `severity` are those of [a finding](status.md#a-finding).
+`state` is the state of [a slot](status.md#a-slot). `code` and `severity` are those of [a finding](status.md#a-finding).
 
-`cause` of `workerguard_load_failures_total`: `exception` (it will not pass by itself), `transient` (it may: an OSError, a database
-that is away), `memory` (MemoryError), `out-of-memory` (the kernel's OOM killer), `timeout` (`load-timeout`), `died` (it ended
-without a word).
+`cause` of `workerguard_load_failures_total`:
 
-`cause` of `workerguard_exits_total`: `asked` (it left when it was told to), `unasked` (it left by itself, with exit code 0),
-`load-failed`, `exit-code` (any other), `signal`, `sigkill` (sender unknown), `out-of-memory`, `timeout` (no sign of life),
-`worker-reload-mercy` (it did not leave in time), `evil-reload-on-rss`, `other`.
+- `exception`: an exception that will not pass without a change
+- `transient`: an exception that may pass (an OSError, a database that is away)
+- `memory`: a MemoryError
+- `out-of-memory`: a kill by the kernel's OOM killer
+- `timeout`: `load-timeout`
+- `died`: the process ended without a report
+
+`cause` of `workerguard_exits_total`:
+
+- `asked`: the worker left when it was asked to
+- `unasked`: the worker left without being asked, with exit code 0
+- `load-failed`: its load failed
+- `exit-code`: any other exit code
+- `signal`: a signal other than SIGKILL
+- `sigkill`: SIGKILL, sender unknown
+- `out-of-memory`: a kill by the kernel's OOM killer
+- `timeout`: the worker gave no sign of life
+- `worker-reload-mercy`: the worker did not leave in time
+- `evil-reload-on-rss`: the option of that name
+- `other`: any other cause
 
 `rule` of `workerguard_recycles_total`: `reload`, `by-hand`, `other`, and the options of the same names.
 """
@@ -126,13 +173,52 @@ def _row(family: Family, labels: tuple[str, ...]) -> str:
 def options() -> str:
     """Return the page of the options."""
     sections = "\n".join("\n".join(_section(option)) for option in OPTIONS.values())
-    refused = "".join(f"- `{name}`: {why}\n" for name, why in REFUSED.items())
-    return f"{HEAD}{sections}\n{SERVER}{refused}"
+    refused = "".join(_wrapped(f"- `{name}`: {why}", indent="  ") + "\n" for name, why in REFUSED.items())
+    return f"{HEAD}{_summary()}\n{sections}\n{SERVER}{refused}"
+
+
+def _summary() -> str:
+    """Return one table for each subject."""
+    _require_one_subject_each()
+    tables = (
+        f"### {subject}\n\n| option | default | in short |\n|---|---|---|\n"
+        + "".join(map(_summary_row, fields))
+        for subject, fields in SUBJECTS.items()
+    )
+    return "## All options by subject\n\n" + "\n".join(tables)
+
+
+def _require_one_subject_each() -> None:
+    counts = Counter(field for fields in SUBJECTS.values() for field in fields)
+    wrong = [f"{field} has no subject" for field in OPTIONS if not counts[field]]
+    wrong += [f"{field} has {count} subjects" for field, count in counts.items() if count > 1]
+    wrong += [f"{field} is no option" for field in counts if field not in OPTIONS]
+    if wrong:
+        raise ValueError(f"SUBJECTS in docs/generate_reference.py: {'; '.join(wrong)}")
+
+
+def _summary_row(field: str) -> str:
+    option = OPTIONS[field]
+    unit = SUFFIXES.get(option.parse, "") if option.default else ""
+    return f"| [`{option.name}`](#{option.name}) | {_default(option.default)}{unit} | {_in_short(option.help)} |\n"
+
+
+def _in_short(help: str) -> str:
+    """Return the first statement of a help text, without its values, what stands in parentheses, and its default."""
+    statement = re.sub(r"(?<!×) \([^()]*\)", "", help.partition(": '")[0])
+    return re.split(r"\. |; ", statement, maxsplit=1)[0].rstrip(".").replace("|", "\\|")
+
+
+def _wrapped(text: str, *, indent: str = "") -> str:
+    """Wrap a text as the other pages are wrapped. A minus stays in its line: in front of one it would begin a list."""
+    kept = text.replace(" - ", "\N{NO-BREAK SPACE}-\N{NO-BREAK SPACE}")
+    lines = textwrap.fill(kept, 120, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False)
+    return lines.replace("\N{NO-BREAK SPACE}", " ")
 
 
 def _section(option: Option) -> Iterator[str]:
     yield f"## {option.name}\n"
-    yield f"{option.help}\n"
+    yield f"{_wrapped(option.help)}\n"
     yield f"- command line: `{option.flag} {option.metavar}`"
     yield f'- settings and gunicorn.conf.py: `WORKERGUARD["{option.key}"]`'
     yield f"- environment: `{option.env}`"
@@ -167,7 +253,9 @@ def _takes(option: Option, value: object) -> bool:
 
 def _default(value: object) -> str:
     match value:
-        case None | "" | ():
+        case None:
+            return "see the description"
+        case "" | ():
             return "none"
         case bool():
             return "on" if value else "off"
