@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from functools import cached_property
 from typing import Any
 
+from django_workerguard.config.options import GuardOptions
 from django_workerguard.policy.reason import Reason
 
 
@@ -39,7 +40,7 @@ class Policy:
     stand_in: bool = True
     stand_in_after: float = 5.0
     give_up_after: float = 0.0
-    mercy: float = 60.0
+    worker_reload_mercy: float = 60.0
     timeout: float = 30.0  # gunicorn's, for requests
     surge: int = 1
     away: int = 1  # how many may be away at once where nobody may come beside the incumbents (surge 0)
@@ -60,6 +61,12 @@ class Policy:
     )
     never_give_up: bool = False  # a development server with the reloader
     seed: float = 0.0  # a fraction of the server's own, from which its jitter is derived
+
+    @classmethod
+    def of(cls, options: GuardOptions, **differences: Any) -> Policy:
+        """Return the policy of a server's options: each option of the same name, but for the differences."""
+        names = {own.name for own in fields(cls)} & {option.name for option in fields(options)}
+        return cls(**{name: getattr(options, name) for name in names} | differences)
 
 
 @dataclass(frozen=True)

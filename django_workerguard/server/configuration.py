@@ -270,32 +270,12 @@ class GuardedApplication(Application):
         """Return the options that decide, in the form that the policy takes."""
         options: GuardOptions = self.guard.options
         developing = bool(self.cfg.reload)
-        return Policy(
-            need_app=options.need_app,
-            load_retries=options.load_retries,
-            load_retry_delay=options.load_retry_delay,
+        return Policy.of(
+            options,
             load_retry_max_delay=1.0 if developing else options.load_retry_max_delay,
-            load_timeout=options.load_timeout,
             load_concurrency=options.load_concurrency or cgroup.cpus(),
-            min_loaded=options.min_loaded,
-            stand_in=options.stand_in,
-            stand_in_after=options.stand_in_after,
-            give_up_after=options.give_up_after,
-            mercy=options.worker_reload_mercy,
             timeout=float(self.cfg.timeout),
-            surge=options.surge,
-            max_requests=options.max_requests,
-            max_requests_delta=options.max_requests_delta,
             max_requests_jitter=self.max_requests_jitter,
-            max_worker_lifetime=options.max_worker_lifetime,
-            max_worker_lifetime_delta=options.max_worker_lifetime_delta,
-            min_worker_lifetime=options.min_worker_lifetime,
-            reload_on_rss=options.reload_on_rss,
-            evil_reload_on_rss=options.evil_reload_on_rss,
-            reload_on_memory_error=options.reload_on_memory_error,
-            outlier=options.outlier,
-            outlier_min_requests=options.outlier_min_requests,
-            drain_delay=options.drain_delay,
             never_give_up=developing,
         )
 

@@ -47,25 +47,16 @@ SLOTS = 64  # at least, so that an autoscaler finds seats
 
 
 def policy_of(options: GuardOptions, *, rss_limit: int = 0) -> Policy:
-    """Return the options that decide. A pool cannot surge: who is replaced goes first."""
-    return Policy(
-        need_app=options.need_app,
-        load_retries=options.load_retries,
-        load_retry_delay=options.load_retry_delay,
-        load_retry_max_delay=options.load_retry_max_delay,
-        load_timeout=options.load_timeout,
+    """Return the policy of a pool, which cannot surge: the child that is replaced goes first."""
+    return Policy.of(
+        options,
         load_concurrency=options.load_concurrency or cgroup.cpus(),
-        min_loaded=options.min_loaded,
         stand_in=False,
         answers=False,
-        give_up_after=options.give_up_after,
-        mercy=options.worker_reload_mercy or math.inf,
+        worker_reload_mercy=options.worker_reload_mercy or math.inf,
         timeout=0.0,
         surge=0,
         away=max(1, options.surge),
-        max_worker_lifetime=options.max_worker_lifetime,
-        max_worker_lifetime_delta=options.max_worker_lifetime_delta,
-        min_worker_lifetime=options.min_worker_lifetime,
         reload_on_rss=options.reload_on_rss or rss_limit,
         reload_on_memory_error=False,
         outlier="off",
