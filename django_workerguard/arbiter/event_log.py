@@ -13,7 +13,7 @@ from typing import Any
 from django_workerguard.arbiter.control_socket import Request
 from django_workerguard.arbiter.exits import Exit, leave_word
 from django_workerguard.arbiter.oom_kills import OOMKills
-from django_workerguard.arbiter.rate_limit import Ration
+from django_workerguard.arbiter.rate_limit import RateLimit
 from django_workerguard.arbiter.seats import Seats
 from django_workerguard.config.text import plain
 from django_workerguard.policy.reason import DEPARTURES, Reason, Rule
@@ -34,7 +34,7 @@ ASKED_MOST, ASKED_PERIOD = 60, 60.0  # requests, seconds
 LOADING = (State.LOADING, State.LOADED, State.FAILED)
 
 
-class Chronicle:
+class EventLog:
     """Writes each event of the server's life to the journal and, once, to gunicorn's error log."""
 
     def __init__(self, board: Board, log: Any) -> None:
@@ -49,7 +49,7 @@ class Chronicle:
         self._frozen = False
         self._reloading = False
         self._all_said = False  # that all workers are ready
-        self._requests = Ration(ASKED_MOST, ASKED_PERIOD)
+        self._requests = RateLimit(ASKED_MOST, ASKED_PERIOD)
 
     @property
     def reloading_now(self) -> bool:

@@ -23,7 +23,7 @@ from django_workerguard.errors import ConfigurationError, ExitCode, NoServerErro
 from django_workerguard.report.findings import with_findings
 from django_workerguard.report.tables import event_line, story, table
 from django_workerguard.report.verdict import KINDS
-from django_workerguard.scoreboard.header import Kind
+from django_workerguard.scoreboard.header import ServerKind
 from django_workerguard.scoreboard.journal import read_events
 from django_workerguard.scoreboard.places import Server, is_live
 from django_workerguard.scoreboard.snapshot import SNAPSHOT_VERSION, snapshot
@@ -165,7 +165,7 @@ def _looks(parsed: argparse.Namespace) -> tuple[list[dict[str, Any]], list[dict[
         except NoServerError as error:
             missing = error
     try:
-        pools = candidates(parsed, Kind.POOL, here=Path(here()))
+        pools = candidates(parsed, ServerKind.POOL, here=Path(here()))
     except NoServerError as error:
         if not servers:
             raise missing or error from None
@@ -212,7 +212,7 @@ def _events(parsed: argparse.Namespace) -> int:
 def _probe(parsed: argparse.Namespace) -> int:
     if not parsed.celery:
         return tell(parsed.kind, choose(parsed, here=Path(here()))[-1].board.vitals)
-    pools = candidates(parsed, Kind.POOL, here=Path(here()))
+    pools = candidates(parsed, ServerKind.POOL, here=Path(here()))
     return max(tell(parsed.kind, pool.board.vitals, of=pool.name) for pool in pools)
 
 

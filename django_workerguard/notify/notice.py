@@ -75,7 +75,7 @@ def message(notice: Mapping[str, Any]) -> str:
     lines = [
         f"{server['name']} on {server['host']}: {server['ready']} of {server['target']} workers are ready."
     ]
-    for heading, key in (("New", "appeared"), ("Gone", "cleared"), ("Standing", "standing")):
+    for heading, key in (("New", "appeared"), ("Gone", "cleared"), ("ServerStatus", "standing")):
         if notice[key]:
             lines += ["", f"{heading}:", *(f"- {one['severity']}: {one['text']}" for one in notice[key])]
     return "\n".join([*lines, "", "`workerguard status` on that host shows more.", ""])

@@ -9,7 +9,7 @@ from django_workerguard.policy import message as m
 from django_workerguard.policy.backoff import back_off
 from django_workerguard.policy.outlier import MARK_EVERY, WINDOW, outliers
 from django_workerguard.policy.reason import Reason, Rule
-from django_workerguard.policy.view import Fleet, Mark, Policy, Record, StandIn, State, Stop, Worker
+from django_workerguard.policy.view import Counts, Fleet, Policy, Record, StandIn, State, Stop, Worker
 
 STABLE = 10.0  # seconds of being ready after which a death is not an early one
 FRESH = 10.0  # seconds after min-worker-lifetime in which a kill comes right after the load
@@ -145,7 +145,7 @@ def _changed_state(policy: Policy, fleet: Fleet, reading: m.Reading, at: float) 
         return _left(policy, fleet, worker, at)
     worker = replace(worker, state=reading.state, since=at, beat_seen=at)
     if reading.state is State.READY:
-        worker = replace(worker, ready_at=at, marks=(Mark(at, worker.requests, worker.errors),))
+        worker = replace(worker, ready_at=at, marks=(Counts(at, worker.requests, worker.errors),))
         return _became_ready(_with_worker(fleet, worker), worker)
     return _with_worker(fleet, worker)
 
@@ -190,7 +190,7 @@ def _sized(policy: Policy, worker: Worker, resident: int, at: float) -> Worker:
     at_first = worker.rss_at_first or (resident if worker.ready_at is not None else 0)
     marks = worker.marks
     if marks and at - marks[-1].at >= MARK_EVERY:
-        marks = (*marks, Mark(at, worker.requests, worker.errors))
+        marks = (*marks, Counts(at, worker.requests, worker.errors))
         marks = tuple(mark for mark in marks if at - mark.at <= WINDOW)
     rss_over = worker.rss_over + 1 if over else 0
     known = (worker.rss, worker.rss_over, worker.rss_at_first, worker.marks)

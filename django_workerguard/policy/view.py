@@ -70,7 +70,7 @@ class Policy:
 
 
 @dataclass(frozen=True)
-class Mark:
+class Counts:
     """What a worker had counted at a moment."""
 
     at: float
@@ -111,7 +111,7 @@ class Worker:
     rss: int = 0  # bytes, as last measured
     rss_at_first: int = 0  # bytes, the first measure when it was ready
     rss_over: int = 0  # measures in a row at or above reload-on-rss
-    marks: tuple[Mark, ...] = ()  # of the last minute, oldest first
+    marks: tuple[Counts, ...] = ()  # of the last minute, oldest first
 
     def having(self, **changes: Any) -> Worker:
         """Return a copy with other values: `dataclasses.replace` in a tenth of its time, for what each tick changes."""

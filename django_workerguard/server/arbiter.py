@@ -23,10 +23,10 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
 from django_workerguard.arbiter.control_socket import ControlSocket, WakePipe
-from django_workerguard.arbiter.event_log import Chronicle
+from django_workerguard.arbiter.event_log import EventLog
 from django_workerguard.arbiter.exits import Exit
-from django_workerguard.arbiter.run_files import Place
-from django_workerguard.arbiter.tracker import Keeper
+from django_workerguard.arbiter.run_files import RunFiles
+from django_workerguard.arbiter.tracker import Tracker
 from django_workerguard.errors import CannotListenError, ConfigurationError
 from django_workerguard.notify.runner import Notifier
 from django_workerguard.policy import action as a
@@ -38,11 +38,11 @@ from django_workerguard.scoreboard.header import Header, Phase
 from django_workerguard.scoreboard.layout import Orders
 from django_workerguard.scoreboard.places import Opened
 from django_workerguard.scoreboard.snapshot import snapshot
-from django_workerguard.server.children import Child, Nursery
+from django_workerguard.server.children import Child, Children
 from django_workerguard.server.gunicorn_control import be_quiet_about_ended_connections
 from django_workerguard.server.listeners import File, close_listeners, socket_files
 from django_workerguard.server.pid_file import remove_stale
-from django_workerguard.server.sd_notify import Standing, Supervisor
+from django_workerguard.server.sd_notify import ServerStatus, Systemd
 from django_workerguard.server.signals import Handlers
 from django_workerguard.server.statsd_gauges import Gauges
 from django_workerguard.server.workers.mixin import guarded
@@ -79,13 +79,13 @@ class GuardedArbiter(Handlers, Arbiter):
         self._board_warning = opened.warning
         self._handover_fd = handover_fd
         self._clock = AwakeClock()
-        self._supervisor = Supervisor(os.environ, os.getpid())
+        self._systemd = Systemd(os.environ, os.getpid())
         self._notifier = Notifier()
         self._gauges = Gauges()
         super().__init__(app)
         self.START_CTX["args"] = [sys.executable, *sys.orig_argv[1:]]
-        self._keeper = Keeper(self.board, self.log, app.policy, target=app.cfg.workers)
-        self._place = Place(opened, restored=self._chronicle.restored, lost=self._chronicle.lost)
+        self._tracker = Tracker(self.board, self.log, app.policy, target=app.cfg.workers)
+        self._run_files = RunFiles(opened, restored=self._event_log.restored, lost=self._event_log.lost)
         self._control: ControlSocket | None = None
         self._socket_files: dict[str, File] = {}  # those that are this arbiter's to remove, by path
         self._failed_signals: list[tuple[int, int]] = []  # number, tries
@@ -95,11 +95,11 @@ class GuardedArbiter(Handlers, Arbiter):
 
     @property
     def _fleet(self) -> Fleet:
-        return self._keeper.fleet
+        return self._tracker.fleet
 
     @property
-    def _chronicle(self) -> Chronicle:
-        return self._keeper.chronicle
+    def _event_log(self) -> EventLog:
+        return self._tracker.event_log
 
     @property
     def num_workers(self) -> int:
@@ -151,15 +151,15 @@ class GuardedArbiter(Handlers, Arbiter):
         self._socket_files = self._made_socket_files()
         self._wake = WakePipe()
         self._open_control()
-        self._nursery = Nursery(
-            self, self._keeper.seats, wake=self._wake, control=self._control, fds=self._own_descriptors
+        self._nursery = Children(
+            self, self._tracker.seats, wake=self._wake, control=self._control, fds=self._own_descriptors
         )
         self.log.info("configuration file: %s", self.app.read.file)
-        for line in (*self.app.warnings, self._board_warning, self._supervisor.warning, stale):
+        for line in (*self.app.warnings, self._board_warning, self._systemd.warning, stale):
             if line:
                 self.log.warning("%s", line)
         self._introduce()
-        self._chronicle.started(self.pid, self._addresses, self.cfg.workers)
+        self._event_log.started(self.pid, self._addresses, self.cfg.workers)
 
     def _made_socket_files(self) -> dict[str, File]:
         """Return the files of the unix sockets that this arbiter, or the one that was sent SIGUSR2 before it, has made."""
@@ -185,11 +185,11 @@ class GuardedArbiter(Handlers, Arbiter):
     def _own_descriptors(self) -> Iterator[int]:
         """Yield the descriptors with secrets in them, which no child gets."""
         yield self._handover_fd
-        if self._rereading is not None:
-            yield self._rereading.fd
+        if self._settings_process is not None:
+            yield self._settings_process.fd
 
     def _introduce(self) -> None:
-        self._chronicle.introduce(self.app, self._addresses, replaces=self.master_pid)
+        self._event_log.introduce(self.app, self._addresses, replaces=self.master_pid)
 
     def _what_is_wrong(self, error: BaseException) -> ConfigurationError | None:
         """Say which setting stopped the start; None where it was an error of a hook's own."""
@@ -227,7 +227,7 @@ class GuardedArbiter(Handlers, Arbiter):
             be_quiet_about_ended_connections()
         self._start_control_server()
         end = self._serve()
-        self._chronicle.halted(end.reason, end.exit_status)
+        self._event_log.halted(end.reason, end.exit_status)
         self.halt(exit_status=end.exit_status)
 
     def _serve(self) -> HaltServer:
@@ -278,7 +278,7 @@ class GuardedArbiter(Handlers, Arbiter):
         """Return the seconds until the next tick is due, if nothing happens before."""
         due: list[float] = []
         now = self._clock()
-        self._survives(lambda: due.append(next_deadline(self._keeper.policy, self._fleet, now)))
+        self._survives(lambda: due.append(next_deadline(self._tracker.policy, self._fleet, now)))
         return max(0.001, min(1.0, due[0] - now)) if due else 1.0
 
     def _tick(self) -> bool:
@@ -291,12 +291,12 @@ class GuardedArbiter(Handlers, Arbiter):
             lambda: self._follow_gunicornc(now),
             self.reap_workers,
             lambda: self._bound_rereading(now),
-            lambda: self._keeper.observe(now),
-            lambda: self._keeper.measure(now, self.LISTENERS),
+            lambda: self._tracker.observe(now),
+            lambda: self._tracker.measure(now, self.LISTENERS),
             lambda: self._act(now),
-            lambda: self._keeper.publish(self._clock(), phase=self._phase()),
-            lambda: self._place.look(self._control, now),
-            lambda: self._tell_supervisor(now),
+            lambda: self._tracker.publish(self._clock(), phase=self._phase()),
+            lambda: self._run_files.look(self._control, now),
+            lambda: self._tell_systemd(now),
             lambda: self._nursery.kill_strays({*self._fleet.workers, self._fleet.stand_in.seat}),
             self.manage_dirty_arbiter,
             self._send_gauges,
@@ -307,14 +307,14 @@ class GuardedArbiter(Handlers, Arbiter):
 
     def _act(self, now: float) -> None:
         """Do what the plan says. An action that fails keeps none of the others from being done."""
-        for action in plan(self._keeper.policy, self._fleet, now):
+        for action in plan(self._tracker.policy, self._fleet, now):
             self._survives(self._apply, action, now)
 
     def _promote(self) -> None:
         before = self.master_pid
         self.maybe_promote_master()
         if before and not self.master_pid:  # the arbiter that was sent SIGUSR2 has ended
-            self._supervisor.main_pid(self.pid)
+            self._systemd.main_pid(self.pid)
 
     def _follow_gunicornc(self, now: float) -> None:
         """Scale to what gunicorn's own control socket has set, once its client has the answer: a fork ends its connections."""
@@ -336,19 +336,20 @@ class GuardedArbiter(Handlers, Arbiter):
             return Phase.DRAINING if self._fleet.listening else Phase.STOPPING
         return Phase.SERVING
 
-    def _tell_supervisor(self, now: float) -> None:
+    def _tell_systemd(self, now: float) -> None:
         fleet = self._fleet
-        standing = Standing(
+        standing = ServerStatus(
             ready=fleet.ready,
             target=fleet.target,
             reached=bool(self.board.words[Header.REACHED]),
-            reloading=self._rereading is not None or (self._chronicle.reloading_now and not fleet.frozen),
+            reloading=self._settings_process is not None
+            or (self._event_log.reloading_now and not fleet.frozen),
             stopping=fleet.stop is not None,
-            why=self._chronicle.last_failure,
+            why=self._event_log.last_failure,
             frozen=fleet.frozen,
             successor=self.reexec_pid,
         )
-        self._supervisor.tell(standing, now, monotonic_us=monotonic_ns() // 1000)
+        self._systemd.tell(standing, now, monotonic_us=monotonic_ns() // 1000)
 
     # actions
 
@@ -359,35 +360,35 @@ class GuardedArbiter(Handlers, Arbiter):
             case a.SpawnStandIn():
                 self._spawn_stand_in(now)
             case a.Admit(seat):
-                self._keeper.seats.order(seat, Orders.ADMIT)
-                self._keeper.tell(m.Admitted(seat, now))
+                self._tracker.seats.order(seat, Orders.ADMIT)
+                self._tracker.tell(m.Admitted(seat, now))
             case a.Duty(seat, on):
-                self._keeper.seats.order(seat, Orders.DUTY, on=on)
+                self._tracker.seats.order(seat, Orders.DUTY, on=on)
                 self._signal(seat, signal.SIGWINCH)
-                self._keeper.tell(m.DutySet(seat, on, now))
-                self._chronicle.duty(self._fleet, seat, on=on)
+                self._tracker.tell(m.DutySet(seat, on, now))
+                self._event_log.duty(self._fleet, seat, on=on)
             case a.Retire(seat, _, quick):
                 self._signal(seat, signal.SIGQUIT if quick else signal.SIGTERM)
-                self._keeper.retired(action, now)
+                self._tracker.retired(action, now)
             case a.Abort(seat):
                 self._signal(seat, signal.SIGABRT)
-                self._keeper.aborted(action, now)
+                self._tracker.aborted(action, now)
             case a.Kill(seat):
                 self._signal(seat, signal.SIGKILL)
-                self._keeper.killed(action, now)
+                self._tracker.killed(action, now)
             case a.CloseListeners():
                 self._close_listeners()
-                self._keeper.tell(m.ListenersClosed(now))
+                self._tracker.tell(m.ListenersClosed(now))
             case a.GiveUp(code, reason):
-                self._keeper.tell(m.StopAsked(now, exit_code=code, reason=reason))
-                self._chronicle.gave_up(reason)
+                self._tracker.tell(m.StopAsked(now, exit_code=code, reason=reason))
+                self._event_log.gave_up(reason)
                 self._notifier.give_up(snapshot(self.board), reason)
             case a.Halt(code, reason):
                 self._notifier.finish(FAREWELL)
                 raise HaltServer(str(reason or ""), int(code))
 
     def _signal(self, seat: int, number: int) -> None:
-        pid = self._keeper.seats.pids.get(seat)
+        pid = self._tracker.seats.pids.get(seat)
         if pid:
             try:
                 os.kill(pid, number)
@@ -406,24 +407,24 @@ class GuardedArbiter(Handlers, Arbiter):
     def _spawn(self, action: a.Spawn, now: float) -> None:
         seat = self._nursery.worker(action.slot, action.generation, stay=action.stay)
         if seat is None:
-            self._keeper.not_spawned(action.slot, self._nursery.refusal, now)
+            self._tracker.not_spawned(action.slot, self._nursery.refusal, now)
         else:
-            self._keeper.spawned(action, seat, now)
+            self._tracker.spawned(action, seat, now)
 
     def _spawn_stand_in(self, now: float) -> None:
         seat = self._nursery.stand_in()
         if seat is None:
-            self._keeper.tell(m.StandInGone(now))
-            self._chronicle.not_spawned(0, self._nursery.refusal, self._fleet)
+            self._tracker.tell(m.StandInGone(now))
+            self._event_log.not_spawned(0, self._nursery.refusal, self._fleet)
         else:
-            self._keeper.tell(m.StandInSpawned(seat, self._keeper.seats.pids[seat], now))
+            self._tracker.tell(m.StandInSpawned(seat, self._tracker.seats.pids[seat], now))
 
     def reap_workers(self) -> None:
         """Collect every dead child by its role; nobody else's status is taken from anybody."""
         for pid, status in _ended():
             if pid == self.reexec_pid:
                 self.reexec_pid = 0
-            elif self._rereading is not None and pid == self._rereading.pid:
+            elif self._settings_process is not None and pid == self._settings_process.pid:
                 self._reread()
             elif self._notifier.ended(pid, status):
                 continue
@@ -433,7 +434,7 @@ class GuardedArbiter(Handlers, Arbiter):
                 self._nursery.ended(pid, status)
         dead = self._nursery.dead()
         if dead:
-            self._keeper.observe(self._clock())  # what a process said that died between two ticks
+            self._tracker.observe(self._clock())  # what a process said that died between two ticks
         for child, status in dead:
             if not self._survives(self._bury, child, Exit.of(status)) and not self._gave_up_burial(child):
                 continue
@@ -450,18 +451,18 @@ class GuardedArbiter(Handlers, Arbiter):
         tries = self._burials[child.pid] = self._burials.get(child.pid, 0) + 1
         if tries < MOST_BURIALS:
             return False
-        self._keeper.tell(m.Exited(child.seat, self._clock()))
+        self._tracker.tell(m.Exited(child.seat, self._clock()))
         return True
 
     def _bury(self, child: Child, end: Exit) -> None:
         """Take a dead child out of the fleet, and write down how it ended."""
         now = self._clock()
         if child.stand_in:
-            self._keeper.tell(m.StandInGone(now))
-            self._chronicle.stand_in_gone(end, stopping=self._fleet.stop is not None)
+            self._tracker.tell(m.StandInGone(now))
+            self._event_log.stand_in_gone(end, stopping=self._fleet.stop is not None)
             return
         self.WORKERS.pop(child.pid, None)
-        self._keeper.buried(child.seat, end, child.read_dump(), now)
+        self._tracker.buried(child.seat, end, child.read_dump(), now)
 
     # the end
 
@@ -481,10 +482,10 @@ class GuardedArbiter(Handlers, Arbiter):
             self._survives(step)
 
     def _end_rereading(self) -> None:
-        if self._rereading is not None:
-            self._rereading.give_up()
+        if self._settings_process is not None:
+            self._settings_process.give_up()
 
     def _remove_files(self) -> None:
         if self._control is not None:
             self._control.close()
-        self._place.remove()
+        self._run_files.remove()

@@ -16,10 +16,10 @@ from django_workerguard.arbiter.exits import exit_code_of
 from django_workerguard.arbiter.seats import Seats
 from django_workerguard.arbiter.stack_dump import open_dump, read_dump
 from django_workerguard.errors import ExitCode
-from django_workerguard.scoreboard.layout import Kind, Orders, SeatState
+from django_workerguard.scoreboard.layout import Orders, SeatKind, SeatState
 from django_workerguard.server.workers.mixin import is_asgi
 from django_workerguard.server.workers.stand_in import StandIn, without_hooks
-from django_workerguard.worker.after_fork import shed, signals_held
+from django_workerguard.worker.after_fork import release_arbiter, signals_blocked
 from django_workerguard.worker.load import record_failure
 from django_workerguard.worker.seat_handle import Guard
 from django_workerguard.worker.shutdown import limit_threads
@@ -40,7 +40,7 @@ class Child:
         return read_dump(self.dump_fd)
 
 
-class Nursery:
+class Children:
     """Where children come from."""
 
     def __init__(
@@ -64,11 +64,11 @@ class Nursery:
     def worker(self, slot: int, generation: int, *, stay: bool) -> int | None:
         """Start a worker and return its seat; None, and `refusal`, where there can be none."""
         orders = Orders.STAY if stay else Orders.NONE
-        return self._start(Kind.WORKER, slot, generation, orders)
+        return self._start(SeatKind.WORKER, slot, generation, orders)
 
     def stand_in(self) -> int | None:
         """Start the stand-in and return its seat; None, and `refusal`, where there can be none."""
-        return self._start(Kind.STAND_IN, 0, 0, Orders.NONE)
+        return self._start(SeatKind.STAND_IN, 0, 0, Orders.NONE)
 
     def ended(self, pid: int, status: int) -> None:
         """Note that a child has ended; nothing where it is none of ours."""
@@ -106,14 +106,14 @@ class Nursery:
         for pid in self._children:
             os.waitpid(pid, 0)
 
-    def _start(self, kind: Kind, slot: int, generation: int, orders: Orders) -> int | None:
+    def _start(self, kind: SeatKind, slot: int, generation: int, orders: Orders) -> int | None:
         seat = self._seats.take(kind, slot=slot, generation=generation, orders=orders)
         if seat is None:
             self.refusal = "no seat is free"
             return None
         dump_fd = open_dump()
         try:
-            child = self._fork(seat, slot, generation, dump_fd, stand_in=kind is Kind.STAND_IN)
+            child = self._fork(seat, slot, generation, dump_fd, stand_in=kind is SeatKind.STAND_IN)
         except Exception as error:
             self._seats.free(seat)
             if dump_fd >= 0:
@@ -146,10 +146,10 @@ class Nursery:
                 arbiter.cfg.pre_fork(arbiter, worker)
             except SystemExit as error:  # this is the arbiter: it is the worker that is not to be
                 raise RuntimeError(f"the pre_fork hook raised SystemExit({error.code!r})") from error
-        with signals_held():
+        with signals_blocked():
             pid = os.fork()
             if pid == 0:
-                _never_back(shed, self._not_for_children(dump_fd))
+                _never_back(release_arbiter, self._not_for_children(dump_fd))
                 _never_back(arbiter.board.leave_lock)
         if pid == 0:
             _never_back(_live, arbiter, worker, guard, stand_in=stand_in)

@@ -29,8 +29,14 @@ from django_workerguard.errors import ConfigurationError
 from django_workerguard.policy.view import Policy
 from django_workerguard.probe import cgroup
 from django_workerguard.scoreboard.layout import MAX_SEATS
-from django_workerguard.server.early_options import ConfigFile, Early, Sources, problem_with, read_sources
-from django_workerguard.server.inherited_modules import Inheritance
+from django_workerguard.server.early_options import (
+    ConfigFile,
+    EarlyOptions,
+    Sources,
+    problem_with,
+    read_sources,
+)
+from django_workerguard.server.inherited_modules import InheritedModules
 from django_workerguard.server.process_state import enter
 
 REFUSED = {
@@ -57,16 +63,16 @@ class GuardedApplication(Application):
     def __init__(
         self,
         handover: Handover,
-        inheritance: Inheritance | None = None,
+        inheritance: InheritedModules | None = None,
         environ: MutableMapping[str, str] = os.environ,
     ) -> None:
         self.handover = handover
-        self.inheritance = inheritance or Inheritance()
+        self.inheritance = inheritance or InheritedModules()
         self._environ = environ
         self.sources: dict[str, str] = {}
         self.warnings: list[str] = []
         self.read: Sources
-        self.early: Early
+        self.early: EarlyOptions
         self.guard: Resolved
         self.max_requests_jitter = 0  # requests
         super().__init__(prog="serve_guarded")

@@ -15,18 +15,18 @@ from django_workerguard.errors import ConfigurationError
 from django_workerguard.scoreboard.layout import Layout
 from django_workerguard.scoreboard.places import server_name
 from django_workerguard.server.configuration import GuardedApplication
-from django_workerguard.server.early_options import Early
+from django_workerguard.server.early_options import EarlyOptions
 
 ANSWER = 3  # the descriptor in the child
 LONGEST = 60.0  # seconds that settings get if load-timeout sets no limit
 GRACE = 5.0  # seconds after which a process ends itself, should the arbiter not have ended it
 
 
-class Rereading:
+class SettingsProcess:
     """A process that reads the settings, once. ``until`` is on the arbiter's clock."""
 
     def __init__(
-        self, app: GuardedApplication, *, asked_by: str, now: float, early: Early | None = None
+        self, app: GuardedApplication, *, asked_by: str, now: float, early: EarlyOptions | None = None
     ) -> None:
         """Read the settings for a configuration, with its early options or others.
 
@@ -38,7 +38,7 @@ class Rereading:
         self.until = now + self._patience
         self._handover = app.handover
         self._overdue = False
-        request, environ = request_of(app, app.handover, self.early)
+        request, environ = settings_request(app, app.handover, self.early)
         self.fd = settings_process.ask(request)
         arguments = settings_process.command(ANSWER, patience=self._patience + GRACE)
         try:
@@ -71,11 +71,11 @@ class Rereading:
             )
         if answer.error:
             raise ConfigurationError(f"{module!r} cannot be imported: {answer.error}", option="settings")
-        return told_by(answer, self._handover)
+        return with_settings(answer, self._handover)
 
 
-def request_of(
-    app: GuardedApplication, handover: Handover, early: Early | None = None
+def settings_request(
+    app: GuardedApplication, handover: Handover, early: EarlyOptions | None = None
 ) -> tuple[settings_process.Request, dict[str, str]]:
     """Return what the process that reads the settings is to do, and its environment."""
     early = early or app.early
@@ -94,7 +94,7 @@ def request_of(
     return request, settings_process.environment(app.environ_found, pwd, early.environ, path=path)
 
 
-def told_by(answer: settings_process.Answer, handover: Handover) -> Handover:
+def with_settings(answer: settings_process.Answer, handover: Handover) -> Handover:
     """Return the handover with what the settings say. Raises ConfigurationError if it cannot be used."""
     if answer.wrong:
         raise ConfigurationError(answer.wrong, option="WORKERGUARD", where=handover.settings_module)

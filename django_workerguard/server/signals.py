@@ -12,14 +12,14 @@ from typing import Any
 from gunicorn.errors import HaltServer
 
 from django_workerguard.arbiter.control_socket import Request
-from django_workerguard.arbiter.tracker import Keeper
+from django_workerguard.arbiter.tracker import Tracker
 from django_workerguard.config.handover import Handover, rewrite
 from django_workerguard.errors import ConfigurationError, ExitCode
 from django_workerguard.policy import message as m
 from django_workerguard.server.configuration import GuardedApplication
-from django_workerguard.server.early_options import Early
-from django_workerguard.server.process_state import Renewal
-from django_workerguard.server.reload import Rereading, refuse_what_needs_a_restart
+from django_workerguard.server.early_options import EarlyOptions
+from django_workerguard.server.process_state import ReloadTrial
+from django_workerguard.server.reload import SettingsProcess, refuse_what_needs_a_restart
 
 
 class Handlers:
@@ -36,8 +36,8 @@ class Handlers:
     reexec: Any
     _fleet: Any
     _clock: Any
-    _keeper: Keeper
-    _chronicle: Any
+    _tracker: Tracker
+    _event_log: Any
     _control: Any
     _nursery: Any
     app: Any
@@ -47,7 +47,7 @@ class Handlers:
     _handover_fd: int
     _socket_files: dict[str, tuple[int, int]]
     START_CTX: dict[Any, Any]
-    _rereading: Rereading | None = None
+    _settings_process: SettingsProcess | None = None
     _read_twice = False  # the settings, for the reload that goes on
     _reload_again = ""  # who asked for a reload while one was reading
 
@@ -65,9 +65,9 @@ class Handlers:
         """Begin a reload, or have the one that is reading begin anew; return why not."""
         if self._fleet.stop is not None:
             return "the server is stopping"
-        if self._rereading is not None:  # superseded: what it would say is out of date
+        if self._settings_process is not None:  # superseded: what it would say is out of date
             self._reload_again = asked_by
-            self._rereading.give_up()
+            self._settings_process.give_up()
             return None
         self._read_twice = False
         if self.app.handover.configured:
@@ -75,24 +75,26 @@ class Handlers:
             return None
         return self._begin_reading(asked_by, self.app.early)
 
-    def _begin_reading(self, asked_by: str, early: Early) -> str | None:
+    def _begin_reading(self, asked_by: str, early: EarlyOptions) -> str | None:
         """Have the settings read by a process; return why not."""
         try:
-            self._rereading = Rereading(self.app, asked_by=asked_by, now=self._clock(), early=early)
+            self._settings_process = SettingsProcess(
+                self.app, asked_by=asked_by, now=self._clock(), early=early
+            )
         except (OSError, ConfigurationError) as error:
             refused = f"the settings cannot be read: {getattr(error, 'strerror', None) or error}"
-            self._chronicle.reload_refused(refused, asked_by)
+            self._event_log.reload_refused(refused, asked_by)
             return refused
         return None
 
     def _bound_rereading(self, now: float) -> None:
-        reading = self._rereading
+        reading = self._settings_process
         if reading is not None and now > reading.until:
             reading.give_up()
 
     def _reread(self) -> None:
         """Go on with a reload: the process that read the settings has ended."""
-        reading, self._rereading = self._rereading, None
+        reading, self._settings_process = self._settings_process, None
         if reading is None:
             return
         again, self._reload_again = self._reload_again, ""
@@ -103,11 +105,11 @@ class Handlers:
         try:
             handover = reading.conclude()
         except ConfigurationError as error:
-            self._chronicle.reload_refused(str(error), reading.asked_by)
+            self._event_log.reload_refused(str(error), reading.asked_by)
         else:
             self._adopt(handover, reading.asked_by, reading.early)
 
-    def _adopt(self, handover: Handover, asked_by: str, early: Early) -> None:
+    def _adopt(self, handover: Handover, asked_by: str, early: EarlyOptions) -> None:
         """Take a new configuration and begin a generation; if it cannot be taken nothing changes.
 
         ``early``: the options with which the settings were read. If the new configuration has others, the
@@ -115,9 +117,9 @@ class Handlers:
         """
         before = self.app
         try:
-            trial = Renewal(before.inheritance)
+            trial = ReloadTrial(before.inheritance)
         except OSError as error:
-            self._chronicle.reload_refused(f"no file can be opened: {error.strerror}", asked_by)
+            self._event_log.reload_refused(f"no file can be opened: {error.strerror}", asked_by)
             return
         try:
             before.leave_environment()
@@ -135,20 +137,20 @@ class Handlers:
             self._restore(before)
             if not isinstance(error, ConfigurationError):
                 self.log.exception("the new configuration cannot be taken")
-            self._chronicle.reload_refused(str(error), asked_by)
+            self._event_log.reload_refused(str(error), asked_by)
             return
         finally:
             trial.end()
             self.init_signals()  # gunicorn.conf.py, or what it imports, may have set handlers of its own
-        self._keeper.follow(candidate.policy)
+        self._tracker.follow(candidate.policy)
         self.START_CTX["cwd"] = handover.directory or self.START_CTX["cwd"]
         rewrite(self._handover_fd, handover)
         for line in candidate.warnings:
             self.log.warning("%s", line)
         self.log.reopen_files()
         self._introduce()
-        self._keeper.tell(m.GenerationStarted(self._clock(), candidate.cfg.workers))
-        self._chronicle.reloading(self._fleet.generation, asked_by)
+        self._tracker.tell(m.GenerationStarted(self._clock(), candidate.cfg.workers))
+        self._event_log.reloading(self._fleet.generation, asked_by)
         self._hook("on_reload")
 
     def _take_logger(self, cfg: Any) -> None:
@@ -156,15 +158,15 @@ class Handlers:
         logger_class = cfg.logger_class
         if type(self.log) is not logger_class:
             self.log = logger_class(cfg)
-            self._chronicle.log_to(self.log)
+            self._event_log.log_to(self.log)
 
-    def _read_again(self, asked_by: str, early: Early) -> None:
+    def _read_again(self, asked_by: str, early: EarlyOptions) -> None:
         """Read the settings with the early options of a new configuration, once for a reload."""
         if self._read_twice:
             refused = (
                 "chdir, pythonpath or raw_env of gunicorn.conf.py have other values each time it is read"
             )
-            self._chronicle.reload_refused(refused, asked_by)
+            self._event_log.reload_refused(refused, asked_by)
             return
         self._read_twice = True
         self._begin_reading(asked_by, early)
@@ -195,10 +197,10 @@ class Handlers:
         again = self._fleet.stop is not None
         if again and not quick:
             return
-        if self._rereading is not None:
-            self._rereading.give_up()
-        self._keeper.tell(m.StopAsked(self._clock(), quick or again))
-        self._chronicle.stopping(quick=quick, drain_delay=self._keeper.policy.drain_delay)
+        if self._settings_process is not None:
+            self._settings_process.give_up()
+        self._tracker.tell(m.StopAsked(self._clock(), quick or again))
+        self._event_log.stopping(quick=quick, drain_delay=self._tracker.policy.drain_delay)
 
     def handle_ttin(self) -> None:
         self._scale(self._fleet.target + 1, "SIGTTIN")
@@ -210,12 +212,12 @@ class Handlers:
         """Change the target; return why not."""
         if not 1 <= target <= self.board.layout.slots:
             return self._no_scale(f"it can be 1 to {self.board.layout.slots}", asked_by)
-        quorum = self._keeper.policy.min_loaded
+        quorum = self._tracker.policy.min_loaded
         if target < quorum:
             return self._no_scale(f"a quorum of {quorum} (min-loaded) needs as many workers", asked_by)
-        self._keeper.tell(m.TargetChanged(target))
+        self._tracker.tell(m.TargetChanged(target))
         self.num_workers = target
-        self._chronicle.scaled(target, asked_by)
+        self._event_log.scaled(target, asked_by)
         return None
 
     def _no_scale(self, why: str, asked_by: str) -> str:
@@ -258,7 +260,7 @@ class Handlers:
             return
         for request in self._control.requests():
             refused = request.refused or self._asked(request)
-            self._chronicle.asked(request, refused, self._clock())
+            self._event_log.asked(request, refused, self._clock())
             self._control.answer(request, refused)
 
     def _asked(self, request: Request) -> str | None:
@@ -274,7 +276,7 @@ class Handlers:
                     return self._no_scale(f"{target!r} is not a whole number", request.who)
                 return self._scale(target, request.who)
             case "recycle":
-                return self._keeper.recycle(request.arguments, request.who)
+                return self._tracker.recycle(request.arguments, request.who)
             case _:
                 return f"{request.do!r} is not known"
 

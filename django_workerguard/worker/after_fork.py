@@ -36,7 +36,7 @@ SERVERS = (
 
 
 @contextlib.contextmanager
-def signals_held() -> Iterator[None]:
+def signals_blocked() -> Iterator[None]:
     """Hold every signal back around a fork, so that none meets the arbiter's handlers in the child."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, RESET)
     try:
@@ -45,7 +45,7 @@ def signals_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def shed(descriptors: Iterable[int]) -> None:
+def release_arbiter(descriptors: Iterable[int]) -> None:
     """Give up what belongs to the arbiter: its signal handlers and its descriptors."""
     for number in RESET:
         signal.signal(number, signal.SIG_DFL)
@@ -63,7 +63,7 @@ def stay(_number: int, _frame: object) -> None:
     """Do nothing about a signal. Other than SIG_IGN it is not inherited by the programs that a worker starts."""
 
 
-class StaysOnHangup:
+class IgnoresHangup:
     """A worker class whose processes SIGHUP leaves alone: it is the arbiter's, and a group of processes gets it whole."""
 
     def init_signals(self) -> None:
@@ -72,7 +72,7 @@ class StaysOnHangup:
         signal.siginterrupt(signal.SIGHUP, False)
 
 
-def die_with(parent: int) -> bool:
+def die_with_parent(parent: int) -> bool:
     """Ask the kernel for SIGTERM when the parent dies; False if it is dead already.
 
     To be called after a change of user, which clears the request.
@@ -82,7 +82,7 @@ def die_with(parent: int) -> bool:
     return os.getppid() == parent
 
 
-def disown_forks(guard: Guard) -> None:
+def release_seat_after_fork(guard: Guard) -> None:
     """Have every process that this worker forks from now on give up what is the worker's. Call it once a process."""
     worker = os.getpid()
 

@@ -58,7 +58,7 @@ SAID = [
         "signals.worker_process_init.send(sender=",
         "its answers are collected",
     ),
-    (prefork.TaskPool.on_start, "**self.options", "the keeper crosses there"),
+    (prefork.TaskPool.on_start, "**self.options", "the pool arbiter crosses there"),
     (
         prefork.TaskPool.on_start,
         "self.BlockingPool if self.options.get('threads', True)",

@@ -22,7 +22,7 @@ from celery.concurrency.asynpool import Worker as AsyncWorker
 from django_workerguard.errors import ExitCode
 from django_workerguard.scoreboard.layout import Orders, Seat, SeatState
 from django_workerguard.worker import load
-from django_workerguard.worker.after_fork import disown_forks
+from django_workerguard.worker.after_fork import release_seat_after_fork
 from django_workerguard.worker.current import current_worker
 from django_workerguard.worker.seat_handle import Guard
 
@@ -65,7 +65,7 @@ class GuardedChild:
             with contextlib.suppress(OSError):
                 os.close(fd)
         self.guard.board.leave_lock()
-        disown_forks(self.guard)
+        release_seat_after_fork(self.guard)
         self._seat = self.guard.board.words
         self._base = self.guard.base
         load.dump_stacks(self.guard)

@@ -20,9 +20,9 @@ from celery.worker import state as worker_state
 
 from django_workerguard.arbiter.control_socket import ControlSocket
 from django_workerguard.arbiter.exits import Exit
-from django_workerguard.arbiter.run_files import Place
+from django_workerguard.arbiter.run_files import RunFiles
 from django_workerguard.arbiter.stack_dump import open_dump, read_dump
-from django_workerguard.arbiter.tracker import Keeper
+from django_workerguard.arbiter.tracker import Tracker
 from django_workerguard.config.load_request import LoadRequest
 from django_workerguard.config.options import GuardOptions
 from django_workerguard.config.project_path import here
@@ -34,9 +34,8 @@ from django_workerguard.policy.view import Policy, State
 from django_workerguard.probe import cgroup
 from django_workerguard.probe.clock import AwakeClock, monotonic_ns
 from django_workerguard.report.findings import with_findings
-from django_workerguard.scoreboard.header import Header, Kind, Phase
-from django_workerguard.scoreboard.layout import MAX_SEATS, Layout, Orders, Seat
-from django_workerguard.scoreboard.layout import Kind as SeatKind
+from django_workerguard.scoreboard.header import Header, Phase, ServerKind
+from django_workerguard.scoreboard.layout import MAX_SEATS, Layout, Orders, Seat, SeatKind
 from django_workerguard.scoreboard.places import Opened, open_board, server_name
 from django_workerguard.scoreboard.snapshot import snapshot
 from django_workerguard.worker.package_sources import keep_sources
@@ -74,11 +73,11 @@ def open_pool_board(options: GuardOptions, node: str, *, processes: int) -> Open
         uid=os.geteuid(),
         pid=os.getpid(),
     )
-    opened.board.words[Header.KIND] = Kind.POOL
+    opened.board.words[Header.KIND] = ServerKind.POOL
     return opened
 
 
-class PoolKeeper:
+class PoolArbiter:
     """The guard of one pool."""
 
     def __init__(
@@ -95,7 +94,7 @@ class PoolKeeper:
         self.board = opened.board
         self._log = log
         self._clock = AwakeClock()
-        self._keeper = Keeper(self.board, log, policy_of(options, rss_limit=rss_limit), target=processes)
+        self._tracker = Tracker(self.board, log, policy_of(options, rss_limit=rss_limit), target=processes)
         self._request = LoadRequest(
             warmup=options.warmup,
             load_probe=options.load_probe,
@@ -110,8 +109,8 @@ class PoolKeeper:
         self._stopping = False
         self._closed = False
         self._control: ControlSocket | None = None
-        self._place = Place(
-            opened, restored=self._keeper.chronicle.restored, lost=self._keeper.chronicle.lost
+        self._run_files = RunFiles(
+            opened, restored=self._tracker.event_log.restored, lost=self._tracker.event_log.lost
         )
         if opened.warning:
             log.warning("%s", opened.warning)
@@ -125,8 +124,8 @@ class PoolKeeper:
                 "worker_class": "celery prefork",
             }
         )
-        self._keeper.chronicle.started(self._pid, [node], processes)
-        self._keeper.publish(self._clock(), phase=Phase.STARTING)
+        self._tracker.event_log.started(self._pid, [node], processes)
+        self._tracker.publish(self._clock(), phase=Phase.STARTING)
 
     def _open_control(self) -> None:
         if self.board.path is None:
@@ -156,60 +155,60 @@ class PoolKeeper:
 
     def _tick(self, pool: Any) -> None:
         now = self._clock()
-        keeper = self._keeper
+        tracker = self._tracker
         self._serve_requests()
-        if pool.target != keeper.fleet.target:
-            keeper.tell(m.TargetChanged(pool.target))
-            keeper.chronicle.scaled(pool.target, "Celery")
-        keeper.observe(now)
-        keeper.measure(now)
-        if not self._stopping and keeper.fleet.stop is None:
-            for action in plan(keeper.policy, keeper.fleet, now):
+        if pool.target != tracker.fleet.target:
+            tracker.tell(m.TargetChanged(pool.target))
+            tracker.event_log.scaled(pool.target, "Celery")
+        tracker.observe(now)
+        tracker.measure(now)
+        if not self._stopping and tracker.fleet.stop is None:
+            for action in plan(tracker.policy, tracker.fleet, now):
                 self._apply(pool, action, now)
         self._publish()
 
     def _publish(self) -> None:
-        phase = Phase.STOPPING if self._stopping or self._keeper.fleet.stop else Phase.SERVING
-        self._keeper.publish(self._clock(), phase=phase, beat=self._pulse)
-        self._place.look(self._control, self._clock())
+        phase = Phase.STOPPING if self._stopping or self._tracker.fleet.stop else Phase.SERVING
+        self._tracker.publish(self._clock(), phase=phase, beat=self._pulse)
+        self._run_files.look(self._control, self._clock())
 
     # actions
 
     def _apply(self, pool: Any, action: a.Action, now: float) -> None:
-        keeper = self._keeper
+        tracker = self._tracker
         match action:
             case a.Spawn():
                 self._spawn(pool, action, now)
             case a.Admit(seat):
-                keeper.seats.order(seat, Orders.ADMIT)
-                keeper.tell(m.Admitted(seat, now))
+                tracker.seats.order(seat, Orders.ADMIT)
+                tracker.tell(m.Admitted(seat, now))
             case a.Retire(seat):
-                pool.feed_no_more(keeper.seats.pids[seat])
-                keeper.seats.order(seat, Orders.LEAVE)
-                keeper.retired(action, now)
+                pool.feed_no_more(tracker.seats.pids[seat])
+                tracker.seats.order(seat, Orders.LEAVE)
+                tracker.retired(action, now)
             case a.Abort(seat):
                 self._signal(seat, signal.SIGABRT)
-                keeper.aborted(action, now)
+                tracker.aborted(action, now)
             case a.Kill(seat):
                 self._signal(seat, signal.SIGKILL)
-                keeper.killed(action, now)
+                tracker.killed(action, now)
             case a.GiveUp(code, reason):
-                keeper.tell(m.StopAsked(now, exit_code=code, reason=reason))
-                keeper.chronicle.gave_up(reason)
+                tracker.tell(m.StopAsked(now, exit_code=code, reason=reason))
+                tracker.event_log.gave_up(reason)
                 worker_state.should_stop = int(code)
 
     def _signal(self, seat: int, number: int) -> None:
-        pid = self._keeper.seats.pids.get(seat)
+        pid = self._tracker.seats.pids.get(seat)
         if pid:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
     def _spawn(self, pool: Any, action: a.Spawn, now: float) -> None:
-        seats = self._keeper.seats
+        seats = self._tracker.seats
         orders = Orders.ADMIT | (Orders.STAY if action.stay else Orders.NONE)
         seat = seats.take(SeatKind.WORKER, slot=action.slot, generation=action.generation, orders=orders)
         if seat is None:
-            self._keeper.not_spawned(action.slot, "no seat is free", now)
+            self._tracker.not_spawned(action.slot, "no seat is free", now)
             return
         dump_fd = open_dump()
         guard = Guard(
@@ -228,11 +227,11 @@ class PoolKeeper:
             seats.free(seat)
             if dump_fd >= 0:
                 os.close(dump_fd)
-            self._keeper.not_spawned(action.slot, str(error) or type(error).__name__, now)
+            self._tracker.not_spawned(action.slot, str(error) or type(error).__name__, now)
             return
         self._children[pid] = (seat, dump_fd)
         seats.adopt(seat, pid)
-        self._keeper.spawned(action, seat, now)
+        self._tracker.spawned(action, seat, now)
 
     def _not_for_children(self) -> tuple[int, ...]:
         control = () if self._control is None else (self._control.fileno(),)
@@ -247,17 +246,17 @@ class PoolKeeper:
             if seat < 0:
                 return
             now = self._clock()
-            keeper = self._keeper
-            keeper.observe(now)  # its last words
-            worker = keeper.fleet.workers.get(seat)
+            tracker = self._tracker
+            tracker.observe(now)  # its last words
+            worker = tracker.fleet.workers.get(seat)
             if exit_code == EX_RECYCLE:
                 why = why or LIMIT_REACHED
             if worker is not None and worker.state is State.READY and why is not None:
-                keeper.retired(a.Retire(seat, why), now)
+                tracker.retired(a.Retire(seat, why), now)
             code = -1 if exit_code is None else exit_code
             end = Exit(code, None) if code >= 0 else Exit(None, -code)
-            keeper.buried(seat, end, read_dump(dump_fd), now)
-            keeper.seats.free(seat)
+            tracker.buried(seat, end, read_dump(dump_fd), now)
+            tracker.seats.free(seat)
             if dump_fd >= 0:
                 os.close(dump_fd)
 
@@ -274,13 +273,13 @@ class PoolKeeper:
                 refused = (
                     f"a pool of Celery's knows recycle, not {request.do}: restart its worker, or ask Celery"
                 )
-            self._keeper.chronicle.asked(request, refused, self._clock())
+            self._tracker.event_log.asked(request, refused, self._clock())
             self._control.answer(request, refused)
 
     def recycle(self, which: dict[str, Any], asked_by: str) -> str | None:
         """Have the child of a slot, or of every slot, replaced; return why not."""
         with self._lock:
-            return self._keeper.recycle(which, asked_by)
+            return self._tracker.recycle(which, asked_by)
 
     def report(self) -> dict[str, Any]:
         """Return the pool as ``workerguard status --json`` shows it."""
@@ -293,7 +292,7 @@ class PoolKeeper:
         with self._lock:
             if not self._stopping:
                 self._stopping = True
-                self._keeper.chronicle.stopping(quick=False, drain_delay=0.0)
+                self._tracker.event_log.stopping(quick=False, drain_delay=0.0)
                 self._publish()
 
     def look_on(self) -> None:
@@ -301,8 +300,8 @@ class PoolKeeper:
         with self._lock:
             self.pulse()
             now = self._clock()
-            self._keeper.observe(now)
-            self._keeper.measure(now)
+            self._tracker.observe(now)
+            self._tracker.measure(now)
             self._publish()
 
     def let_end(self, pid: int) -> None:
@@ -310,17 +309,17 @@ class PoolKeeper:
         with self._lock:
             seat, _ = self._children.get(pid, (-1, -1))
             if seat >= 0:
-                self._keeper.seats.order(seat, Orders.TERMINATE)
+                self._tracker.seats.order(seat, Orders.TERMINATE)
 
     def busy(self, pid: int) -> bool:
         """Say whether a child has a task in hand."""
         seat, _ = self._children.get(pid, (-1, -1))
-        return seat >= 0 and bool(self._keeper.seats.word(seat, Seat.IN_FLIGHT))
+        return seat >= 0 and bool(self._tracker.seats.word(seat, Seat.IN_FLIGHT))
 
     def loading(self, pid: int) -> bool:
         """Say whether a child is not ready yet."""
         seat, _ = self._children.get(pid, (-1, -1))
-        worker = self._keeper.fleet.workers.get(seat)
+        worker = self._tracker.fleet.workers.get(seat)
         return worker is not None and worker.ready_at is None
 
     def close(self, code: int = 0) -> None:
@@ -329,11 +328,11 @@ class PoolKeeper:
             if os.getpid() != self._pid or self._closed:
                 return
             self._closed = True
-            stop = self._keeper.fleet.stop
-            self._keeper.chronicle.halted(
+            stop = self._tracker.fleet.stop
+            self._tracker.event_log.halted(
                 str(stop.reason or "") if stop else "", int(stop.exit_code) if stop else code
             )
             if self._control is not None:
                 self._control.close()
                 self._control = None
-            self._place.remove()
+            self._run_files.remove()

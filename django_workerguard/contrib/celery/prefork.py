@@ -28,7 +28,7 @@ from django_workerguard.config.resolve import resolve_pool
 from django_workerguard.contrib.celery import remote_control  # noqa: F401 - registers them
 from django_workerguard.contrib.celery.child import GuardedAsyncWorker, GuardedBlockingWorker
 from django_workerguard.contrib.celery.consumer_pulse import Pulse
-from django_workerguard.contrib.celery.pool_arbiter import PoolKeeper, open_pool_board
+from django_workerguard.contrib.celery.pool_arbiter import PoolArbiter, open_pool_board
 from django_workerguard.contrib.celery.versions import require_supported
 from django_workerguard.errors import ConfigurationError, ExitCode, WorkerguardError
 from django_workerguard.policy.reason import Reason, Rule
@@ -44,7 +44,7 @@ REVOKED = Reason(Rule.REVOKED, "its task was revoked")
 logger = get_logger("celery.workerguard")
 
 
-class Supervisor(PoolThread):
+class ChildSupervisor(PoolThread):
     """Looks after the children of the blocking pool, in billiard's place: often, and without its burst at the start.
 
     It makes them, and the kernel kills them when it ends: Celery asks for that with PR_SET_PDEATHSIG,
@@ -89,7 +89,7 @@ class GuardedPool:
     """What the guard changes of billiard's pool: who is made, when, and who is fed."""
 
     TimeoutHandler = Timeouts
-    keeper: PoolKeeper
+    arbiter: PoolArbiter
     Child: type[Any]
 
     # billiard's, as far as it is leaned on
@@ -98,8 +98,8 @@ class GuardedPool:
     _putlock: Any
     _state: int
 
-    def __init__(self, *arguments: Any, keeper: PoolKeeper, **options: Any) -> None:
-        self.keeper = keeper
+    def __init__(self, *arguments: Any, arbiter: PoolArbiter, **options: Any) -> None:
+        self.arbiter = arbiter
         self._next: tuple[Guard, tuple[int, ...]] | None = None
         super().__init__(*arguments, **options)
 
@@ -126,7 +126,7 @@ class GuardedPool:
         self._next = (guard, not_ours)
         try:
             process = self._create_worker_process(index)
-            let_be_ended(process, self.keeper.let_end)
+            let_be_ended(process, self.arbiter.let_end)
             pid: int = process.pid
         except BaseException:
             for process in self._pool:
@@ -146,7 +146,7 @@ class GuardedPool:
 
     def _maintain_pool(self) -> None:
         joined = self._join_exited_workers()
-        self.keeper.tick(self)
+        self.arbiter.tick(self)
         for _ in joined:
             if self._putlock is not None:
                 self._putlock.release()
@@ -161,14 +161,14 @@ class GuardedPool:
         finally:
             for process in before:
                 if process not in self._pool:
-                    self.keeper.gone(process.pid, process.exitcode, _why(process))
+                    self.arbiter.gone(process.pid, process.exitcode, _why(process))
         return joined
 
     # who is fed
 
     def terminate_job(self, pid: int, sig: int | None = None) -> None:
         """End the task of a child, which ``revoke(terminate=True)`` asks for, and the child with it."""
-        self.keeper.let_end(pid)
+        self.arbiter.let_end(pid)
         super().terminate_job(pid, sig)  # type: ignore[misc]
 
     def feed_no_more(self, pid: int) -> None:
@@ -185,7 +185,7 @@ class GuardedPool:
 
     def grow(self, n: int = 1) -> None:
         """Raise the target as far as there are seats."""
-        room = self.keeper.board.layout.slots - self._processes
+        room = self.arbiter.board.layout.slots - self._processes
         if n > room:
             logger.warning(
                 "The pool grows by %d, not %d: there are seats for %d", room, n, self._processes + room
@@ -206,7 +206,7 @@ class GuardedAsynPool(GuardedPool, AsynPool):
 
     def look_around(self) -> None:
         """Say that the main thread goes on, and look after the children."""
-        self.keeper.pulse()
+        self.arbiter.pulse()
         if self._looking or self._state != RUN:
             return
         self._looking = True  # its own flush waits in between
@@ -270,20 +270,20 @@ class PatientSemaphore(LaxBoundedSemaphore):
 class GuardedBlockingPool(GuardedPool, BlockingPool):
     """The pool of transports without one: all children share a pipe, and a thread looks after them."""
 
-    Supervisor = Supervisor
+    Supervisor = ChildSupervisor
     Child = GuardedBlockingWorker
 
-    def __init__(self, processes: int, *arguments: Any, keeper: PoolKeeper, **options: Any) -> None:
+    def __init__(self, processes: int, *arguments: Any, arbiter: PoolArbiter, **options: Any) -> None:
         def between() -> None:
-            keeper.pulse()
+            arbiter.pulse()
             worker_state.maybe_shutdown()  # raises; the message is not acknowledged, and comes again
 
         options["semaphore"] = PatientSemaphore(processes, between)
-        super().__init__(processes, *arguments, keeper=keeper, **options)
+        super().__init__(processes, *arguments, arbiter=arbiter, **options)
 
     def look_around(self) -> None:
         """Say that the main thread goes on."""
-        self.keeper.pulse()
+        self.arbiter.pulse()
 
 
 class TaskPool(prefork.TaskPool):
@@ -312,7 +312,7 @@ class TaskPool(prefork.TaskPool):
         _, node = self.options["initargs"]
         peak = self.options.pop("max_memory_per_child", None)
         processes = self.limit or os.cpu_count() or 1
-        self.guarded = PoolKeeper(
+        self.guarded = PoolArbiter(
             found.options,
             open_pool_board(found.options, node, processes=processes),
             logger,
@@ -326,7 +326,7 @@ class TaskPool(prefork.TaskPool):
         describe_failure(Exception())  # imports what else every child that fails would import by itself
 
     def on_start(self) -> None:
-        self.options["keeper"] = self.guarded
+        self.options["arbiter"] = self.guarded
         # Celery collects garbage before each fork: what is there for good need not be gone through each time
         gc.collect()
         gc.freeze()
@@ -362,28 +362,28 @@ class TaskPool(prefork.TaskPool):
 
 
 @contextlib.contextmanager
-def _bounded(pool: Any, keeper: PoolKeeper) -> Iterator[None]:
+def _bounded(pool: Any, arbiter: PoolArbiter) -> Iterator[None]:
     """Bound the end of a pool: who has no task in hand and does not go is killed, and its pipes are closed.
 
     Celery waits without end for a child that still loads, for one that died in the middle of a
     word, and for jobs that nobody will do.
     """
     over = threading.Event()
-    mercy = keeper.options.worker_reload_mercy
+    mercy = arbiter.options.worker_reload_mercy
     started = time.monotonic()
 
     def watch() -> None:
         idle_since = time.monotonic()
         while not over.wait(TICK):
-            keeper.look_on()
+            arbiter.look_on()
             now = time.monotonic()
             children = list(pool._pool)
             late = mercy and now - started > mercy
-            busy = [child for child in children if keeper.busy(child.pid)]
+            busy = [child for child in children if arbiter.busy(child.pid)]
             if busy and not late:
                 idle_since = now
             for child in children:
-                if late or keeper.loading(child.pid) or now - idle_since > LINGER:
+                if late or arbiter.loading(child.pid) or now - idle_since > LINGER:
                     _kill(child)
             if late or now - idle_since > LINGER:
                 _hang_up(children)

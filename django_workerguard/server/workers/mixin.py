@@ -20,7 +20,7 @@ from django_workerguard.server.workers.connection_close import Closer, close_wit
 from django_workerguard.server.workers.request_counter import RequestCount, chain_hooks, request_count
 from django_workerguard.server.workers.wrapper import GuardedASGI, GuardedWSGI, HealthURLs
 from django_workerguard.worker import load
-from django_workerguard.worker.after_fork import StaysOnHangup, die_with, disown_forks
+from django_workerguard.worker.after_fork import IgnoresHangup, die_with_parent, release_seat_after_fork
 from django_workerguard.worker.current import current_worker
 from django_workerguard.worker.seat_handle import Guard
 
@@ -69,7 +69,7 @@ def _nothing(_request: Any) -> None:
     """Take no note of a request."""
 
 
-class GuardMixin(StaysOnHangup):
+class GuardMixin(IgnoresHangup):
     """Loads with the sentinel, waits to be admitted, says when it accepts and when it leaves."""
 
     guard: Guard
@@ -95,9 +95,9 @@ class GuardMixin(StaysOnHangup):
         self.tmp.take(guard)
 
     def load_wsgi(self) -> None:
-        if not die_with(self.ppid):
+        if not die_with_parent(self.ppid):
             raise SystemExit(ExitCode.OK)
-        disown_forks(self.guard)
+        release_seat_after_fork(self.guard)
         if self.reloader is not None:
             self._leave_on_change(self.reloader)
         try:

@@ -21,7 +21,7 @@ from django_workerguard.scoreboard.layout import Orders, Seat, SeatState
 from django_workerguard.server.workers.certificate import load_certificate
 from django_workerguard.server.workers.connection_close import close_without_waiting
 from django_workerguard.server.workers.wrapper import GuardedWSGI, HealthURLs
-from django_workerguard.worker.after_fork import StaysOnHangup, die_with
+from django_workerguard.worker.after_fork import IgnoresHangup, die_with_parent
 from django_workerguard.worker.seat_handle import Guard
 
 THREADS = 4
@@ -64,7 +64,7 @@ def _prefix(cfg: Any) -> str:
     return str(of_uvicorn or cfg.settings["root_path"].get() or "")
 
 
-class StandIn(StaysOnHangup, ThreadWorker):
+class StandIn(IgnoresHangup, ThreadWorker):
     """The worker class of the stand-in."""
 
     guard: Guard
@@ -74,7 +74,7 @@ class StandIn(StaysOnHangup, ThreadWorker):
         self.tmp.take(guard)
 
     def load_wsgi(self) -> None:
-        if not die_with(self.ppid):
+        if not die_with_parent(self.ppid):
             raise SystemExit(ExitCode.OK)
         self.prepare()
         self.guard.say(SeatState.PARKED)
