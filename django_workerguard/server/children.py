@@ -21,7 +21,7 @@ from django_workerguard.server.workers.mixin import is_asgi
 from django_workerguard.server.workers.stand_in import StandIn, without_hooks
 from django_workerguard.worker.after_fork import release_arbiter, signals_blocked
 from django_workerguard.worker.load import record_failure
-from django_workerguard.worker.seat_handle import Guard
+from django_workerguard.worker.seat_handle import SeatHandle
 from django_workerguard.worker.shutdown import limit_threads
 
 
@@ -139,8 +139,8 @@ class Children:
             arbiter.cfg,
             arbiter.log,
         )
-        guard = self._guard(seat, slot, generation, dump_fd)
-        worker.take(guard)
+        handle = self._handle(seat, slot, generation, dump_fd)
+        worker.take(handle)
         if not stand_in:
             try:
                 arbiter.cfg.pre_fork(arbiter, worker)
@@ -152,7 +152,7 @@ class Children:
                 _never_back(release_arbiter, self._not_for_children(dump_fd))
                 _never_back(arbiter.board.leave_lock)
         if pid == 0:
-            _never_back(_live, arbiter, worker, guard, stand_in=stand_in)
+            _never_back(_live, arbiter, worker, handle, stand_in=stand_in)
         try:
             worker.pid = pid
             child = self._children[pid] = Child(pid, seat, worker, dump_fd, stand_in=stand_in)
@@ -168,9 +168,9 @@ class Children:
             yield self._control.surrender()
         yield from (child.dump_fd for child in self._children.values() if child.dump_fd not in (-1, own_dump))
 
-    def _guard(self, seat: int, slot: int, generation: int, dump_fd: int) -> Guard:
+    def _handle(self, seat: int, slot: int, generation: int, dump_fd: int) -> SeatHandle:
         app = self._arbiter.app
-        return Guard(
+        return SeatHandle(
             board=self._arbiter.board,
             seat=seat,
             slot=slot,
@@ -192,7 +192,7 @@ def _never_back(step: Callable[..., None], *arguments: Any, **more: Any) -> None
         os._exit(ExitCode.UNEXPECTED)
 
 
-def _live(arbiter: Any, worker: Any, guard: Guard, *, stand_in: bool) -> None:
+def _live(arbiter: Any, worker: Any, handle: SeatHandle, *, stand_in: bool) -> None:
     """Be a child, from the fork to the exit. Raises SystemExit at the end, always."""
     worker.pid = os.getpid()
     worker.server = arbiter
@@ -207,8 +207,8 @@ def _live(arbiter: Any, worker: Any, guard: Guard, *, stand_in: bool) -> None:
     except SystemExit:
         raise
     except BaseException as error:
-        if guard.state in (SeatState.NONE, SeatState.LOADING, SeatState.LOADED):
-            record_failure(guard, error)
+        if handle.state in (SeatState.NONE, SeatState.LOADING, SeatState.LOADED):
+            record_failure(handle, error)
         else:
             arbiter.log.exception("Exception in worker process")
         raise SystemExit(exit_code_of(error)) from None
@@ -217,5 +217,5 @@ def _live(arbiter: Any, worker: Any, guard: Guard, *, stand_in: bool) -> None:
             cfg.worker_exit(arbiter, worker)
         except Exception:
             arbiter.log.warning("Exception during worker exit:\n%s", traceback.format_exc())
-        limit_threads(arbiter.log, guard)
+        limit_threads(arbiter.log, handle)
     raise SystemExit(0)

@@ -16,7 +16,7 @@ import signal
 from collections.abc import Callable, Iterable, Iterator
 
 from django_workerguard.worker.current import set_current_worker
-from django_workerguard.worker.seat_handle import Guard
+from django_workerguard.worker.seat_handle import SeatHandle
 
 PR_SET_PDEATHSIG = 1
 RESET = [
@@ -82,21 +82,21 @@ def die_with_parent(parent: int) -> bool:
     return os.getppid() == parent
 
 
-def release_seat_after_fork(guard: Guard) -> None:
+def release_seat_after_fork(handle: SeatHandle) -> None:
     """Have every process that this worker forks from now on give up what is the worker's. Call it once a process."""
     worker = os.getpid()
 
     def give_up() -> None:
         if os.getpid() != worker:
-            _give_up(guard)
+            _give_up(handle)
 
     os.register_at_fork(after_in_child=give_up)
 
 
-def _give_up(guard: Guard) -> None:
+def _give_up(handle: SeatHandle) -> None:
     steps: tuple[Callable[[], object], ...] = (
-        guard.board.make_private,
-        lambda: _silence(guard.wake_fd),
+        handle.board.make_private,
+        lambda: _silence(handle.wake_fd),
         faulthandler.disable,
         lambda: signal.set_wakeup_fd(-1),  # an event loop's: the worker would take the signal for its own
         _restore_signals,

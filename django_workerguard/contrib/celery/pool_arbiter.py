@@ -39,7 +39,7 @@ from django_workerguard.scoreboard.layout import MAX_SEATS, Layout, Orders, Seat
 from django_workerguard.scoreboard.places import Opened, open_board, server_name
 from django_workerguard.scoreboard.snapshot import snapshot
 from django_workerguard.worker.package_sources import keep_sources
-from django_workerguard.worker.seat_handle import Guard
+from django_workerguard.worker.seat_handle import SeatHandle
 
 LIMIT_REACHED = Reason(Rule.MAX_TASKS_PER_CHILD, "it reached Celery's limit of tasks or memory")
 SLOTS = 64  # at least, so that an autoscaler finds seats
@@ -211,7 +211,7 @@ class PoolArbiter:
             self._tracker.not_spawned(action.slot, "no seat is free", now)
             return
         dump_fd = open_dump()
-        guard = Guard(
+        handle = SeatHandle(
             board=self.board,
             seat=seat,
             slot=action.slot,
@@ -222,7 +222,7 @@ class PoolArbiter:
             options=self.options,
         )
         try:
-            pid = pool.fork_child(action.slot - 1, guard, self._not_for_children())
+            pid = pool.fork_child(action.slot - 1, handle, self._not_for_children())
         except (OSError, MemoryError) as error:
             seats.free(seat)
             if dump_fd >= 0:

@@ -33,7 +33,7 @@ from django_workerguard.contrib.celery.versions import require_supported
 from django_workerguard.errors import ConfigurationError, ExitCode, WorkerguardError
 from django_workerguard.policy.reason import Reason, Rule
 from django_workerguard.sentinel import describe_failure
-from django_workerguard.worker.seat_handle import Guard
+from django_workerguard.worker.seat_handle import SeatHandle
 
 TICK = 0.5  # seconds
 LINGER = 5.0  # seconds that a closed pool gets to end after its last task
@@ -100,7 +100,7 @@ class GuardedPool:
 
     def __init__(self, *arguments: Any, arbiter: PoolArbiter, **options: Any) -> None:
         self.arbiter = arbiter
-        self._next: tuple[Guard, tuple[int, ...]] | None = None
+        self._next: tuple[SeatHandle, tuple[int, ...]] | None = None
         super().__init__(*arguments, **options)
 
     @property
@@ -114,16 +114,16 @@ class GuardedPool:
         """Make the child's part of a process that `fork_child` makes."""
         worker = self.Child(*arguments, **options)
         if self._next is not None:
-            worker.guard, worker.not_ours = self._next
+            worker.handle, worker.not_ours = self._next
         return worker
 
     def _create_worker_process(self, i: int) -> Any:
         return super()._create_worker_process(i) if self._next is not None else None  # type: ignore[misc]
 
-    def fork_child(self, index: int, guard: Guard, not_ours: tuple[int, ...]) -> int:
+    def fork_child(self, index: int, handle: SeatHandle, not_ours: tuple[int, ...]) -> int:
         """Make a child in a place and return its pid. Raises OSError and MemoryError, and leaves no trace then."""
         before = list(self._pool)
-        self._next = (guard, not_ours)
+        self._next = (handle, not_ours)
         try:
             process = self._create_worker_process(index)
             let_be_ended(process, self.arbiter.let_end)

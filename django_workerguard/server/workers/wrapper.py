@@ -12,7 +12,7 @@ from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.report.health import KINDS, Answer, ProbeKind, answer, bears_token, wants_json
 from django_workerguard.scoreboard.layout import SeatState
 from django_workerguard.server.workers.request_counter import PROBE, RequestCount
-from django_workerguard.worker.seat_handle import Guard
+from django_workerguard.worker.seat_handle import SeatHandle
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Any]]
@@ -30,23 +30,23 @@ class HealthURLs:
     ``prefix``: a path below which they are found too.
     """
 
-    def __init__(self, guard: Guard, *, prefix: str = "") -> None:
-        self._guard = guard
+    def __init__(self, handle: SeatHandle, *, prefix: str = "") -> None:
+        self._handle = handle
         self.kinds: dict[str, ProbeKind] = {}
         for place in ("", prefix.rstrip("/")):
             for kind in KINDS:
-                path = f"{place}{guard.options.health_path}{kind}"
+                path = f"{place}{handle.options.health_path}{kind}"
                 self.kinds[path] = self.kinds[f"{path}/"] = kind
 
     def answer(self, kind: ProbeKind, *, accept: str, authorization: str) -> Answer:
-        guard = self._guard
+        handle = self._handle
         return answer(
             kind,
-            guard.board.vitals,
-            loaded=guard.state in ANSWERS,
+            handle.board.vitals,
+            loaded=handle.state in ANSWERS,
             now=monotonic_ns() / 1e9,
             as_json=wants_json(accept),
-            detailed=bears_token(authorization, guard.options.health_token),
+            detailed=bears_token(authorization, handle.options.health_token),
         )
 
 
