@@ -6,10 +6,11 @@ It holds no decision. `plan` decides, the arbiter acts, and what it has done com
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
+from django_workerguard.arbiter.control_socket import ControlSocket, Request
 from django_workerguard.arbiter.event_log import EventLog
 from django_workerguard.arbiter.exits import Exit
 from django_workerguard.arbiter.publisher import Publisher
@@ -53,7 +54,8 @@ class Tracker:
         """Take in what the workers say of themselves, and tell what of it is new."""
         before = self.fleet
         self.tell(m.Observed(self.seats.readings(), now))
-        self.event_log.compare(before, self.fleet, self.seats)
+        for failure in self.event_log.compare(before, self.fleet, self.seats):
+            self.tell(m.LoadFailed(failure))
 
     def measure(self, now: float, listeners: Iterable[Any] = ()) -> None:
         """Measure memory and backlog once in a while, and whoever is newly ready at once."""
@@ -76,6 +78,17 @@ class Tracker:
         if beat is not None:
             self.board.words[Header.BEAT] = beat
 
+    def serve(
+        self, control: ControlSocket | None, respond: Callable[[Request], str | None], now: float
+    ) -> None:
+        """Answer the control requests that wait. ``respond`` does what one asks for, and returns why not."""
+        if control is None:
+            return
+        for request in control.requests():
+            refused = request.refused or respond(request)
+            self.event_log.asked(request, refused, now)
+            control.answer(request, refused)
+
     # what the arbiter has done
 
     def spawned(self, action: a.Spawn, seat: int, now: float) -> None:
@@ -86,7 +99,19 @@ class Tracker:
 
     def not_spawned(self, slot: int, refusal: str, now: float) -> None:
         self.tell(m.SpawnFailed(slot, now))
-        self.event_log.not_spawned(slot, refusal, self.fleet)
+        self.event_log.not_spawned(slot, refusal)
+
+    def stand_in_not_spawned(self, refusal: str, now: float) -> None:
+        self.tell(m.StandInGone(now))
+        self.event_log.not_spawned(0, refusal)
+
+    def duty_set(self, action: a.Duty, now: float) -> None:
+        self.tell(m.DutySet(action.seat, action.on, now))
+        self.event_log.duty(self.fleet, action.seat, on=action.on)
+
+    def gave_up(self, action: a.GiveUp, now: float) -> None:
+        self.tell(m.StopAsked(now, exit_code=action.exit_code, reason=action.reason))
+        self.event_log.gave_up(action.reason)
 
     def retired(self, action: a.Retire, now: float) -> None:
         self.tell(m.Asked(action.seat, action.reason, now, action.quick, action.makes_room))
@@ -105,7 +130,9 @@ class Tracker:
         gone = self.fleet.workers.get(seat)
         if gone is None:
             return
-        cause = self.event_log.exited(gone, end, dump, self.seats, now=now)
+        cause, failure = self.event_log.exited(gone, end, dump, self.seats, now=now)
+        if failure is not None:
+            self.tell(m.LoadFailed(failure))
         transient, memory = bool(cause & Cause.TRANSIENT), bool(cause & Cause.MEMORY)
         self.tell(m.Exited(seat, now, clean=end.clean, transient=transient, memory=memory))
         self._publisher.fold(gone.slot, seat)

@@ -18,7 +18,12 @@ CLEAN_STABLE = 1.0  # the same for a worker that left with exit code 0
 
 
 def fold(policy: Policy, fleet: Fleet, message: m.Message) -> Fleet:
-    """Return the fleet after what happened. A message about a seat that is free changes nothing."""
+    """Return the fleet after a message. A message about a seat that is free changes nothing."""
+    fleet = _folded(policy, fleet, message)
+    return replace(fleet, reloading=False) if fleet.reloading and fleet.is_rolled else fleet
+
+
+def _folded(policy: Policy, fleet: Fleet, message: m.Message) -> Fleet:
     match message:
         case m.Spawned():
             return _spawned(fleet, message)
@@ -28,6 +33,8 @@ def fold(policy: Policy, fleet: Fleet, message: m.Message) -> Fleet:
             return _observed(policy, fleet, message)
         case m.Measured():
             return _measured(policy, fleet, message)
+        case m.LoadFailed(failure):
+            return replace(fleet, last_failure=failure)
         case m.Exited():
             return _exited(policy, fleet, message)
         case m.Asked(seat, reason, at, quick, makes_room):
@@ -172,6 +179,7 @@ def _became_ready(fleet: Fleet, worker: Worker) -> Fleet:
         fleet,
         ever_ready=True,
         nobody_ready_since=None,
+        last_failure=None,
         load_failed=fleet.load_failed and not healed,
     )
 
@@ -298,6 +306,7 @@ def _new_generation(fleet: Fleet, at: float, target: int | None) -> Fleet:
         canary_strikes=0,
         canary_next_try=0.0,
         load_failed=False,
+        reloading=True,
         next_target=target,
     )
 

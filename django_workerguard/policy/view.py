@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from django_workerguard.config.options import GuardOptions
+from django_workerguard.policy.failure import Failure
 from django_workerguard.policy.reason import Reason
 
 
@@ -179,9 +180,11 @@ class Fleet:
     ever_ready: bool = False
     nobody_ready_since: float | None = 0.0
     load_failed: bool = False  # and no worker spawned after it has become ready
+    last_failure: Failure | None = None  # of the last load that failed, until one succeeds
     failed_ordinal: int = 0  # the spawns at the last failed load
     canary_strikes: int = 0  # failed loads of this generation's successors in a row
     canary_next_try: float = 0.0
+    reloading: bool = False  # until every worker is of the newest generation
     next_target: int | None = None  # from when the new generation has proved itself
     last_evil: float | None = None  # when evil-reload-on-rss killed last
     outliers: Mapping[int, Reason] = field(

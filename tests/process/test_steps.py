@@ -22,14 +22,14 @@ def buried(self, seat, *arguments):
 Tracker.buried = buried
 """
 SIGNAL = """\
-from django_workerguard.server.arbiter import GuardedArbiter
-real, tries = GuardedArbiter.handle_ttin, []
-def handle_ttin(self):
+from django_workerguard.server.signals import Signals
+real, tries = Signals.scale, []
+def scale(self, *arguments):
     tries.append(1)
     if len(tries) < 3:
         raise MemoryError('a broken step')
-    real(self)
-GuardedArbiter.handle_ttin = handle_ttin
+    return real(self, *arguments)
+Signals.scale = scale
 """
 
 

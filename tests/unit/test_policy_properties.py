@@ -383,7 +383,13 @@ def test_every_stop_ends_within_its_mercy_whatever_the_workers_do(policy, target
     """Nobody leaves by itself, nobody listens to SIGTERM: only SIGKILL ends anybody."""
     world = simulate(replace(policy, drain_delay=drain, timeout=0.0), target, history)
     world.tell(m.StopAsked(world.now, quick))
-    bound = world.now + drain + max(policy.worker_reload_mercy, QUICK_MERCY) + max(ABORT_GRACE + FLUSH, PARK_GRACE) + 3.0
+    bound = (
+        world.now
+        + drain
+        + max(policy.worker_reload_mercy, QUICK_MERCY)
+        + max(ABORT_GRACE + FLUSH, PARK_GRACE)
+        + 3.0
+    )
     while world.halted is None:
         assert world.now < bound, "it does not end"
         world.now += 0.5

@@ -19,7 +19,8 @@ from celery.worker.consumer import Consumer
 from celery.worker.worker import WorkController
 
 from django_workerguard.contrib.celery import versions
-from django_workerguard.contrib.celery.prefork import GuardedAsynPool, GuardedBlockingPool, TaskPool
+from django_workerguard.contrib.celery.pools import GuardedAsynPool, GuardedBlockingPool
+from django_workerguard.contrib.celery.prefork import TaskPool
 
 SIGNATURES = {
     billiard_pool.Worker.after_fork: "(self)",
