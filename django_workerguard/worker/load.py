@@ -96,7 +96,7 @@ def attempt(handle: SeatHandle, work: Callable[[Any, SeatReporter], Loaded]) -> 
             options=handle.options,
         )
     )
-    handle.say(SeatState.LOADING)
+    handle.set_state(SeatState.LOADING)
     # what is there came from the parent: the collector would write into its pages, and so copy each of them
     gc.freeze()
     with contextlib.ExitStack() as reserve:
@@ -173,8 +173,8 @@ def record_failure(handle: SeatHandle, error: BaseException, reporter: SeatRepor
     handle.board.words[handle.base + Seat.CAUSE] = cause | (Cause.MEMORY if is_want_of_memory(names) else 0)
     with contextlib.suppress(MemoryError):
         reporter.fail(_described(error, reporter.current))
-    stays = handle.ordered(Orders.STAY)
-    handle.say(SeatState.UNLOADED if stays else SeatState.FAILED)
+    stays = handle.has_order(Orders.STAY)
+    handle.set_state(SeatState.UNLOADED if stays else SeatState.FAILED)
     if sys.excepthook is not sys.__excepthook__:
         with contextlib.suppress(BaseException):
             sys.excepthook(type(error), error, error.__traceback__)
@@ -214,13 +214,13 @@ def class_names(error: BaseException) -> set[str]:
 def say_loaded(handle: SeatHandle) -> None:
     """Say that everything that belongs to the load has passed; what is left is the admission."""
     handle.stamp(Seat.LOAD_END)
-    handle.say(SeatState.LOADED)
+    handle.set_state(SeatState.LOADED)
 
 
 def wait_for_admission(handle: SeatHandle, *, alive: Callable[[], bool]) -> bool:
     """Wait until the arbiter lets this worker accept; False if it is to leave instead."""
     say_loaded(handle)
-    while not handle.ordered(Orders.ADMIT):
+    while not handle.has_order(Orders.ADMIT):
         if not alive():
             return False
         time.sleep(0.002)

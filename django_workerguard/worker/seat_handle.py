@@ -31,7 +31,7 @@ class SeatHandle:
     def base(self) -> int:
         return self.board.layout.seat(self.seat)
 
-    def say(self, state: SeatState) -> None:
+    def set_state(self, state: SeatState) -> None:
         """Tell the arbiter a new state, and wake it."""
         self.board.words[self.base + Seat.STATE] = state
         self.wake()
@@ -40,7 +40,7 @@ class SeatHandle:
     def state(self) -> int:
         return self.board.words[self.base + Seat.STATE]
 
-    def ordered(self, order: Orders) -> bool:
+    def has_order(self, order: Orders) -> bool:
         """Say whether the arbiter has given this order, to this process."""
         words = self.board.words
         return words[self.base + Seat.PID] == os.getpid() and bool(words[self.base + Seat.ORDERS] & order)

@@ -84,7 +84,7 @@ class GuardedChild:
         before = signal.getsignal(TERM_SIGNAL)
 
         def terminate(number: int, frame: Any) -> None:
-            if not self.handle.ordered(Orders.TERMINATE):
+            if not self.handle.has_order(Orders.TERMINATE):
                 return
             if callable(before):
                 before(number, frame)
@@ -105,17 +105,17 @@ class GuardedChild:
     def _stay_or_leave(self) -> None:
         if sys.excepthook is not sys.__excepthook__:
             time.sleep(FLUSH)
-        while self.handle.state == SeatState.UNLOADED and not self.handle.ordered(Orders.LEAVE):
+        while self.handle.state == SeatState.UNLOADED and not self.handle.has_order(Orders.LEAVE):
             time.sleep(LOOK)
 
     def on_loop_start(self, pid: int) -> None:
-        while not self.handle.ordered(Orders.ADMIT):  # until it finds itself adopted
+        while not self.handle.has_order(Orders.ADMIT):  # until it finds itself adopted
             time.sleep(0.002)
         sentinel = import_module(load.SENTINEL)
         sentinel.announce_loaded(current_worker())
         self.handle.stamp(Seat.LOAD_END)
         self.handle.stamp(Seat.READY)
-        self.handle.say(SeatState.READY)
+        self.handle.set_state(SeatState.READY)
         super().on_loop_start(pid)  # type: ignore[misc]
 
     # the tasks
@@ -154,7 +154,7 @@ class GuardedChild:
         return self._receive()
 
     def _leave(self) -> None:
-        self.handle.say(SeatState.LEAVING)
+        self.handle.set_state(SeatState.LEAVING)
         import_module(load.SENTINEL).announce_retiring(current_worker())
         sys.exit(EX_RECYCLE)  # billiard's own, which keeps the code
 

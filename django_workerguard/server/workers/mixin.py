@@ -186,7 +186,7 @@ class GuardMixin(IgnoresHangup):
         import asyncio  # late: the arbiter must not load it before a gevent worker has patched it
 
         load.say_loaded(self.handle)
-        while self.alive and not self.handle.ordered(Orders.ADMIT):
+        while self.alive and not self.handle.has_order(Orders.ADMIT):
             await asyncio.sleep(0.002)
 
     def _lifespan_failed(self, error: BaseException) -> None:
@@ -200,7 +200,7 @@ class GuardMixin(IgnoresHangup):
             self.notify = super().notify  # type: ignore[method-assign, misc] # every request comes by here
             self._watch_for_the_end()
             self.handle.stamp(Seat.READY)
-            self.handle.say(SeatState.READY)
+            self.handle.set_state(SeatState.READY)
 
     def _watch_for_the_end(self) -> None:
         """Put a look at SIGTERM in front of whatever the worker class does about it."""
@@ -209,7 +209,7 @@ class GuardMixin(IgnoresHangup):
         def retiring(number: int, frame: Any) -> None:
             if not self._retiring:
                 self._retiring = True
-                self.handle.say(SeatState.LEAVING)
+                self.handle.set_state(SeatState.LEAVING)
                 self._bid_farewell()
             if callable(before):
                 before(number, frame)

@@ -77,7 +77,7 @@ class StandIn(IgnoresHangup, ThreadWorker):
         if not die_with_parent(self.ppid):
             raise SystemExit(ExitCode.OK)
         self.prepare()
-        self.handle.say(SeatState.PARKED)
+        self.handle.set_state(SeatState.PARKED)
 
     def prepare(self) -> None:
         self.cfg.set("keepalive", 0)  # no connection may outlive the duty
@@ -95,7 +95,7 @@ class StandIn(IgnoresHangup, ThreadWorker):
         self.wsgi = GuardedWSGI(Refusal(self.handle), HealthURLs(self.handle, prefix=_prefix(self.cfg)))
 
     def set_accept_enabled(self, enabled: bool) -> None:  # noqa: FBT001 - gunicorn's signature
-        on = enabled and self.handle.ordered(Orders.DUTY)
+        on = enabled and self.handle.has_order(Orders.DUTY)
         super().set_accept_enabled(on)
         words, word = self.handle.board.words, self.handle.base + Seat.DUTY
         if words[word] != self._accepting:
