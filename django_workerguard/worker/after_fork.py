@@ -53,13 +53,13 @@ def release_arbiter(descriptors: Iterable[int]) -> None:
         signal.SIGUSR1,
         signal.SIGHUP,
     ):  # a log rotation or a hangup must not kill a worker that boots
-        signal.signal(number, stay)
+        signal.signal(number, ignore_signal)
     for fd in descriptors:
         with contextlib.suppress(OSError):
             os.close(fd)
 
 
-def stay(_number: int, _frame: object) -> None:
+def ignore_signal(_number: int, _frame: object) -> None:
     """Do nothing about a signal. Other than SIG_IGN it is not inherited by the programs that a worker starts."""
 
 
@@ -68,7 +68,7 @@ class IgnoresHangup:
 
     def init_signals(self) -> None:
         super().init_signals()  # type: ignore[misc] # gunicorn's
-        signal.signal(signal.SIGHUP, stay)
+        signal.signal(signal.SIGHUP, ignore_signal)
         signal.siginterrupt(signal.SIGHUP, False)
 
 
