@@ -163,12 +163,12 @@ def test_what_closes_a_connection_is_looked_up_when_it_is_needed():
 
 
 def test_a_thread_that_cannot_be_had_keeps_nobody_from_leaving(monkeypatch):
-    """The farewell is left out; what is in hand is finished all the same."""
+    """The signal worker_retiring is not sent; the requests in hand are finished all the same."""
 
     def none_left(*_):
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(_thread, "start_new_thread", none_left)
     worker = GuardMixin()
-    worker._bid_farewell()
-    assert worker._farewell_said
+    worker._announce_leaving_in_thread()
+    assert worker._leaving_announced

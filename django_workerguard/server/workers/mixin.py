@@ -27,7 +27,7 @@ from django_workerguard.worker.seat_handle import SeatHandle
 Step = Callable[[], None]
 # seconds that a client which sends nothing is kept from the workers, if gunicorn's timeout sets no limit
 SILENCE = 30.0
-FAREWELL = 5.0  # seconds that receivers of worker_retiring get
+ANNOUNCE_TIMEOUT = 5.0  # seconds that receivers of worker_retiring get
 ASGI_CLASSES = ("ASGIWorker", "UvicornWorker")
 
 
@@ -77,7 +77,7 @@ class GuardMixin(IgnoresHangup):
     asynchronous = False
     _announced = False
     _retiring = False
-    _farewell_said = False
+    _leaving_announced = False
     _closer: Closer | None = None
 
     # gunicorn's base class, as far as it is leaned on
@@ -169,8 +169,8 @@ class GuardMixin(IgnoresHangup):
         super().run()  # type: ignore[misc]
         if self._closer is not None:
             self._closer.finish()
-        deadline = time.monotonic() + FAREWELL
-        while self._retiring and not self._farewell_said and time.monotonic() < deadline:
+        deadline = time.monotonic() + ANNOUNCE_TIMEOUT
+        while self._retiring and not self._leaving_announced and time.monotonic() < deadline:
             time.sleep(0.01)
 
     @property
@@ -210,7 +210,7 @@ class GuardMixin(IgnoresHangup):
             if not self._retiring:
                 self._retiring = True
                 self.handle.set_state(SeatState.LEAVING)
-                self._bid_farewell()
+                self._announce_leaving_in_thread()
             if callable(before):
                 before(number, frame)
             elif before is signal.SIG_DFL:
@@ -228,18 +228,18 @@ class GuardMixin(IgnoresHangup):
         load.dump_concurrency(self.handle, getattr(self, "loop", None))
         super().handle_abort_signal()  # type: ignore[misc]
 
-    def _bid_farewell(self) -> None:
+    def _announce_leaving_in_thread(self) -> None:
         try:
             # not by threading.Thread, whose start() waits: a gevent hub may not
-            _thread.start_new_thread(self._say_farewell, ())
+            _thread.start_new_thread(self._announce_leaving, ())
         except RuntimeError:  # no thread is to be had, and what is in hand matters more
-            self._farewell_said = True
+            self._leaving_announced = True
 
-    def _say_farewell(self) -> None:
+    def _announce_leaving(self) -> None:
         try:
             self._announce("announce_retiring")
         finally:
-            self._farewell_said = True
+            self._leaving_announced = True
 
     def _announce(self, what: str) -> None:
         """Send one of the package's Django signals, from where Django is loaded."""
