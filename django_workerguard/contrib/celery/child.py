@@ -27,7 +27,7 @@ from django_workerguard.worker.current import current_worker
 from django_workerguard.worker.seat_handle import SeatHandle
 
 FLUSH = 2.0  # seconds that an error reporter gets after a failed load
-LOOK = 1.0  # seconds between two looks at the orders of an idle child
+POLL = 1.0  # seconds between two looks at the orders of an idle child
 CONSUMED = 2.0  # seconds that the parent gets to read the results of a child that leaves
 # plain numbers, for what every task comes by
 IN_FLIGHT, REQUESTS, ORDERS, LEAVE = (
@@ -106,7 +106,7 @@ class GuardedChild:
         if sys.excepthook is not sys.__excepthook__:
             time.sleep(FLUSH)
         while self.handle.state == SeatState.UNLOADED and not self.handle.has_order(Orders.LEAVE):
-            time.sleep(LOOK)
+            time.sleep(POLL)
 
     def on_loop_start(self, pid: int) -> None:
         while not self.handle.has_order(Orders.ADMIT):  # until it finds itself adopted
@@ -137,7 +137,7 @@ class GuardedChild:
         leaves = seat[base + ORDERS] & LEAVE
         if leaves and not self._has_jobs_of_its_own():
             self._leave()
-        if not self._incoming.poll(0 if leaves else LOOK * 1000):
+        if not self._incoming.poll(0 if leaves else POLL * 1000):
             if self._shutdown is not None and self._shutdown.is_set():
                 raise SystemExit(EX_OK)
             return None
@@ -193,7 +193,7 @@ class GuardedBlockingWorker(GuardedChild, BlockingWorker):
 
     def _take(self) -> Any:
         lock, reader = self.inq._rlock, self.inq._reader
-        if not lock.acquire(True, LOOK):
+        if not lock.acquire(True, POLL):
             return None
         try:
             if not reader.poll(0.0):

@@ -25,7 +25,7 @@ NOTHING = bytes(4)
 PATIENCE = 2.0  # seconds that a client gets to close, as gunicorn has it
 MOST_BYTES = 65536  # that are read of what a client still sends, as gunicorn has it
 MOST = 256  # connections that are waited for at once; the longest there is closed for one more
-LOOK = 0.1  # seconds between two looks at connections that have come meanwhile
+POLL = 0.1  # seconds between two looks at connections that have come meanwhile
 
 
 class Lingerer:
@@ -53,7 +53,7 @@ class Lingerer:
     def finish(self) -> None:
         """Wait until no client is waited for any more, which takes two seconds at most."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._connections, PATIENCE + LOOK)
+            self._changed.wait_for(lambda: not self._connections, PATIENCE + POLL)
 
     def _run(self) -> None:
         while True:
@@ -62,7 +62,7 @@ class Lingerer:
                 watched = select.poll()
                 for fd in self._connections:
                     watched.register(fd, select.POLLIN)
-            readable = {fd for fd, _ in watched.poll(LOOK * 1000)}
+            readable = {fd for fd, _ in watched.poll(POLL * 1000)}
             now = time.monotonic()
             with self._changed:
                 for fd, connection in list(self._connections.items()):

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 SETTLE = 8  # rounds of the loop in which an accepted connection gets its protocol and is read
-LOOK = 0.05  # seconds between two looks at the connections
+POLL = 0.05  # seconds between two looks at the connections
 LAST = 1.0  # seconds of the mercy that are left for the rest: closing frames, the end of the lifespan
 
 
@@ -54,6 +54,6 @@ class DrainingASGI:
         await stop_accepting(self.sockets, self.servers)
         until = drained_by(self._asked or self.loop.time(), self.cfg.graceful_timeout)
         while self.nr_conns > 0 and not self._quick_shutdown and self.loop.time() < until:
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(POLL)
         self.cfg.set("graceful_timeout", 0)  # it has been given
         await super()._shutdown()  # type: ignore[misc]

@@ -10,7 +10,7 @@ from typing import Any
 
 from uvicorn import Config, Server
 
-from django_workerguard.server.workers.drain import LOOK, drained_by, stop_accepting
+from django_workerguard.server.workers.drain import POLL, drained_by, stop_accepting
 
 LINGER = 2.0  # seconds, as gunicorn's gthread: how long an idle connection may still bring a request
 
@@ -44,7 +44,7 @@ class DrainingServer(Server):
             if not busy and (not idle or loop.time() >= idle_until):
                 break
             await self._beat()
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(POLL)
 
     def _say_close(self) -> None:
         """Have every answer that begins from now on say that its connection closes, which closes it.
