@@ -209,7 +209,7 @@ class GuardedServer:
     # what is done to it
 
     def break_loads(self, kind: str = "memory", *, times: int | None = None) -> None:
-        """Make the next loads fail, so many or until `mend`, at their last step.
+        """Make the next loads fail, so many or until `repair`, at their last step.
 
         ``kind`` is memory (MemoryError), exception (ImproperlyConfigured), exit (exit code 1), kill (SIGKILL) or hang.
         Needs the load probe `fault_probe`, which the fixture has set.
@@ -220,7 +220,7 @@ class GuardedServer:
         temporary.write_text(f"{kind} {times if times is not None else -1}")
         temporary.rename(self._fault)
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         """Let loads succeed again."""
         self._fault.unlink(missing_ok=True)
 

@@ -191,7 +191,7 @@ class PoolWorker:
         half.write_text(kind if times is None else f"{kind} {times}")
         half.rename(self.directory / "faults" / place)
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         for path in (self.directory / "faults").iterdir():
             path.unlink(missing_ok=True)
 

@@ -201,7 +201,7 @@ def test_a_slot_that_never_loads_costs_next_to_nothing(pool):
             assert start >= end + wait - 0.05, "one fork a back-off"
     longest = max(slot["next_try_in"] or 0 for slot in worker.status()["slots"])
     mended = time.time()
-    worker.mend()
+    worker.repair()
     worker.wait_ready()
     healed = max(event["at"] for event in worker.events("ready")) - mended
     print(f"healed {healed:.2f} s after the cause was gone; the longest wait was {longest:.2f} s")

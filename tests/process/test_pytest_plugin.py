@@ -34,7 +34,7 @@ def test_a_broken_load_costs_one_worker_and_heals(guarded_server):
     killed = guarded_server.kill_worker(2)
     guarded_server.wait_event("load-failed", lambda event: event["slot"] == 2)
     assert guarded_server.statuses(20, "/users") == {200: 20}
-    guarded_server.mend()
+    guarded_server.repair()
     status = guarded_server.wait_ready()
     assert killed not in [slot["pid"] for slot in status["slots"]]
 
