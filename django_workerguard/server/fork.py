@@ -60,7 +60,7 @@ class GunicornFork:
         host = self._host
         stand_in = start.kind is SeatKind.STAND_IN
         worker = self._worker(StandIn if stand_in else host.worker_class)
-        worker.take(handle)
+        worker.take_seat(handle)
         if not stand_in:
             try:
                 host.cfg.pre_fork(host, worker)

@@ -65,14 +65,14 @@ class SeatHandle:
 class SeatBeat:
     """A worker's heartbeat, in its seat. Has the interface of gunicorn's WorkerTmp, but makes no file.
 
-    gunicorn makes one for every worker before the worker has a seat; until `take` it beats
+    gunicorn makes one for every worker before the worker has a seat; until `take_seat` it beats
     nowhere.
     """
 
     def __init__(self, cfg: object) -> None:
         self._handle: SeatHandle | None = None
 
-    def take(self, handle: SeatHandle) -> None:
+    def take_seat(self, handle: SeatHandle) -> None:
         self._handle = handle
         self._words = handle.board.words
         self._beat = handle.base + Seat.BEAT

@@ -88,11 +88,11 @@ class GuardMixin(IgnoresHangup):
     reloader: Any
     sockets: list[Any]
 
-    def take(self, handle: SeatHandle) -> None:
+    def take_seat(self, handle: SeatHandle) -> None:
         """Give this worker its seat; called in the arbiter before the fork."""
         self.handle = handle
         self.tmp: Any
-        self.tmp.take(handle)
+        self.tmp.take_seat(handle)
 
     def load_wsgi(self) -> None:
         if not die_with_parent(self.ppid):

@@ -69,9 +69,9 @@ class StandIn(IgnoresHangup, ThreadWorker):
 
     handle: SeatHandle
 
-    def take(self, handle: SeatHandle) -> None:
+    def take_seat(self, handle: SeatHandle) -> None:
         self.handle = handle
-        self.tmp.take(handle)
+        self.tmp.take_seat(handle)
 
     def load_wsgi(self) -> None:
         if not die_with_parent(self.ppid):
@@ -125,7 +125,7 @@ def attend(worker: Any) -> None:
     stand_in = StandIn(
         worker.age, worker.ppid, worker.sockets, worker.app, worker.timeout, worker.cfg, worker.log
     )
-    stand_in.take(worker.handle)
+    stand_in.take_seat(worker.handle)
     stand_in.pid = worker.pid
     stand_in.PIPE = worker.PIPE
     stand_in.tpool = stand_in.get_thread_pool()
