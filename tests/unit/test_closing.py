@@ -27,7 +27,7 @@ def test_what_the_client_still_sends_does_not_cut_the_answer_off():
     ours, theirs = pair()
     ours.sendall(b"answer")
     ours.shutdown(socket.SHUT_WR)
-    lingerer.take(ours)
+    lingerer.add(ours)
     theirs.sendall(b"x" * 10_000)
     assert theirs.recv(100) == b"answer"
     assert theirs.recv(100) == b""
@@ -37,20 +37,20 @@ def test_what_the_client_still_sends_does_not_cut_the_answer_off():
 
 
 def test_a_client_that_never_closes_is_closed(monkeypatch):
-    monkeypatch.setattr(connection_close, "PATIENCE", 0.05)
+    monkeypatch.setattr(connection_close, "CLOSE_TIMEOUT", 0.05)
     lingerer = Lingerer()
     ours, theirs = pair()
-    lingerer.take(ours)
+    lingerer.add(ours)
     assert theirs.recv(1) == b"", "without an end of the client's"
     theirs.close()
 
 
 def test_the_longest_there_makes_room_for_one_more(monkeypatch):
-    monkeypatch.setattr(connection_close, "MOST", 3)
+    monkeypatch.setattr(connection_close, "MAX_CONNECTIONS", 3)
     lingerer = Lingerer()
     pairs = [pair() for _ in range(5)]
     for ours, _ in pairs:
-        lingerer.take(ours)
+        lingerer.add(ours)
     assert wait_for(lambda: len(lingerer._connections) == 3)
     assert [theirs.recv(1) for _, theirs in pairs[:2]] == [b"", b""]
     for _, theirs in pairs:
@@ -62,7 +62,7 @@ def test_the_longest_there_makes_room_for_one_more(monkeypatch):
 def test_a_flood_from_the_client_ends_the_wait():
     lingerer = Lingerer()
     ours, theirs = pair()
-    lingerer.take(ours)
+    lingerer.add(ours)
     theirs.setblocking(False)
 
     def flood() -> bool:

@@ -22,9 +22,9 @@ from gunicorn import util
 from gunicorn.http.body import LengthReader
 
 NOTHING = bytes(4)
-PATIENCE = 2.0  # seconds that a client gets to close, as gunicorn has it
-MOST_BYTES = 65536  # that are read of what a client still sends, as gunicorn has it
-MOST = 256  # connections that are waited for at once; the longest there is closed for one more
+CLOSE_TIMEOUT = 2.0  # seconds that a client gets to close, as gunicorn has it
+MAX_DRAINED_BYTES = 65536  # that are read of what a client still sends, as gunicorn has it
+MAX_CONNECTIONS = 256  # connections that are waited for at once; the longest there is closed for one more
 POLL = 0.1  # seconds between two looks at connections that have come meanwhile
 
 
@@ -36,24 +36,24 @@ class Lingerer:
         self._connections: dict[int, _Lingering] = {}  # by descriptor, the longest there first
         self._running = False
 
-    def take(self, sock: socket.socket) -> None:
+    def add(self, sock: socket.socket) -> None:
         """Take over a connection whose response has been sent. Raises RuntimeError where no thread is to be had."""
         fd = sock.fileno()
         with self._changed:
             if not self._running:
                 threading.Thread(target=self._run, name="workerguard-close", daemon=True).start()
                 self._running = True
-            if len(self._connections) >= MOST:
+            if len(self._connections) >= MAX_CONNECTIONS:
                 self._drop(next(iter(self._connections)))
             own = socket.socket(fileno=sock.detach())
             own.setblocking(False)
-            self._connections[fd] = _Lingering(own, time.monotonic() + PATIENCE)
+            self._connections[fd] = _Lingering(own, time.monotonic() + CLOSE_TIMEOUT)
             self._changed.notify()
 
     def finish(self) -> None:
         """Wait until no client is waited for any more, which takes two seconds at most."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._connections, PATIENCE + POLL)
+            self._changed.wait_for(lambda: not self._connections, CLOSE_TIMEOUT + POLL)
 
     def _run(self) -> None:
         while True:
@@ -86,13 +86,13 @@ class _Lingering:
     def is_over(self) -> bool:
         """Read what there is, and say whether the client has closed or sent too much."""
         try:
-            data = self.sock.recv(MOST_BYTES)
+            data = self.sock.recv(MAX_DRAINED_BYTES)
         except BlockingIOError:
             return False
         except OSError:
             return True
         self._drained += len(data)
-        return not data or self._drained >= MOST_BYTES
+        return not data or self._drained >= MAX_DRAINED_BYTES
 
 
 class Closer:
@@ -129,7 +129,7 @@ class Closer:
             return
         try:
             socket.socket.shutdown(sock, socket.SHUT_WR)
-            self._lingerer.take(sock)
+            self._lingerer.add(sock)
         except OSError:  # the client has gone
             with contextlib.suppress(OSError):
                 sock.close()
