@@ -147,8 +147,8 @@ class GuardMixin(IgnoresHangup):
 
     def _stay_or_leave(self) -> None:
         if self.handle.state == SeatState.UNLOADED:
-            standin = import_module("django_workerguard.server.workers.stand_in")
-            standin.attend(self)
+            stand_in = import_module("django_workerguard.server.workers.stand_in")
+            stand_in.serve_as_stand_in(self)
 
     def _wrap(self, app: Callable[..., Any], count: RequestCount) -> None:
         health = HealthURLs(self.handle)

@@ -117,7 +117,7 @@ class StandIn(IgnoresHangup, ThreadWorker):
         self._follow_orders()
 
 
-def attend(worker: Any) -> None:
+def serve_as_stand_in(worker: Any) -> None:
     """Turn a worker that could not load into one that stays and answers 503 when nobody else can.
 
     Runs until it is asked to leave; then ends the process.
