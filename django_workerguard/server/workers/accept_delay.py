@@ -19,17 +19,17 @@ WAIT = 0.005  # seconds
 _sleep = time.sleep  # gevent replaces time.sleep by one that cannot be used in its hub
 
 
-def patient_listeners(sockets: list[Any], count: RequestCount) -> None:
+def delay_accept_while_suspect(sockets: list[Any], count: RequestCount) -> None:
     """Replace the sockets in a worker's listeners by such that wait while it is suspect."""
     for listener in sockets:
         if hasattr(listener, "sock"):  # gunicorn's wrapper
-            listener.sock = _patient(listener.sock, "accept", count)
+            listener.sock = _delayed(listener.sock, "accept", count)
         else:  # gevent's, whose server accepts on what lies inside
-            listener._sock = _patient(listener._sock, "_accept", count)
+            listener._sock = _delayed(listener._sock, "_accept", count)
 
 
-def leave_silent_clients(sockets: list[Any], patience: float) -> None:
-    """Have the kernel keep a TCP connection until its client has sent something, at most ``patience`` seconds.
+def defer_accept(sockets: list[Any], timeout: float) -> None:
+    """Have the kernel keep a TCP connection until its client has sent something, at most ``timeout`` seconds.
 
     For worker classes that wait in `recv` for a request. A browser that connects ahead, or a load balancer
     that looks whether the port is open, would hold such a worker until its time-out.
@@ -38,17 +38,17 @@ def leave_silent_clients(sockets: list[Any], patience: float) -> None:
         sock = getattr(listener, "sock", listener)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             with contextlib.suppress(OSError):
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, max(1, int(patience)))
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, max(1, int(timeout)))
 
 
-def _patient(listener: Any, method: str, count: RequestCount) -> Any:
+def _delayed(listener: Any, method: str, count: RequestCount) -> Any:
     def accept(self: Any) -> Any:
         if count.is_suspect:
             _sleep(WAIT)
-        return getattr(super(patient, self), method)()
+        return getattr(super(delayed, self), method)()
 
-    patient = type("PatientSocket", (type(listener),), {method: accept})
-    timeout = listener.gettimeout()
-    replacement = patient(listener.family, listener.type, listener.proto, fileno=listener.detach())
-    replacement.settimeout(timeout)
+    delayed = type("DelayedSocket", (type(listener),), {method: accept})
+    socket_timeout = listener.gettimeout()
+    replacement = delayed(listener.family, listener.type, listener.proto, fileno=listener.detach())
+    replacement.settimeout(socket_timeout)
     return replacement

@@ -14,7 +14,7 @@ from typing import Any
 
 from django_workerguard.errors import ExitCode
 from django_workerguard.scoreboard.layout import Orders, Seat, SeatState
-from django_workerguard.server.workers.accept_delay import leave_silent_clients, patient_listeners
+from django_workerguard.server.workers.accept_delay import defer_accept, delay_accept_while_suspect
 from django_workerguard.server.workers.certificate import load_certificate
 from django_workerguard.server.workers.connection_close import Closer, close_without_waiting
 from django_workerguard.server.workers.request_counter import RequestCount, chain_hooks, request_count
@@ -26,7 +26,7 @@ from django_workerguard.worker.seat_handle import SeatHandle
 
 Step = Callable[[], None]
 # seconds that a client which sends nothing is kept from the workers, if gunicorn's timeout sets no limit
-SILENCE = 30.0
+DEFER_ACCEPT = 30.0
 ANNOUNCE_TIMEOUT = 5.0  # seconds that receivers of worker_retiring get
 ASGI_CLASSES = ("ASGIWorker", "UvicornWorker")
 
@@ -36,7 +36,7 @@ def is_asgi(worker_class: type) -> bool:
     return any(cls.__name__ in ASGI_CLASSES for cls in worker_class.__mro__)
 
 
-def _waits_for_clients(worker_class: type) -> bool:
+def _blocks_on_clients(worker_class: type) -> bool:
     """Say whether a worker class waits in `recv` for what a client sends, with nothing else to do."""
     return any(cls.__name__ in ("SyncWorker", "ThreadWorker") for cls in worker_class.__mro__)
 
@@ -110,9 +110,9 @@ class GuardMixin(IgnoresHangup):
             self._stay_or_leave()
             raise SystemExit(ExitCode.LOAD_FAILED) from None
         count = request_count(self.handle.board.words, self.handle.base)
-        patient_listeners(self.sockets, count)
-        if _waits_for_clients(type(self)):
-            leave_silent_clients(self.sockets, self.cfg.timeout or SILENCE)
+        delay_accept_while_suspect(self.sockets, count)
+        if _blocks_on_clients(type(self)):
+            defer_accept(self.sockets, self.cfg.timeout or DEFER_ACCEPT)
         self._log_again()
         self._wrap(app, count)
         import_module(load.SENTINEL).watch_memory_errors(count.memory_error)
