@@ -129,7 +129,7 @@ class Board:
             raise BoardError(f"{self.path} is truncated")
         self._mapping[:] = data
 
-    def leave_lock(self) -> None:
+    def drop_lock(self) -> None:
         """Leave the lock on the file to the arbiter: a child that outlives it must not hold it. For children."""
         with contextlib.suppress(OSError):  # no /proc
             own = os.open(f"/proc/self/fd/{self.fd}", os.O_RDONLY | os.O_CLOEXEC)

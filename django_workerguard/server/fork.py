@@ -70,7 +70,7 @@ class GunicornFork:
             pid = os.fork()
             if pid == 0:
                 _never_back(release_arbiter, self._not_for_children(others))
-                _never_back(host.board.leave_lock)
+                _never_back(host.board.drop_lock)
         if pid == 0:
             _never_back(_live, host, worker, handle, stand_in=stand_in)
         worker.pid = pid

@@ -211,7 +211,7 @@ def class_names(error: BaseException) -> set[str]:
     return names
 
 
-def say_loaded(handle: SeatHandle) -> None:
+def mark_loaded(handle: SeatHandle) -> None:
     """Say that everything that belongs to the load has passed; what is left is the admission."""
     handle.stamp(Seat.LOAD_END)
     handle.set_state(SeatState.LOADED)
@@ -219,7 +219,7 @@ def say_loaded(handle: SeatHandle) -> None:
 
 def wait_for_admission(handle: SeatHandle, *, alive: Callable[[], bool]) -> bool:
     """Wait until the arbiter lets this worker accept; False if it is to leave instead."""
-    say_loaded(handle)
+    mark_loaded(handle)
     while not handle.has_order(Orders.ADMIT):
         if not alive():
             return False

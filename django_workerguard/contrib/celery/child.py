@@ -64,7 +64,7 @@ class GuardedChild:
         for fd in self.not_ours:
             with contextlib.suppress(OSError):
                 os.close(fd)
-        self.handle.board.leave_lock()
+        self.handle.board.drop_lock()
         release_seat_after_fork(self.handle)
         self._seat = self.handle.board.words
         self._base = self.handle.base

@@ -29,7 +29,7 @@ async def stop_accepting(sockets: Iterable[Any], servers: Iterable[asyncio.Abstr
         await asyncio.sleep(0)
 
 
-def drained_by(asked: float, mercy: float) -> float:
+def drain_deadline(asked: float, mercy: float) -> float:
     """Return until when a worker that was asked to leave waits for what is under way."""
     return asked + max(mercy - LAST, mercy / 2)
 
@@ -52,7 +52,7 @@ class DrainingASGI:
 
     async def _shutdown(self) -> None:
         await stop_accepting(self.sockets, self.servers)
-        until = drained_by(self._asked or self.loop.time(), self.cfg.graceful_timeout)
+        until = drain_deadline(self._asked or self.loop.time(), self.cfg.graceful_timeout)
         while self.nr_conns > 0 and not self._quick_shutdown and self.loop.time() < until:
             await asyncio.sleep(POLL)
         self.cfg.set("graceful_timeout", 0)  # it has been given

@@ -185,7 +185,7 @@ class GuardMixin(IgnoresHangup):
     async def _admitted(self) -> None:
         import asyncio  # late: the arbiter must not load it before a gevent worker has patched it
 
-        load.say_loaded(self.handle)
+        load.mark_loaded(self.handle)
         while self.alive and not self.handle.has_order(Orders.ADMIT):
             await asyncio.sleep(0.002)
 

@@ -49,7 +49,7 @@ class RequestCount:
         elif words[self._streak]:
             words[self._streak] = 0
 
-    def took_back(self) -> None:
+    def discard(self) -> None:
         """Take a request back that was counted when it came."""
         if self._words[self._in_flight]:
             self._words[self._in_flight] -= 1
@@ -80,9 +80,9 @@ class LockedRequestCount(RequestCount):
         with self._lock:
             super().ended(status)
 
-    def took_back(self) -> None:
+    def discard(self) -> None:
         with self._lock:
-            super().took_back()
+            super().discard()
 
     def memory_error(self) -> None:
         with self._lock:
@@ -133,7 +133,7 @@ def _after(count: RequestCount, user: Hook | None, answered: Callable[[Any], Non
         if error is not None and isinstance(error, MemoryError | StopIteration):
             _look_for_memory_error(error, count)
         if PROBE in environ:
-            count.took_back()
+            count.discard()
         else:
             # without a status the application raised, and gunicorn answers 500
             ended((getattr(response, "status_code", None) or 500) if response is not None else 500)

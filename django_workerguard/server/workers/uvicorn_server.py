@@ -10,7 +10,7 @@ from typing import Any
 
 from uvicorn import Config, Server
 
-from django_workerguard.server.workers.drain import POLL, drained_by, stop_accepting
+from django_workerguard.server.workers.drain import POLL, drain_deadline, stop_accepting
 
 LINGER = 2.0  # seconds, as gunicorn's gthread: how long an idle connection may still bring a request
 
@@ -37,7 +37,7 @@ class DrainingServer(Server):
     async def _drain(self) -> None:
         loop = asyncio.get_running_loop()
         idle_until = loop.time() + min(self.config.timeout_keep_alive, LINGER)
-        until = drained_by(loop.time(), self._mercy)
+        until = drain_deadline(loop.time(), self._mercy)
         self._say_close()
         while not self.force_exit and loop.time() < until:
             busy, idle = self._connections()
