@@ -24,9 +24,9 @@ def probe_the_only_one(kind: str, of: int) -> int | None:
     name = environ.get("WORKERGUARD_NAME")
     found = []
     others = bool(run_dir or name)
-    for path in discovery.boards(run_dir, environ=environ, uid=os.geteuid(), others=others):
-        words = discovery.head(path, others=others)
-        if words is not None and words[Header.KIND] == of and (not name or discovery.matches(path, name)):
+    for path in discovery.board_paths(run_dir, environ=environ, uid=os.geteuid(), others=others):
+        words = discovery.read_header(path, others=others)
+        if words is not None and words[Header.KIND] == of and (not name or discovery.has_name(path, name)):
             found.append(words)
     if not (run_dir or name) and os.path.exists("manage.py"):  # this project's is meant
         project = path_word(here())

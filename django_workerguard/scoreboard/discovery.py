@@ -19,47 +19,51 @@ TEMPORARY = "the temporary directory"
 SUFFIX = ".board"
 
 
-def temporary(environ: Mapping[str, str]) -> str:
+def temporary_directory(environ: Mapping[str, str]) -> str:
     """Return the temporary directory."""
     return environ.get("TMPDIR") or "/tmp"  # noqa: S108 - where Linux has it
 
 
-def places(run_dir: str | None, *, environ: Mapping[str, str], uid: int) -> list[tuple[str, str]]:
+def run_directories(run_dir: str | None, *, environ: Mapping[str, str], uid: int) -> list[tuple[str, str]]:
     """List the run directories that a server would try, best first, each with the setting that names it."""
     if run_dir is not None:
         return [(os.path.abspath(run_dir), "run-dir")]
-    found = [
+    directories = [
         (os.path.join(environ[name].split(":")[0], sub).rstrip("/"), f"${name}")
         for name, sub in (("RUNTIME_DIRECTORY", ""), ("XDG_RUNTIME_DIR", "workerguard"))
         if environ.get(name, "").startswith("/")
     ]
-    found.append((f"{SHARED_MEMORY}/workerguard-{uid}", SHARED_MEMORY))
-    found.append((f"{temporary(environ)}/workerguard-{uid}", TEMPORARY))
-    return found
+    directories.append((f"{SHARED_MEMORY}/workerguard-{uid}", SHARED_MEMORY))
+    directories.append((f"{temporary_directory(environ)}/workerguard-{uid}", TEMPORARY))
+    return directories
 
 
-def search(run_dir: str | None, *, environ: Mapping[str, str], uid: int, others: bool = False) -> list[str]:
+def search_directories(
+    run_dir: str | None, *, environ: Mapping[str, str], uid: int, others: bool = False
+) -> list[str]:
     """List every directory in which this user's servers may have their boards.
 
     ``others``: for root those of all users too. Only if one of them is meant by its name: any user can
     make a file that looks like a server's.
     """
-    found = [path for path, _ in places(run_dir, environ=environ, uid=uid)]
+    directories = [path for path, _ in run_directories(run_dir, environ=environ, uid=uid)]
     if run_dir is None:
-        found.append(f"/run/user/{uid}/workerguard")
-        found += [f"/run/{name}" for name in _names("/run")]
+        directories.append(f"/run/user/{uid}/workerguard")
+        directories += [f"/run/{name}" for name in _names("/run")]
         if uid == 0 and others:
-            found += [f"/run/user/{name}/workerguard" for name in _names("/run/user")]
-            for parent in (SHARED_MEMORY, temporary(environ)):
-                found += [f"{parent}/{name}" for name in _names(parent) if name.startswith("workerguard-")]
-    return list(dict.fromkeys(found))
+            directories += [f"/run/user/{name}/workerguard" for name in _names("/run/user")]
+            for parent in (SHARED_MEMORY, temporary_directory(environ)):
+                directories += [
+                    f"{parent}/{name}" for name in _names(parent) if name.startswith("workerguard-")
+                ]
+    return list(dict.fromkeys(directories))
 
 
-def boards(
+def board_paths(
     run_dir: str | None, *, environ: Mapping[str, str], uid: int, others: bool = False
 ) -> Iterator[str]:
     """Yield the path of every file that is called a board."""
-    for directory in search(run_dir, environ=environ, uid=uid, others=others):
+    for directory in search_directories(run_dir, environ=environ, uid=uid, others=others):
         for name in _names(directory):
             if name.endswith(SUFFIX):
                 yield f"{directory}/{name}"
@@ -94,18 +98,18 @@ def _is_users(directory: str, owner: int) -> bool:
     return status.st_uid in (0, owner) and not status.st_mode & 0o022
 
 
-def label(path: str) -> str:
+def server_label(path: str) -> str:
     """Return the ``NAME.PID`` of a board's path."""
     return os.path.basename(path).removesuffix(SUFFIX)
 
 
-def matches(path: str, name: str) -> bool:
+def has_name(path: str, name: str) -> bool:
     """Say whether a board is that of the server called so: NAME, or NAME.PID where several have one name."""
-    whole = label(path)
-    return name in (whole, whole.rpartition(".")[0])
+    label = server_label(path)
+    return name in (label, label.rpartition(".")[0])
 
 
-def head(path: str, *, others: bool = False) -> memoryview | None:
+def read_header(path: str, *, others: bool = False) -> memoryview | None:
     """Read the header of a board whose arbiter lives; None for anything else."""
     try:
         fd = open_file(path, others=others)

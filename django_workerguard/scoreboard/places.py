@@ -81,7 +81,7 @@ def open_board(
     cannot see it. Raises ConfigurationError where the user named a directory that cannot be used.
     """
     problems = []
-    for place, source in discovery.places(run_dir, environ=environ, uid=uid):
+    for place, source in discovery.run_directories(run_dir, environ=environ, uid=uid):
         try:
             directory = RunDirectory(path=Path(place), mode=mode, anyones=source in ANYONES)
             directory.prepare(uid)
@@ -185,7 +185,7 @@ def find_servers(
     Looks into every place that a server could have used. A file that is no whole
     scoreboard of this version is passed over; `unreadable` tells of those.
     """
-    for path in discovery.boards(run_dir, environ=environ, uid=uid, others=others):
+    for path in discovery.board_paths(run_dir, environ=environ, uid=uid, others=others):
         try:
             board = Board.open(Path(path), others=others)
         except (OSError, BoardError):
@@ -195,7 +195,7 @@ def find_servers(
             continue
         about = board.read_about()
         yield Server(
-            discovery.label(path).rpartition(".")[0],
+            discovery.server_label(path).rpartition(".")[0],
             board.words[Header.PID],
             board,
             str(about.get("project", "/")),
@@ -221,7 +221,7 @@ def unreadable(
     run_dir: str | None, *, environ: Mapping[str, str], uid: int, others: bool = False
 ) -> Iterator[str]:
     """Yield a line for each board whose file cannot be read, or is a dead server's, with the reason."""
-    for path in discovery.boards(run_dir, environ=environ, uid=uid, others=others):
+    for path in discovery.board_paths(run_dir, environ=environ, uid=uid, others=others):
         try:
             board = Board.open(Path(path), others=others)
             if not is_live(board):

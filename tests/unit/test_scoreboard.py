@@ -171,7 +171,7 @@ def test_a_file_that_is_no_board_is_named(tmp_path, damage, says):
     damage(path)
     with pytest.raises(BoardError, match=says):
         Board.open(path)
-    assert discovery.head(str(path)) is None or says == "truncated"
+    assert discovery.read_header(str(path)) is None or says == "truncated"
 
 
 def test_a_board_of_another_version_is_named(tmp_path):
@@ -223,22 +223,22 @@ def test_the_header_at_a_glance_is_the_boards(tmp_path):
     path = tmp_path / "shop.1.board"
     board = Board.create(SMALL, path, pid=os.getpid(), start=start_time(os.getpid()))
     board.words[Header.READY] = 7
-    words = discovery.head(str(path))
+    words = discovery.read_header(str(path))
     assert words is not None
     assert (words[Header.MAGIC], Vitals(words).ready) == (MAGIC, 7)
     board.close()
 
 
 def test_names_of_files():
-    assert discovery.label("/x/my.shop.12.board") == "my.shop.12"
-    assert discovery.matches("/x/my.shop.12.board", "my.shop")
-    assert discovery.matches("/x/my.shop.12.board", "my.shop.12")
-    assert not discovery.matches("/x/my.shop.12.board", "shop")
+    assert discovery.server_label("/x/my.shop.12.board") == "my.shop.12"
+    assert discovery.has_name("/x/my.shop.12.board", "my.shop")
+    assert discovery.has_name("/x/my.shop.12.board", "my.shop.12")
+    assert not discovery.has_name("/x/my.shop.12.board", "shop")
     assert server_name("a/b c", project=None) == "a_b_c"
 
 
 def test_without_any_place_the_board_is_anonymous(tmp_path, monkeypatch):
-    monkeypatch.setattr(discovery, "places", lambda *a, **k: [(str(tmp_path / "file" / "dir"), "somewhere")])
+    monkeypatch.setattr(discovery, "run_directories", lambda *a, **k: [(str(tmp_path / "file" / "dir"), "somewhere")])
     (tmp_path / "file").touch()
     opened = open_board(SMALL, "shop", None, environ={}, uid=os.geteuid(), pid=1)
     assert opened.board.path is None
