@@ -72,7 +72,7 @@ class Board:
         else:
             fd = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # for life: see `places.sweep`
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # for life: see `places.remove_stale_files`
             os.posix_fallocate(fd, 0, layout.size)
             board = cls(mmap.mmap(fd, layout.size), layout, fd=fd, path=path)
             board._name_itself(pid, start)

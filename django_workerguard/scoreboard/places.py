@@ -20,7 +20,10 @@ from django_workerguard.scoreboard.board import Board, BoardError, is_held
 from django_workerguard.scoreboard.header import Header, ServerKind
 from django_workerguard.scoreboard.layout import Layout
 
-ANYONES = (discovery.SHARED_MEMORY, discovery.TEMPORARY)  # sources of places where every user may make files
+WORLD_WRITABLE = (
+    discovery.SHARED_MEMORY,
+    discovery.TEMPORARY,
+)  # sources of places where every user may make files
 _BOARD = re.compile(r"(?P<name>.+)\.(?P<pid>\d+)\.board")
 
 
@@ -30,20 +33,24 @@ class RunDirectory:
 
     path: Path
     mode: int = 0o700  # of a directory that has to be made
-    anyones: bool = (
+    parent_is_world_writable: bool = (
         True  # its parent is a place where every user may make files, so that it must not be a link
     )
 
     def prepare(self, uid: int) -> None:
         """Make the directory, or check the one that is there. Raises OSError."""
         self.path.mkdir(mode=self.mode, parents=True, exist_ok=True)
-        links = os.O_NOFOLLOW if self.anyones else 0
+        links = os.O_NOFOLLOW if self.parent_is_world_writable else 0
         fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | links)
         try:
             status = os.fstat(fd)
             if status.st_uid not in (uid, 0) or (status.st_mode & 0o002 and not status.st_mode & 0o1000):
                 raise PermissionError(1, "it belongs to another user or anybody may write to it")
-            if self.anyones and status.st_uid == uid and status.st_mode & self.mode != self.mode:
+            if (
+                self.parent_is_world_writable
+                and status.st_uid == uid
+                and status.st_mode & self.mode != self.mode
+            ):
                 os.fchmod(
                     fd, status.st_mode & 0o777 | self.mode
                 )  # it was made for a server with other options
@@ -83,9 +90,11 @@ def open_board(
     problems = []
     for place, source in discovery.run_directories(run_dir, environ=environ, uid=uid):
         try:
-            directory = RunDirectory(path=Path(place), mode=mode, anyones=source in ANYONES)
+            directory = RunDirectory(
+                path=Path(place), mode=mode, parent_is_world_writable=source in WORLD_WRITABLE
+            )
             directory.prepare(uid)
-            sweep(Path(place))
+            remove_stale_files(Path(place))
             board = Board.create(layout, Path(place, f"{name}.{pid}.board"), pid=pid, start=start_time(pid))
         except FileExistsError:
             raise ConfigurationError(
@@ -102,12 +111,12 @@ def open_board(
                     hint=f"It takes {layout.size // 1024} KiB in a directory that this user may write.",
                 ) from None
             continue
-        return Opened(board, _slow(Path(place), source), directory)
+        return Opened(board, _disk_warning(Path(place), source), directory)
     warning = f"no place for the scoreboard ({'; '.join(problems)}): the workerguard commands cannot see this server"
     return Opened(Board.create(layout, None), warning)
 
 
-def _slow(place: Path, source: str) -> str | None:
+def _disk_warning(place: Path, source: str) -> str | None:
     if source != discovery.TEMPORARY or _is_tmpfs(place):
         return None
     return f"the scoreboard lies on a disk ({place}): name a tmpfs with --run-dir"
@@ -123,7 +132,7 @@ def _is_tmpfs(path: Path) -> bool:
     return bool(mounts) and max(mounts)[1] in ("tmpfs", "ramfs")
 
 
-def sweep(directory: Path) -> None:
+def remove_stale_files(directory: Path) -> None:
     """Remove the boards and sockets of arbiters that are gone.
 
     An arbiter holds a lock on its board for life, which its children do not inherit: a pid
@@ -202,7 +211,7 @@ def find_servers(
         )
 
 
-def is_near(project: Path, here: Path) -> bool:
+def is_same_tree(project: Path, here: Path) -> bool:
     """Say whether a server's project is the one in which somebody stands."""
     return any(
         one == other or one in other.parents or other in one.parents
@@ -214,7 +223,7 @@ def is_near(project: Path, here: Path) -> bool:
 def pools_of(project: str, run_dir: str | None, *, environ: Mapping[str, str], uid: int) -> list[Server]:
     """Return the running Celery pools of a project, on this host."""
     found = find_servers(run_dir, environ=environ, uid=uid, kind=ServerKind.POOL, others=run_dir is not None)
-    return [server for server in found if is_near(Path(server.project), Path(project))]
+    return [server for server in found if is_same_tree(Path(server.project), Path(project))]
 
 
 def unreadable(

@@ -26,7 +26,7 @@ from django_workerguard.scoreboard.layout import (
     Slot,
     layout_for,
 )
-from django_workerguard.scoreboard.places import open_board, server_name, sweep
+from django_workerguard.scoreboard.places import open_board, server_name, remove_stale_files
 from django_workerguard.scoreboard.snapshot import snapshot
 
 SMALL = Layout(seats=2, slots=2)
@@ -212,10 +212,10 @@ def test_a_sweep_takes_what_is_stale_and_leaves_what_lives(tmp_path):
     command = [sys.executable, "-c", HOLDER, str(live)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         holder.stdout.readline()
-        sweep(tmp_path)
+        remove_stale_files(tmp_path)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["another.board", live.name]
         holder.stdin.close()
-    sweep(tmp_path)
+    remove_stale_files(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["another.board"]
 
 

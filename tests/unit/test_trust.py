@@ -49,7 +49,7 @@ def shared(tmp_path, monkeypatch) -> Path:
     """A /dev/shm of our own."""
     tmp_path.chmod(0o1777)
     monkeypatch.setattr(discovery, "SHARED_MEMORY", str(tmp_path))
-    monkeypatch.setattr(places, "ANYONES", (str(tmp_path), discovery.TEMPORARY))
+    monkeypatch.setattr(places, "WORLD_WRITABLE", (str(tmp_path), discovery.TEMPORARY))
     monkeypatch.setenv("TMPDIR", str(tmp_path / "none"))
     for name in ("RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR", "WORKERGUARD_RUN_DIR", "WORKERGUARD_NAME"):
         monkeypatch.delenv(name, raising=False)
@@ -193,7 +193,7 @@ def test_a_reader_in_the_arbiters_process_does_not_give_up_its_lock(tmp_path):
     path = tmp_path / "shop.1.board"
     board = Board.create(SMALL, path)
     Board.open(path).close()
-    code = f"import pathlib; from django_workerguard.scoreboard.places import sweep; sweep(pathlib.Path({str(tmp_path)!r}))"
+    code = f"import pathlib; from django_workerguard.scoreboard.places import remove_stale_files; remove_stale_files(pathlib.Path({str(tmp_path)!r}))"
     subprocess.run([sys.executable, "-c", code], check=True)
     assert path.exists(), "another server's start took it for a dead one's"
     board.close()
