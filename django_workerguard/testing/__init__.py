@@ -13,11 +13,11 @@ if TYPE_CHECKING:
         GuardedServer,
         Reply,
         UnixConnection,
-        WaitedError,
+        WaitError,
         fault_probe,
     )
 
-__all__ = ["FAULTS", "GuardedServer", "Reply", "UnixConnection", "WaitedError", "fault_probe"]
+__all__ = ["FAULTS", "GuardedServer", "Reply", "UnixConnection", "WaitError", "fault_probe"]
 
 
 def __getattr__(name: str) -> object:

@@ -32,7 +32,7 @@ PATIENCE = 60.0  # seconds until a test gives up; what it waits for takes a frac
 NOT_INHERITED = ("WORKERGUARD_", "GUNICORN_", "NOTIFY_SOCKET", "LISTEN_FD", "LISTEN_PID", "WATCHDOG_")
 
 
-class WaitedError(AssertionError):
+class WaitError(AssertionError):
     """What was waited for did not happen. Its text has the last state and the server's log."""
 
 
@@ -58,7 +58,7 @@ class GuardedServer:
     python: str = sys.executable
     process: subprocess.Popen[bytes] | None = None
     socket_path: Path | None = None
-    boards_in: Path | None = None  # where the boards lie, if not in the run directory
+    board_directory: Path | None = None  # where the boards lie, if not in the run directory
 
     @property
     def log_path(self) -> Path:
@@ -108,7 +108,9 @@ class GuardedServer:
     def board(self, pid: int | None = None) -> Iterator[Board]:
         """Map the scoreboard of the newest arbiter, or of that with a pid. Raises FileNotFoundError."""
         pattern = f"*.{pid}.board" if pid else "*.board"
-        boards = [Board.open(path, others=True) for path in (self.boards_in or self.run_dir).glob(pattern)]
+        boards = [
+            Board.open(path, others=True) for path in (self.board_directory or self.run_dir).glob(pattern)
+        ]
         servers = [board for board in boards if board.words[Header.KIND] == ServerKind.WEB and is_live(board)]
         live = sorted(servers, key=lambda board: board.words[Header.STARTED_AT])
         try:
@@ -158,7 +160,7 @@ class GuardedServer:
                     return last
             self._still_running(what)
             time.sleep(0.02)
-        raise WaitedError(f"{what}: not within {patience:g} s\n{last}\n{self.log}")
+        raise WaitError(f"{what}: not within {patience:g} s\n{last}\n{self.log}")
 
     def wait_ready(self, count: int | None = None, patience: float = PATIENCE) -> dict[str, Any]:
         """Wait until so many workers are ready, by default all."""
@@ -192,19 +194,19 @@ class GuardedServer:
         try:
             return self.process.wait(patience)
         except subprocess.TimeoutExpired:
-            raise WaitedError(f"the server did not end within {patience:g} s\n{self.log}") from None
+            raise WaitError(f"the server did not end within {patience:g} s\n{self.log}") from None
 
     def _poll(self, what: str, condition: Callable[[], Any], patience: float) -> None:
         deadline = time.monotonic() + patience
         while not condition():
             if time.monotonic() > deadline:
-                raise WaitedError(f"{what}: not within {patience:g} s\n{self.log}")
+                raise WaitError(f"{what}: not within {patience:g} s\n{self.log}")
             time.sleep(0.02)
 
     def _still_running(self, what: str) -> None:
         assert self.process is not None
         if self.process.poll() is not None:
-            raise WaitedError(f"{what}: the server ended with {self.process.returncode}\n{self.log}")
+            raise WaitError(f"{what}: the server ended with {self.process.returncode}\n{self.log}")
 
     # what is done to it
 

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from tests.benchmarks.measure import interval, judge
-from tests.process.harness import WaitedError
+from tests.process.harness import WaitError
 from tests.process.pools import PoolWorker, redis_server
 
 pytestmark = pytest.mark.needs("redis")
@@ -170,7 +170,7 @@ def test_a_warm_shutdown_in_a_storm(start):
             try:
                 worker.stop(LONGEST_END)
                 ends[guarded].append(f"{time.monotonic() - began:.1f} s")
-            except WaitedError:
+            except WaitError:
                 ends[guarded].append("hung")
     print(f"\n== a warm shutdown in a storm, 4 runs, hung after {LONGEST_END:.0f} s:")
     for guarded, found in ends.items():

@@ -6,10 +6,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from django_workerguard.testing import UnixConnection, WaitedError
+from django_workerguard.testing import UnixConnection, WaitError
 from django_workerguard.testing import server as testing
 
-__all__ = ["PATIENCE", "ROOT", "WORKER_CLASSES", "Reply", "Server", "UnixConnection", "WaitedError"]
+__all__ = ["PATIENCE", "ROOT", "WORKER_CLASSES", "Reply", "Server", "UnixConnection", "WaitError"]
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = testing.PATIENCE

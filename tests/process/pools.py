@@ -21,7 +21,7 @@ from django_workerguard.report.findings import with_findings
 from django_workerguard.scoreboard.board import Board, BoardError
 from django_workerguard.scoreboard.journal import read_events
 from django_workerguard.scoreboard.snapshot import snapshot
-from tests.process.harness import PATIENCE, ROOT, WaitedError
+from tests.process.harness import PATIENCE, ROOT, WaitError
 
 PROJECT = Path(__file__).parent / "pool"
 PATH = (ROOT, PROJECT, ROOT / "example_project")  # the example has the broker that is a directory
@@ -87,7 +87,7 @@ def _wait_port(port: int, patience: float = PATIENCE) -> None:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             return
         time.sleep(0.05)
-    raise WaitedError(f"nobody listens on port {port}")
+    raise WaitError(f"nobody listens on port {port}")
 
 
 @dataclass
@@ -222,7 +222,7 @@ class PoolWorker:
             finally:
                 board.close()
             return
-        raise WaitedError("there is no board")
+        raise WaitError("there is no board")
 
     def status(self) -> dict[str, Any]:
         with self.board() as board:
@@ -238,14 +238,14 @@ class PoolWorker:
     def wait(self, what: str, condition: Callable[[], Any], patience: float = PATIENCE) -> Any:
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
-            with contextlib.suppress(WaitedError, BoardError, OSError):
+            with contextlib.suppress(WaitError, BoardError, OSError):
                 found = condition()
                 if found:
                     return found
             if self.process is None or self.process.poll() is not None:
-                raise WaitedError(f"the worker has ended while waited for: {what}\n{self.log[-4000:]}")
+                raise WaitError(f"the worker has ended while waited for: {what}\n{self.log[-4000:]}")
             time.sleep(0.05)
-        raise WaitedError(f"waited {patience:g} s for: {what}\n{self.log[-4000:]}")
+        raise WaitError(f"waited {patience:g} s for: {what}\n{self.log[-4000:]}")
 
     def wait_ready(self, count: int | None = None) -> None:
         wanted = self.concurrency if count is None else count
@@ -259,7 +259,7 @@ class PoolWorker:
         try:
             return self.process.wait(patience)
         except subprocess.TimeoutExpired:
-            raise WaitedError(f"no end after {patience:g} s\n{self.log[-4000:]}") from None
+            raise WaitError(f"no end after {patience:g} s\n{self.log[-4000:]}") from None
 
     def stop(self, patience: float = PATIENCE) -> int:
         os.kill(self.pid, signal.SIGTERM)

@@ -24,7 +24,7 @@ from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.layout import ABOUT_WORDS, TEXT_WORDS, Seat, Slot
 from tests.components import leave_out
 from tests.process.conftest import PROJECT
-from tests.process.harness import ROOT, Server, WaitedError
+from tests.process.harness import ROOT, Server, WaitError
 
 STRANGER = 60_000 + os.getpid() % 5_000  # a user that nobody else is, so that its processes can be counted
 AS_STRANGER = ("setpriv", f"--reuid={STRANGER}", f"--regid={STRANGER}", "--clear-groups")
@@ -261,9 +261,9 @@ def test_a_run_directory_that_fills_up_later(serve, tmp_path, faults):
     memory = tmp_path / "memory"
     memory.mkdir()
     server = serve("--run-dir", str(memory), prefix=mounting(("size=16m", memory)))
-    server.boards_in = seen_by(server, memory)
+    server.board_directory = seen_by(server, memory)
     server.wait_ready()
-    fill(server.boards_in)
+    fill(server.board_directory)
     faults.set("ready", "memory", 2)
     for pid in server.pids():
         kill(pid)
@@ -541,7 +541,7 @@ def test_a_hook_that_ends_the_start_leaves_nothing(serve, tmp_path):
     conf = tmp_path / "gunicorn.conf.py"
     conf.write_text("def on_starting(server):\n    raise RuntimeError('on_starting fails')\n")
     server = serve("-c", str(conf))
-    with pytest.raises(WaitedError):
+    with pytest.raises(WaitError):
         server.wait_ready()
     assert server.wait_exit() == ExitCode.UNEXPECTED
     assert "RuntimeError: on_starting fails" in server.log

@@ -119,7 +119,7 @@ def test_a_run_directory_behind_a_link_is_filled_again(serve, tmp_path):
     link = tmp_path / "link"
     link.symlink_to(tmp_path / "there")
     server = serve("--run-dir", str(link), environ={"RUNTIME_DIRECTORY": None})
-    server.boards_in = link
+    server.board_directory = link
     server.wait_ready()
     (board,) = link.glob("*.board")
     board.unlink()
@@ -130,7 +130,7 @@ def test_a_run_directory_behind_a_link_is_filled_again(serve, tmp_path):
 def test_a_run_directory_that_cannot_be_made_again_is_reported_once(serve, tmp_path):
     directory = tmp_path / "there"
     server = serve("--run-dir", str(directory), environ={"RUNTIME_DIRECTORY": None})
-    server.boards_in = directory
+    server.board_directory = directory
     server.wait_ready()
     (board,) = directory.glob("*.board")
     shutil.rmtree(directory)
