@@ -27,7 +27,7 @@ from django_workerguard.scoreboard.journal import read_events
 from django_workerguard.scoreboard.places import is_live
 from django_workerguard.scoreboard.snapshot import snapshot
 
-PATIENCE = 60.0  # seconds until a test gives up; what it waits for takes a fraction of it
+TIMEOUT = 60.0  # seconds until a test gives up; what it waits for takes a fraction of it
 # of the environment: what configures the guard and gunicorn, and what systemd tells a server
 NOT_INHERITED = ("WORKERGUARD_", "GUNICORN_", "NOTIFY_SOCKET", "LISTEN_FD", "LISTEN_PID", "WATCHDOG_")
 
@@ -148,10 +148,10 @@ class GuardedServer:
     # waiting for evidence
 
     def wait(
-        self, what: str, condition: Callable[[dict[str, Any]], Any], patience: float = PATIENCE
+        self, what: str, condition: Callable[[dict[str, Any]], Any], timeout: float = TIMEOUT
     ) -> dict[str, Any]:
         """Poll the snapshot until a condition holds of it, and return it."""
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + timeout
         last: dict[str, Any] = {}
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError, ValueError, KeyError):
@@ -160,16 +160,16 @@ class GuardedServer:
                     return last
             self._still_running(what)
             time.sleep(0.02)
-        raise WaitError(f"{what}: not within {patience:g} s\n{last}\n{self.log}")
+        raise WaitError(f"{what}: not within {timeout:g} s\n{last}\n{self.log}")
 
-    def wait_ready(self, count: int | None = None, patience: float = PATIENCE) -> dict[str, Any]:
+    def wait_ready(self, count: int | None = None, timeout: float = TIMEOUT) -> dict[str, Any]:
         """Wait until so many workers are ready, by default all."""
 
         def all_ready(status: dict[str, Any]) -> bool:
             wanted = count if count is not None else status["target"]
             return bool(status["target"]) and status["ready"] >= wanted
 
-        return self.wait(f"{count or 'all'} ready", all_ready, patience)
+        return self.wait(f"{count or 'all'} ready", all_ready, timeout)
 
     def wait_event(
         self, name: str, matching: Callable[[dict[str, Any]], Any] = bool, count: int = 1
@@ -184,23 +184,23 @@ class GuardedServer:
         self.wait(f"event {name}", seen)
         return found[-1]
 
-    def wait_log(self, text: str, patience: float = PATIENCE) -> None:
+    def wait_log(self, text: str, timeout: float = TIMEOUT) -> None:
         """Wait until a text is in the log."""
-        self._poll(f"{text!r} in the log", lambda: text in self.log, patience)
+        self._poll(f"{text!r} in the log", lambda: text in self.log, timeout)
 
-    def wait_exit(self, patience: float = PATIENCE) -> int:
+    def wait_exit(self, timeout: float = TIMEOUT) -> int:
         """Wait until it has ended, and return the exit code."""
         assert self.process is not None
         try:
-            return self.process.wait(patience)
+            return self.process.wait(timeout)
         except subprocess.TimeoutExpired:
-            raise WaitError(f"the server did not end within {patience:g} s\n{self.log}") from None
+            raise WaitError(f"the server did not end within {timeout:g} s\n{self.log}") from None
 
-    def _poll(self, what: str, condition: Callable[[], Any], patience: float) -> None:
-        deadline = time.monotonic() + patience
+    def _poll(self, what: str, condition: Callable[[], Any], timeout: float) -> None:
+        deadline = time.monotonic() + timeout
         while not condition():
             if time.monotonic() > deadline:
-                raise WaitError(f"{what}: not within {patience:g} s\n{self.log}")
+                raise WaitError(f"{what}: not within {timeout:g} s\n{self.log}")
             time.sleep(0.02)
 
     def _still_running(self, what: str) -> None:

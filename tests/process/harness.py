@@ -9,10 +9,10 @@ from pathlib import Path
 from django_workerguard.testing import UnixConnection, WaitError
 from django_workerguard.testing import server as testing
 
-__all__ = ["PATIENCE", "ROOT", "WORKER_CLASSES", "Reply", "Server", "UnixConnection", "WaitError"]
+__all__ = ["ROOT", "TIMEOUT", "WORKER_CLASSES", "Reply", "Server", "UnixConnection", "WaitError"]
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = testing.PATIENCE
+TIMEOUT = testing.TIMEOUT
 
 WORKER_CLASSES = {
     "sync": "sync",

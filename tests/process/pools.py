@@ -21,7 +21,7 @@ from django_workerguard.report.findings import with_findings
 from django_workerguard.scoreboard.board import Board, BoardError
 from django_workerguard.scoreboard.journal import read_events
 from django_workerguard.scoreboard.snapshot import snapshot
-from tests.process.harness import PATIENCE, ROOT, WaitError
+from tests.process.harness import ROOT, TIMEOUT, WaitError
 
 PROJECT = Path(__file__).parent / "pool"
 PATH = (ROOT, PROJECT, ROOT / "example_project")  # the example has the broker that is a directory
@@ -73,7 +73,7 @@ def rabbitmq_server(directory: Path) -> Iterator[str]:
     program = "/usr/lib/rabbitmq/bin/rabbitmq-server"
     with subprocess.Popen((program,), env=environ, stdout=log, stderr=log, start_new_session=True) as server:
         try:
-            _wait_port(port, 2 * PATIENCE)
+            _wait_port(port, 2 * TIMEOUT)
             yield f"amqp://guest:guest@127.0.0.1:{port}//"
         finally:
             os.killpg(server.pid, signal.SIGKILL)
@@ -81,8 +81,8 @@ def rabbitmq_server(directory: Path) -> Iterator[str]:
     log.close()
 
 
-def _wait_port(port: int, patience: float = PATIENCE) -> None:
-    deadline = time.monotonic() + patience
+def _wait_port(port: int, timeout: float = TIMEOUT) -> None:
+    deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             return
@@ -158,10 +158,10 @@ class PoolWorker:
         assert self.process is not None
         return self.process.pid
 
-    def run(self, *arguments: str, patience: float = PATIENCE) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, timeout: float = TIMEOUT) -> subprocess.CompletedProcess[str]:
         """Run another program in this worker's project: celery's own commands, or ours."""
         return subprocess.run(
-            arguments, cwd=self.project, env=self._environ, capture_output=True, text=True, timeout=patience
+            arguments, cwd=self.project, env=self._environ, capture_output=True, text=True, timeout=timeout
         )
 
     def workerguard(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -183,7 +183,7 @@ class PoolWorker:
             env=self._environ,
             text=True,
             check=True,
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
         )
 
     def fault(self, place: str, kind: str, times: int | None = None) -> None:
@@ -235,8 +235,8 @@ class PoolWorker:
     def pids(self) -> list[int]:
         return [slot["pid"] for slot in self.status()["slots"] if slot["state"] == "ready"]
 
-    def wait(self, what: str, condition: Callable[[], Any], patience: float = PATIENCE) -> Any:
-        deadline = time.monotonic() + patience
+    def wait(self, what: str, condition: Callable[[], Any], timeout: float = TIMEOUT) -> Any:
+        deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             with contextlib.suppress(WaitError, BoardError, OSError):
                 found = condition()
@@ -245,25 +245,25 @@ class PoolWorker:
             if self.process is None or self.process.poll() is not None:
                 raise WaitError(f"the worker has ended while waited for: {what}\n{self.log[-4000:]}")
             time.sleep(0.05)
-        raise WaitError(f"waited {patience:g} s for: {what}\n{self.log[-4000:]}")
+        raise WaitError(f"waited {timeout:g} s for: {what}\n{self.log[-4000:]}")
 
     def wait_ready(self, count: int | None = None) -> None:
         wanted = self.concurrency if count is None else count
         self.wait(f"{wanted} ready", lambda: self.status()["ready"] == wanted)
 
-    def wait_ran(self, count: int, patience: float = PATIENCE) -> None:
-        self.wait(f"{count} tasks", lambda: len(self.trace()) >= count, patience)
+    def wait_ran(self, count: int, timeout: float = TIMEOUT) -> None:
+        self.wait(f"{count} tasks", lambda: len(self.trace()) >= count, timeout)
 
-    def wait_exit(self, patience: float = PATIENCE) -> int:
+    def wait_exit(self, timeout: float = TIMEOUT) -> int:
         assert self.process is not None
         try:
-            return self.process.wait(patience)
+            return self.process.wait(timeout)
         except subprocess.TimeoutExpired:
-            raise WaitError(f"no end after {patience:g} s\n{self.log[-4000:]}") from None
+            raise WaitError(f"no end after {timeout:g} s\n{self.log[-4000:]}") from None
 
-    def stop(self, patience: float = PATIENCE) -> int:
+    def stop(self, timeout: float = TIMEOUT) -> int:
         os.kill(self.pid, signal.SIGTERM)
-        return self.wait_exit(patience)
+        return self.wait_exit(timeout)
 
     def end(self) -> None:
         """Take it down with its children, whatever it does."""

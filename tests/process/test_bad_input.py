@@ -16,7 +16,7 @@ import pytest
 
 from django_workerguard.errors import ExitCode
 from tests.process.conftest import PROJECT
-from tests.process.harness import PATIENCE, ROOT
+from tests.process.harness import ROOT, TIMEOUT
 
 SERVE = ("-m", "django_workerguard", "serve")
 MANAGE = ("manage.py", "serve_guarded")
@@ -56,7 +56,7 @@ class Project:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
         )
         return Outcome(ended.returncode, ended.stdout, ended.stderr, sorted(os.listdir(self.run_dir)))
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.harness import PATIENCE, ROOT
+from tests.process.harness import ROOT, TIMEOUT
 
 EXAMPLE = ROOT / "example_project"
 
@@ -28,7 +28,7 @@ class Example:
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = (sys.executable, *arguments)
         return subprocess.run(
-            command, cwd=EXAMPLE, env=self.environ, capture_output=True, text=True, timeout=2 * PATIENCE
+            command, cwd=EXAMPLE, env=self.environ, capture_output=True, text=True, timeout=2 * TIMEOUT
         )
 
     def ready(self) -> list[int]:
@@ -37,7 +37,7 @@ class Example:
         return [int(pid) for pid in re.findall(r"^\d+ +ready +(\d+)", shown, re.MULTILINE)]
 
     def wait_ready(self, count: int) -> list[int]:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while len(found := self.ready()) != count:
             assert time.monotonic() < deadline, self.run("-m", "django_workerguard.cli", "status").stdout
         return found

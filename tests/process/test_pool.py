@@ -237,7 +237,7 @@ def test_warm_shutdown_in_a_storm_is_bounded(pool, broker):
                 os.kill(pid, dice.choice((signal.SIGTERM, signal.SIGTERM, signal.SIGKILL)))
         time.sleep(0.1)
     began = time.monotonic()
-    assert worker.stop(patience=25) == 0
+    assert worker.stop(timeout=25) == 0
     print(f"{broker}: ended {time.monotonic() - began:.1f} s after SIGTERM, {len(worker.trace())} tasks done")
     assert all(prepared for _, _, prepared in worker.trace())
 
@@ -249,7 +249,7 @@ def test_warm_shutdown_while_nobody_can_load(pool, broker):
     worker.wait(
         "loads under way", lambda: [slot["step"] for slot in worker.status()["slots"]].count("init") >= 2
     )
-    assert worker.stop(patience=20) == 0
+    assert worker.stop(timeout=20) == 0
     assert worker.trace() == []
 
 
@@ -269,7 +269,7 @@ def test_mercy_bounds_the_tasks_too_where_it_is_set(pool, broker):
     worker.wait_ready()
     worker.send("note", *([n, 600.0] for n in range(4)))
     worker.wait("four in hand", lambda: _sum(worker, "in_flight") == 4)
-    worker.stop(patience=20)
+    worker.stop(timeout=20)
     assert worker.trace() == []
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from django_workerguard.errors import ExitCode
 from django_workerguard.probe.process import start_time
-from tests.process.harness import PATIENCE, ROOT, Server
+from tests.process.harness import ROOT, TIMEOUT, Server
 from tests.process.test_odd_projects import MANAGE_PY
 from tests.process.test_reload import order
 
@@ -559,11 +559,11 @@ def test_a_start_can_be_stopped_while_it_reads_the_settings(shop):
         project=shop.directory, command=shop.command, environ={"DJANGO_SETTINGS_MODULE": module}
     )
     reading = shop.directory / "reading"
-    server._poll("the settings are read", lambda: reading.exists() and reading.read_text(), PATIENCE)
+    server._poll("the settings are read", lambda: reading.exists() and reading.read_text(), TIMEOUT)
     assert server.stop() == 0
     assert "Traceback" not in server.log
     pid = int(reading.read_text())
-    server._poll("the process has ended", lambda: not start_time(pid), PATIENCE)
+    server._poll("the process has ended", lambda: not start_time(pid), TIMEOUT)
 
 
 # files
@@ -622,7 +622,7 @@ def test_no_worker_inherits_what_is_read_for_a_reload(shop):
     server = shop.start()
     shop.write("shop/settings.py", textwrap.dedent(SETTINGS) + textwrap.dedent(HANG))
     order(server, "reload")
-    server._poll("the settings are read", (shop.directory / "reading").exists, PATIENCE)
+    server._poll("the settings are read", (shop.directory / "reading").exists, TIMEOUT)
     server.kill_worker()
     server.wait_event("ready", count=2)
     opened = [os.readlink(path) for path in Path(f"/proc/{server.pids()[0]}/fd").iterdir()]

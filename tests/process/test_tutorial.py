@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.harness import PATIENCE, ROOT
+from tests.process.harness import ROOT, TIMEOUT
 
 PAGE = (ROOT / "docs" / "tutorial" / "first-steps.md").read_text()
 BLOCK = re.compile(r"```(?P<language>\w+)\n(?P<text>.*?)```", re.DOTALL)
@@ -63,13 +63,13 @@ class Reader:
             env=self.environ,
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
         )
         assert done.returncode == 0, done
         return done.stdout.replace(str(self.port), "8000")
 
     def until(self, text: str, command: str) -> str:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while text not in (told := self.do(command)):
             assert time.monotonic() < deadline, told
             time.sleep(0.1)
@@ -141,7 +141,7 @@ def test_first_steps(reader):
             assert re.search(rf"Z {name} ", events), f"no event {name}"
 
         os.kill(server.pid, signal.SIGTERM)
-        assert server.wait(PATIENCE) == 0
+        assert server.wait(TIMEOUT) == 0
     finally:
         if server.poll() is None:
             os.killpg(server.pid, signal.SIGKILL)

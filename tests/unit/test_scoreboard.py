@@ -26,7 +26,7 @@ from django_workerguard.scoreboard.layout import (
     Slot,
     layout_for,
 )
-from django_workerguard.scoreboard.places import open_board, server_name, remove_stale_files
+from django_workerguard.scoreboard.places import open_board, remove_stale_files, server_name
 from django_workerguard.scoreboard.snapshot import snapshot
 
 SMALL = Layout(seats=2, slots=2)
