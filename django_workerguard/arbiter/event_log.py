@@ -225,7 +225,7 @@ class EventLog:
         )
         self._say("info", worker, "ready", "ready after %.2f s (%d of %d)", took, fleet.ready, fleet.target)
         self._logged, self._repeated = None, 0
-        self._tallies.load_took(took)
+        self._tallies.count_load(took)
         if first:
             self._all_said = True
             self._log.info("All %d workers are ready", fleet.target, extra={"action": "all-ready"})

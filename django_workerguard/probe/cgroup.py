@@ -15,8 +15,8 @@ NO_LIMIT_V1 = 1 << 60  # bytes; without a limit v1 says a number near to the lar
 def cpus(*, root: Path = CGROUP, proc: Path = PROC) -> int:
     """Return how many CPUs this process may use: its affinity, limited by the cgroups' quotas (v2, v1)."""
     allowed = len(os.sched_getaffinity(0))
-    quotas = [quota for group in own(root=root, proc=proc) if (quota := _quota_v2(group))]
-    quotas += [quota for group in _own_v1("cpu", root=root, proc=proc) if (quota := _quota_v1(group))]
+    quotas = [quota for group in own_groups(root=root, proc=proc) if (quota := _quota_v2(group))]
+    quotas += [quota for group in _own_groups_v1("cpu", root=root, proc=proc) if (quota := _quota_v1(group))]
     quota = min(quotas, default=None)
     return max(1, min(allowed, math.ceil(quota))) if quota else allowed
 
@@ -29,7 +29,7 @@ def memory(*, root: Path = CGROUP, proc: Path = PROC) -> tuple[int, int]:
     """
     groups = [
         (group / "memory.max", group / "memory.current", group / "memory.stat", "inactive_file")
-        for group in own(root=root, proc=proc)
+        for group in own_groups(root=root, proc=proc)
     ]
     groups += [
         (
@@ -38,22 +38,22 @@ def memory(*, root: Path = CGROUP, proc: Path = PROC) -> tuple[int, int]:
             group / "memory.stat",
             "total_inactive_file",
         )
-        for group in _own_v1("memory", root=root, proc=proc)
+        for group in _own_groups_v1("memory", root=root, proc=proc)
     ]
-    found = [
+    limits = [
         (limit, max(0, used - (_counter(stat, cache) or 0)))
         for most, current, stat, cache in groups
         if 0 < (limit := _number(most)) < NO_LIMIT_V1 and (used := _number(current))
     ]
-    return min(found, key=lambda pair: pair[0] - pair[1], default=(0, 0))
+    return min(limits, key=lambda pair: pair[0] - pair[1], default=(0, 0))
 
 
 def oom_kills(*, root: Path = CGROUP, proc: Path = PROC) -> int:
     """Return how often the kernel has killed because memory ran out: in this cgroup (v2, v1), else on this machine."""
-    v2 = _counter(own(root=root, proc=proc)[0] / "memory.events", "oom_kill")
+    v2 = _counter(own_groups(root=root, proc=proc)[0] / "memory.events", "oom_kill")
     if v2 is not None:
         return v2
-    group = _own_v1("memory", root=root, proc=proc)[0]
+    group = _own_groups_v1("memory", root=root, proc=proc)[0]
     counters = (
         group / "memory.oom_control",
         *group.glob("*/memory.oom_control"),
@@ -78,21 +78,21 @@ def _number(path: Path) -> int:
         return 0
 
 
-def own(*, root: Path = CGROUP, proc: Path = PROC) -> list[Path]:
+def own_groups(*, root: Path = CGROUP, proc: Path = PROC) -> list[Path]:
     """List this process's cgroup (v2) and those around it, the innermost first."""
-    return _around(root, _path_of("", proc=proc))
+    return _with_parents(root, _path_of("", proc=proc))
 
 
-def _own_v1(controller: str, *, root: Path, proc: Path) -> list[Path]:
+def _own_groups_v1(controller: str, *, root: Path, proc: Path) -> list[Path]:
     """List this process's cgroup of a controller (v1) and those around it, the innermost first.
 
     A container's path is that of the host, and only the root, which is the container's own, is there.
     """
     top = root / controller
-    return [group for group in _around(top, _path_of(controller, proc=proc)) if group.is_dir()] or [top]
+    return [group for group in _with_parents(top, _path_of(controller, proc=proc)) if group.is_dir()] or [top]
 
 
-def _around(root: Path, inside: str) -> list[Path]:
+def _with_parents(root: Path, inside: str) -> list[Path]:
     group = root / inside.strip("/")
     return [group, *(parent for parent in group.parents if parent.is_relative_to(root))]
 

@@ -27,11 +27,11 @@ from django_workerguard.scoreboard.layout import (
     Seat,
     Slot,
 )
-from django_workerguard.scoreboard.sanitise import clean, clean_about
+from django_workerguard.scoreboard.sanitise import clean_about, clean_report
 
-READ_TRIES = 50
+READ_ATTEMPTS = 50
 MAP_FIXED = 0x10  # Linux; the module mmap does not name it
-LARGEST = (1 << 64) - 1  # of a word
+MAX_WORD = (1 << 64) - 1  # of a word
 RELEASE_BYTES = 64
 
 
@@ -54,7 +54,7 @@ class Board:
         self.fd = fd
         self.path = path
         self.words = memoryview(mapping).cast("Q")
-        self._read: dict[int, tuple[int, Any]] = {}
+        self._documents: dict[int, tuple[int, Any]] = {}
 
     @classmethod
     def create(cls, layout: Layout, path: Path | None, *, pid: int = 0, start: int = 0) -> Board:
@@ -75,7 +75,7 @@ class Board:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # for life: see `places.remove_stale_files`
             os.posix_fallocate(fd, 0, layout.size)
             board = cls(mmap.mmap(fd, layout.size), layout, fd=fd, path=path)
-            board._name_itself(pid, start)
+            board._write_identity(pid, start)
             if unfinished is not None and path is not None:
                 unfinished.rename(path)
         except OSError:
@@ -85,7 +85,7 @@ class Board:
             raise
         return board
 
-    def _name_itself(self, pid: int, start: int) -> None:
+    def _write_identity(self, pid: int, start: int) -> None:
         for word, value in (
             (Header.MAGIC, MAGIC),
             (Header.VERSION, VERSION),
@@ -184,11 +184,11 @@ class Board:
         self.words[offset] = sequence
         self.words[offset + 1] = len(data)
         self.write_bytes(offset + 2, data)
-        self.words[offset] = _after(sequence)
+        self.words[offset] = _next_sequence(sequence)
 
     def read_text(self, offset: int, capacity: int) -> bytes:
         """Read a text region; b"" where nothing was written or its writer died while writing."""
-        for _ in range(READ_TRIES):
+        for _ in range(READ_ATTEMPTS):
             before = self.words[offset]
             length = min(self.words[offset + 1], (capacity - 2) * WORD)
             data = self.read_bytes(offset + 2, length)
@@ -206,14 +206,14 @@ class Board:
         What has been read is kept until it is written anew: who looks often reads little.
         """
         sequence = self.words[offset]
-        known = self._read.get(offset)
+        known = self._documents.get(offset)
         if known is not None and known[0] == sequence and sequence % 2 == 0:
             return known[1]
         try:
             document = json.loads(self.read_text(offset, capacity))
         except (ValueError, RecursionError):
             document = None
-        self._read[offset] = (sequence, document)  # as of before it was read, so never too new
+        self._documents[offset] = (sequence, document)  # as of before it was read, so never too new
         return document
 
     # regions by name
@@ -243,7 +243,7 @@ class Board:
         self.write_json(self.seat_text(index), TEXT_WORDS, fit(report, TEXT_WORDS))
 
     def read_seat_report(self, index: int) -> dict[str, Any]:
-        return clean(self.read_json(self.seat_text(index), TEXT_WORDS))
+        return clean_report(self.read_json(self.seat_text(index), TEXT_WORDS))
 
     def write_last_error(self, slot: int, error: dict[str, Any], *, steps: Sequence[Any] = ()) -> None:
         """Write what ended a slot's last process that was not asked to, with the steps that its load got through."""
@@ -254,7 +254,7 @@ class Board:
         error = self.read_json(self.slot_text(slot), TEXT_WORDS)
         if not isinstance(error, dict):
             return None
-        return {**error, "steps": clean({"steps": error.get("steps")})["steps"]}
+        return {**error, "steps": clean_report({"steps": error.get("steps")})["steps"]}
 
     def write_release(self, index: int, release: str) -> None:
         data = release.encode(errors="replace")[:RELEASE_BYTES].ljust(RELEASE_BYTES, b"\0")
@@ -270,7 +270,9 @@ class Board:
         for word in range(start, start + Seat.WORDS):
             self.words[word] = 0
         self.words[text + 1] = 0
-        self.words[text] = _after(self.words[text])  # on and on: nobody takes an old text for a new one
+        self.words[text] = _next_sequence(
+            self.words[text]
+        )  # on and on: nobody takes an old text for a new one
 
 
 def is_held(path: Path, *, others: bool = False) -> bool:
@@ -293,9 +295,9 @@ def is_held(path: Path, *, others: bool = False) -> bool:
     return False
 
 
-def _after(sequence: int) -> int:
+def _next_sequence(sequence: int) -> int:
     """Return the next even sequence; a worker gone wild may have written the largest there is."""
-    return ((sequence | 1) + 1) & LARGEST
+    return ((sequence | 1) + 1) & MAX_WORD
 
 
 def fit(report: dict[str, Any], capacity: int) -> dict[str, Any]:
@@ -315,10 +317,14 @@ def fit(report: dict[str, Any], capacity: int) -> dict[str, Any]:
             shortened[field] = "…" + value[len(value) - int(len(value) * share * 0.9) :]
             excess -= encoded - len(json.dumps(shortened[field]))
     steps = report.get("steps", [])
-    return {**report, "error": shortened} if excess <= 0 else {"steps": steps[-20:], "error": _bare(error)}
+    return (
+        {**report, "error": shortened}
+        if excess <= 0
+        else {"steps": steps[-20:], "error": _without_traceback(error)}
+    )
 
 
-def _bare(error: dict[str, Any]) -> dict[str, Any]:
+def _without_traceback(error: dict[str, Any]) -> dict[str, Any]:
     return {key: str(value)[:200] for key, value in error.items() if key != "traceback"} | {"traceback": ""}
 
 

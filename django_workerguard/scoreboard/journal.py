@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from django_workerguard.scoreboard.board import READ_TRIES, Board
+from django_workerguard.scoreboard.board import READ_ATTEMPTS, Board
 from django_workerguard.scoreboard.header import WORD, Header
 from django_workerguard.scoreboard.layout import EVENT_WORDS, EVENTS
 
@@ -41,7 +41,7 @@ def read_events(board: Board, *, after: int = 0) -> Iterator[dict[str, Any]]:
 
 def _read(board: Board, number: int) -> dict[str, Any] | None:
     start = board.layout.event(number % EVENTS)
-    for _ in range(READ_TRIES):
+    for _ in range(READ_ATTEMPTS):
         if board.words[start] != number + 1:
             return None  # overwritten meanwhile
         length = min(board.words[start + 1], ROOM)

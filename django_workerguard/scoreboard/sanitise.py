@@ -30,7 +30,7 @@ def text(value: Any) -> str:
     return str(value).encode(errors="replace").decode()
 
 
-def clean(report: Any) -> dict[str, Any]:
+def clean_report(report: Any) -> dict[str, Any]:
     """Return a report of the right form whatever was written: ``step``, ``steps``, ``threads``, ``outdated`` and, if there is one, ``error``."""
     if not isinstance(report, dict):
         return {}

@@ -49,7 +49,7 @@ class Tallies:
         counts[label if label in counts else OTHER] += 1
         self._board.write_tallies(self._counts)
 
-    def load_took(self, seconds: float) -> None:
+    def count_load(self, seconds: float) -> None:
         """Count a load that succeeded."""
         self._counts[LOAD_SECONDS] = round(self._counts[LOAD_SECONDS] + seconds, 6)
         self.count("loads", next(bound for bound in LOAD_BUCKETS if seconds <= float(bound)))
@@ -59,14 +59,14 @@ def read_tallies(board: Board) -> dict[str, Any]:
     """Return every tally by its labels, nothing but numbers whatever the board holds."""
     written = board.read_tallies()
     tallies: dict[str, Any] = {
-        name: {label: _number(_in(written.get(name), label)) for label in labels}
+        name: {label: _number(_label_count(written.get(name), label)) for label in labels}
         for name, labels in TALLIES.items()
     }
     tallies[LOAD_SECONDS] = _number(written.get(LOAD_SECONDS))
     return tallies
 
 
-def _in(counts: Any, label: str) -> Any:
+def _label_count(counts: Any, label: str) -> Any:
     return counts.get(label) if isinstance(counts, dict) else None
 
 

@@ -58,11 +58,11 @@ Guess = tuple[str, Callable[[], Any]]
 def load_lazy_parts(parts: OptionalParts) -> None:
     """Import and build everything that Django keeps for later, as far as this project uses it.
 
-    Raises only what every request would raise; see `_needed`.
+    Raises only what every request would raise; see `_load_required`.
     """
     from django.conf import settings
 
-    _needed(settings)
+    _load_required(settings)
     for name in _late_imports():
         with parts.part(name):
             _import_if_there(name)
@@ -87,7 +87,7 @@ def _import_if_there(name: str) -> None:
 # what every request needs
 
 
-def _needed(settings: Any) -> None:
+def _load_required(settings: Any) -> None:
     """Build the caches and database back ends that Django, or its middleware, uses for each request."""
     from django.core.cache import caches
 

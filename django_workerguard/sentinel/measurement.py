@@ -10,11 +10,11 @@ from pathlib import Path
 
 from django_workerguard.config.load_request import Reporter, Step
 from django_workerguard.probe.process import resident_bytes
-from django_workerguard.sentinel.leftovers import Open
+from django_workerguard.sentinel.leftovers import OpenResources
 from django_workerguard.sentinel.optional_parts import OptionalParts
 
 KILOBYTE = 1024
-MOST_LEFT = 8  # threads and sockets of one step that are named
+MAX_NAMED = 8  # threads and sockets of one step that are named
 
 
 @contextlib.contextmanager
@@ -26,11 +26,11 @@ def measured(name: str, reporter: Reporter, *, shareable: bool = True) -> Iterat
     reporter.begin(name)
     _reset_peak()
     pid = os.getpid()
-    memory, before, parts = resident_bytes(pid), Open.now(), OptionalParts()
+    memory, before, parts = resident_bytes(pid), OpenResources.now(), OptionalParts()
     started = time.monotonic()
     yield parts
     seconds = time.monotonic() - started
-    left = Open.now().since(before)
+    left = OpenResources.now().since(before)
     reporter.end(
         Step(
             name=name,
@@ -40,7 +40,7 @@ def measured(name: str, reporter: Reporter, *, shareable: bool = True) -> Iterat
             threads_left=len(left.threads),
             sockets_left=len(left.sockets),
             shareable=shareable,
-            left=left.unexpected()[:MOST_LEFT],
+            left=left.unexpected()[:MAX_NAMED],
             skipped=parts.skipped,
         )
     )

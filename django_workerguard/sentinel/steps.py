@@ -26,7 +26,7 @@ STEPS: dict[str, Callable[[LoadRequest, OptionalParts], None]] = {
 
 
 class WrongApplicationError(Exception):
-    """The application cannot be found, or is not of the kind that the worker class serves."""
+    """The application cannot be target, or is not of the kind that the worker class serves."""
 
 
 class ProbeError(Exception):
@@ -62,10 +62,10 @@ def load_steps(request: LoadRequest, reporter: Reporter, app: Callable[..., Any]
 
 def _application(request: LoadRequest) -> Callable[..., Any]:
     name = request.app or _from_settings(request.interface)
-    app = _named(name) if name else _django_default(request.interface)
+    app = _import_named(name) if name else _django_default(request.interface)
     if not callable(app):
         raise WrongApplicationError(f"{name} is not callable")
-    _check_kind(app, name or "Django's own application", request.interface)
+    _check_interface(app, name or "Django's own application", request.interface)
     import django
     from django.apps import apps
 
@@ -87,19 +87,19 @@ def _from_settings(interface: str) -> str | None:
     return f"{module}:{attribute}"
 
 
-def _named(name: str) -> Any:
+def _import_named(name: str) -> Any:
     """Import what ``module:attribute`` names; as in gunicorn, `application` by default, and ``()`` calls a factory."""
     module_name, _, path = name.partition(":")
-    found: Any = import_module(module_name)
+    target: Any = import_module(module_name)
     path, calls, arguments = (path or "application").partition("(")
     if arguments not in ("", ")"):
         raise WrongApplicationError(f"{name}: a factory is called without arguments here, {path}()")
     for attribute in path.split("."):
         try:
-            found = getattr(found, attribute)
+            target = getattr(target, attribute)
         except AttributeError:
             raise WrongApplicationError(f"{module_name} has no {path!r}") from None
-    return found() if calls else found
+    return target() if calls else target
 
 
 def _django_default(interface: str) -> Callable[..., Any]:
@@ -112,19 +112,19 @@ def _django_default(interface: str) -> Callable[..., Any]:
     return get_wsgi_application()
 
 
-def _check_kind(app: Callable[..., Any], name: str, interface: str) -> None:
+def _check_interface(app: Callable[..., Any], name: str, interface: str) -> None:
     is_asgi = iscoroutinefunction(app) or iscoroutinefunction(getattr(app, "__call__", None))  # noqa: B004
     if is_asgi and interface == "wsgi":
         raise WrongApplicationError(
             f"{name} is an ASGI application, and this worker class serves WSGI: choose the worker class asgi"
         )
-    if interface == "asgi" and not is_asgi and _arguments(app) == 2:
+    if interface == "asgi" and not is_asgi and _parameter_count(app) == 2:
         raise WrongApplicationError(
             f"{name} is a WSGI application, and this worker class serves ASGI: choose sync, gthread or gevent"
         )
 
 
-def _arguments(app: Callable[..., Any]) -> int | None:
+def _parameter_count(app: Callable[..., Any]) -> int | None:
     try:
         return len(signature(app).parameters)
     except (TypeError, ValueError):
@@ -133,7 +133,7 @@ def _arguments(app: Callable[..., Any]) -> int | None:
 
 def _run_probe(name: str) -> None:
     dotted = name if ":" in name else ":".join(name.rsplit(".", 1))
-    if _named(dotted)() is False:
+    if _import_named(dotted)() is False:
         raise ProbeError(f"the load probe {name} returned False")
 
 
@@ -150,7 +150,7 @@ def release(spec: str) -> str:
             case "file":
                 return Path(where).read_text().strip().partition("\n")[0]
             case "call":
-                return str(_named(where)())
+                return str(_import_named(where)())
     except BaseException:
         return ""
     return ""

@@ -19,12 +19,12 @@ from django_workerguard.worker.current import set_current_worker
 from django_workerguard.worker.seat_handle import SeatHandle
 
 PR_SET_PDEATHSIG = 1
-RESET = [
+ARBITER_SIGNALS = [
     getattr(signal, f"SIG{name}")
     for name in ["HUP", "QUIT", "INT", "TERM", "TTIN", "TTOU", "USR1", "USR2", "WINCH", "CHLD", "IO", "ABRT"]
 ]
 # whose handlers are the server's; a handler of the application's own stays
-SERVERS = (
+SERVER_MODULES = (
     "gunicorn.",
     "uvicorn.",
     "uvicorn_worker.",
@@ -38,7 +38,7 @@ SERVERS = (
 @contextlib.contextmanager
 def signals_blocked() -> Iterator[None]:
     """Hold every signal back around a fork, so that none meets the arbiter's handlers in the child."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, RESET)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ARBITER_SIGNALS)
     try:
         yield
     finally:
@@ -47,7 +47,7 @@ def signals_blocked() -> Iterator[None]:
 
 def release_arbiter(descriptors: Iterable[int]) -> None:
     """Give up what belongs to the arbiter: its signal handlers and its descriptors."""
-    for number in RESET:
+    for number in ARBITER_SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     for number in (
         signal.SIGUSR1,
@@ -86,17 +86,17 @@ def release_seat_after_fork(handle: SeatHandle) -> None:
     """Have every process that this worker forks from now on give up what is the worker's. Call it once a process."""
     worker = os.getpid()
 
-    def give_up() -> None:
+    def release_seat() -> None:
         if os.getpid() != worker:
-            _give_up(handle)
+            _release_seat(handle)
 
-    os.register_at_fork(after_in_child=give_up)
+    os.register_at_fork(after_in_child=release_seat)
 
 
-def _give_up(handle: SeatHandle) -> None:
+def _release_seat(handle: SeatHandle) -> None:
     steps: tuple[Callable[[], object], ...] = (
         handle.board.make_private,
-        lambda: _silence(handle.wake_fd),
+        lambda: _redirect_to_devnull(handle.wake_fd),
         faulthandler.disable,
         lambda: signal.set_wakeup_fd(-1),  # an event loop's: the worker would take the signal for its own
         _restore_signals,
@@ -109,7 +109,7 @@ def _give_up(handle: SeatHandle) -> None:
             continue  # each is better than none: this process is the application's
 
 
-def _silence(fd: int) -> None:
+def _redirect_to_devnull(fd: int) -> None:
     """Lead a descriptor to /dev/null: its number must not become another file's."""
     if fd < 0:
         return
@@ -121,9 +121,9 @@ def _silence(fd: int) -> None:
 def _restore_signals() -> None:
     for number in signal.valid_signals():
         handler = signal.getsignal(number)
-        if callable(handler) and _is_servers(handler):
+        if callable(handler) and _is_server_handler(handler):
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
-def _is_servers(handler: Callable[..., object]) -> bool:
-    return f"{getattr(handler, '__module__', None)}.".startswith(SERVERS)
+def _is_server_handler(handler: Callable[..., object]) -> bool:
+    return f"{getattr(handler, '__module__', None)}.".startswith(SERVER_MODULES)

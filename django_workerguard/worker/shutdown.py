@@ -17,7 +17,7 @@ from typing import Any
 from django_workerguard.errors import ExitCode
 from django_workerguard.worker.seat_handle import SeatHandle
 
-PATIENCE = 5.0  # seconds that the project's threads get to end by themselves
+THREAD_TIMEOUT = 5.0  # seconds that the project's threads get to end by themselves
 
 
 def limit_threads(log: Any, handle: SeatHandle) -> None:
@@ -25,35 +25,37 @@ def limit_threads(log: Any, handle: SeatHandle) -> None:
 
     def report(names: str) -> None:
         text = "slot=%d gen=%d pid=%d ends after %g s, though threads that are not daemons go on: %s"
-        values = (handle.slot, handle.generation, os.getpid(), PATIENCE, names)
+        values = (handle.slot, handle.generation, os.getpid(), THREAD_TIMEOUT, names)
         log.warning(text, *values, extra={"action": "threads-left"})
         handle.board.write_seat_report(
             handle.seat, {**handle.board.read_seat_report(handle.seat), "threads": names}
         )
 
-    _limit(report, ExitCode.OK)
+    _start_timer(report, ExitCode.OK)
 
 
 def limit_threads_of_arbiter(exit_code: int) -> None:
     """Bound the wait of an arbiter for the threads of its configuration and hooks, and keep its exit code."""
 
     def report(names: str) -> None:
-        text = f"The server ends after {PATIENCE:g} s, though threads that are not daemons go on: {names}\n"
+        text = f"The server ends after {THREAD_TIMEOUT:g} s, though threads that are not daemons go on: {names}\n"
         sys.stderr.write(text)
 
-    _limit(report, exit_code)
+    _start_timer(report, exit_code)
 
 
-def _limit(report: Callable[[str], None], exit_code: int) -> None:
-    if _waited_for():
+def _start_timer(report: Callable[[str], None], exit_code: int) -> None:
+    if _non_daemon_threads():
         # a daemon, so that it is not waited for itself; gevent's threads end with their hub
-        end = threading.Thread(target=_end, args=(report, exit_code), name="workerguard-end", daemon=True)
+        end = threading.Thread(
+            target=_end_process, args=(report, exit_code), name="workerguard-end", daemon=True
+        )
         end.start()
 
 
-def _end(report: Callable[[str], None], exit_code: int) -> None:
-    time.sleep(PATIENCE)
-    names = ", ".join(repr(thread.name) for thread in _waited_for())
+def _end_process(report: Callable[[str], None], exit_code: int) -> None:
+    time.sleep(THREAD_TIMEOUT)
+    names = ", ".join(repr(thread.name) for thread in _non_daemon_threads())
     if names:
         try:
             report(names)
@@ -63,7 +65,7 @@ def _end(report: Callable[[str], None], exit_code: int) -> None:
             os._exit(exit_code)
 
 
-def _waited_for() -> list[threading.Thread]:
+def _non_daemon_threads() -> list[threading.Thread]:
     """List the threads that Python waits for at its end."""
     return [
         thread

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from django_workerguard.config.load_request import Step, unaccepted
-from django_workerguard.scoreboard.sanitise import clean
+from django_workerguard.scoreboard.sanitise import clean_report
 
 LEFT = ("thread:poller-1", "socket:10.0.0.5:443")
 
@@ -28,12 +28,14 @@ def test_patterns_accept_a_step_or_one_thing_of_it(patterns, rest):
 
 @pytest.mark.parametrize("nonsense", [None, 5, "text", {"a": 1}, [[1], None, "x"]])
 def test_a_report_of_any_form_is_made_safe(nonsense):
-    (step,) = clean({"steps": [{"name": "app", "left": nonsense, "skipped": nonsense}]})["steps"]
+    (step,) = clean_report({"steps": [{"name": "app", "left": nonsense, "skipped": nonsense}]})["steps"]
     assert all(isinstance(name, str) for name in step["left"])
     assert step["skipped"] == []
 
 
 def test_the_reason_of_a_part_that_was_left_out_survives_the_cleaning():
     part = {"part": "MAILERS: bulk", "type": "ImportError", "message": "no"}
-    (step,) = clean({"steps": [{"name": "lazy", "skipped": [{**part, "more": 1}, {"part": None}]}]})["steps"]
+    (step,) = clean_report({"steps": [{"name": "lazy", "skipped": [{**part, "more": 1}, {"part": None}]}]})[
+        "steps"
+    ]
     assert step["skipped"] == [part, {"part": "", "type": "", "message": ""}]

@@ -60,7 +60,7 @@ def test_what_is_not_known_is_no_number_that_lies():
 def test_the_histogram_is_cumulative(board):
     tallies = Tallies(board)
     for seconds in (0.05, 0.3, 0.3, 500.0):
-        tallies.load_took(seconds)
+        tallies.count_load(seconds)
     read = read_tallies(board)
     assert read[LOAD_SECONDS] == pytest.approx(500.65)
     histogram = by_name(changed(tallies=read))["workerguard_load_duration_seconds"]
