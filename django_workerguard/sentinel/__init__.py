@@ -1,6 +1,6 @@
-"""The sentinel: decides that a worker is loaded. Runs in the worker, at its start.
+"""The sentinel: verifies that a worker is loaded. Runs in the worker, at its start.
 
-The server knows it by its dotted name only, and resolves that in the child.
+The server imports it by its dotted name, and only in the child, because it imports Django.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ __all__ = [
 
 
 def announce_loaded(worker: Any) -> None:
-    """Send the signal `worker_loaded`; a receiver that raises is logged and harms nobody."""
+    """Send the signal `worker_loaded`; if a receiver raises, Django logs the error and the worker goes on."""
     from django_workerguard.signals import worker_loaded
 
     worker_loaded.send_robust(type(worker), worker=worker)
 
 
 def announce_retiring(worker: Any) -> None:
-    """Send the signal `worker_retiring`; a receiver that raises is logged and harms nobody."""
+    """Send the signal `worker_retiring`; if a receiver raises, Django logs the error and the worker goes on."""
     from django_workerguard.signals import worker_retiring
 
     worker_retiring.send_robust(type(worker), worker=worker)
 
 
 def watch_memory_errors(count: Callable[[], None]) -> None:
-    """Have each MemoryError counted that Django turns into an answer of 500, which no server sees."""
+    """Call ``count`` for each MemoryError that Django turns into a response 500, because the server never sees it."""
     from django.core.signals import got_request_exception
 
-    def look(**_: Any) -> None:
+    def check(**_: Any) -> None:
         if isinstance(sys.exc_info()[1], MemoryError):
             count()
 
-    got_request_exception.connect(look, weak=False, dispatch_uid="workerguard")
+    got_request_exception.connect(check, weak=False, dispatch_uid="workerguard")

@@ -10,48 +10,50 @@ from typing import Any
 
 @contextlib.contextmanager
 def connections_closed(*, forget: bool) -> Iterator[None]:
-    """Close what is opened inside this, on every alias, also if the load fails: none must cross into a later fork.
+    """Close the connections that the block opens, on every alias, even if the load fails, so that no fork inherits one.
 
     A connection that was open before stays open: under another server, or in a test, a request may be using it.
-    ``forget``: drop the connection objects that were made inside this, too. Django goes through all that it knows
-    at the start and the end of every request, and the project may use none of these.
+    ``forget``: also drop the connection objects that the block has made. Django visits all its connection objects at
+    the start and the end of every request, even if the project never uses them.
     """
-    before = {id(known): _is_open(known) for _, _, known in _known()}
+    before = {id(connection): _is_open(connection) for _, _, connection in _connections()}
     try:
         yield
     finally:
-        for handler, alias, known in _known():
-            if before.get(id(known)):
+        for handler, alias, connection in _connections():
+            if before.get(id(connection)):
                 continue
-            with contextlib.suppress(Exception):  # a connection that cannot be closed is no reason to fail
-                known.close()
-            if forget and id(known) not in before:
+            with contextlib.suppress(
+                Exception
+            ):  # the load must not fail because a connection cannot be closed
+                connection.close()
+            if forget and id(connection) not in before:
                 del handler[alias]
 
 
-def _known() -> list[tuple[Any, str, Any]]:
+def _connections() -> list[tuple[Any, str, Any]]:
     """Return Django's connections to databases and caches: handler, alias, connection.
 
-    None before Django has its settings: the application's own module may still have to prepare the environment
-    that they read.
+    Empty until Django's settings are configured. This function must not configure them: the application's own module
+    may first have to set environment variables that they read.
     """
     configuration = sys.modules.get("django.conf")
     if configuration is None or not configuration.settings.configured:
         return []
-    with contextlib.suppress(Exception):  # settings that Django refuses: no connection can have been opened
+    with contextlib.suppress(Exception):  # if Django rejects the settings, no connection is open
         from django.core.cache import caches
         from django.db import connections
 
         handlers: tuple[Any, ...] = (connections, caches)
-        known = [
+        connections_by_alias = [
             (handler, alias, getattr(handler._connections, alias, None))
             for handler in handlers
             for alias in handler
         ]
-        return [entry for entry in known if entry[2] is not None]
+        return [entry for entry in connections_by_alias if entry[2] is not None]
     return []
 
 
-def _is_open(known: Any) -> bool:
-    """Say whether a database connection is open; a cache, which does not tell, passes for it."""
-    return getattr(known, "connection", known) is not None
+def _is_open(connection: Any) -> bool:
+    """Say whether a database connection is open; a cache has no such state and counts as open."""
+    return getattr(connection, "connection", connection) is not None

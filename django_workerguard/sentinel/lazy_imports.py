@@ -1,7 +1,7 @@
 """Import what Django would otherwise import on the first request. Runs in the worker.
 
-The sentinel guesses what the site will use. A part that cannot be loaded is reported and left out, unless
-every request would fail for it.
+The sentinel guesses which parts the site will use. If a part cannot be loaded, the sentinel reports it and skips it,
+unless every request would fail without it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from django_workerguard.sentinel.optional_parts import OptionalParts
 
-# what request handling, forms, the debug page and the error page import when they are first needed
+# modules that request handling, forms, the debug page and the error page import at their first use
 LATE_IMPORTS = (
     "django.core.handlers.exception",
     "django.core.serializers.json",
@@ -56,9 +56,9 @@ Guess = tuple[str, Callable[[], Any]]
 
 
 def load_lazy_parts(parts: OptionalParts) -> None:
-    """Import and build everything that Django keeps for later, as far as this project uses it.
+    """Import and build all parts that Django loads lazily and that this project uses.
 
-    Raises only what every request would raise; see `_load_required`.
+    Raises only errors that every request would raise; see `_load_required`.
     """
     from django.conf import settings
 
@@ -80,15 +80,15 @@ def _late_imports() -> Iterator[str]:
 
 
 def _import_if_there(name: str) -> None:
-    if find_spec(name) is not None:  # else: not part of this version of Django
+    if find_spec(name) is not None:  # otherwise this version of Django does not have it
         import_module(name)
 
 
-# what every request needs
+# required by every request
 
 
 def _load_required(settings: Any) -> None:
-    """Build the caches and database back ends that Django, or its middleware, uses for each request."""
+    """Build the caches and database back ends that Django or its middleware uses for each request."""
     from django.core.cache import caches
 
     for alias in settings.CACHES:
@@ -117,7 +117,7 @@ def _load_database(alias: str) -> None:
     import_module(connection.ops.compiler_module)
 
 
-# what the site may use: the part's name and how it is loaded
+# optional parts: the name of the part, and the function that loads it
 
 
 def _languages(settings: Any) -> Iterator[Guess]:
@@ -170,7 +170,7 @@ def _hashers(_settings: Any) -> Iterator[Guess]:
 
 
 def _password_validators(settings: Any) -> Iterator[Guess]:
-    """Yield the classes, and build none: Django's list of common passwords takes 1.6 MB."""
+    """Yield the classes without building them: Django's list of common passwords takes 1.6 MB."""
     if _installed("django.contrib.auth"):
         for validator in settings.AUTH_PASSWORD_VALIDATORS:
             yield f"AUTH_PASSWORD_VALIDATORS: {validator['NAME']}", partial(_import_string, validator["NAME"])
@@ -222,16 +222,16 @@ def _exception_filter(_settings: Any) -> Iterator[Guess]:
 
 
 def _mailers(settings: Any) -> Iterator[Guess]:
-    """Yield the back ends of MAILERS, which Django has from 6.1 on."""
+    """Yield the back ends of MAILERS, a setting of Django 6.1 and later."""
     mailers: Mapping[str, Mapping[str, Any]] = getattr(settings, "MAILERS", {})
     for alias, mailer in mailers.items():
         yield f"MAILERS: {alias}", partial(_import_string, mailer.get("BACKEND", SMTP))
 
 
 def _email_backend(settings: Any) -> Iterator[Guess]:
-    """Yield EMAIL_BACKEND, which Django 6.1 deprecates, and which does not exist there beside MAILERS."""
+    """Yield EMAIL_BACKEND. Django 6.1 deprecates it, and does not have it if MAILERS is set."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the sentinel reads the setting, not the site
+        warnings.simplefilter("ignore")  # here the sentinel reads the deprecated setting, not the site
         path = getattr(settings, "EMAIL_BACKEND", None)
     if path:
         yield f"EMAIL_BACKEND: {path}", partial(_import_string, path)
@@ -247,7 +247,7 @@ def _csrf_failure_view(settings: Any) -> Iterator[Guess]:
         )
 
 
-# by the setting that decides
+# keys: the setting that decides which parts are loaded
 BY_SETTING: Mapping[str, Callable[[Any], Iterator[Guess]]] = {
     "LANGUAGE_CODE": _languages,
     "SESSION_ENGINE": _sessions,

@@ -1,4 +1,4 @@
-"""Threads and sockets that a step of a load leaves open, and which of them are known to be harmless. Runs in the worker."""
+"""Threads and sockets that a step of the load leaves open, and which of them are known to be harmless. Runs in the worker."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 
 from django_workerguard.config.django_settings import all_settings
 
-# executors of asyncio and asgiref, which belong to ASGI and not to the step that happened to need one first
+# executors of asyncio and asgiref: they belong to ASGI, not to the step that used them first
 ASGI_THREADS = ("ThreadPoolExecutor-", "asyncio_")
-# libraries whose threads keep a pool of connections in order: each worker has its own
+# libraries with a thread that maintains a connection pool: each worker has its own
 POOL_LIBRARIES = ("psycopg_pool", "psycopg2", "redis", "django_redis", "pymemcache", "pymongo", "sqlalchemy")
 # the usual ports of databases, caches and brokers
 SERVICE_PORTS = frozenset(
@@ -27,26 +27,26 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]{0,32}://[^\s'\"]+", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class OpenResources:
-    """The threads and the sockets that are open at one moment, each by what identifies it."""
+    """The threads and the sockets that are open at one moment, each by its identity."""
 
     threads: dict[int, threading.Thread]
     sockets: dict[str, int]  # inode -> descriptor
 
     @classmethod
     def now(cls) -> OpenResources:
-        """Look at this process."""
+        """Return the open threads and sockets of this process."""
         threads = {id(one): one for one in threading.enumerate() if not one.name.startswith(ASGI_THREADS)}
         return cls(threads, dict(_sockets()))
 
     def since(self, before: OpenResources) -> OpenResources:
-        """Return what is open now and was not before."""
+        """Return the threads and sockets that are open now and were not open before."""
         return OpenResources(
             {key: one for key, one in self.threads.items() if key not in before.threads},
             {inode: fd for inode, fd in self.sockets.items() if inode not in before.sockets},
         )
 
     def unexpected(self) -> tuple[str, ...]:
-        """Name what is not known to be harmless."""
+        """Return the names of the threads and sockets that are not known to be harmless."""
         threads = (f"thread:{one.name}" for one in self.threads.values() if not _is_pool_thread(one))
         sockets = (name for fd in self.sockets.values() if (name := _describe_socket(fd)))
         return (*sorted(threads), *sorted(sockets))
@@ -62,14 +62,14 @@ def _sockets() -> Iterator[tuple[str, int]]:
 
 
 def _is_pool_thread(thread: threading.Thread) -> bool:
-    """Say whether a library that keeps connections started a thread, from the code that the thread runs."""
+    """Say whether a thread belongs to a connection-pool library, judging by the module of the code that it runs."""
     target: Any = getattr(thread, "_target", None)
     modules = (getattr(target, "__module__", None), type(thread).__module__)
     return any(str(module).partition(".")[0] in POOL_LIBRARIES for module in modules)
 
 
 def _describe_socket(fd: int) -> str:
-    """Describe a socket; "" if it is harmless: a pair inside this process, or a client's connection to a service."""
+    """Describe a socket; "" if it is harmless: a socket pair of this process, or a connection to a service."""
     with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as one:
         here = one.getsockname()
         if one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
@@ -79,7 +79,7 @@ def _describe_socket(fd: int) -> str:
         except OSError:
             return f"socket:{_address_text(here) or one.family.name}"
         if one.family == socket.AF_UNIX:
-            return ""  # a pair by which an event loop wakes itself, or a service on this host
+            return ""  # the socket pair that wakes an event loop, or a service on this host
         return "" if there[1] in _service_ports() else f"socket:{_address_text(there)}"
     return ""
 
@@ -91,12 +91,12 @@ def _address_text(address: Any) -> str:
 
 
 def _service_ports() -> frozenset[int]:
-    """Return the ports at which databases, caches and brokers are reached: the usual ones and the settings'."""
+    """Return the ports of databases, caches and brokers: the usual ones, and those in the settings."""
     return SERVICE_PORTS | frozenset(_ports(all_settings(), depth=0))
 
 
 def _ports(value: Any, *, depth: int) -> Iterator[int]:
-    """Yield each port of a URL, a pair (host, port) or a PORT anywhere in a setting."""
+    """Yield each port in a setting, at any depth: from a URL, a pair (host, port) or a PORT."""
     if depth > 5:
         return
     match value:

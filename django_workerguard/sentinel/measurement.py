@@ -1,4 +1,4 @@
-"""Measure the steps of a load: time, memory, what is left behind. Runs in the worker."""
+"""Measure the steps of a load: time, memory, threads and sockets left open. Runs in the worker."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from django_workerguard.sentinel.leftovers import OpenResources
 from django_workerguard.sentinel.optional_parts import OptionalParts
 
 KILOBYTE = 1024
-MAX_NAMED = 8  # threads and sockets of one step that are named
+MAX_NAMED = 8  # the number of threads and sockets of one step that are listed by name
 
 
 @contextlib.contextmanager
 def measured(name: str, reporter: Reporter, *, shareable: bool = True) -> Iterator[OptionalParts]:
-    """Report one step of the load, which collects what it skips in the given parts.
+    """Measure and report one step of the load. The step adds each part that it skips to the `OptionalParts`.
 
-    A step that raises is begun and never ended.
+    If the step raises, its beginning is reported and its end is not.
     """
     reporter.begin(name)
     _reset_peak()

@@ -1,4 +1,4 @@
-"""Parts of a load that the sentinel chooses by itself: a failure there is reported, never raised. Runs in the worker."""
+"""Parts that the sentinel loads because it guesses that the site needs them; failures are reported, not raised. Runs in the worker."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from django_workerguard.config.redact import describe_briefly
 from django_workerguard.policy.failure import is_want_of_memory
 from django_workerguard.worker.load import class_names
 
-MOST = 8  # parts of one step that are reported; a seat's report has 12 KiB for everything
+MAX_REPORTED = 8  # parts of one step; a seat's report has 12 KiB for everything
 
 
 class OptionalParts:
-    """Collects the parts that could not be loaded, of one step."""
+    """Collects the parts of one step that could not be loaded."""
 
     def __init__(self) -> None:
         self._skipped: list[Skipped] = []
 
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Load a part inside this; whatever it raises is kept as the reason why the part was skipped.
+        """Load a part in this block; if it raises, record the error as the reason for skipping the part.
 
-        A want of memory is raised on: it says nothing about the part, and the next try may have the memory.
+        An out-of-memory error is raised again: the part is not its cause, and the next try may have enough memory.
         """
         try:
             yield
@@ -34,4 +34,4 @@ class OptionalParts:
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
-        return tuple(self._skipped[:MOST])
+        return tuple(self._skipped[:MAX_REPORTED])

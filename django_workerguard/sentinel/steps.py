@@ -26,17 +26,17 @@ STEPS: dict[str, Callable[[LoadRequest, OptionalParts], None]] = {
 
 
 class WrongApplicationError(Exception):
-    """The application cannot be target, or is not of the kind that the worker class serves."""
+    """The application does not exist, or the worker class cannot serve its interface (WSGI or ASGI)."""
 
 
 class ProbeError(Exception):
-    """A load probe said no."""
+    """A load probe returned False."""
 
 
 def load(request: LoadRequest, reporter: Reporter) -> Callable[..., Any]:
-    """Load and verify the application, and return it. Raises whatever goes wrong, of any kind.
+    """Load and verify the application, and return it. Raises any exception of the load.
 
-    The project's own module comes first: it may set the environment that Django reads.
+    The project's own module is imported first, because it may set environment variables that Django reads.
     """
     with connections_closed(forget=False):
         with measured("app", reporter):
@@ -46,7 +46,7 @@ def load(request: LoadRequest, reporter: Reporter) -> Callable[..., Any]:
 
 
 def load_steps(request: LoadRequest, reporter: Reporter, app: Callable[..., Any] | None = None) -> None:
-    """Run every step after the application's import; without ``app`` all but the warm-up requests."""
+    """Run every step that follows the import of the application; without ``app``, skip the warm-up requests."""
     with connections_closed(forget=True):
         for name in request.warmup:
             with measured(name, reporter) as parts:
@@ -75,7 +75,7 @@ def _application(request: LoadRequest) -> Callable[..., Any]:
 
 
 def _from_settings(interface: str) -> str | None:
-    """Return the setting's ``module:callable``; None where the project names no application."""
+    """Return ``module:callable`` from the settings; None if the project names no application."""
     if not os.environ.get("DJANGO_SETTINGS_MODULE"):
         return None
     from django.conf import settings
@@ -88,12 +88,12 @@ def _from_settings(interface: str) -> str | None:
 
 
 def _import_named(name: str) -> Any:
-    """Import what ``module:attribute`` names; as in gunicorn, `application` by default, and ``()`` calls a factory."""
+    """Import ``module:attribute``; as in gunicorn, the attribute defaults to `application`, and ``()`` calls a factory."""
     module_name, _, path = name.partition(":")
     target: Any = import_module(module_name)
     path, calls, arguments = (path or "application").partition("(")
     if arguments not in ("", ")"):
-        raise WrongApplicationError(f"{name}: a factory is called without arguments here, {path}()")
+        raise WrongApplicationError(f"{name}: a factory cannot have arguments; write {path}()")
     for attribute in path.split("."):
         try:
             target = getattr(target, attribute)
@@ -116,11 +116,11 @@ def _check_interface(app: Callable[..., Any], name: str, interface: str) -> None
     is_asgi = iscoroutinefunction(app) or iscoroutinefunction(getattr(app, "__call__", None))  # noqa: B004
     if is_asgi and interface == "wsgi":
         raise WrongApplicationError(
-            f"{name} is an ASGI application, and this worker class serves WSGI: choose the worker class asgi"
+            f"{name} is an ASGI application, but this worker class serves WSGI; choose the worker class asgi"
         )
     if interface == "asgi" and not is_asgi and _parameter_count(app) == 2:
         raise WrongApplicationError(
-            f"{name} is a WSGI application, and this worker class serves ASGI: choose sync, gthread or gevent"
+            f"{name} is a WSGI application, but this worker class serves ASGI; choose sync, gthread or gevent"
         )
 
 
@@ -140,17 +140,17 @@ def _run_probe(name: str) -> None:
 def release(spec: str) -> str:
     """Return the release that this process runs, from ``env:NAME``, ``file:PATH`` or ``call:module:function``.
 
-    Never raises: a release that cannot be read is "".
+    Never raises: if the release cannot be read, it is "".
     """
-    kind, _, where = spec.partition(":")
+    kind, _, source = spec.partition(":")
     try:
         match kind:
             case "env":
-                return os.environ.get(where, "")
+                return os.environ.get(source, "")
             case "file":
-                return Path(where).read_text().strip().partition("\n")[0]
+                return Path(source).read_text().strip().partition("\n")[0]
             case "call":
-                return str(_import_named(where)())
+                return str(_import_named(source)())
     except BaseException:
         return ""
     return ""

@@ -1,4 +1,4 @@
-"""Walk the URLconf as deep as it goes. Runs in the worker."""
+"""Load the whole URLconf and the template engines. Runs in the worker."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 
 def load_urlconf(more: Sequence[str] = ()) -> None:
-    """Import every URLconf that is included, the error handlers, and build what reverse() looks into.
+    """Import every included URLconf and the error handlers, and build the tables that reverse() uses.
 
-    ``more``: URLconfs besides ROOT_URLCONF, which the project chooses per request. Raises what the project's
-    modules raise.
+    ``more``: URLconfs besides ROOT_URLCONF, which the project chooses per request. Raises any exception of the
+    project's modules.
     """
     from django.conf import settings
 
@@ -24,7 +24,7 @@ def _load(urlconf: str) -> None:
 
     resolver = get_resolver(urlconf)
     _walk(resolver, seen=set())
-    resolver.reverse_dict  # noqa: B018 - builds namespaces and the reverse map of this language
+    resolver.reverse_dict  # noqa: B018 - builds the namespaces and the reverse map of this language
     for status in (400, 403, 404, 500):
         resolver.resolve_error_handler(status)
 
@@ -36,7 +36,7 @@ def _walk(resolver: Any, *, seen: set[int]) -> None:
     for pattern in resolver.url_patterns:
         if hasattr(pattern, "url_patterns"):
             _walk(pattern, seen=seen)
-        getattr(pattern.pattern, "regex", None)  # compiled once, kept for ever
+        getattr(pattern.pattern, "regex", None)  # compiles it; Django caches it for ever
 
 
 def load_templates() -> None:

@@ -1,4 +1,4 @@
-"""Make requests through the loaded application, without a server. Runs in the worker."""
+"""Warm-up requests: call the loaded application without a server. Runs in the worker."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ REDIRECTS = frozenset({301, 302, 307, 308})
 
 
 class WarmupError(Exception):
-    """A warm-up request was answered with a server error."""
+    """The response to a warm-up request was a server error."""
 
 
 def warm_up(app: Callable[..., Any], path: str, *, interface: str) -> None:
     """Request a path and read the response to its end.
 
-    Raises WarmupError for 500 and above, from what the view raised where that is known.
+    For a status of 500 and above, raises the exception of the view if it is known, otherwise WarmupError.
     """
     from django.core.signals import got_request_exception
 
@@ -51,7 +51,7 @@ def warm_up(app: Callable[..., Any], path: str, *, interface: str) -> None:
 
 
 def host() -> str:
-    """Choose a Host that ALLOWED_HOSTS admits."""
+    """Return a Host header that ALLOWED_HOSTS accepts."""
     from django.conf import settings
 
     for pattern in settings.ALLOWED_HOSTS:
@@ -67,7 +67,7 @@ def _wants_https() -> bool:
 
 
 def _proxy_header() -> tuple[str, str] | None:
-    """Return the header by which a proxy tells that the request came over https, in WSGI's spelling."""
+    """Return the header with which a proxy says that the request came over https, in WSGI's spelling."""
     from django.conf import settings
 
     return settings.SECURE_PROXY_SSL_HEADER or None
@@ -98,13 +98,13 @@ def _get_wsgi(app: Callable[..., Any], path: str, *, secure: bool) -> tuple[int,
     header = _proxy_header()
     if secure and header:
         environ[header[0]] = header[1]
-    told: dict[str, Any] = {}
+    result: dict[str, Any] = {}
 
     def start_response(
         status: str, headers: list[tuple[str, str]], _exc_info: Any = None
     ) -> Callable[[bytes], None]:
-        told["status"] = int(status.split(maxsplit=1)[0])
-        told["location"] = next((value for name, value in headers if name.lower() == "location"), "")
+        result["status"] = int(status.split(maxsplit=1)[0])
+        result["location"] = next((value for name, value in headers if name.lower() == "location"), "")
         return lambda _data: None
 
     response = app(environ, start_response)
@@ -114,22 +114,22 @@ def _get_wsgi(app: Callable[..., Any], path: str, *, secure: bool) -> tuple[int,
     finally:
         if hasattr(response, "close"):
             response.close()
-    return told["status"], told["location"]
+    return result["status"], result["location"]
 
 
 def _get_asgi(app: Callable[..., Any], path: str, *, secure: bool) -> tuple[int, str]:
-    """Run the request on an event loop of its own, so that the worker's stays untouched."""
+    """Run the request on its own event loop, to leave the worker's event loop alone."""
     import asyncio
     import threading
 
-    result: list[Any] = []
+    outcome: list[Any] = []
 
     def on_its_own_loop() -> None:
         loop = asyncio.new_event_loop()
         try:
-            result.append(loop.run_until_complete(_request(app, path, secure=secure)))
+            outcome.append(loop.run_until_complete(_request(app, path, secure=secure)))
         except BaseException as error:
-            result.append(error)
+            outcome.append(error)
         finally:
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.close()
@@ -137,11 +137,11 @@ def _get_asgi(app: Callable[..., Any], path: str, *, secure: bool) -> tuple[int,
     runner = threading.Thread(target=on_its_own_loop, name="asyncio_warmup")
     runner.start()
     runner.join()
-    if isinstance(result[0], BaseException):
-        raise result[0]
+    if isinstance(outcome[0], BaseException):
+        raise outcome[0]
     status: int
     location: str
-    status, location = result[0]
+    status, location = outcome[0]
     return status, location
 
 
@@ -169,31 +169,31 @@ async def _request(app: Callable[..., Any], path: str, *, secure: bool) -> tuple
         "client": ("127.0.0.1", 0),
         "server": (host(), 443 if secure else 80),
     }
-    told: dict[str, Any] = {"status": FAILED, "location": ""}
-    asked = False
+    result: dict[str, Any] = {"status": FAILED, "location": ""}
+    sent = False
     ended = asyncio.Event()
 
     async def receive() -> dict[str, Any]:
-        nonlocal asked
-        if asked:
+        nonlocal sent
+        if sent:
             await ended.wait()
             return {"type": "http.disconnect"}
-        asked = True
+        sent = True
         return {"type": "http.request", "body": b"", "more_body": False}
 
     async def send(message: dict[str, Any]) -> None:
         if message["type"] == "http.response.start":
-            told["status"] = message["status"]
-            told["location"] = next(
+            result["status"] = message["status"]
+            result["location"] = next(
                 (v.decode() for n, v in message["headers"] if n.lower() == b"location"), ""
             )
         elif message["type"] == "http.response.body" and not message.get("more_body"):
             ended.set()
 
     await app(scope, receive, send)
-    # synchronous views have run in a thread of their own, with connections of its own
+    # synchronous views ran in a thread with its own connections
     from asgiref.sync import sync_to_async
     from django.db import connections
 
     await sync_to_async(connections.close_all, thread_sensitive=True)()
-    return told["status"], told["location"]
+    return result["status"], result["location"]
