@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import inspect
 import logging
+import re
 import signal
 from types import SimpleNamespace
 
@@ -146,7 +147,12 @@ def test_the_mixin_hides_no_attribute_of_a_worker_class_by_accident():
             for part in inspect.getsource(cls.__init__).split("self.")[1:]
         }
         ours = {name for name in vars(GuardMixin) if not name.startswith("__")}
-        assert not (ours - meant) & (set(dir(cls)) | instance_names)
+        assert not ((ours | assigned(GuardMixin)) - meant) & (set(dir(cls)) | instance_names)
+    assert not assigned(StandIn) & set(dir(ThreadWorker))
+
+
+def assigned(cls: type) -> set[str]:
+    return set(re.findall(r"self\.(\w+) = ", inspect.getsource(cls)))
 
 
 def test_what_closes_a_connection_is_looked_up_when_it_is_needed():

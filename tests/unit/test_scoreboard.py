@@ -238,7 +238,9 @@ def test_names_of_files():
 
 
 def test_without_any_place_the_board_is_anonymous(tmp_path, monkeypatch):
-    monkeypatch.setattr(discovery, "run_directories", lambda *a, **k: [(str(tmp_path / "file" / "dir"), "somewhere")])
+    monkeypatch.setattr(
+        discovery, "run_directories", lambda *a, **k: [(str(tmp_path / "file" / "dir"), "somewhere")]
+    )
     (tmp_path / "file").touch()
     opened = open_board(SMALL, "shop", None, environ={}, uid=os.geteuid(), pid=1)
     assert opened.board.path is None
