@@ -14,7 +14,7 @@ from django_workerguard.errors import ExitCode
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.layout import Layout
 from django_workerguard.server.configuration import GuardedApplication
-from django_workerguard.server.workers.mixin import is_asgi, own_steps
+from django_workerguard.server.workers.mixin import is_asgi, server_steps
 from django_workerguard.worker import load
 from django_workerguard.worker.seat_handle import SeatHandle
 
@@ -38,7 +38,7 @@ def check(app: GuardedApplication) -> NoReturn:
         overdue.daemon = True
         overdue.start()
     try:
-        load.load(handle, leaving=lambda: None, before=own_steps(app.cfg))
+        load.load(handle, on_stop=lambda: None, server_steps=server_steps(app.cfg))
         failed = False
     except BaseException:
         failed = True

@@ -1,1 +1,1 @@
-"""The process that loads and serves the application, whatever made it: gunicorn never, Django never."""
+"""The process that loads and serves the application, under any server. Imports neither gunicorn nor Django."""

@@ -1,9 +1,8 @@
-"""What a process does right after a fork: a child of the arbiter, and a process that the application forks from a worker.
+"""Clean-up right after a fork. Runs in children of the arbiter, and in processes that the application forks from a worker.
 
-A child gives up what is the arbiter's: its signal handlers and its descriptors. A process of the application's
-inherits the worker's seat, its line to the arbiter and its signal handlers, and gives these up: a view that starts a
-`multiprocessing.Process` and ends it by SIGTERM must not make the arbiter believe that the worker leaves.
-Runs in children of the arbiter, and in processes that they fork.
+A child of the arbiter gives up the arbiter's signal handlers and descriptors. A process that the application forks
+inherits the worker's seat, wake-up pipe and signal handlers, and gives them up: if a view starts a
+`multiprocessing.Process` and ends it with SIGTERM, the arbiter must not believe that the worker is leaving.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ ARBITER_SIGNALS = [
     getattr(signal, f"SIG{name}")
     for name in ["HUP", "QUIT", "INT", "TERM", "TTIN", "TTOU", "USR1", "USR2", "WINCH", "CHLD", "IO", "ABRT"]
 ]
-# whose handlers are the server's; a handler of the application's own stays
+# modules whose signal handlers belong to the server; handlers of the application are kept
 SERVER_MODULES = (
     "gunicorn.",
     "uvicorn.",
@@ -37,7 +36,7 @@ SERVER_MODULES = (
 
 @contextlib.contextmanager
 def signals_blocked() -> Iterator[None]:
-    """Hold every signal back around a fork, so that none meets the arbiter's handlers in the child."""
+    """Block the arbiter's signals during a fork, so that no signal runs an arbiter's handler in the child."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ARBITER_SIGNALS)
     try:
         yield
@@ -46,13 +45,13 @@ def signals_blocked() -> Iterator[None]:
 
 
 def release_arbiter(descriptors: Iterable[int]) -> None:
-    """Give up what belongs to the arbiter: its signal handlers and its descriptors."""
+    """Give up the arbiter's signal handlers and descriptors."""
     for number in ARBITER_SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     for number in (
         signal.SIGUSR1,
         signal.SIGHUP,
-    ):  # a log rotation or a hangup must not kill a worker that boots
+    ):  # a log rotation or a hangup must not kill a worker that is starting
         signal.signal(number, ignore_signal)
     for fd in descriptors:
         with contextlib.suppress(OSError):
@@ -60,11 +59,11 @@ def release_arbiter(descriptors: Iterable[int]) -> None:
 
 
 def ignore_signal(_number: int, _frame: object) -> None:
-    """Do nothing about a signal. Other than SIG_IGN it is not inherited by the programs that a worker starts."""
+    """Ignore a signal. Unlike SIG_IGN, programs that the worker starts do not inherit this handler."""
 
 
 class IgnoresHangup:
-    """A worker class whose processes SIGHUP leaves alone: it is the arbiter's, and a group of processes gets it whole."""
+    """A worker class that ignores SIGHUP, because SIGHUP is meant for the arbiter but can reach the whole process group."""
 
     def init_signals(self) -> None:
         super().init_signals()  # type: ignore[misc] # gunicorn's
@@ -73,9 +72,9 @@ class IgnoresHangup:
 
 
 def die_with_parent(parent: int) -> bool:
-    """Ask the kernel for SIGTERM when the parent dies; False if it is dead already.
+    """Ask the kernel to send SIGTERM when the parent dies; return False if it is already dead.
 
-    To be called after a change of user, which clears the request.
+    Call it after a change of user, because that clears the request.
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
@@ -83,7 +82,7 @@ def die_with_parent(parent: int) -> bool:
 
 
 def release_seat_after_fork(handle: SeatHandle) -> None:
-    """Have every process that this worker forks from now on give up what is the worker's. Call it once a process."""
+    """Make every process that this worker forks from now on give up the worker's seat. Call it once per process."""
     worker = os.getpid()
 
     def release_seat() -> None:
@@ -98,7 +97,9 @@ def _release_seat(handle: SeatHandle) -> None:
         handle.board.make_private,
         lambda: _redirect_to_devnull(handle.wake_fd),
         faulthandler.disable,
-        lambda: signal.set_wakeup_fd(-1),  # an event loop's: the worker would take the signal for its own
+        lambda: signal.set_wakeup_fd(
+            -1
+        ),  # shared with the worker's event loop, which would act on the signal
         _restore_signals,
         lambda: set_current_worker(None),
     )
@@ -106,16 +107,16 @@ def _release_seat(handle: SeatHandle) -> None:
         try:
             step()
         except (OSError, ValueError):
-            continue  # each is better than none: this process is the application's
+            continue  # do the other steps: the application's process must go on
 
 
 def _redirect_to_devnull(fd: int) -> None:
-    """Lead a descriptor to /dev/null: its number must not become another file's."""
+    """Redirect a descriptor to /dev/null. It is not closed, so that no other file gets its number."""
     if fd < 0:
         return
-    nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-    os.dup2(nowhere, fd, inheritable=False)
-    os.close(nowhere)
+    devnull = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    os.dup2(devnull, fd, inheritable=False)
+    os.close(devnull)
 
 
 def _restore_signals() -> None:

@@ -1,7 +1,7 @@
-"""The worker that this code runs in. Runs in a worker.
+"""The worker that this code runs in. Runs in the worker.
 
-The one piece of state that is per process by nature: the server's mixin sets it after the
-fork, application code asks `current_worker`.
+This state is global because it describes the process: the server's mixin sets it after the fork, and application code
+reads it with `current_worker`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from django_workerguard.scoreboard.snapshot import snapshot
 
 @dataclass(frozen=True)
 class CurrentWorker:
-    """A worker under `serve_guarded`, seen from inside."""
+    """The worker under `serve_guarded` that runs the calling code."""
 
     slot: int
     pid: int
@@ -29,7 +29,7 @@ class CurrentWorker:
 
     @property
     def loaded(self) -> bool:
-        """Say whether the sentinel has passed this worker."""
+        """Whether the sentinel has verified that this worker is loaded."""
         return self.board.words[self.board.layout.seat(self.seat) + Seat.STATE] in (
             SeatState.LOADED,
             SeatState.READY,
@@ -38,11 +38,11 @@ class CurrentWorker:
 
     @property
     def release(self) -> str:
-        """Return the release that this worker loaded; "" where none is known."""
+        """The release that this worker has loaded; "" if none is known."""
         return self.board.read_release(self.seat)
 
     def vitals(self) -> Vitals:
-        """Return what the health URLs look at."""
+        """Return the numbers from which the health URLs answer."""
         return self.board.vitals
 
     def snapshot(self) -> dict[str, Any]:
@@ -50,15 +50,15 @@ class CurrentWorker:
         return snapshot(self.board)
 
 
-class _Here:
+class _Process:
     worker: CurrentWorker | None = None
 
 
 def current_worker() -> CurrentWorker | None:
-    """Return the guarded worker that this code runs in; None elsewhere (manage.py, other servers)."""
-    return _Here.worker
+    """Return the guarded worker that this code runs in; None in other processes (manage.py, other servers)."""
+    return _Process.worker
 
 
 def set_current_worker(worker: CurrentWorker | None) -> None:
-    """Tell this process which worker it is. For the server's mixin, and for tests."""
-    _Here.worker = worker
+    """Set the worker that this process is. For the server's mixin, and for tests."""
+    _Process.worker = worker

@@ -1,4 +1,4 @@
-"""The load of one worker, from the fork to the admission. Runs in the child."""
+"""The load of one worker, from the fork to its admission. Runs in the worker."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from django_workerguard.worker.current import CurrentWorker, set_current_worker
 from django_workerguard.worker.package_sources import changed_packages
 from django_workerguard.worker.seat_handle import SeatHandle
 
-# bytes of address space, none of it touched, that are given up when there is no memory to report a failure with
+# bytes of address space, never touched; released to have memory for reporting a failed load
 RESERVE = 4 << 20
 SENTINEL = "django_workerguard.sentinel"
 Loaded = TypeVar("Loaded")
@@ -33,7 +33,7 @@ DIRECT = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
 
 
 class SeatReporter:
-    """Writes the load's steps into the seat as they happen, so that a hang shows where."""
+    """Writes each step of the load into the seat when it begins and ends, so that the step of a hang is known."""
 
     def __init__(self, handle: SeatHandle) -> None:
         self._handle = handle
@@ -60,30 +60,32 @@ class SeatReporter:
 
 
 def load(
-    handle: SeatHandle, *, leaving: Callable[[], None], before: Mapping[str, Callable[[], None]] | None = None
+    handle: SeatHandle,
+    *,
+    on_stop: Callable[[], None],
+    server_steps: Mapping[str, Callable[[], None]] | None = None,
 ) -> Callable[..., Any]:
-    """Load the application with the sentinel and return it, verified.
+    """Load the application with the sentinel, verify it and return it.
 
-    Whatever goes wrong is written into the seat and raised on. ``leaving`` is called
-    when the worker is asked to leave in the middle of it, which ends the process. ``before``:
-    steps of the server's own that come first, by name.
+    Any error is written into the seat and raised again. If the worker is asked to leave during the load, ``on_stop`` is
+    called and the process ends. ``server_steps``: steps of the server, by name, that run first.
     """
 
     def application(sentinel: Any, reporter: SeatReporter) -> Callable[..., Any]:
-        for name, step in (before or {}).items():
+        for name, step in (server_steps or {}).items():
             with sentinel.measured(name, reporter, shareable=False):
                 step()
         app: Callable[..., Any] = sentinel.load(handle.request, reporter)
         return app
 
-    with _direct_signals(handle, leaving):
+    with _direct_signals(handle, on_stop):
         return attempt(handle, application)
 
 
 def attempt(handle: SeatHandle, work: Callable[[Any, SeatReporter], Loaded]) -> Loaded:
-    """Do the work of a load under the sentinel's eyes, which is handed to it, and return what it returns.
+    """Run ``work``, the load itself, with the sentinel and a reporter as arguments, and return its result.
 
-    Whatever goes wrong is written into the seat and raised on.
+    Any error is written into the seat and raised again.
     """
     reporter = SeatReporter(handle)
     set_current_worker(
@@ -97,10 +99,10 @@ def attempt(handle: SeatHandle, work: Callable[[Any, SeatReporter], Loaded]) -> 
         )
     )
     handle.set_state(SeatState.LOADING)
-    # what is there came from the parent: the collector would write into its pages, and so copy each of them
+    # objects of the parent: the garbage collector would write to their memory pages and so copy each page
     gc.freeze()
     with contextlib.ExitStack() as reserve:
-        with contextlib.suppress(OSError):  # a load without a reserve is still a load
+        with contextlib.suppress(OSError):  # the reserve is not essential
             reserve.enter_context(mmap.mmap(-1, RESERVE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
         try:
             sentinel = import_module(SENTINEL)
@@ -114,15 +116,15 @@ def attempt(handle: SeatHandle, work: Callable[[Any, SeatReporter], Loaded]) -> 
 
 
 @contextlib.contextmanager
-def _direct_signals(handle: SeatHandle, leaving: Callable[[], None]) -> Iterator[None]:
-    """Handle signals at once, and let SIGABRT dump every thread's stack, while the load runs.
+def _direct_signals(handle: SeatHandle, on_stop: Callable[[], None]) -> Iterator[None]:
+    """During the load, handle signals at once, and let SIGABRT dump the stack of every thread.
 
-    asyncio worker classes queue signals until their loop runs, which a hung load prevents.
+    asyncio worker classes queue signals until their event loop runs, and a load that hangs never starts it.
     """
 
     def leave(_number: int, _frame: FrameType | None) -> None:
         try:
-            leaving()
+            on_stop()
         finally:
             os._exit(ExitCode.OK)
 
@@ -147,18 +149,18 @@ def _direct_signals(handle: SeatHandle, leaving: Callable[[], None]) -> Iterator
 
 
 def dump_stacks(handle: SeatHandle) -> None:
-    """Have every thread's stack dumped where this process is aborted or crashes, even in C."""
+    """Enable faulthandler: it dumps the stack of every thread if this process is aborted or crashes, even in C."""
     if handle.dump_fd >= 0:
         faulthandler.enable(file=handle.dump_fd, all_threads=True)
 
 
 def dump_concurrency(handle: SeatHandle, loop: Any = None) -> None:
-    """Dump what faulthandler cannot see: greenlets, and the tasks of a running event loop."""
+    """Dump the stacks that faulthandler cannot see: greenlets, and the tasks of a running event loop."""
     if handle.dump_fd < 0:
         return
     with os.fdopen(os.dup(handle.dump_fd), "a") as file:
         if "gevent" in sys.modules:
-            gc.unfreeze()  # gevent finds its greenlets among the objects that the collector looks at
+            gc.unfreeze()  # gevent finds its greenlets among the objects of the garbage collector, without the frozen ones
             import_module("gevent.util").print_run_info(file=file)
         if "asyncio" in sys.modules and loop is not None:
             for task in sys.modules["asyncio"].all_tasks(loop):
@@ -166,13 +168,13 @@ def dump_concurrency(handle: SeatHandle, loop: Any = None) -> None:
 
 
 def record_failure(handle: SeatHandle, error: BaseException, reporter: SeatReporter | None = None) -> None:
-    """Write why the load failed into the seat, then say so; report it to ``sys.excepthook`` too."""
+    """Write the error of a failed load into the seat, then set the seat's state; also call ``sys.excepthook``."""
     reporter = reporter or SeatReporter(handle)
     names = class_names(error)
     cause = Cause.TRANSIENT if is_transient(names) else Cause.NONE
     handle.board.words[handle.base + Seat.CAUSE] = cause | (Cause.MEMORY if is_want_of_memory(names) else 0)
     with contextlib.suppress(MemoryError):
-        reporter.fail(_described(error, reporter.current))
+        reporter.fail(_failure_details(error, reporter.current))
     stays = handle.has_order(Orders.STAY)
     handle.set_state(SeatState.UNLOADED if stays else SeatState.FAILED)
     if sys.excepthook is not sys.__excepthook__:
@@ -180,27 +182,27 @@ def record_failure(handle: SeatHandle, error: BaseException, reporter: SeatRepor
             sys.excepthook(type(error), error, error.__traceback__)
 
 
-def _described(error: BaseException, step: str | None) -> dict[str, Any]:
+def _failure_details(error: BaseException, step: str | None) -> dict[str, Any]:
     try:
-        described: dict[str, Any] = dict(import_module(SENTINEL).describe_failure(error))
+        details: dict[str, Any] = dict(import_module(SENTINEL).describe_failure(error))
     except BaseException:
-        described = _described_plainly(error)
-    return {**described, "step": step, "at": time.time()}
+        details = _minimal_details(error)
+    return {**details, "step": step, "at": time.time()}
 
 
-def _described_plainly(error: BaseException) -> dict[str, Any]:
-    """Describe a failure where not even the sentinel can be imported, or there is no memory for it."""
+def _minimal_details(error: BaseException) -> dict[str, Any]:
+    """Describe a failure if the sentinel cannot be imported, or there is not enough memory for it."""
     errno = getattr(error, "errno", None)
     message = os.strerror(errno) if isinstance(error, OSError) and isinstance(errno, int) else ""
-    described = {"type": type(error).__name__, "message": message}
+    details = {"type": type(error).__name__, "message": message}
     with contextlib.suppress(BaseException):
         lines = traceback.format_tb(error.__traceback__, limit=-5)
-        return {**described, "traceback": "".join(lines)}
-    return {**described, "traceback": ""}
+        return {**details, "traceback": "".join(lines)}
+    return {**details, "traceback": ""}
 
 
 def class_names(error: BaseException) -> set[str]:
-    """Return the names of a failure's classes and of those of its causes."""
+    """Return the class names of an error and of its causes, base classes included."""
     names: set[str] = set()
     seen: set[int] = set()
     cause: BaseException | None = error
@@ -212,13 +214,13 @@ def class_names(error: BaseException) -> set[str]:
 
 
 def mark_loaded(handle: SeatHandle) -> None:
-    """Say that everything that belongs to the load has passed; what is left is the admission."""
+    """Mark the load as complete; the worker then waits for its admission."""
     handle.stamp(Seat.LOAD_END)
     handle.set_state(SeatState.LOADED)
 
 
 def wait_for_admission(handle: SeatHandle, *, alive: Callable[[], bool]) -> bool:
-    """Wait until the arbiter lets this worker accept; False if it is to leave instead."""
+    """Wait until the arbiter admits this worker; return False if the worker must leave instead."""
     mark_loaded(handle)
     while not handle.has_order(Orders.ADMIT):
         if not alive():

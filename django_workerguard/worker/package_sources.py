@@ -1,8 +1,8 @@
-"""The sources of a package as they were when the server started. Made in the arbiter, used in its children.
+"""The sources of some packages as they were when the server started. Made in the arbiter, used in its children.
 
-A child imports what the arbiter must not hold: the sentinel, and modules that gunicorn and uvicorn import late. If the
-package is upgraded on disk meanwhile, those modules would not fit the ones that the child has from the arbiter. So
-the child imports each of them as it was at the start.
+A child imports modules that the arbiter has not imported: the sentinel, and modules that gunicorn and uvicorn import
+late. If such a package is upgraded on disk meanwhile, these modules no longer fit the modules that the child inherits
+from the arbiter. So the child imports each of them as it was at the start.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-# what a worker runs from the arbiter's time, and goes on importing
+# packages that are imported partly in the arbiter and partly in the worker
 PACKAGES = ("django_workerguard", "gunicorn", "uvicorn", "uvicorn_worker")
 
 
 @dataclass(frozen=True)
 class Source:
-    """A module's file: its content, and what Python compares to know whether compiled code fits it.
+    """A module's file: its content, and the time and size by which Python knows whether compiled code fits it.
 
-    Without content the module had been imported when its source would have been kept.
+    The content is empty if the arbiter had already imported the module.
     """
 
     path: str
@@ -36,7 +36,7 @@ class Source:
     size: int
 
     def has_changed(self) -> bool:
-        """Say whether the file is another one now, or gone."""
+        """Return whether the file has changed or is gone."""
         try:
             status = os.stat(self.path)
         except OSError:
@@ -45,7 +45,7 @@ class Source:
 
 
 class KeptLoader(SourceFileLoader):
-    """Loads a module from a kept source; compiled code on disk is used as long as it fits that source."""
+    """Loads a module from a kept source; uses compiled code on disk as long as it fits that source."""
 
     def __init__(self, name: str, source: Source) -> None:
         super().__init__(name, source.path)
@@ -58,11 +58,11 @@ class KeptLoader(SourceFileLoader):
         return zlib.decompress(self._source.compressed) if path == self.path else super().get_data(path)
 
     def set_data(self, path: Any, data: Any, *, _mode: int = 0) -> None:
-        """Write no compiled code: it might be that of a file which is no longer there."""
+        """Write no compiled code, because the source on disk may have changed."""
 
 
 class KeptSources(MetaPathFinder):
-    """Finds the modules of some packages in memory, before Python looks for them on disk."""
+    """Finds the modules of some packages in memory, before Python searches the disk."""
 
     def __init__(self, packages: Iterable[str]) -> None:
         self._sources = dict(_sources(packages))
@@ -76,22 +76,24 @@ class KeptSources(MetaPathFinder):
         return spec_from_file_location(name, source.path, loader=KeptLoader(name, source))
 
     def changed(self) -> list[str]:
-        """Return the packages of which a file is another one on disk now, or gone."""
-        return sorted({name.partition(".")[0] for name, one in self._sources.items() if one.has_changed()})
+        """Return the packages with a file that has changed on disk or is gone."""
+        return sorted(
+            {name.partition(".")[0] for name, source in self._sources.items() if source.has_changed()}
+        )
 
 
 def keep_sources(packages: Iterable[str] = PACKAGES) -> None:
-    """Keep the sources of those of the packages that this process has imported, for itself and its children."""
-    if not _kept():
+    """Keep the sources of the packages that this process has imported, for itself and its children."""
+    if not _finders():
         sys.meta_path.insert(0, KeptSources(name for name in packages if name in sys.modules))
 
 
 def changed_packages() -> list[str]:
     """Return the packages that have changed on disk since their sources were kept."""
-    return [name for kept in _kept() for name in kept.changed()]
+    return [name for finder in _finders() for name in finder.changed()]
 
 
-def _kept() -> list[KeptSources]:
+def _finders() -> list[KeptSources]:
     return [finder for finder in sys.meta_path if isinstance(finder, KeptSources)]
 
 
@@ -105,5 +107,5 @@ def _sources(packages: Iterable[str]) -> Iterator[tuple[str, Source]]:
                     status = path.stat()
                     content = b"" if name in sys.modules else zlib.compress(path.read_bytes(), 1)
                 except OSError:
-                    continue  # Python will look for it on disk
+                    continue  # Python then searches the disk
                 yield name, Source(str(path), content, status.st_mtime, status.st_size)

@@ -1,4 +1,4 @@
-"""What ties a process to its seat: made in the arbiter before the fork, used in the child."""
+"""A process's access to its seat and to the arbiter. Made in the arbiter before the fork, used in the child."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from django_workerguard.scoreboard.layout import Orders, Seat, SeatState, Slot
 
 @dataclass(frozen=True, kw_only=True)
 class SeatHandle:
-    """One seat of the board, and the line to the arbiter."""
+    """One seat of the scoreboard, and the pipe that wakes the arbiter."""
 
     board: Board
     seat: int
     slot: int
     generation: int
     wake_fd: int
-    dump_fd: int  # where faulthandler writes; -1: nowhere
+    dump_fd: int  # descriptor for faulthandler's stacks; -1: none
     request: LoadRequest
     options: GuardOptions
 
@@ -32,7 +32,7 @@ class SeatHandle:
         return self.board.layout.seat(self.seat)
 
     def set_state(self, state: SeatState) -> None:
-        """Tell the arbiter a new state, and wake it."""
+        """Write the state of this process into its seat, and wake the arbiter."""
         self.board.words[self.base + Seat.STATE] = state
         self.wake()
 
@@ -41,7 +41,7 @@ class SeatHandle:
         return self.board.words[self.base + Seat.STATE]
 
     def has_order(self, order: Orders) -> bool:
-        """Say whether the arbiter has given this order, to this process."""
+        """Return whether the arbiter has given this order to this process."""
         words = self.board.words
         return words[self.base + Seat.PID] == os.getpid() and bool(words[self.base + Seat.ORDERS] & order)
 
@@ -49,13 +49,13 @@ class SeatHandle:
         self.board.words[self.base + word] = monotonic_ns()
 
     def wake(self) -> None:
-        """Ring the arbiter: a byte into the pipe that it watches."""
+        """Wake the arbiter: write a byte into the pipe that it polls."""
         with contextlib.suppress(OSError):
             os.write(self.wake_fd, b".")
 
     @property
     def next_try_in(self) -> float:
-        """Return the seconds until the next try of any slot to load; 0 where none is known."""
+        """The seconds until any slot tries to load again; 0 if no try is due."""
         words = self.board.words
         layout = self.board.layout
         due = [words[layout.slot(n) + Slot.NEXT_TRY] for n in range(1, words[Header.TARGET] + 1)]
@@ -63,10 +63,9 @@ class SeatHandle:
 
 
 class SeatBeat:
-    """A worker's heartbeat, in its seat. Has the interface of gunicorn's WorkerTmp, but makes no file.
+    """A worker's heartbeat in its seat. It has the interface of gunicorn's WorkerTmp, but makes no file.
 
-    gunicorn makes one for every worker before the worker has a seat; until `take_seat` it beats
-    nowhere.
+    gunicorn makes one for every worker before the worker has a seat; before `take_seat`, `notify` does nothing.
     """
 
     def __init__(self, cfg: object) -> None:
@@ -82,11 +81,11 @@ class SeatBeat:
             self._words[self._beat] = monotonic_ns()
 
     def last_update(self) -> float:
-        """Return the last beat in seconds of the monotonic clock."""
+        """Return the time of the last heartbeat, in seconds of the monotonic clock."""
         return self._handle.board.words[self._handle.base + Seat.BEAT] / 1e9 if self._handle else 0.0
 
     def fileno(self) -> int:
         return self._handle.board.fd if self._handle else -1
 
     def close(self) -> None:
-        """Nothing to close: the board outlives the worker."""
+        """Do nothing: the scoreboard outlives the worker."""

@@ -1,8 +1,8 @@
-"""The last seconds of a process that has done its work. Runs in the worker and in the arbiter.
+"""A time limit for threads that still run when a process ends. Runs in the worker and in the arbiter.
 
-Python waits for every thread that is not a daemon before it ends a process. A scheduler that the project
-starts and never stops would take the whole mercy at each stop, recycle and reload of a worker; one that
-gunicorn.conf.py or a hook starts would keep the arbiter for ever.
+Before a process ends, Python waits for every thread that is not a daemon. If the project starts a scheduler and never
+stops it, each stop, recycle and reload of a worker would take the whole mercy. If gunicorn.conf.py or a hook starts one,
+the arbiter would never end.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ THREAD_TIMEOUT = 5.0  # seconds that the project's threads get to end by themsel
 
 
 def limit_threads(log: Any, handle: SeatHandle) -> None:
-    """Bound the wait of a worker for its threads; those that outlast it are named in the log and in its seat."""
+    """Limit the time that a worker waits for its threads; write the names of the others to the log and the seat."""
 
     def report(names: str) -> None:
-        text = "slot=%d gen=%d pid=%d ends after %g s, though threads that are not daemons go on: %s"
+        text = "slot=%d gen=%d pid=%d the worker ends now: non-daemon threads still ran after %g s: %s"
         values = (handle.slot, handle.generation, os.getpid(), THREAD_TIMEOUT, names)
         log.warning(text, *values, extra={"action": "threads-left"})
         handle.board.write_seat_report(
@@ -35,10 +35,10 @@ def limit_threads(log: Any, handle: SeatHandle) -> None:
 
 
 def limit_threads_of_arbiter(exit_code: int) -> None:
-    """Bound the wait of an arbiter for the threads of its configuration and hooks, and keep its exit code."""
+    """Limit the time that an arbiter waits for threads of its configuration and hooks; keep its exit code."""
 
     def report(names: str) -> None:
-        text = f"The server ends after {THREAD_TIMEOUT:g} s, though threads that are not daemons go on: {names}\n"
+        text = f"The server ends now: non-daemon threads still ran after {THREAD_TIMEOUT:g} s: {names}\n"
         sys.stderr.write(text)
 
     _start_timer(report, exit_code)
@@ -46,7 +46,7 @@ def limit_threads_of_arbiter(exit_code: int) -> None:
 
 def _start_timer(report: Callable[[str], None], exit_code: int) -> None:
     if _non_daemon_threads():
-        # a daemon, so that it is not waited for itself; gevent's threads end with their hub
+        # a daemon, so that Python does not wait for it; gevent's threads end with their hub
         end = threading.Thread(
             target=_end_process, args=(report, exit_code), name="workerguard-end", daemon=True
         )
@@ -66,7 +66,7 @@ def _end_process(report: Callable[[str], None], exit_code: int) -> None:
 
 
 def _non_daemon_threads() -> list[threading.Thread]:
-    """List the threads that Python waits for at its end."""
+    """List the threads that Python waits for before it ends."""
     return [
         thread
         for thread in threading.enumerate()

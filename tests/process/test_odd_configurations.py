@@ -49,7 +49,7 @@ def test_a_thread_of_the_configuration_does_not_keep_the_server(serve, tmp_path,
     shop.write("gunicorn.conf.py", conf)
     server = shop.start()
     assert server.stop() == 0
-    assert "threads that are not daemons go on: 'watcher'" in server.log
+    assert "non-daemon threads still ran after 5 s: 'watcher'" in server.log
 
 
 def test_a_thread_of_the_configuration_and_a_wrong_option(serve, tmp_path):

@@ -41,8 +41,8 @@ def _blocks_on_clients(worker_class: type) -> bool:
     return any(cls.__name__ in ("SyncWorker", "ThreadWorker") for cls in worker_class.__mro__)
 
 
-def own_steps(cfg: Any) -> dict[str, Step]:
-    """Return what a load has to get through besides the application, by name."""
+def server_steps(cfg: Any) -> dict[str, Step]:
+    """Return the steps of the load that belong to the server, by name."""
     return {"certificate": functools.partial(load_certificate, cfg)} if cfg.is_ssl else {}
 
 
@@ -103,8 +103,8 @@ class GuardMixin(IgnoresHangup):
         try:
             app = load.load(
                 self.seat_handle,
-                leaving=lambda: self.cfg.worker_exit(self.server, self),
-                before=own_steps(self.cfg),
+                on_stop=lambda: self.cfg.worker_exit(self.server, self),
+                server_steps=server_steps(self.cfg),
             )
         except BaseException:
             self._stay_or_leave()
