@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from django_workerguard.scoreboard.control_client import LONGEST
+from django_workerguard.scoreboard.control_client import MAX_MESSAGE
 
 CREDENTIALS = struct.Struct("3i")
 LONGEST_NAME = 150  # characters
@@ -61,7 +61,7 @@ class WakePipe:
 
     def drain(self) -> None:
         with contextlib.suppress(OSError):
-            while len(os.read(self.read_fd, LONGEST)) == LONGEST:
+            while len(os.read(self.read_fd, MAX_MESSAGE)) == MAX_MESSAGE:
                 pass
 
 
@@ -139,7 +139,7 @@ class ControlSocket:
         with contextlib.suppress(BlockingIOError):
             while len(found) < MOST_AT_ONCE:
                 data, ancillary, _, address = self._socket.recvmsg(
-                    LONGEST, socket.CMSG_SPACE(CREDENTIALS.size)
+                    MAX_MESSAGE, socket.CMSG_SPACE(CREDENTIALS.size)
                 )
                 pid, uid = _credentials(ancillary)
                 do, arguments = _parsed(data)

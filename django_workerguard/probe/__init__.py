@@ -1,1 +1,1 @@
-"""What the machine says: clocks, processes, memory, cgroups. The roots are parameters."""
+"""Readings of the machine: clocks, processes, memory, cgroups. Runs in any process. Root paths are parameters."""

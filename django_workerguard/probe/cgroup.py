@@ -1,4 +1,4 @@
-"""What the cgroup allows this process. Runs in the arbiter and in commands."""
+"""The limits of this process's cgroup. Runs in the arbiter and in commands."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
 PROC = Path("/proc/self")
-NO_LIMIT_V1 = 1 << 60  # bytes; without a limit v1 says a number near to the largest there is
+NO_LIMIT_V1 = 1 << 60  # bytes; cgroup v1 reports "no limit" as a number near 2**63
 
 
 def cpus(*, root: Path = CGROUP, proc: Path = PROC) -> int:
-    """Return how many CPUs this process may use: its affinity, limited by the cgroups' quotas (v2, v1)."""
+    """Return the number of CPUs that this process may use: its affinity, limited by the cgroups' quotas (v2, v1)."""
     allowed = len(os.sched_getaffinity(0))
     quotas = [quota for group in own_groups(root=root, proc=proc) if (quota := _quota_v2(group))]
     quotas += [quota for group in _own_groups_v1("cpu", root=root, proc=proc) if (quota := _quota_v1(group))]
@@ -22,10 +22,10 @@ def cpus(*, root: Path = CGROUP, proc: Path = PROC) -> int:
 
 
 def memory(*, root: Path = CGROUP, proc: Path = PROC) -> tuple[int, int]:
-    """Return the memory that the cgroup allows and that it uses, in bytes, where it is tightest; 0, 0: no limit.
+    """Return the memory limit and the memory used, in bytes, of the cgroup with the least memory left; 0, 0: no limit.
 
-    Used is what kubelet calls the working set: without the files in the page cache that nobody has touched
-    for long, which the kernel drops before it kills.
+    Used is kubelet's working set: it does not count inactive files in the page cache, because the kernel drops them
+    before it kills a process.
     """
     groups = [
         (group / "memory.max", group / "memory.current", group / "memory.stat", "inactive_file")
@@ -49,7 +49,7 @@ def memory(*, root: Path = CGROUP, proc: Path = PROC) -> tuple[int, int]:
 
 
 def oom_kills(*, root: Path = CGROUP, proc: Path = PROC) -> int:
-    """Return how often the kernel has killed because memory ran out: in this cgroup (v2, v1), else on this machine."""
+    """Return the number of OOM kills in this cgroup (v2, v1), or on this machine if the cgroup does not count them."""
     v2 = _counter(own_groups(root=root, proc=proc)[0] / "memory.events", "oom_kill")
     if v2 is not None:
         return v2
@@ -57,13 +57,13 @@ def oom_kills(*, root: Path = CGROUP, proc: Path = PROC) -> int:
     counters = (
         group / "memory.oom_control",
         *group.glob("*/memory.oom_control"),
-    )  # each counts its own alone
+    )  # each cgroup counts only its own kills
     v1 = [kills for counter in counters if (kills := _counter(counter, "oom_kill")) is not None]
     return sum(v1) if v1 else _counter(proc.parent / "vmstat", "oom_kill") or 0
 
 
 def _counter(path: Path, name: str) -> int | None:
-    """Read a line ``name number`` of a file that has many; None where there is none."""
+    """Return the number from the line ``name number`` of a file; None if there is no such line."""
     with contextlib.suppress(OSError, ValueError):
         for line in path.read_text().splitlines():
             if line.startswith(f"{name} "):
@@ -79,14 +79,15 @@ def _number(path: Path) -> int:
 
 
 def own_groups(*, root: Path = CGROUP, proc: Path = PROC) -> list[Path]:
-    """List this process's cgroup (v2) and those around it, the innermost first."""
+    """List this process's cgroup (v2) and its parents, the innermost first."""
     return _with_parents(root, _path_of("", proc=proc))
 
 
 def _own_groups_v1(controller: str, *, root: Path, proc: Path) -> list[Path]:
-    """List this process's cgroup of a controller (v1) and those around it, the innermost first.
+    """List this process's cgroup of a controller (v1) and its parents, the innermost first.
 
-    A container's path is that of the host, and only the root, which is the container's own, is there.
+    In a container, /proc has the host's path, which does not exist there; only the root does, and it is the container's
+    own cgroup.
     """
     top = root / controller
     return [group for group in _with_parents(top, _path_of(controller, proc=proc)) if group.is_dir()] or [top]
@@ -98,7 +99,7 @@ def _with_parents(root: Path, inside: str) -> list[Path]:
 
 
 def _path_of(controller: str, *, proc: Path) -> str:
-    """Return the path of this process's cgroup in the hierarchy of a controller; "" is that of v2."""
+    """Return the path of this process's cgroup for a controller; "" is the controller of v2."""
     try:
         lines = [line.split(":", 2) for line in (proc / "cgroup").read_text().splitlines()]
     except OSError:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-# the clock that every stamp on the scoreboard is in: CLOCK_MONOTONIC, nanoseconds
+# the clock of every timestamp on the scoreboard: CLOCK_MONOTONIC, nanoseconds
 monotonic_ns = time.monotonic_ns
 
 
 class AwakeClock:
-    """Count only the time during which its owner was awake, in seconds.
+    """A clock, in seconds, that counts only the time during which this process was awake.
 
-    Every deadline of the policy is on this clock. A jump (the process was stopped with
-    SIGSTOP, its cgroup frozen, the machine suspended) counts as one ``longest_step``, so
-    that waking up late never makes anybody else look late.
+    Every deadline of the policy uses this clock. A jump (the process was stopped by SIGSTOP, its cgroup frozen, the
+    machine suspended) counts as one ``longest_step``, so that the arbiter does not blame a worker because the arbiter
+    itself was late.
     """
 
     def __init__(self, *, longest_step: float = 2.0, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -25,7 +25,7 @@ class AwakeClock:
         self.skipped = 0.0
 
     def __call__(self) -> float:
-        """Advance to now and return the seconds that the owner has been awake."""
+        """Advance to now and return the seconds for which this process has been awake."""
         now = self._monotonic()
         step = max(0.0, now - self._last)
         self._last = now

@@ -1,4 +1,4 @@
-"""Who a process is, and how much memory it holds, from /proc. Runs anywhere."""
+"""The identity and the memory of a process, from /proc. Runs in any process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PROC = "/proc"
 def start_time(pid: int, *, proc: str = PROC) -> int:
     """Return when a process started, in clock ticks since boot; 0 if it is gone or a zombie.
 
-    A pid alone is reused; pid and start time together are an identity.
+    A pid can be reused; a pid together with a start time identifies a process.
     """
     try:
         with open(f"{proc}/{pid}/stat", encoding="utf-8", errors="replace") as file:
@@ -21,7 +21,7 @@ def start_time(pid: int, *, proc: str = PROC) -> int:
 
 
 def started_at(pid: int, *, proc: str = PROC) -> float | None:
-    """Return when a process started, in Unix seconds; None if it is gone or the kernel does not say."""
+    """Return when a process started, in Unix seconds; None if it is gone or the time is unknown."""
     ticks = start_time(pid, proc=proc)
     try:
         with open(f"{proc}/stat", encoding="ascii") as file:
@@ -32,13 +32,13 @@ def started_at(pid: int, *, proc: str = PROC) -> float | None:
 
 
 def is_alive(pid: int, started: int, *, proc: str = PROC) -> bool:
-    """Say whether the process with this pid is the one that started then."""
+    """Return whether the process with this pid is alive and has this start time."""
     return pid > 0 and started > 0 and start_time(pid, proc=proc) == started
 
 
 def resident_bytes(pid: int, *, proc: str = PROC) -> int:
-    """Return a process's resident memory in bytes; 0 if it is gone."""
-    try:  # without a file object, because the arbiter does it for every worker each second
+    """Return the resident memory of a process in bytes; 0 if it is gone."""
+    try:  # without a file object, because the arbiter calls this for every worker each second
         fd = os.open(f"{proc}/{pid}/statm", os.O_RDONLY | os.O_CLOEXEC)
         try:
             return int(os.read(fd, 256).split()[1]) * os.sysconf("SC_PAGE_SIZE")

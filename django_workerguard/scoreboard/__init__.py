@@ -1,1 +1,1 @@
-"""The shared memory in which arbiter and workers say how they are, and its readers."""
+"""The shared memory in which the arbiter and the workers write their state, and the functions that read it."""

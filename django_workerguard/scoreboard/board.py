@@ -1,4 +1,4 @@
-"""The scoreboard itself: a mapped file of words and texts. Runs in the arbiter, workers and readers."""
+"""The scoreboard: a mapped file of words and texts. Runs in the arbiter, in workers and in readers."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ RELEASE_BYTES = 64
 
 
 class BoardError(WorkerguardError):
-    """A file that is not a scoreboard of this version, or not a whole one."""
+    """The file is not a scoreboard, is truncated, or is a scoreboard of another version."""
 
 
 class Board:
     """A mapped scoreboard.
 
-    ``words`` is a view of 64-bit words: reading or writing one item moves a whole word.
+    ``words`` is a view of 64-bit words: each item is read or written as one whole word.
     """
 
     def __init__(
         self, mapping: mmap.mmap, layout: Layout, *, fd: int, path: Path | None, source: int = -1
     ) -> None:
         self._mapping = mapping
-        self._source = source  # what a copy was read from
+        self._source = source  # the descriptor that a copy is read from; -1: this is a mapping
         self.layout = layout
         self.fd = fd
         self.path = path
@@ -58,11 +58,11 @@ class Board:
 
     @classmethod
     def create(cls, layout: Layout, path: Path | None, *, pid: int = 0, start: int = 0) -> Board:
-        """Make a new board, every block of it allocated; anonymous where ``path`` is None.
+        """Make a new board with every block allocated; it is anonymous if ``path`` is None.
 
-        ``pid`` and ``start`` are the arbiter's identity. The file has its name only once
-        it is whole. Raises OSError: no room, no right, too many open files; FileExistsError where
-        another arbiter holds a board of that name.
+        ``pid`` and ``start`` are the arbiter's identity. The file gets its name only when it is complete. Raises OSError
+        if there is no space, no permission or no file descriptor; FileExistsError if another arbiter holds a board of
+        that name.
         """
         if path is not None and is_held(path):
             raise FileExistsError(17, "another server holds a scoreboard of this name")
@@ -72,7 +72,9 @@ class Board:
         else:
             fd = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # for life: see `places.remove_stale_files`
+            fcntl.flock(
+                fd, fcntl.LOCK_EX | fcntl.LOCK_NB
+            )  # held until the arbiter ends: see `places.remove_stale_files`
             os.posix_fallocate(fd, 0, layout.size)
             board = cls(mmap.mmap(fd, layout.size), layout, fd=fd, path=path)
             board._write_identity(pid, start)
@@ -101,10 +103,11 @@ class Board:
 
     @classmethod
     def open(cls, path: Path, *, others: bool = False) -> Board:
-        """Map an existing board to read it. ``others``: one of another user too, as `glance.open_file` has it.
+        """Map an existing board to read it. ``others``: also accept another user's board, as `discovery.open_file` does.
 
-        Another user's is copied: to touch a mapping whose file its owner truncates would end this process. `refresh`
-        reads it again. Raises BoardError with one line that says what is wrong with the file; OSError.
+        Another user's board is copied, because this process would be killed if it read a mapping whose file the owner
+        has truncated. `refresh` reads it again. Raises BoardError with one line that says what is wrong with the file;
+        OSError.
         """
         fd = open_file(str(path), others=others)
         try:
@@ -121,7 +124,7 @@ class Board:
         return board
 
     def refresh(self) -> None:
-        """Read a copy again; a mapping is always as new as can be. Raises BoardError if the file was truncated."""
+        """Read a copy again; a mapping is always up to date. Raises BoardError if the file was truncated."""
         if self._source < 0:
             return
         data = os.pread(self._source, self.layout.size, 0)
@@ -130,16 +133,16 @@ class Board:
         self._mapping[:] = data
 
     def drop_lock(self) -> None:
-        """Leave the lock on the file to the arbiter: a child that outlives it must not hold it. For children."""
+        """Give up this child's share of the file lock: a child that outlives the arbiter must not hold it."""
         with contextlib.suppress(OSError):  # no /proc
-            own = os.open(f"/proc/self/fd/{self.fd}", os.O_RDONLY | os.O_CLOEXEC)
-            os.dup2(own, self.fd, inheritable=False)
-            os.close(own)
+            reopened = os.open(f"/proc/self/fd/{self.fd}", os.O_RDONLY | os.O_CLOEXEC)
+            os.dup2(reopened, self.fd, inheritable=False)
+            os.close(reopened)
 
     def make_private(self) -> None:
-        """Replace the shared memory by a copy at the same address. Raises OSError.
+        """Replace the shared memory by a private copy at the same address. Raises OSError.
 
-        For a process that a worker has forked: whatever it writes from here on, no other process sees.
+        For a process that a worker has forked: no other process sees its later writes.
         """
         size = self.layout.size
         start = ctypes.addressof(ctypes.c_char.from_buffer(self._mapping))
@@ -151,16 +154,16 @@ class Board:
             raise OSError(ctypes.get_errno(), "the scoreboard cannot be made private")
 
     def copy_from(self, other: Board) -> None:
-        """Take over every word of a board of the same layout."""
+        """Copy every word of a board with the same layout."""
         self.words[:] = other.words
 
     @property
     def vitals(self) -> Vitals:
-        """What a probe needs, as it is now."""
+        """The current numbers that a probe needs."""
         return Vitals(self.words)
 
     def close(self) -> None:
-        """Unmap. Views taken from ``words`` must be gone."""
+        """Unmap the board. Release all views of ``words`` before."""
         self.words.release()
         self._mapping.close()
         for fd in (self.fd, self._source):
@@ -175,10 +178,10 @@ class Board:
         """Copy ``length`` bytes from the word at ``offset``."""
         return self._mapping[offset * WORD : offset * WORD + length]
 
-    # texts: [sequence, length, bytes…]; the sequence is odd while the one writer writes
+    # texts: [sequence, length, bytes…]; each text has one writer, and the sequence is odd while it writes
 
     def write_text(self, offset: int, capacity: int, data: bytes) -> None:
-        """Write a text region of ``capacity`` words at ``offset``; what does not fit is cut off."""
+        """Write a text region of ``capacity`` words at ``offset``; a text that does not fit is cut off at its end."""
         data = data[: (capacity - 2) * WORD]
         sequence = self.words[offset] | 1
         self.words[offset] = sequence
@@ -187,7 +190,7 @@ class Board:
         self.words[offset] = _next_sequence(sequence)
 
     def read_text(self, offset: int, capacity: int) -> bytes:
-        """Read a text region; b"" where nothing was written or its writer died while writing."""
+        """Read a text region; b"" if nothing was written or the writer died while it wrote."""
         for _ in range(READ_ATTEMPTS):
             before = self.words[offset]
             length = min(self.words[offset + 1], (capacity - 2) * WORD)
@@ -201,19 +204,19 @@ class Board:
         self.write_text(offset, capacity, json.dumps(value, separators=(",", ":")).encode())
 
     def read_json(self, offset: int, capacity: int) -> Any:
-        """Read a JSON document; None where there is none that can be read. Not to be changed by who reads it.
+        """Read a JSON document; None if there is no valid one. The caller must not change it.
 
-        What has been read is kept until it is written anew: who looks often reads little.
+        The document is cached until it is written again, so that frequent reads are cheap.
         """
         sequence = self.words[offset]
-        known = self._documents.get(offset)
-        if known is not None and known[0] == sequence and sequence % 2 == 0:
-            return known[1]
+        cached = self._documents.get(offset)
+        if cached is not None and cached[0] == sequence and sequence % 2 == 0:
+            return cached[1]
         try:
             document = json.loads(self.read_text(offset, capacity))
         except (ValueError, RecursionError):
             document = None
-        self._documents[offset] = (sequence, document)  # as of before it was read, so never too new
+        self._documents[offset] = (sequence, document)  # the sequence from before the read, so never too new
         return document
 
     # regions by name
@@ -239,14 +242,14 @@ class Board:
         return self.layout.slot(number) + Slot.WORDS
 
     def write_seat_report(self, index: int, report: dict[str, Any]) -> None:
-        """Write what the worker in a seat has to tell: its load's steps and its error."""
+        """Write the report of the worker in a seat: the steps of its load, and its error."""
         self.write_json(self.seat_text(index), TEXT_WORDS, fit(report, TEXT_WORDS))
 
     def read_seat_report(self, index: int) -> dict[str, Any]:
         return clean_report(self.read_json(self.seat_text(index), TEXT_WORDS))
 
     def write_last_error(self, slot: int, error: dict[str, Any], *, steps: Sequence[Any] = ()) -> None:
-        """Write what ended a slot's last process that was not asked to, with the steps that its load got through."""
+        """Write why the last process of a slot ended unexpectedly, with the steps that its load completed."""
         fitted = fit({"error": error, "steps": list(steps)}, TEXT_WORDS)
         self.write_json(self.slot_text(slot), TEXT_WORDS, {**fitted["error"], "steps": fitted["steps"]})
 
@@ -265,20 +268,20 @@ class Board:
         return data.partition(b"\0")[0].decode(errors="ignore")
 
     def clear_seat(self, index: int) -> None:
-        """Reset a seat before it is handed out: a worker killed while writing leaves it odd."""
+        """Reset a seat before it is used: a worker that was killed while it wrote leaves an odd sequence."""
         start, text = self.layout.seat(index), self.seat_text(index)
         for word in range(start, start + Seat.WORDS):
             self.words[word] = 0
         self.words[text + 1] = 0
         self.words[text] = _next_sequence(
             self.words[text]
-        )  # on and on: nobody takes an old text for a new one
+        )  # never reset, so that no reader takes an old text for a new one
 
 
 def is_held(path: Path, *, others: bool = False) -> bool:
-    """Say whether an arbiter holds the board at a path; also where that cannot be seen. ``others`` as `Board.open` has it.
+    """Return whether an arbiter holds the board at a path; True also if that cannot be found out. ``others``: see `Board.open`.
 
-    The lock is `flock`'s: `lockf`'s would be gone as soon as any reader in the arbiter's process closes the file.
+    The lock is made with `flock`: a lock of `lockf` would be lost if any reader in the arbiter's process closed the file.
     """
     try:
         fd = open_file(str(path), os.O_RDWR, others=others)
@@ -296,12 +299,12 @@ def is_held(path: Path, *, others: bool = False) -> bool:
 
 
 def _next_sequence(sequence: int) -> int:
-    """Return the next even sequence; a worker gone wild may have written the largest there is."""
+    """Return the next even sequence; after the largest word, which a defective worker may have written, it is 0."""
     return ((sequence | 1) + 1) & MAX_WORD
 
 
 def fit(report: dict[str, Any], capacity: int) -> dict[str, Any]:
-    """Shorten a report's traceback from its top, then its other texts, until it fits. Pure."""
+    """Shorten a report until it fits: its traceback from the top, then the other texts. Pure."""
     room = (capacity - 2) * WORD
     excess = len(json.dumps(report, separators=(",", ":"))) - room
     error = report.get("error")
@@ -312,7 +315,7 @@ def fit(report: dict[str, Any], capacity: int) -> dict[str, Any]:
         value = str(shortened.get(field, ""))
         encoded = len(json.dumps(value))
         if excess > 0 and encoded > keep:
-            # JSON escapes cost up to six bytes a character: cut by the share that is too much
+            # JSON escapes take up to six bytes a character, so cut in proportion to the encoded length
             share = max(0.0, 1 - (excess + 64) / encoded)
             shortened[field] = "…" + value[len(value) - int(len(value) * share * 0.9) :]
             excess -= encoded - len(json.dumps(shortened[field]))
@@ -340,11 +343,13 @@ def _check(fd: int, path: Path) -> Layout:
         raise BoardError(f"{path} is not a scoreboard")
     if words[Header.VERSION] != VERSION:
         raise BoardError(
-            f"{path} is a scoreboard of version {words[Header.VERSION]}, this program reads version {VERSION}; "
-            "use the workerguard command of the server's own environment"
+            f"{path} is a scoreboard of version {words[Header.VERSION]}, but this program reads version {VERSION}; "
+            "use the workerguard command from the server's environment"
         )
     if not (1 <= words[Header.SEATS] <= MAX_SEATS and 1 <= words[Header.SLOTS] <= MAX_SEATS):
-        raise BoardError(f"{path} is not a scoreboard: it has more seats or slots than any")
+        raise BoardError(
+            f"{path} is not a scoreboard: its number of seats or slots is not valid (1 to {MAX_SEATS})"
+        )
     layout = Layout(seats=words[Header.SEATS], slots=words[Header.SLOTS])
     if words[Header.SIZE] != layout.size or status.st_size != layout.size:
         raise BoardError(f"{path} is truncated")

@@ -1,4 +1,4 @@
-"""Ask something of a running server, over the socket beside its scoreboard. Runs in commands and in the dashboard."""
+"""Client of a server's control socket. Runs in commands and in the dashboard."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import socket
 from pathlib import Path
 from typing import Any
 
-LONGEST = 4096  # bytes of a request, and of an answer
+MAX_MESSAGE = 4096  # bytes of a request or a response
 
 
 def ask(path: Path, do: str, *, timeout: float = 5.0, **arguments: Any) -> dict[str, Any]:
-    """Send one request to a server and return its answer.
+    """Send one request to a server and return its response.
 
-    Raises OSError: nobody listens, no right, no answer within ``timeout`` seconds.
+    Raises OSError if no server listens, if permission is denied, or if there is no response within ``timeout`` seconds.
     """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as asker:
-        asker.bind("")  # an address of the kernel's choice, so that the answer finds us
-        asker.settimeout(timeout)
-        asker.connect(str(path))
-        asker.send(json.dumps({"do": do, **arguments}).encode())
-        answer: dict[str, Any] = json.loads(asker.recv(LONGEST))
-        return answer
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as client:
+        client.bind("")  # the kernel chooses an address, to which the server sends its response
+        client.settimeout(timeout)
+        client.connect(str(path))
+        client.send(json.dumps({"do": do, **arguments}).encode())
+        response: dict[str, Any] = json.loads(client.recv(MAX_MESSAGE))
+        return response

@@ -1,6 +1,6 @@
-"""Find the boards of running servers, and read no more than their headers. Runs in readers.
+"""Find the boards of running servers, and read only their headers. Runs in readers.
 
-Imports next to nothing, for the same reason as `header`.
+Imports almost nothing, for the same reason as `header`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def temporary_directory(environ: Mapping[str, str]) -> str:
 
 
 def run_directories(run_dir: str | None, *, environ: Mapping[str, str], uid: int) -> list[tuple[str, str]]:
-    """List the run directories that a server would try, best first, each with the setting that names it."""
+    """List the run directories that a server would try, best first, each with the setting that it comes from."""
     if run_dir is not None:
         return [(os.path.abspath(run_dir), "run-dir")]
     directories = [
@@ -41,10 +41,10 @@ def run_directories(run_dir: str | None, *, environ: Mapping[str, str], uid: int
 def search_directories(
     run_dir: str | None, *, environ: Mapping[str, str], uid: int, others: bool = False
 ) -> list[str]:
-    """List every directory in which this user's servers may have their boards.
+    """List every directory that may have boards of this user's servers.
 
-    ``others``: for root those of all users too. Only if one of them is meant by its name: any user can
-    make a file that looks like a server's.
+    ``others``: for root, add the directories of all users. Use it only for a server that is given by name, because any
+    user can make a file that looks like a board.
     """
     directories = [path for path, _ in run_directories(run_dir, environ=environ, uid=uid)]
     if run_dir is None:
@@ -62,7 +62,7 @@ def search_directories(
 def board_paths(
     run_dir: str | None, *, environ: Mapping[str, str], uid: int, others: bool = False
 ) -> Iterator[str]:
-    """Yield the path of every file that is called a board."""
+    """Yield the path of every file with the name of a board."""
     for directory in search_directories(run_dir, environ=environ, uid=uid, others=others):
         for name in _names(directory):
             if name.endswith(SUFFIX):
@@ -77,10 +77,11 @@ def _names(directory: str) -> list[str]:
 
 
 def open_file(path: str, flags: int = os.O_RDONLY, *, others: bool = False) -> int:
-    """Open a board's file. Raises OSError, also for what another user may have put there for one.
+    """Open a board's file. Raises OSError, also if another user may have put the file there.
 
-    ``others``: root may open another user's, if the directory is that user's or root's and no other may write to it.
-    Without it root does so only directly below /run, where root alone makes directories (systemd's RuntimeDirectory).
+    ``others``: root may open another user's file if the directory belongs to that user or to root and no other user may
+    write to it. Without ``others``, root does so only directly below /run, where only root makes directories
+    (systemd's RuntimeDirectory).
     """
     fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     owner, us, directory = os.fstat(fd).st_uid, os.geteuid(), os.path.dirname(path)
@@ -93,7 +94,7 @@ def open_file(path: str, flags: int = os.O_RDONLY, *, others: bool = False) -> i
 
 
 def _is_users(directory: str, owner: int) -> bool:
-    """Say whether only a user and root can put files into a directory."""
+    """Return whether only a user and root can put files into a directory."""
     status = os.stat(directory)
     return status.st_uid in (0, owner) and not status.st_mode & 0o022
 
@@ -104,13 +105,13 @@ def server_label(path: str) -> str:
 
 
 def has_name(path: str, name: str) -> bool:
-    """Say whether a board is that of the server called so: NAME, or NAME.PID where several have one name."""
+    """Return whether a board belongs to the server with this name: NAME, or NAME.PID if several servers have one name."""
     label = server_label(path)
     return name in (label, label.rpartition(".")[0])
 
 
 def read_header(path: str, *, others: bool = False) -> memoryview | None:
-    """Read the header of a board whose arbiter lives; None for anything else."""
+    """Read the header of a board whose arbiter is alive; None for any other file."""
     try:
         fd = open_file(path, others=others)
     except OSError:

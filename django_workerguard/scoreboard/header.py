@@ -1,6 +1,6 @@
-"""The board's first words: what a probe needs. Runs in readers and in the arbiter.
+"""The first words of the board, which are all that a probe needs. Runs in readers and in the arbiter.
 
-Imports nothing: ``workerguard probe`` runs every few seconds on every host.
+Imports nothing, because ``workerguard probe`` runs every few seconds on every host.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ FEATURES = 0
 
 
 class Header:
-    """Words of the header; all written by the arbiter."""
+    """Words of the header; the arbiter writes all of them."""
 
     MAGIC = 0
     VERSION = 1
@@ -33,21 +33,21 @@ class Header:
     EVENTS = 16  # events ever written
     SAMPLES = 17  # samples ever taken
     STAND_IN = 18  # 1 while the stand-in answers
-    ERRORS = 19  # faults of the arbiter's own, survived
+    ERRORS = 19  # exceptions in the arbiter that it has survived
     FROZEN = 20  # 1 while the newest generation cannot be loaded and an older one serves
-    LIFETIME = 21  # ms, the shortest that a worker gets by max-worker-lifetime; 0: no limit
-    RSS_LIMIT = 22  # bytes, the lower one of reload-on-rss and evil-reload-on-rss; 0: none
+    LIFETIME = 21  # ms, the shortest lifetime that max-worker-lifetime gives a worker; 0: no limit
+    RSS_LIMIT = 22  # bytes, the lower of reload-on-rss and evil-reload-on-rss; 0: none
     SURGE = 23
-    MEMORY_LIMIT = 24  # bytes, of the cgroup; 0: none
-    MEMORY_USED = 25  # bytes, of the cgroup
-    BACKLOG = 26  # connections that wait to be accepted, + 1; 0: the kernel does not say
+    MEMORY_LIMIT = 24  # bytes that the cgroup allows; 0: no limit
+    MEMORY_USED = 25  # bytes that the cgroup uses
+    BACKLOG = 26  # connections that wait to be accepted, + 1; 0: unknown
     KIND = 27  # ServerKind
     PROJECT = 28  # path_word of the project's directory
     WORDS = 64
 
 
 def path_word(path: str) -> int:
-    """Return a word that tells one path from another, cheaper than reading it (FNV-1a, 64 bits)."""
+    """Return a hash of a path, which is cheaper to compare than the path itself (FNV-1a, 64 bits)."""
     word = 0xCBF29CE484222325
     for byte in path.encode(errors="surrogateescape"):
         word = (word ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
@@ -55,7 +55,7 @@ def path_word(path: str) -> int:
 
 
 class ServerKind:
-    """What the processes of a board do."""
+    """The kind of server that a board belongs to."""
 
     WEB = 0
     POOL = 1  # the children of a Celery worker
@@ -67,7 +67,7 @@ class Phase:
 
     STARTING = 0
     SERVING = 1
-    DRAINING = 2  # drain-delay: serves on, ready is false
+    DRAINING = 2  # drain-delay: still serves, and the ready probe fails
     STOPPING = 3
     NAMES = ("starting", "serving", "draining", "stopping")
 

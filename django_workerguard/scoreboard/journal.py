@@ -1,4 +1,4 @@
-"""The journal: the last 10,000 events, in the order in which they happened. The arbiter writes, anyone reads."""
+"""The journal: the last 10,000 events, oldest first. The arbiter writes it; any process reads it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from django_workerguard.scoreboard.board import READ_ATTEMPTS, Board
 from django_workerguard.scoreboard.header import WORD, Header
 from django_workerguard.scoreboard.layout import EVENT_WORDS, EVENTS
 
-LATEST = 253402300800  # Unix seconds: the year 10000, which no calendar writes
+LATEST = 253402300800  # Unix seconds: the year 10000, which datetime does not support
 ROOM = (EVENT_WORDS - 2) * WORD
 
 
 def write_event(board: Board, event: dict[str, Any], *, number: int | None = None) -> None:
-    """Append an event; a text that does not fit is shortened, numbers and names never.
+    """Append an event; a text that does not fit is shortened, numbers and names are not.
 
-    ``number`` is how many were written before it, where the writer has counted them: the
-    board's own count may have been overwritten by a worker gone wild.
+    ``number``: the writer's own count of earlier events, if it has one, because a defective worker may have overwritten
+    the count on the board.
     """
     number = board.words[Header.EVENTS] if number is None else number
     start = board.layout.event(number % EVENTS)
@@ -31,7 +31,7 @@ def write_event(board: Board, event: dict[str, Any], *, number: int | None = Non
 
 
 def read_events(board: Board, *, after: int = 0) -> Iterator[dict[str, Any]]:
-    """Yield the events that are still there, oldest first, each with its ``number`` from 1; those > ``after``."""
+    """Yield the events whose ``number`` (from 1) is greater than ``after`` and that are still there, oldest first."""
     written = board.words[Header.EVENTS]
     for number in range(max(after, written - EVENTS), written):
         event = _read(board, number)
@@ -43,7 +43,7 @@ def _read(board: Board, number: int) -> dict[str, Any] | None:
     start = board.layout.event(number % EVENTS)
     for _ in range(READ_ATTEMPTS):
         if board.words[start] != number + 1:
-            return None  # overwritten meanwhile
+            return None  # overwritten by a newer event
         length = min(board.words[start + 1], ROOM)
         data = board.read_bytes(start + 2, length)
         if board.words[start] == number + 1:
@@ -51,7 +51,7 @@ def _read(board: Board, number: int) -> dict[str, Any] | None:
                 event = {**json.loads(data), "number": number + 1}
                 return event if 0 <= event["at"] < LATEST else None
             except (ValueError, TypeError, KeyError, RecursionError):
-                return None  # scribbled over
+                return None  # a defective worker has overwritten it
     return None
 
 

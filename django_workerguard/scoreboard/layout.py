@@ -1,8 +1,7 @@
-"""Where what lies on the scoreboard. Pure.
+"""Byte layout of the scoreboard: regions, word offsets, and which process may write each word. Pure.
 
-A board is one file: header, about text, seats, slots, journal, samples, tallies. Everything is
-counted in 8-byte words. Each word has one writer, named in its comment: A is the arbiter,
-W the worker in that seat.
+A board is one file: header, about text, seats, slots, journal, samples, tallies. Offsets and sizes are in 8-byte words.
+Each word has one writer, given in its comment: A is the arbiter, W is the worker in that seat.
 """
 
 from __future__ import annotations
@@ -14,19 +13,19 @@ from django_workerguard.scoreboard.header import WORD, Header
 
 EVENTS = 10_000
 EVENT_WORDS = 48
-SAMPLES = 360  # an hour of one every ten seconds
+SAMPLES = 360  # one every ten seconds, for an hour
 SAMPLE_WORDS = 8
-TEXT_WORDS = 1536  # 12 KiB for a traceback or the load's steps
+TEXT_WORDS = 1536  # 12 KiB for a traceback or the steps of a load
 ABOUT_WORDS = 512
 TALLY_WORDS = 256
 MAX_SEATS = 1024
 
 
 class Seat(IntEnum):
-    """Words of a seat: one process."""
+    """Words of a seat, the record of one process."""
 
     KIND = 0  # A
-    PID = 1  # A, 0: free; a worker serves only once it finds itself here
+    PID = 1  # A, 0: free; a worker serves only after it finds its own pid here
     START = 2  # A, clock ticks
     SLOT = 3  # A
     GENERATION = 4  # A
@@ -41,8 +40,8 @@ class Seat(IntEnum):
     ERRORS_5XX = 21  # W
     IN_FLIGHT = 22  # W
     STREAK = 23  # W, requests in a row that ended in 5xx
-    CAUSE = 24  # W, Cause: what kind of failure the load's was
-    DUTY = 25  # W, 1: a stand-in or unloaded worker that accepts, and answers 503
+    CAUSE = 24  # W, Cause: the kind of failure of the load
+    DUTY = 25  # W, 1 while a stand-in or an unloaded worker accepts and answers 503
     MEMORY_ERRORS = 26  # W, requests that ended in MemoryError
     LAST_5XX = 27  # W, monotonic ns of the latest 5xx
     RELEASE = 32  # W, 8 words of text
@@ -50,7 +49,7 @@ class Seat(IntEnum):
 
 
 class SeatKind(IntEnum):
-    """What sits in a seat."""
+    """The kind of process in a seat."""
 
     FREE = 0
     WORKER = 1
@@ -58,51 +57,51 @@ class SeatKind(IntEnum):
 
 
 class SeatState(IntEnum):
-    """What the process in a seat says of itself."""
+    """The state of the process in a seat, as the process reports it."""
 
     NONE = 0
     LOADING = 1
-    LOADED = 2  # waits to be admitted
+    LOADED = 2  # waits for its admission
     READY = 3  # accepts
-    FAILED = 4  # its load failed; it is leaving
-    UNLOADED = 5  # its load failed and it stays (need-app=off)
-    PARKED = 6  # a stand-in; whether it accepts is in Seat.DUTY
-    LEAVING = 7  # it was told to stop, by whomever
+    FAILED = 4  # its load failed, and it is leaving
+    UNLOADED = 5  # its load failed, and it stays (need-app=off)
+    PARKED = 6  # a stand-in; Seat.DUTY says whether it accepts
+    LEAVING = 7  # it was asked to stop, by the arbiter or by any other process
 
 
 class Orders(IntFlag):
-    """What the arbiter lets the process in a seat do."""
+    """The arbiter's orders to the process in a seat."""
 
     NONE = 0
     ADMIT = 1  # begin to accept
-    STAY = 2  # should the load fail, stay and be UNLOADED
-    DUTY = 4  # answer 503 while nobody is ready
-    TERMINATE = 16  # SIGTERM is meant for this process, a pool's child, and not for the whole process group
-    LEAVE = 8  # finish what is in hand and leave: how a pool's child is asked, which no signal may disturb
+    STAY = 2  # if the load fails, stay and be UNLOADED
+    DUTY = 4  # answer 503 while no worker is ready
+    TERMINATE = 16  # for a pool's child: SIGTERM is meant for this process, not for the whole process group
+    LEAVE = 8  # for a pool's child, which no signal may disturb: finish the task in hand and leave
 
 
 class Cause(IntFlag):
-    """What kind of failure a failed load was."""
+    """The kind of failure of a failed load."""
 
     NONE = 0
-    TRANSIENT = 1  # it may pass by itself
-    MEMORY = 2  # a proven want of memory
+    TRANSIENT = 1  # a later load may succeed without a change
+    MEMORY = 2  # a proven lack of memory
 
 
 class Slot(IntEnum):
-    """Words of a slot; all A."""
+    """Words of a slot; the arbiter writes all of them."""
 
     STATE = 0
     SINCE = 1  # Unix time, µs
     SEAT = 2  # the incumbent's seat + 1; 0: none
     SUCCESSOR = 3  # the successor's seat + 1; 0: none
     FAILURES = 4  # failed loads in a row
-    NEXT_TRY = 5  # monotonic ns; 0: none is due
+    NEXT_TRY = 5  # monotonic ns; 0: no try is due
     REQUESTS = 6  # of processes that are gone or leaving
     ERRORS_5XX = 7  # of processes that are gone or leaving
     EXITS = 8
     GENERATION = 9
-    LOAD_NS = 10  # how long the incumbent's load took
+    LOAD_NS = 10  # duration of the incumbent's load
     IN_FLIGHT = 11  # of processes that are leaving
     NOTES = 12  # Note
     NOT_SPAWNED = 13  # processes in a row that could not be started
@@ -110,16 +109,16 @@ class Slot(IntEnum):
 
 
 class Note(IntFlag):
-    """What a person should know of a slot, as the policy sees it."""
+    """Observations of the policy about a slot, for people."""
 
     NONE = 0
-    OUTLIER = 1  # it answers 5xx where its peers do not
+    OUTLIER = 1  # it answers 5xx, and the other slots do not
     RSS_BASELINE = 2  # a fresh worker is larger than reload-on-rss or evil-reload-on-rss
-    EVIL_SUSPENDED = 4  # evil-reload-on-rss would kill one fresh worker after the other
+    EVIL_SUSPENDED = 4  # evil-reload-on-rss is suspended: it would kill each fresh worker
 
 
 class SlotState(IntEnum):
-    """What a slot is doing, as the arbiter sees it."""
+    """The state of a slot, as the arbiter sees it."""
 
     EMPTY = 0
     LOADING = 1
@@ -130,7 +129,7 @@ class SlotState(IntEnum):
 
 
 class Sample(IntEnum):
-    """Words of one sample of one slot; all A."""
+    """Words of one sample of one slot; the arbiter writes all of them."""
 
     AT = 0  # Unix time, s
     STATE = 1
@@ -143,7 +142,7 @@ class Sample(IntEnum):
 
 @dataclass(frozen=True)
 class Layout:
-    """Offsets, in words, of a board with so many seats and slots."""
+    """Offsets, in words, of a board with the given numbers of seats and slots."""
 
     seats: int
     slots: int
@@ -170,11 +169,11 @@ class Layout:
 
     @property
     def size(self) -> int:
-        """The whole board, in bytes."""
+        """The size of the board in bytes."""
         return (self.tallies + TALLY_WORDS) * WORD
 
 
 def layout_for(workers: int, *, surge: int) -> Layout:
-    """Choose the seats of a new board: target, surge and retiring workers, and room to grow by TTIN."""
+    """Choose the number of seats of a new board: for the target, surge and retiring workers, and for growth by SIGTTIN."""
     slots = min(MAX_SEATS // 2, max(16, 2 * workers))
     return Layout(seats=min(MAX_SEATS, 2 * slots + surge + 2), slots=slots)

@@ -1,7 +1,7 @@
-"""Where scoreboards and control sockets lie, and which servers run. Runs in the arbiter and in readers.
+"""Run directories with their scoreboards and control sockets, and the servers found there. Runs in the arbiter and in readers.
 
-A server called NAME with the arbiter's pid PID owns ``NAME.PID.board`` and ``NAME.PID.sock``
-in its run directory. A file whose arbiter is gone is stale; the next start removes it.
+A server called NAME with the arbiter's pid PID owns ``NAME.PID.board`` and ``NAME.PID.sock`` in its run directory. A file
+whose arbiter is gone is stale; the next start removes it.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ from django_workerguard.scoreboard.layout import Layout
 WORLD_WRITABLE = (
     discovery.SHARED_MEMORY,
     discovery.TEMPORARY,
-)  # sources of places where every user may make files
+)  # sources of run directories whose parent every user may write to
 _BOARD = re.compile(r"(?P<name>.+)\.(?P<pid>\d+)\.board")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunDirectory:
-    """A run directory as its server needs it."""
+    """A run directory, and how its server must find it."""
 
     path: Path
-    mode: int = 0o700  # of a directory that has to be made
+    mode: int = 0o700  # of a directory that the server has to make
     parent_is_world_writable: bool = (
         True  # its parent is a place where every user may make files, so that it must not be a link
     )
 
     def prepare(self, uid: int) -> None:
-        """Make the directory, or check the one that is there. Raises OSError."""
+        """Make the directory, or check the existing one. Raises OSError."""
         self.path.mkdir(mode=self.mode, parents=True, exist_ok=True)
         links = os.O_NOFOLLOW if self.parent_is_world_writable else 0
         fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | links)
         try:
             status = os.fstat(fd)
             if status.st_uid not in (uid, 0) or (status.st_mode & 0o002 and not status.st_mode & 0o1000):
-                raise PermissionError(1, "it belongs to another user or anybody may write to it")
+                raise PermissionError(1, "it belongs to another user, or every user may write to it")
             if (
                 self.parent_is_world_writable
                 and status.st_uid == uid
@@ -60,7 +60,7 @@ class RunDirectory:
 
 @dataclass(frozen=True)
 class Opened:
-    """A new board, where it lies, and what a person should know of that."""
+    """A new board, its run directory, and a warning for the log if there is one."""
 
     board: Board
     warning: str | None = None
@@ -68,7 +68,7 @@ class Opened:
 
 
 def server_name(name: str | None, project: Path) -> str:
-    """Return the server's name as a file name: the one given, else that of the project's directory."""
+    """Return the server's name as a file name: ``name``, otherwise the name of the project's directory."""
     return re.sub(r"[^\w.@-]", "_", name or project.name or "django").strip(".") or "django"
 
 
@@ -82,10 +82,10 @@ def open_board(
     pid: int,
     mode: int = 0o700,
 ) -> Opened:
-    """Make the board of this arbiter in the first place that can be written.
+    """Make the board of this arbiter in the first run directory that can be written.
 
-    ``mode`` is that of a directory that has to be made. Where none can, the board is anonymous: the server serves, and says that commands
-    cannot see it. Raises ConfigurationError where the user named a directory that cannot be used.
+    ``mode``: of a directory that has to be made. If no directory can be used, the board is anonymous: the server serves,
+    and warns that the commands cannot see it. Raises ConfigurationError if ``run_dir`` is set and cannot be used.
     """
     problems = []
     for place, source in discovery.run_directories(run_dir, environ=environ, uid=uid):
@@ -98,9 +98,9 @@ def open_board(
             board = Board.create(layout, Path(place, f"{name}.{pid}.board"), pid=pid, start=start_time(pid))
         except FileExistsError:
             raise ConfigurationError(
-                f"another server called {name!r} with pid {pid}, in another container perhaps, uses {place}",
+                f"another server called {name!r} with pid {pid} uses {place}; it may run in another container",
                 option="name",
-                hint="Give each server a name of its own, or a run directory.",
+                hint="Give each server its own name, or its own run directory.",
             ) from None
         except OSError as error:
             problems.append(f"{place}: {error.strerror}")
@@ -108,18 +108,18 @@ def open_board(
                 raise ConfigurationError(
                     f"{run_dir!r} cannot hold the scoreboard: {error.strerror}",
                     option="run-dir",
-                    hint=f"It takes {layout.size // 1024} KiB in a directory that this user may write.",
+                    hint=f"It needs {layout.size // 1024} KiB in a directory that this user may write to.",
                 ) from None
             continue
         return Opened(board, _disk_warning(Path(place), source), directory)
-    warning = f"no place for the scoreboard ({'; '.join(problems)}): the workerguard commands cannot see this server"
+    warning = f"no directory can hold the scoreboard ({'; '.join(problems)}); the workerguard commands cannot see this server"
     return Opened(Board.create(layout, None), warning)
 
 
 def _disk_warning(place: Path, source: str) -> str | None:
     if source != discovery.TEMPORARY or _is_tmpfs(place):
         return None
-    return f"the scoreboard lies on a disk ({place}): name a tmpfs with --run-dir"
+    return f"the scoreboard is on a disk ({place}), which is slow; set --run-dir to a directory on a tmpfs"
 
 
 def _is_tmpfs(path: Path) -> bool:
@@ -135,8 +135,8 @@ def _is_tmpfs(path: Path) -> bool:
 def remove_stale_files(directory: Path) -> None:
     """Remove the boards and sockets of arbiters that are gone.
 
-    An arbiter holds a lock on its board for life, which its children do not inherit: a pid
-    would say nothing of an arbiter in another container that shares this directory.
+    An arbiter holds a lock on its board until it ends; its children do not keep the lock. A pid would not do, because the
+    arbiter may run in another container that shares this directory.
     """
     for path in (*directory.glob("*.board"), *directory.glob("*.new")):
         if _BOARD.fullmatch(path.with_suffix(".board").name) and not is_held(path):
@@ -146,13 +146,13 @@ def remove_stale_files(directory: Path) -> None:
 
 
 def is_live(board: Board) -> bool:
-    """Say whether the arbiter that wrote a board still runs."""
+    """Return whether the arbiter of a board still runs."""
     return is_alive(board.words[Header.PID], board.words[Header.START])
 
 
 @dataclass(frozen=True)
 class Server:
-    """A running server as found in a run directory."""
+    """A running server that was found in a run directory."""
 
     name: str
     pid: int
@@ -161,7 +161,7 @@ class Server:
 
     @property
     def kind(self) -> int:
-        """What its processes do, a `header.ServerKind`."""
+        """The `header.ServerKind` of the server."""
         return self.board.words[Header.KIND]
 
     @property
@@ -170,7 +170,7 @@ class Server:
 
     @property
     def owner(self) -> int:
-        """The user of the board's file; -1 if it is gone."""
+        """The uid that owns the board's file; -1 if the file is gone."""
         try:
             return os.lstat(self.board.path).st_uid if self.board.path is not None else -1
         except OSError:
@@ -189,10 +189,10 @@ def find_servers(
     kind: int = ServerKind.WEB,
     others: bool = False,
 ) -> Iterator[Server]:
-    """Yield every running server of a kind that is this user's; ``others``: for root those of all users.
+    """Yield every running server of one kind that belongs to this user; ``others``: for root, the servers of all users.
 
-    Looks into every place that a server could have used. A file that is no whole
-    scoreboard of this version is passed over; `unreadable` tells of those.
+    Searches every directory that a server could have used. Files that are not a complete scoreboard of this version are
+    skipped; `unreadable` reports them.
     """
     for path in discovery.board_paths(run_dir, environ=environ, uid=uid, others=others):
         try:
@@ -212,7 +212,7 @@ def find_servers(
 
 
 def is_same_tree(project: Path, here: Path) -> bool:
-    """Say whether a server's project is the one in which somebody stands."""
+    """Return whether a directory is a server's project, or inside or around it."""
     return any(
         one == other or one in other.parents or other in one.parents
         for one in {project, Path(os.path.realpath(project))}
@@ -222,14 +222,14 @@ def is_same_tree(project: Path, here: Path) -> bool:
 
 def pools_of(project: str, run_dir: str | None, *, environ: Mapping[str, str], uid: int) -> list[Server]:
     """Return the running Celery pools of a project, on this host."""
-    found = find_servers(run_dir, environ=environ, uid=uid, kind=ServerKind.POOL, others=run_dir is not None)
-    return [server for server in found if is_same_tree(Path(server.project), Path(project))]
+    pools = find_servers(run_dir, environ=environ, uid=uid, kind=ServerKind.POOL, others=run_dir is not None)
+    return [server for server in pools if is_same_tree(Path(server.project), Path(project))]
 
 
 def unreadable(
     run_dir: str | None, *, environ: Mapping[str, str], uid: int, others: bool = False
 ) -> Iterator[str]:
-    """Yield a line for each board whose file cannot be read, or is a dead server's, with the reason."""
+    """Yield one line, with the reason, for each board that cannot be read or whose server is dead."""
     for path in discovery.board_paths(run_dir, environ=environ, uid=uid, others=others):
         try:
             board = Board.open(Path(path), others=others)
@@ -243,10 +243,12 @@ def unreadable(
 
 
 def _why_not_live(path: str, *, others: bool) -> str:
-    """Say why no arbiter is found for a board, in a line."""
+    """Return one line that says why a board has no visible arbiter."""
     if is_held(Path(path), others=others):
         return (
-            f"{path} is of a server whose process cannot be seen from here: it runs in another container, "
-            "or /proc is hidden or of another time namespace"
+            f"{path} belongs to a server whose process cannot be seen from here: it runs in another container, "
+            "or /proc is hidden or belongs to another time namespace"
         )
-    return f"{path} is of a server that has died: nothing has taken it away"
+    return (
+        f"{path} belongs to a server that has died; the next server that uses this directory removes the file"
+    )

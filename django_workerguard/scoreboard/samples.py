@@ -1,4 +1,4 @@
-"""The hour of samples: the arbiter takes one of every slot each ten seconds, anyone reads. Runs in readers."""
+"""The samples of the last hour: the arbiter takes one of every slot every ten seconds. Runs in readers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from django_workerguard.scoreboard.layout import SAMPLE_WORDS, SAMPLES, Sample
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over all slots, the oldest first. ``at`` is Unix time in seconds; counters are counted since the start."""
+    """Sums over all slots, oldest first. ``at`` is Unix time in seconds; the counters count from the server's start."""
 
     at: Sequence[int]
     requests: Sequence[int]
@@ -20,7 +20,7 @@ class Totals:
 
 
 def read_totals(board: Board) -> Totals:
-    """Read the samples of all slots; a slot that was not there at one of them counts 0 there."""
+    """Read the samples of all slots; a slot that did not exist at the time of a sample counts 0."""
     taken = board.words[Header.SAMPLES]
 
     def column(slot: int, field: Sample) -> list[int]:
@@ -39,18 +39,18 @@ def read_totals(board: Board) -> Totals:
             continue
         for columns, field in ((requests, Sample.REQUESTS), (errors, Sample.ERRORS_5XX)):
             values = column(slot, field)
-            if when != at:  # it is not of every sample: what lies there is an hour old
+            if when != at:  # the slot has no value for some samples: the values there are an hour old
                 values = [
                     value if abs(t - a) <= 1 else 0 for value, t, a in zip(values, when, at, strict=True)
                 ]
             columns.append(values)
     first = taken % SAMPLES if taken > SAMPLES else 0
-    shown = min(taken, SAMPLES)
-    return Totals(*((ring[first:] + ring[:first])[:shown] for ring in (at, _sums(requests), _sums(errors))))
+    count = min(taken, SAMPLES)
+    return Totals(*((ring[first:] + ring[:first])[:count] for ring in (at, _sums(requests), _sums(errors))))
 
 
 def read_recent(board: Board, slot: int, *, samples: int) -> tuple[int, int]:
-    """Return the requests and the 5xx of a slot since so many samples ago; (0, 0) where it had none by then."""
+    """Return the requests and the 5xx of a slot since ``samples`` samples ago; (0, 0) if there is no sample."""
     taken = board.words[Header.SAMPLES]
     if not taken > 0 or slot > board.layout.slots:
         return 0, 0

@@ -1,4 +1,4 @@
-"""What a worker tells of its load, made safe to read: a process that went wild may have written it. Pure."""
+"""Sanitise the texts on the scoreboard, because a defective worker may have overwritten them. Pure."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ TEXTS = ("type", "message", "traceback")
 TEXTS_OF_SERVER = ("host", "name", "project", "settings", "worker_class")
 SKIPPED = ("part", "type", "message")
 NUMBERS = ("seconds", "peak_bytes", "retained_bytes", "threads_left", "sockets_left")
-LARGEST = 2.0**53  # what JSON carries whole, and more than any of these can be
+MAX_NUMBER = 2.0**53  # the largest integer that JSON readers keep exact; larger than any valid number here
 
 
 def clean_about(about: Any) -> dict[str, Any]:
-    """Return what a server says of itself in the right form: texts that can be encoded, a list of addresses, a pid."""
+    """Return a server's description in a valid form: texts that can be encoded, a list of addresses, a pid."""
     if not isinstance(about, dict):
         return {}
     bind, replaces = about.get("bind"), about.get("replaces")
@@ -20,18 +20,18 @@ def clean_about(about: Any) -> dict[str, Any]:
     return {
         **{key: value for key, value in about.items() if isinstance(value, bool | int | float)},
         **texts,
-        "bind": [text(one) for one in bind] if isinstance(bind, list) else [],
+        "bind": [text(address) for address in bind] if isinstance(bind, list) else [],
         "replaces": replaces if isinstance(replaces, int) else 0,
     }
 
 
 def text(value: Any) -> str:
-    """Return a value as a text that every encoding of Unicode takes: without lone surrogates."""
+    """Return a value as a text that can be encoded: without lone surrogates."""
     return str(value).encode(errors="replace").decode()
 
 
 def clean_report(report: Any) -> dict[str, Any]:
-    """Return a report of the right form whatever was written: ``step``, ``steps``, ``threads``, ``outdated`` and, if there is one, ``error``."""
+    """Return a report in a valid form, from any input: ``step``, ``steps``, ``threads``, ``outdated`` and, if present, ``error``."""
     if not isinstance(report, dict):
         return {}
     cleaned = {
@@ -77,4 +77,4 @@ def _text_or_none(value: Any) -> str | None:
 def _number(value: Any) -> float | int:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return 0
-    return value if 0 <= value <= LARGEST else 0
+    return value if 0 <= value <= MAX_NUMBER else 0

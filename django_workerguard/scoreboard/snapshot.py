@@ -1,4 +1,4 @@
-"""A consistent picture of a server: the versioned JSON that every reader is built on. Runs in readers."""
+"""A snapshot of a server: the versioned JSON that all readers use. Runs in readers."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ SNAPSHOT_VERSION = 1
 
 
 def snapshot(board: Board) -> dict[str, Any]:
-    """Read the whole board into plain values: numbers in seconds and bytes, times as Unix seconds."""
+    """Read the whole board into plain values: durations in seconds, sizes in bytes, times in Unix seconds."""
     words = board.words
     now = monotonic_ns()
     about = board.read_about()
-    shown = range(1, min(words[Header.TARGET], board.layout.slots) + 1)
+    active = range(1, min(words[Header.TARGET], board.layout.slots) + 1)
     leaving = (
-        n for n in range(len(shown) + 1, board.layout.slots + 1) if words[board.layout.slot(n) + Slot.SEAT]
+        n for n in range(len(active) + 1, board.layout.slots + 1) if words[board.layout.slot(n) + Slot.SEAT]
     )
-    slots = [_slot(board, number, now) for number in (*shown, *leaving)]
+    slots = [_slot(board, number, now) for number in (*active, *leaving)]
     releases = {slot["release"] for slot in slots if slot["release"]}
     return {
         "version": SNAPSHOT_VERSION,
@@ -128,10 +128,10 @@ def _seat(board: Board, index_plus_one: int, now: int) -> dict[str, Any]:
 
 
 def is_suspect(streak: int, since: int) -> bool:
-    """Say whether a worker is under suspicion: for its 5xx in a row, if the latest is recent. ``since`` in nanoseconds. Pure."""
+    """Return whether a worker is suspect: its last requests were all 5xx, the latest ``since`` nanoseconds ago. Pure."""
     return streak >= SUSPECT_AFTER and since < SUSPECT_FOR
 
 
 SUSPECT_AFTER = 3
-SUSPECT_FOR = 60_000_000_000  # ns; on a site without requests nothing else would clear it
+SUSPECT_FOR = 60_000_000_000  # ns; on a site without requests, only time can clear it
 ALL_NOTES = sum(Note)

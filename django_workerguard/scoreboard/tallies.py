@@ -1,6 +1,6 @@
-"""How often what has happened since the arbiter's start. The arbiter writes, anyone reads.
+"""Counts of failures, exits, recycles and loads since the arbiter's start. The arbiter writes them; any process reads them.
 
-The journal forgets what is older than 10,000 events; these never go back.
+The journal keeps only 10,000 events; these counts never decrease.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from django_workerguard.policy.reason import KILLS, RECYCLES
 from django_workerguard.scoreboard.board import Board
 
 OTHER = "other"
-LARGEST = 1 << 64  # of a count
-# upper bounds in seconds; what takes longer is in the last, unbounded one
+MAX_COUNT = 1 << 64
+# upper bounds in seconds; the last bucket is unbounded
 LOAD_BUCKETS = ("0.1", "0.25", "0.5", "1.0", "2.5", "5.0", "10.0", "30.0", "60.0", "120.0", "+Inf")
 TALLIES: Mapping[str, tuple[str, ...]] = {
     "load_failures": ("exception", "transient", "memory", "out-of-memory", "timeout", "died"),
@@ -31,7 +31,7 @@ TALLIES: Mapping[str, tuple[str, ...]] = {
     "recycles": (*RECYCLES, OTHER),
     "loads": LOAD_BUCKETS,
 }
-LOAD_SECONDS = "load_seconds"  # the sum of them all
+LOAD_SECONDS = "load_seconds"  # the sum of the durations of all loads
 
 
 class Tallies:
@@ -44,19 +44,19 @@ class Tallies:
         board.write_tallies(self._counts)
 
     def count(self, name: str, label: str) -> None:
-        """Count one more; a label that the tally does not know is its ``other``."""
+        """Add one to a label of a tally; an unknown label counts as ``other``."""
         counts = self._counts[name]
         counts[label if label in counts else OTHER] += 1
         self._board.write_tallies(self._counts)
 
     def count_load(self, seconds: float) -> None:
-        """Count a load that succeeded."""
+        """Count a successful load and its duration."""
         self._counts[LOAD_SECONDS] = round(self._counts[LOAD_SECONDS] + seconds, 6)
         self.count("loads", next(bound for bound in LOAD_BUCKETS if seconds <= float(bound)))
 
 
 def read_tallies(board: Board) -> dict[str, Any]:
-    """Return every tally by its labels, nothing but numbers whatever the board holds."""
+    """Return every tally by its labels; all values are numbers, even if the board is damaged."""
     written = board.read_tallies()
     tallies: dict[str, Any] = {
         name: {label: _number(_label_count(written.get(name), label)) for label in labels}
@@ -71,5 +71,5 @@ def _label_count(counts: Any, label: str) -> Any:
 
 
 def _number(value: Any) -> int | float:
-    """Return a number that can be a count; a float of a large one overflows."""
-    return value if isinstance(value, int | float) and 0 <= value <= LARGEST else 0
+    """Return the value if it is a valid count, otherwise 0: converting a larger one to float would overflow."""
+    return value if isinstance(value, int | float) and 0 <= value <= MAX_COUNT else 0

@@ -311,7 +311,7 @@ def test_with_no_place_for_the_scoreboard_it_serves_and_says_so(serve, monkeypat
     name = f"nowhere{os.getpid()}"
     server = serve("--name", name, environ=nowhere, prefix=mounting(("ro", Path("/dev/shm"))))
     server.wait_log("(2 of 2)")
-    server.wait_log("no place for the scoreboard")
+    server.wait_log("no directory can hold the scoreboard")
     assert "the workerguard commands cannot see this server" in server.log
     victim = server.get("/").pid
     kill(victim)

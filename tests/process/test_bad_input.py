@@ -261,7 +261,9 @@ def test_a_run_directory_that_anybody_may_write_to(project, tmp_path):
     public.mkdir()
     public.chmod(0o777)
     outcome = project.run("--bind", "127.0.0.1:0", "--run-dir", str(public))
-    assert_refused(outcome, f"run-dir: '{public}'", "anybody may write", "--run-dir on the command line")
+    assert_refused(
+        outcome, f"run-dir: '{public}'", "every user may write to it", "--run-dir on the command line"
+    )
     assert list(public.iterdir()) == []
 
 

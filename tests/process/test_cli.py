@@ -172,7 +172,7 @@ def test_a_board_of_another_version_is_named_with_what_to_do(serve):
         file.write((VERSION + 1).to_bytes(WORD, "little"))
     told = workerguard("status", "--run-dir", str(server.run_dir), run_dir=server.run_dir)
     assert told.returncode == ExitCode.NO_SERVER
-    assert f"version {VERSION + 1}, this program reads version {VERSION}" in told.stderr
+    assert f"version {VERSION + 1}, but this program reads version {VERSION}" in told.stderr
     assert (
         workerguard("probe", "live", "--run-dir", str(server.run_dir), run_dir=server.run_dir).returncode
         == 72
