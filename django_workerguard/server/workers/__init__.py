@@ -1,1 +1,1 @@
-"""gunicorn's worker classes, guarded. Runs in the worker; the classes are made in the arbiter."""
+"""Guarded versions of gunicorn's worker classes. Runs in the worker; the arbiter makes the classes."""

@@ -1,9 +1,8 @@
-"""When a worker accepts: later under suspicion, and no client that has sent nothing. Runs in the worker.
+"""Delay `accept` in a suspect worker, and until a client has sent something. Runs in the worker.
 
-A worker whose requests all fail is done with each at once, and wins the race to accept:
-two such of eight took 36 to 72 % of the requests. A few milliseconds before `accept`
-leave the connection to a healthy worker; where all are suspect, each still answers some
-two hundred requests a second.
+A worker whose requests all fail finishes each at once, and so accepts more connections than the others: two such workers
+of eight took 36 to 72 % of the requests. A delay of a few milliseconds before `accept` leaves the connection to a healthy
+worker. If all workers are suspect, each still answers about two hundred requests per second.
 """
 
 from __future__ import annotations
@@ -16,23 +15,23 @@ from typing import Any
 from django_workerguard.server.workers.request_counter import RequestCount
 
 WAIT = 0.005  # seconds
-_sleep = time.sleep  # gevent replaces time.sleep by one that cannot be used in its hub
+_sleep = time.sleep  # gevent replaces time.sleep, and its version cannot be used in its hub
 
 
 def delay_accept_while_suspect(sockets: list[Any], count: RequestCount) -> None:
-    """Replace the sockets in a worker's listeners by such that wait while it is suspect."""
+    """Replace the sockets in a worker's listeners by sockets that delay `accept` while the worker is suspect."""
     for listener in sockets:
         if hasattr(listener, "sock"):  # gunicorn's wrapper
             listener.sock = _delayed(listener.sock, "accept", count)
-        else:  # gevent's, whose server accepts on what lies inside
+        else:  # gevent's, whose server calls _accept on the inner socket
             listener._sock = _delayed(listener._sock, "_accept", count)
 
 
 def defer_accept(sockets: list[Any], timeout: float) -> None:
-    """Have the kernel keep a TCP connection until its client has sent something, at most ``timeout`` seconds.
+    """Let the kernel hold a TCP connection until its client has sent something, at most ``timeout`` seconds.
 
-    For worker classes that wait in `recv` for a request. A browser that connects ahead, or a load balancer
-    that looks whether the port is open, would hold such a worker until its time-out.
+    For worker classes that block in `recv`. A browser that connects in advance, or a load balancer that checks whether
+    the port is open, would block such a worker until its timeout.
     """
     for listener in sockets:
         sock = getattr(listener, "sock", listener)

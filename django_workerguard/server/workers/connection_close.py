@@ -1,9 +1,9 @@
-"""Close a connection without holding the worker up. Runs in the worker.
+"""Close a connection without blocking the worker. Runs in the worker.
 
-gunicorn waits at the end of a connection, up to two seconds, until the client closes too: closed
-earlier, the kernel would reset it and cut the response off if the client still sends. A sync worker
-answers no other request meanwhile, and in gthread it is the main loop that waits. Here a connection whose request was
-read to its end is closed at once, and a thread waits for all others.
+At the end of a connection, gunicorn waits up to two seconds for the client to close it too. Otherwise, if the client
+still sends, the kernel would reset the connection and cut the response off. A sync worker answers no other request
+meanwhile; in gthread, the main loop waits. This module closes a connection at once if its request was read to its end, and
+lets a thread wait for all other connections.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from gunicorn import util
 from gunicorn.http.body import LengthReader
 
 NOTHING = bytes(4)
-CLOSE_TIMEOUT = 2.0  # seconds that a client gets to close, as gunicorn has it
-MAX_DRAINED_BYTES = 65536  # that are read of what a client still sends, as gunicorn has it
-MAX_CONNECTIONS = 256  # connections that are waited for at once; the longest there is closed for one more
-POLL = 0.1  # seconds between two looks at connections that have come meanwhile
+CLOSE_TIMEOUT = 2.0  # seconds that a client gets to close its side, as in gunicorn
+MAX_DRAINED_BYTES = 65536  # read from a client that still sends, as in gunicorn
+MAX_CONNECTIONS = 256  # that wait at once; one more closes the oldest
+POLL = 0.1  # seconds between two polls, which include newly added connections
 
 
 class Lingerer:
-    """A thread that waits for clients to close, once there is one to wait for."""
+    """A thread that waits until clients close their connections; it starts with the first one."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._connections: dict[int, _Lingering] = {}  # by descriptor, the longest there first
+        self._connections: dict[int, _Lingering] = {}  # by descriptor, the oldest first
         self._running = False
 
     def add(self, sock: socket.socket) -> None:
-        """Take over a connection whose response has been sent. Raises RuntimeError where no thread is to be had."""
+        """Take over a connection whose response has been sent. Raises RuntimeError if no thread can be started."""
         fd = sock.fileno()
         with self._changed:
             if not self._running:
@@ -45,13 +45,13 @@ class Lingerer:
                 self._running = True
             if len(self._connections) >= MAX_CONNECTIONS:
                 self._drop(next(iter(self._connections)))
-            own = socket.socket(fileno=sock.detach())
-            own.setblocking(False)
-            self._connections[fd] = _Lingering(own, time.monotonic() + CLOSE_TIMEOUT)
+            detached = socket.socket(fileno=sock.detach())
+            detached.setblocking(False)
+            self._connections[fd] = _Lingering(detached, time.monotonic() + CLOSE_TIMEOUT)
             self._changed.notify()
 
     def finish(self) -> None:
-        """Wait until no client is waited for any more, which takes two seconds at most."""
+        """Wait until all connections are closed, which takes two seconds at most."""
         with self._changed:
             self._changed.wait_for(lambda: not self._connections, CLOSE_TIMEOUT + POLL)
 
@@ -84,7 +84,7 @@ class _Lingering:
         self._drained = 0
 
     def is_over(self) -> bool:
-        """Read what there is, and say whether the client has closed or sent too much."""
+        """Read the available data, and return whether the client has closed or has sent too much."""
         try:
             data = self.sock.recv(MAX_DRAINED_BYTES)
         except BlockingIOError:
@@ -96,18 +96,18 @@ class _Lingering:
 
 
 class Closer:
-    """Remembers by descriptor which connections have nothing left to read, and closes those at once."""
+    """Closes connections: at once if the request was read to its end, otherwise through the `Lingerer`."""
 
-    def __init__(self, lingering: Callable[..., None]) -> None:
-        self._lingering = lingering  # gunicorn's, where no thread is to be had
+    def __init__(self, gunicorn_close: Callable[..., None]) -> None:
+        self._gunicorn_close = gunicorn_close  # if no thread can be started
         self._finished: set[int] = set()
         self._lingerer = Lingerer()
 
-    def note(self, request: Any) -> None:
-        """Take note of a request that has been answered, whether it was read to its end."""
+    def record(self, request: Any) -> None:
+        """Record whether an answered request was read to its end."""
         try:
             reader, fd = request.body.reader, request.unreader.sock.fileno()
-        except AttributeError:  # HTTP/2, which has no end of this kind
+        except AttributeError:  # HTTP/2 has no such end
             return
         if type(reader) is LengthReader and not reader.length:
             self._finished.add(fd)
@@ -115,11 +115,11 @@ class Closer:
             self._finished.discard(fd)
 
     def close(self, sock: socket.socket, *arguments: Any, **more: Any) -> None:
-        """Close a connection. Has the signature of gunicorn's ``util.close_graceful``."""
+        """Close a connection, with the signature of gunicorn's ``util.close_graceful``."""
         fd = sock.fileno()
         finished = fd in self._finished
         self._finished.discard(fd)
-        if fd < 0:  # a response that broke off has closed it before
+        if fd < 0:  # already closed, because the response broke off
             return
         if finished and _is_read(fd):
             with contextlib.suppress(OSError):
@@ -130,29 +130,29 @@ class Closer:
         try:
             socket.socket.shutdown(sock, socket.SHUT_WR)
             self._lingerer.add(sock)
-        except OSError:  # the client has gone
+        except OSError:  # the client is gone
             with contextlib.suppress(OSError):
                 sock.close()
         except RuntimeError:
-            self._lingering(sock, *arguments, **more)
+            self._gunicorn_close(sock, *arguments, **more)
 
     def finish(self) -> None:
-        """Wait for the last clients to close, before the process ends."""
+        """Wait for the last connections before the process ends."""
         self._lingerer.finish()
 
 
 def close_without_waiting() -> Closer | None:
-    """Replace gunicorn's lingering close in this process; None where it has none (26.1 closes at once)."""
-    lingering = getattr(util, "close_graceful", None)
-    if lingering is None:
+    """Replace gunicorn's lingering close in this process; None if gunicorn has none (26.1 closes at once)."""
+    gunicorn_close = getattr(util, "close_graceful", None)
+    if gunicorn_close is None:
         return None
-    closer = Closer(lingering)
+    closer = Closer(gunicorn_close)
     util.close_graceful = closer.close
     return closer
 
 
 def _is_read(fd: int) -> bool:
-    """Say whether nothing waits in the kernel to be read."""
+    """Return whether the kernel holds no unread data of a connection."""
     try:
         return fcntl.ioctl(fd, termios.FIONREAD, NOTHING) == NOTHING
     except OSError:

@@ -1,4 +1,4 @@
-"""The guard around any gunicorn worker class. Runs in the worker; made in the arbiter."""
+"""The mixin that guards any gunicorn worker class. Runs in the worker; the arbiter makes the class."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from django_workerguard.worker.current import current_worker
 from django_workerguard.worker.seat_handle import SeatHandle
 
 Step = Callable[[], None]
-# seconds that a client which sends nothing is kept from the workers, if gunicorn's timeout sets no limit
+# seconds for which the kernel holds a connection without data, if gunicorn's timeout sets no limit
 DEFER_ACCEPT = 30.0
-ANNOUNCE_TIMEOUT = 5.0  # seconds that receivers of worker_retiring get
+ANNOUNCE_TIMEOUT = 5.0  # seconds for the receivers of worker_retiring
 ASGI_CLASSES = ("ASGIWorker", "UvicornWorker")
 
 
 def is_asgi(worker_class: type) -> bool:
-    """Say whether a worker class serves ASGI applications."""
+    """Return whether a worker class serves ASGI applications."""
     return any(cls.__name__ in ASGI_CLASSES for cls in worker_class.__mro__)
 
 
 def _blocks_on_clients(worker_class: type) -> bool:
-    """Say whether a worker class waits in `recv` for what a client sends, with nothing else to do."""
+    """Return whether a worker class blocks in `recv` until the client sends something."""
     return any(cls.__name__ in ("SyncWorker", "ThreadWorker") for cls in worker_class.__mro__)
 
 
@@ -58,29 +58,29 @@ def guarded(worker_class: type[Any]) -> type[Any]:
 def _draining(worker_class: type) -> tuple[type, ...]:
     if not is_asgi(worker_class):
         return ()
-    # late: they import asyncio, and uvicorn is an extra
-    rooms = "django_workerguard.server.workers"
+    # imported here because they import asyncio, and because uvicorn is an extra
+    package = "django_workerguard.server.workers"
     if any(cls.__name__ == "UvicornWorker" for cls in worker_class.__mro__):
-        return (import_module(f"{rooms}.uvicorn_server").DrainingUvicorn,)
-    return (import_module(f"{rooms}.drain").DrainingASGI,)
+        return (import_module(f"{package}.uvicorn_server").DrainingUvicorn,)
+    return (import_module(f"{package}.drain").DrainingASGI,)
 
 
-def _nothing(_request: Any) -> None:
-    """Take no note of a request."""
+def _ignore_request(_request: Any) -> None:
+    """Do nothing after a request."""
 
 
 class GuardMixin(IgnoresHangup):
-    """Loads with the sentinel, waits to be admitted, says when it accepts and when it leaves."""
+    """Loads with the sentinel, waits for its admission, and reports when it accepts and when it leaves."""
 
     seat_handle: SeatHandle
     server: Any  # the arbiter, as gunicorn hands it to hooks; set after the fork
     asynchronous = False
-    _announced = False
+    _is_ready = False
     _retiring = False
     _leaving_announced = False
     _closer: Closer | None = None
 
-    # gunicorn's base class, as far as it is leaned on
+    # attributes of gunicorn's base class
     cfg: Any
     log: Any
     ppid: int
@@ -89,7 +89,7 @@ class GuardMixin(IgnoresHangup):
     sockets: list[Any]
 
     def take_seat(self, handle: SeatHandle) -> None:
-        """Give this worker its seat; called in the arbiter before the fork."""
+        """Give this worker its seat. Called in the arbiter before the fork."""
         self.seat_handle = handle
         self.tmp: Any
         self.tmp.take_seat(handle)
@@ -113,37 +113,37 @@ class GuardMixin(IgnoresHangup):
         delay_accept_while_suspect(self.sockets, count)
         if _blocks_on_clients(type(self)):
             defer_accept(self.sockets, self.cfg.timeout or DEFER_ACCEPT)
-        self._log_again()
+        self._enable_loggers()
         self._wrap(app, count)
         import_module(load.SENTINEL).watch_memory_errors(count.memory_error)
         self._announce("announce_loaded")
 
-    def _log_again(self) -> None:
-        """Enable gunicorn's loggers again where the project's LOGGING has disabled all that were there before it."""
+    def _enable_loggers(self) -> None:
+        """Enable the server's loggers again if the project's LOGGING has disabled all existing loggers."""
         loggers = [getattr(self.log, name, None) for name in ("error_log", "access_log")]
-        known = logging.root.manager.loggerDict
-        loggers += [known.get(name) for name in ("uvicorn.error", "uvicorn.access")]
-        disabled = [one for one in loggers if isinstance(one, logging.Logger) and one.disabled]
+        existing = logging.root.manager.loggerDict
+        loggers += [existing.get(name) for name in ("uvicorn.error", "uvicorn.access")]
+        disabled = [logger for logger in loggers if isinstance(logger, logging.Logger) and logger.disabled]
         for logger in disabled:
             logger.disabled = False
         if disabled:
             names = " and ".join(logger.name for logger in disabled)
             self.log.warning(
-                "the project's LOGGING disabled %s, enabled again here: set disable_existing_loggers to False",
+                "the project's LOGGING disabled %s; the guard has enabled them again; set disable_existing_loggers to False",
                 names,
             )
 
     def _leave_on_change(self, reloader: Any) -> None:
-        """Have gunicorn's reloader stop every worker class: uvicorn's does not look at what it sets."""
-        changed = reloader._callback
+        """Let gunicorn's reloader stop any worker class: uvicorn's ignores the flag that the reloader sets."""
+        callback = reloader._callback
 
-        def changed_and_left(name: str) -> None:
+        def call_and_stop(name: str) -> None:
             try:
-                changed(name)
+                callback(name)
             finally:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        reloader._callback = changed_and_left
+        reloader._callback = call_and_stop
 
     def _stay_or_leave(self) -> None:
         if self.seat_handle.state == SeatState.UNLOADED:
@@ -153,14 +153,14 @@ class GuardMixin(IgnoresHangup):
     def _wrap(self, app: Callable[..., Any], count: RequestCount) -> None:
         health = HealthURLs(self.seat_handle)
         if self.asynchronous:
-            import_module("gunicorn.instrument.statsd")  # gunicorn looks into it at the first request
+            import_module("gunicorn.instrument.statsd")  # gunicorn imports it at the first request
             self.wsgi: Any = GuardedASGI(
                 app, health, count, admit=self._admitted, failed=self._lifespan_failed
             )
             self.asgi = self.wsgi
         else:
             self._closer = close_without_waiting()
-            chain_hooks(self, count, answered=self._closer.note if self._closer else _nothing)
+            chain_hooks(self, count, answered=self._closer.record if self._closer else _ignore_request)
             self.wsgi = GuardedWSGI(app, health)
 
     def run(self) -> None:
@@ -175,7 +175,7 @@ class GuardMixin(IgnoresHangup):
 
     @property
     def _has_lifespan(self) -> bool:
-        """Say whether the server will start the application's lifespan, which then waits for the admission."""
+        """Whether the server starts the application's lifespan; the lifespan then waits for the admission."""
         if not self.asynchronous:
             return False
         uvicorn = getattr(self, "config", None)
@@ -183,7 +183,7 @@ class GuardMixin(IgnoresHangup):
         return bool(mode != "off")
 
     async def _admitted(self) -> None:
-        import asyncio  # late: the arbiter must not load it before a gevent worker has patched it
+        import asyncio  # here, because the arbiter must not import it before a gevent worker has patched it
 
         load.mark_loaded(self.seat_handle)
         while self.alive and not self.seat_handle.has_order(Orders.ADMIT):
@@ -195,15 +195,15 @@ class GuardMixin(IgnoresHangup):
 
     def notify(self) -> None:
         super().notify()  # type: ignore[misc]
-        if not self._announced and self.seat_handle.state == SeatState.LOADED:
-            self._announced = True
-            self.notify = super().notify  # type: ignore[method-assign, misc] # every request comes by here
-            self._watch_for_the_end()
+        if not self._is_ready and self.seat_handle.state == SeatState.LOADED:
+            self._is_ready = True
+            self.notify = super().notify  # type: ignore[method-assign, misc] # called for every request
+            self._report_sigterm()
             self.seat_handle.stamp(Seat.READY)
             self.seat_handle.set_state(SeatState.READY)
 
-    def _watch_for_the_end(self) -> None:
-        """Put a look at SIGTERM in front of whatever the worker class does about it."""
+    def _report_sigterm(self) -> None:
+        """On SIGTERM, report that this worker leaves, then call the handler of the worker class."""
         before = signal.getsignal(signal.SIGTERM)
 
         def retiring(number: int, frame: Any) -> None:
@@ -220,7 +220,7 @@ class GuardMixin(IgnoresHangup):
         signal.siginterrupt(signal.SIGTERM, False)
 
     def handle_abort(self, sig: int, frame: Any) -> None:
-        """Show what faulthandler cannot see, greenlets and tasks, before gunicorn ends the worker."""
+        """Dump the stacks that faulthandler cannot see, of greenlets and tasks, before gunicorn ends the worker."""
         load.dump_concurrency(self.seat_handle, getattr(self, "loop", None))
         super().handle_abort(sig, frame)  # type: ignore[misc]
 
@@ -230,9 +230,9 @@ class GuardMixin(IgnoresHangup):
 
     def _announce_leaving_in_thread(self) -> None:
         try:
-            # not by threading.Thread, whose start() waits: a gevent hub may not
+            # not with threading.Thread, because its start() blocks, which a gevent hub must not do
             _thread.start_new_thread(self._announce_leaving, ())
-        except RuntimeError:  # no thread is to be had, and what is in hand matters more
+        except RuntimeError:  # no thread can be started; the requests in hand matter more
             self._leaving_announced = True
 
     def _announce_leaving(self) -> None:
@@ -241,6 +241,6 @@ class GuardMixin(IgnoresHangup):
         finally:
             self._leaving_announced = True
 
-    def _announce(self, what: str) -> None:
-        """Send one of the package's Django signals, from where Django is loaded."""
-        getattr(import_module(load.SENTINEL), what)(current_worker())
+    def _announce(self, function: str) -> None:
+        """Send one of the package's Django signals, through the sentinel, because this module never imports Django."""
+        getattr(import_module(load.SENTINEL), function)(current_worker())

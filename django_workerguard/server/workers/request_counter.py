@@ -1,4 +1,4 @@
-"""Count requests in the worker's seat, on gunicorn's own request hooks. Runs in the worker."""
+"""Count requests in the worker's seat, with gunicorn's request hooks. Runs in the worker."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ Hook = Callable[..., Any]
 
 
 class RequestCount:
-    """The seat's words about requests.
+    """The words of the seat that count requests.
 
-    Threads count without a lock: under the global interpreter lock a thread is interrupted only
-    at a jump backwards or at a call, and there is neither between the reading and the writing
-    of a word. The lock is for interpreters without that one. (A lock around every request cost
-    the threaded worker class more than everything else here together.)
+    Threads count without a lock: with the global interpreter lock, a thread is interrupted only at a backward jump or at
+    a call, and there is neither between the read and the write of a word. `LockedRequestCount` is for interpreters
+    without that lock. (A lock around every request cost the threaded worker class more than everything else here.)
     """
 
     def __init__(self, words: memoryview, base: int) -> None:
@@ -50,7 +49,7 @@ class RequestCount:
             words[self._streak] = 0
 
     def discard(self) -> None:
-        """Take a request back that was counted when it came."""
+        """Stop counting a request that `started` has counted."""
         if self._words[self._in_flight]:
             self._words[self._in_flight] -= 1
 
@@ -60,13 +59,13 @@ class RequestCount:
 
     @property
     def is_suspect(self) -> bool:
-        """Say whether the last requests all ended in 5xx, a short while ago."""
+        """Whether the last requests all ended in 5xx, and recently."""
         streak = self._words[self._streak]
         return bool(streak) and is_suspect(streak, monotonic_ns() - self._words[self._last_5xx])
 
 
 class LockedRequestCount(RequestCount):
-    """The same without a global interpreter lock."""
+    """A `RequestCount` for interpreters without a global interpreter lock."""
 
     def __init__(self, words: memoryview, base: int) -> None:
         super().__init__(words, base)
@@ -90,19 +89,18 @@ class LockedRequestCount(RequestCount):
 
 
 def request_count(words: memoryview, base: int) -> RequestCount:
-    """Return the count for this interpreter."""
+    """Return the right `RequestCount` for this interpreter."""
     has_gil = getattr(sys, "_is_gil_enabled", lambda: True)()
     return (RequestCount if has_gil else LockedRequestCount)(words, base)
 
 
-PROBE = "workerguard.probe"  # in the environ of a request that the guard itself has answered
+PROBE = "workerguard.probe"  # in the environ of a request that the guard has answered
 
 
 def chain_hooks(worker: Any, count: RequestCount, *, answered: Callable[[Any], None]) -> None:
-    """Put the count around the user's pre_request and post_request.
+    """Wrap the user's hooks pre_request and post_request to count requests.
 
-    Probes are taken out of the count again: they say nothing of the application.
-    ``answered`` is called with every request that has been.
+    Probes are not counted, because the application does not answer them. ``answered`` is called after every request.
     """
     before = worker.cfg.settings["pre_request"].get()
     after = worker.cfg.settings["post_request"].get()
@@ -129,13 +127,13 @@ def _after(count: RequestCount, user: Hook | None, answered: Callable[[Any], Non
 
     def post_request(worker: Any, request: Any, environ: Any, response: Any) -> None:
         answered(request)
-        error = sys.exc_info()[1]  # that gunicorn is on the way with, while this is called
+        error = sys.exc_info()[1]  # the exception that gunicorn is handling, if any
         if error is not None and isinstance(error, MemoryError | StopIteration):
-            _look_for_memory_error(error, count)
+            _count_memory_error(error, count)
         if PROBE in environ:
             count.discard()
         else:
-            # without a status the application raised, and gunicorn answers 500
+            # without a status, the application raised, and gunicorn answers 500
             ended((getattr(response, "status_code", None) or 500) if response is not None else 500)
         if user is not None:
             user(worker, request, environ, response)
@@ -143,7 +141,7 @@ def _after(count: RequestCount, user: Hook | None, answered: Callable[[Any], Non
     return post_request
 
 
-def _look_for_memory_error(error: BaseException, count: RequestCount) -> None:
-    """Count an answer that ended in MemoryError, begun or not: gunicorn turns a begun one's into StopIteration."""
+def _count_memory_error(error: BaseException, count: RequestCount) -> None:
+    """Count a MemoryError; if the response had begun, gunicorn has turned the error into StopIteration."""
     if isinstance(error, MemoryError) or isinstance(error.__context__, MemoryError):
         count.memory_error()

@@ -1,7 +1,7 @@
-"""Who answers 503 while nobody can serve: a parked process, or a worker that stays unloaded. Runs in a child.
+"""The stand-in: answers 503 while no worker is ready. Runs in a parked child, or in a worker that stays unloaded.
 
-gunicorn's threaded worker without an application. It accepts only while the arbiter has
-it on duty, and says when it has stopped.
+It is gunicorn's threaded worker without an application. It accepts only while the arbiter has it on duty, and reports
+when it has stopped.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ THREADS = 4
 
 
 class Refusal:
-    """A WSGI application that answers 503, and says when to come again."""
+    """A WSGI application that answers 503 with a Retry-After header."""
 
     def __init__(self, handle: SeatHandle) -> None:
         self._handle = handle
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        told = respond(
+        response = respond(
             503,
             "The site is starting or being repaired. Please try again in a moment.\n",
             "text/plain; charset=utf-8",
             retry_after=max(1, math.ceil(self._handle.next_try_in)),
         )
-        start_response(f"{told.status} {told.reason}", list(told.headers))
-        return [told.body]
+        start_response(f"{response.status} {response.reason}", list(response.headers))
+        return [response.body]
 
 
 def without_hooks(cfg: Any) -> None:
-    """Take the user's worker hooks and the reloader out of a child's configuration: it is no worker."""
+    """Remove the user's worker hooks and the reloader from the configuration of a stand-in, because it is not a worker."""
     for name in (
         "pre_request",
         "post_request",
@@ -59,9 +59,9 @@ def without_hooks(cfg: Any) -> None:
 
 
 def _prefix(cfg: Any) -> str:
-    """Return the prefix of an ASGI application, which the stand-in is not given with each request."""
-    of_uvicorn = getattr(cfg.worker_class, "CONFIG_KWARGS", {}).get("root_path")
-    return str(of_uvicorn or cfg.settings["root_path"].get() or "")
+    """Return the prefix of an ASGI application: unlike the ASGI server, the stand-in does not get it with each request."""
+    uvicorn_prefix = getattr(cfg.worker_class, "CONFIG_KWARGS", {}).get("root_path")
+    return str(uvicorn_prefix or cfg.settings["root_path"].get() or "")
 
 
 class StandIn(IgnoresHangup, ThreadWorker):
@@ -80,16 +80,18 @@ class StandIn(IgnoresHangup, ThreadWorker):
         self.seat_handle.set_state(SeatState.PARKED)
 
     def prepare(self) -> None:
-        self.cfg.set("keepalive", 0)  # no connection may outlive the duty
+        self.cfg.set("keepalive", 0)  # no connection may stay open after its duty ends
         if self.cfg.is_ssl:
-            with contextlib.suppress(OSError, ValueError):  # it may be what keeps the workers from loading
+            with contextlib.suppress(
+                OSError, ValueError
+            ):  # the certificate may be the reason why the workers cannot load
                 load_certificate(self.cfg)
-        closer, after = close_without_waiting(), self.cfg.settings["post_request"].get()
+        closer, user_hook = close_without_waiting(), self.cfg.settings["post_request"].get()
 
         def post_request(worker: Any, request: Any, environ: Any, response: Any) -> None:
             if closer is not None:
-                closer.note(request)
-            after(worker, request, environ, response)
+                closer.record(request)
+            user_hook(worker, request, environ, response)
 
         self.cfg.settings["post_request"].set(post_request)
         self.wsgi = GuardedWSGI(
@@ -108,7 +110,7 @@ class StandIn(IgnoresHangup, ThreadWorker):
         return ThreadPoolExecutor(max_workers=THREADS)
 
     def handle_winch(self, sig: int, frame: Any) -> None:
-        """The arbiter's sign that the orders have changed: look at once, not at the next second."""
+        """Read the orders at once: with this signal the arbiter reports that they have changed."""
         self.method_queue.defer(self._follow_orders)
 
     def _follow_orders(self) -> None:
@@ -120,9 +122,9 @@ class StandIn(IgnoresHangup, ThreadWorker):
 
 
 def serve_as_stand_in(worker: Any) -> None:
-    """Turn a worker that could not load into one that stays and answers 503 when nobody else can.
+    """Turn a worker that could not load into a stand-in, which answers 503 while no worker is ready.
 
-    Runs until it is asked to leave; then ends the process.
+    Runs until it is asked to leave, then ends the process.
     """
     stand_in = StandIn(
         worker.age, worker.ppid, worker.sockets, worker.app, worker.timeout, worker.cfg, worker.log

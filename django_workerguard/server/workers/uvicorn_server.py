@@ -1,4 +1,4 @@
-"""uvicorn's server and its worker class, which finish what they have before they close. Runs in the worker."""
+"""uvicorn's server and worker class, with a drain before they close. Runs in the worker."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from uvicorn import Config, Server
 
 from django_workerguard.server.workers.drain import POLL, drain_deadline, stop_accepting
 
-LINGER = 2.0  # seconds, as gunicorn's gthread: how long an idle connection may still bring a request
+LINGER = 2.0  # seconds for which an idle connection may still send a request, as in gunicorn's gthread
 
 
 class DrainingServer(Server):
-    """A server that is asked to leave says so in every answer, and waits for what is under way.
+    """A server that, when asked to stop, sends "connection: close" with every response and waits for requests in hand.
 
-    uvicorn's own closes kept-alive connections and websockets (code 1012) at once.
+    uvicorn's own server closes kept-alive connections and websockets (code 1012) at once.
     """
 
     def __init__(self, config: Config, *, mercy: float) -> None:
@@ -26,7 +26,7 @@ class DrainingServer(Server):
         self._mercy = mercy
 
     def quit(self) -> None:
-        """Stop without finishing anything."""
+        """Stop at once, without a drain."""
         self.should_exit = self.force_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -38,7 +38,7 @@ class DrainingServer(Server):
         loop = asyncio.get_running_loop()
         idle_until = loop.time() + min(self.config.timeout_keep_alive, LINGER)
         until = drain_deadline(loop.time(), self._mercy)
-        self._say_close()
+        self._send_close_headers()
         while not self.force_exit and loop.time() < until:
             busy, idle = self._connections()
             if not busy and (not idle or loop.time() >= idle_until):
@@ -46,20 +46,20 @@ class DrainingServer(Server):
             await self._beat()
             await asyncio.sleep(POLL)
 
-    def _say_close(self) -> None:
-        """Have every answer that begins from now on say that its connection closes, which closes it.
+    def _send_close_headers(self) -> None:
+        """Add "connection: close" to every response that begins from now on; uvicorn then closes the connection.
 
-        uvicorn's `keep_alive = False` closes without saying so where h11 is the parser.
+        With the parser h11, uvicorn's `keep_alive = False` closes the connection without this header.
         """
         state = self.server_state
         state.default_headers = [*state.default_headers, (b"connection", b"close")]
         for connection in state.connections:
             cycle: Any = getattr(connection, "cycle", None)
-            if cycle is not None:  # has a copy of its own
+            if cycle is not None:  # it has its own copy
                 cycle.default_headers = state.default_headers
 
     def _connections(self) -> tuple[int, int]:
-        """Count the connections with a request in hand, or that are websockets; and the idle ones."""
+        """Return the number of busy connections (a request in hand, or a websocket), and of idle ones."""
         busy = sum(1 for connection in self.server_state.connections if _is_busy(connection))
         return busy + len(self.server_state.tasks), len(self.server_state.connections) - busy
 
@@ -75,9 +75,9 @@ def _is_busy(connection: Any) -> bool:
 
 
 class DrainingUvicorn:
-    """uvicorn's worker class with a server that drains, and that SIGQUIT ends."""
+    """A mixin for uvicorn's worker class: its server drains, and SIGQUIT stops it at once."""
 
-    # the worker class, as far as it is leaned on
+    # attributes of the worker class
     sockets: list[Any]
     cfg: Any
     config: Any

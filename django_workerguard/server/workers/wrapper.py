@@ -1,6 +1,6 @@
-"""What stands between the server and the loaded application. Runs in the worker.
+"""Wrappers around the loaded application, WSGI and ASGI. Runs in the worker.
 
-It answers the health URLs and hands every other request on untouched.
+They answer the health URLs and pass every other request on unchanged.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ Send = Callable[[Any], Awaitable[None]]
 WSGIApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
-# what a worker says of itself that answers requests; one that leaves is loaded as well
-ANSWERS = (SeatState.LOADED, SeatState.READY, SeatState.LEAVING)
+# states of a loaded worker; a worker that leaves is still loaded
+LOADED_STATES = (SeatState.LOADED, SeatState.READY, SeatState.LEAVING)
 
 
 class HealthURLs:
-    """The paths live/, ready/ and startup/ under the health path, and their answers.
+    """The paths live/, ready/ and startup/ under the health path, and their responses.
 
-    ``prefix``: a path below which they are found too.
+    ``prefix``: a path under which they are also available.
     """
 
     def __init__(self, handle: SeatHandle, *, prefix: str = "") -> None:
@@ -43,7 +43,7 @@ class HealthURLs:
         return answer(
             kind,
             handle.board.vitals,
-            loaded=handle.state in ANSWERS,
+            loaded=handle.state in LOADED_STATES,
             now=monotonic_ns() / 1e9,
             as_json=wants_json(accept),
             detailed=bears_token(authorization, handle.options.health_token),
@@ -51,7 +51,7 @@ class HealthURLs:
 
 
 class GuardedWSGI:
-    """A WSGI application with the health URLs in front."""
+    """A WSGI application that answers the health URLs and passes other requests on."""
 
     def __init__(self, app: WSGIApp, health: HealthURLs) -> None:
         self._app = app
@@ -62,21 +62,21 @@ class GuardedWSGI:
         kind = self._kinds.get(environ["PATH_INFO"])
         if kind is None:
             return self._app(environ, start_response)
-        told = self._health.answer(
+        response = self._health.answer(
             kind,
             accept=environ.get("HTTP_ACCEPT", ""),
             authorization=environ.get("HTTP_AUTHORIZATION", ""),
         )
         environ[PROBE] = True
-        start_response(f"{told.status} {told.reason}", list(told.headers))
-        return [told.body]
+        start_response(f"{response.status} {response.reason}", list(response.headers))
+        return [response.body]
 
 
 class GuardedASGI:
-    """An ASGI application with the health URLs in front, its requests counted, its lifespan watched.
+    """An ASGI application that answers the health URLs, counts requests and watches the lifespan.
 
-    ``admit`` is awaited when the application has started and before the server accepts;
-    ``failed`` is told of a lifespan that did not start.
+    ``admit`` is awaited after the application has started and before the server accepts. ``failed`` is called if the
+    lifespan does not start.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class GuardedASGI:
             await self._other(scope, receive, send)
 
     def _behind_prefix(self, scope: Scope) -> ProbeKind | None:
-        """Return the probe that a path is below the prefix, which comes with ``root_path`` and, of some clients, twice."""
+        """Return the probe of a path under the prefix ``root_path``, which some clients send twice."""
         prefix = scope.get("root_path")
         if not prefix:
             return None
@@ -120,9 +120,9 @@ class GuardedASGI:
         return self._kinds.get(inside) or self._kinds.get(inside.removeprefix(prefix))
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        status = 499  # the client went away: Django then returns without an answer
+        status = 499  # the client went away; Django then returns without a response
 
-        async def seen(message: Any) -> None:
+        async def send_and_record(message: Any) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -130,7 +130,7 @@ class GuardedASGI:
 
         self._started()
         try:
-            await self._app(scope, receive, seen)
+            await self._app(scope, receive, send_and_record)
         except MemoryError:
             status = 500
             self._memory_error()
@@ -139,7 +139,7 @@ class GuardedASGI:
             status = 500
             raise
         except BaseException:
-            status = 499  # cancelled: it went away
+            status = 499  # cancelled: the client went away
             raise
         finally:
             self._ended(status)
@@ -160,30 +160,30 @@ class GuardedASGI:
 
     async def _answer(self, kind: ProbeKind, scope: Scope, send: Send) -> None:
         headers = dict(scope["headers"])
-        told = self._health.answer(
+        response = self._health.answer(
             kind,
             accept=headers.get(b"accept", b"").decode("latin-1"),
             authorization=headers.get(b"authorization", b"").decode("latin-1"),
         )
-        coded = [(name.lower().encode(), value.encode()) for name, value in told.headers]
-        await send({"type": "http.response.start", "status": told.status, "headers": coded})
-        await send({"type": "http.response.body", "body": told.body})
+        encoded = [(name.lower().encode(), value.encode()) for name, value in response.headers]
+        await send({"type": "http.response.start", "status": response.status, "headers": encoded})
+        await send({"type": "http.response.body", "body": response.body})
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hold the end of the start-up back until the worker is admitted.
+        """Delay the end of the start-up until the worker is admitted.
 
-        An application that raises before it has received anything has no lifespan; one
-        that raises after it, or says that it failed, could not load.
+        An application that raises before it has received a message does not support lifespan. If it raises later, or
+        sends that it failed, the load has failed.
         """
         begun = started = False
 
-        async def received() -> Any:
+        async def receive_and_record() -> Any:
             nonlocal begun
             message = await receive()
             begun = True
             return message
 
-        async def sent(message: Any) -> None:
+        async def send_after_admission(message: Any) -> None:
             nonlocal started
             if message["type"] == "lifespan.startup.failed":
                 self._failed(LifespanFailedError(message.get("message", "")))
@@ -193,7 +193,7 @@ class GuardedASGI:
             await send(message)
 
         try:
-            await self._app(scope, received, sent)
+            await self._app(scope, receive_and_record, send_after_admission)
         except BaseException as error:
             if begun and not started:
                 self._failed(error)
@@ -209,4 +209,4 @@ class GuardedASGI:
 
 
 class LifespanFailedError(Exception):
-    """The application said lifespan.startup.failed."""
+    """The application sent lifespan.startup.failed."""
