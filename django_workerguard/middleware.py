@@ -1,8 +1,8 @@
-"""Keep an unloaded worker from answering, under any server. Runs in the worker.
+"""Middleware that stops an unloaded worker from answering, under any server. Runs in the worker.
 
-Under `serve_guarded` the server itself does all of it, and this middleware takes itself
-out of the chain. Under runserver, plain gunicorn, uWSGI and others it runs the sentinel's
-steps on the first request and answers 503 until they have passed.
+Under `serve_guarded` the server does all of this, and the middleware removes itself from the chain. Under runserver,
+plain gunicorn, uWSGI and others, it runs the sentinel's steps on the first request, and answers 503 until they have
+passed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ FIRST, LONGEST = 1.0, 30.0  # seconds of back-off between two tries in one proce
 
 
 class GuardMiddleware:
-    """First in MIDDLEWARE. Truly synchronous and truly asynchronous."""
+    """The guard of a worker under another server; list it first in MIDDLEWARE. Synchronous and asynchronous."""
 
     sync_capable = True
     async_capable = True
@@ -76,15 +76,15 @@ class GuardMiddleware:
     def _refusal(self, request: HttpRequest) -> HttpResponse:
         wait = max(1, round(self.gate.next_try - time.monotonic()))
         if asks_for_json(request):
-            told = respond(503, '{"status": "unavailable"}\n', "application/json", retry_after=wait)
+            response = respond(503, '{"status": "unavailable"}\n', "application/json", retry_after=wait)
         else:
             text = "This site is not available just now. Please try again in a moment.\n"
-            told = respond(503, text, "text/plain; charset=utf-8", retry_after=wait)
-        return as_response(told)
+            response = respond(503, text, "text/plain; charset=utf-8", retry_after=wait)
+        return as_response(response)
 
 
 class Gate:
-    """Whether this process is loaded, and when it tries again if not."""
+    """The load of this process: whether it is loaded, and if not, when it tries again."""
 
     def __init__(self) -> None:
         self.loaded = False
@@ -94,7 +94,7 @@ class Gate:
         self._lock = threading.Lock()
 
     def try_to_load(self) -> None:
-        """Run the sentinel's steps where a try is due; whoever comes meanwhile waits for its end."""
+        """Run the sentinel's steps if a try is due; other requests wait until it ends."""
         with self._lock:
             if self.loaded or time.monotonic() < self.next_try:
                 return
@@ -119,21 +119,30 @@ class Gate:
         self._failures += 1
         wait = back_off(self._failures, slot=0, first=FIRST, longest=LONGEST, transient=True, seed=self._seed)
         self.next_try = time.monotonic() + wait
-        told = describe_failure(error)
+        failure = describe_failure(error)
         if self._failures == 1:
-            logger.error("This worker is not loaded and answers 503:\n%s", told["traceback"])
+            logger.error(
+                "This worker is not loaded and answers 503; it tries again in %.1f s:\n%s",
+                wait,
+                failure["traceback"],
+            )
         else:
-            logger.error("Still not loaded (%d tries): %s: %s", self._failures, told["type"], told["message"])
+            logger.error(
+                "This worker is still not loaded after %d tries: %s: %s",
+                self._failures,
+                failure["type"],
+                failure["message"],
+            )
 
 
 @functools.cache
 def gate_of_process() -> Gate:
-    """Return the one gate: a test client makes a handler, and middleware, of its own."""
+    """Return the one gate of this process: a test client, for example, makes a second handler and middleware."""
     return Gate()
 
 
 class _LogReporter:
-    """Writes what a load skips into the log: no arbiter reads it here."""
+    """Logs the parts that a load skips, because there is no arbiter to report them to."""
 
     def begin(self, name: str) -> None:
         """Nothing to report."""

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from django.dispatch import Signal
 
-#: The sentinel has passed this worker; it will accept requests in a moment.
+#: The sentinel has verified that this worker is loaded; the worker will soon accept requests.
 worker_loaded = Signal()
 
-#: This worker was asked to leave and finishes what is in hand. Sent in a thread of its own.
+#: This worker was asked to leave and finishes the requests in hand. Sent in a separate thread.
 worker_retiring = Signal()

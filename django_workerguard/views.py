@@ -1,7 +1,7 @@
 """The health URLs as Django views. Runs in the worker.
 
-Under `serve_guarded` the probes are answered before Django; these views answer them where
-the server is another one and the middleware is missing, and make the URLs resolvable.
+Under `serve_guarded` the probes are answered before Django. These views answer them under another server without the
+middleware, and let Django resolve the URLs.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ logger = logging.getLogger("django_workerguard")
 
 
 def probe(request: HttpRequest, kind: ProbeKind) -> HttpResponse:
-    """Answer one of live, ready and startup."""
+    """Answer one of the probes live, ready and startup."""
     worker = current_worker()
     loaded = worker.loaded if worker is not None else True
     return as_response(answer_probe(request, kind, loaded=loaded))
 
 
 def answer_probe(request: HttpRequest, kind: ProbeKind, *, loaded: bool) -> Answer:
-    """Answer a probe about this process, details for those only who may have them."""
+    """Answer a probe about this process, with details only for clients that may see them."""
     worker = current_worker()
     return answer(
         kind,
@@ -46,17 +46,17 @@ def answer_probe(request: HttpRequest, kind: ProbeKind, *, loaded: bool) -> Answ
 
 
 def asks_for_json(request: HttpRequest) -> bool:
-    """Say whether the client of a request asks for JSON."""
+    """Return whether the client of a request asks for JSON."""
     return wants_json(request.META.get("HTTP_ACCEPT", ""), format=request.GET.get("format", ""))
 
 
-def as_response(told: Answer) -> HttpResponse:
-    """Turn an answer into Django's response."""
-    return HttpResponse(told.body, status=told.status, headers=dict(told.headers))
+def as_response(answer: Answer) -> HttpResponse:
+    """Convert an answer to a Django response."""
+    return HttpResponse(answer.body, status=answer.status, headers=dict(answer.headers))
 
 
 def _short_list(request: HttpRequest) -> HttpResponse:
-    """Answer the full list without django-health-check: the three probes, a line each; 500 on error."""
+    """Answer the list of checks without django-health-check: one line for each probe; status 500 if one fails."""
     worker = current_worker()
     vitals = worker.vitals() if worker is not None else None
     loaded = worker.loaded if worker is not None else True
@@ -77,20 +77,20 @@ def _is_gevent() -> bool:
 
 
 def health(request: HttpRequest) -> HttpResponseBase:
-    """Answer the list of checks; django-health-check is imported when the list is first asked for."""
+    """Answer the list of checks; django-health-check is imported at the first request of the list."""
     return _full_list()(request)
 
 
 @functools.cache
 def _full_list() -> Callable[[HttpRequest], HttpResponseBase]:
-    """Choose the list's view: it needs the extra ``health``, and on gevent must do without an event loop."""
+    """Choose the view of the list: it needs the extra ``health``, and on gevent it must not use an event loop."""
     try:
         from django_workerguard.contrib import health_check
-    except ImportError:  # not installed, or of a version before the checks became classes
+    except ImportError:  # not installed, or an old version whose checks are not classes
         return _short_list
     except Exception:
         logger.warning(
-            "django-health-check cannot be imported: the health URL lists the probes only", exc_info=True
+            "django-health-check cannot be imported; the health URL lists only the probes", exc_info=True
         )
         return _short_list
     if _is_gevent():

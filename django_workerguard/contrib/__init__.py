@@ -1,1 +1,1 @@
-"""Adapters to other packages, one each, imported by who uses them."""
+"""Adapters, each to one other package. A project imports only those that it uses."""

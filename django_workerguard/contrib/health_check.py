@@ -1,7 +1,7 @@
 """Checks for django-health-check, and its view over them. Runs in the worker. Needs the extra ``health``.
 
-Any of them can be listed in a HealthCheckView of the project's own. A failed check makes
-that view answer 500. Anybody may see such a view, so the checks tell no numbers.
+Each check can be listed in a HealthCheckView of the project's own. If a check fails, that view answers 500. Every client
+may see such a view, so the messages of the checks have no numbers.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CHECKS = ("WorkerLoaded", "FleetReady", "ArbiterAlive")
 
 @dataclasses.dataclass
 class WorkerLoaded(HealthCheck):
-    """The sentinel has passed the worker that answers."""
+    """The sentinel has verified that the answering worker is loaded."""
 
     async def run(self) -> None:
         worker = current_worker()
@@ -40,7 +40,7 @@ class WorkerLoaded(HealthCheck):
 
 @dataclasses.dataclass
 class FleetReady(HealthCheck):
-    """At least so many slots have a ready worker; without ``min_ready`` the server's own quorum."""
+    """At least ``min_ready`` slots have a ready worker; the default is the server's quorum."""
 
     min_ready: int | None = dataclasses.field(default=None, repr=False)
 
@@ -49,9 +49,9 @@ class FleetReady(HealthCheck):
         if worker is None:
             return
         vitals = worker.vitals()
-        wanted = vitals.quorum if self.min_ready is None else self.min_ready
-        if vitals.ready < wanted:
-            raise ServiceUnavailable("Fewer workers are ready than are needed")
+        required = vitals.quorum if self.min_ready is None else self.min_ready
+        if vitals.ready < required:
+            raise ServiceUnavailable("Fewer workers are ready than required")
 
 
 @dataclasses.dataclass
@@ -69,29 +69,30 @@ class ArbiterAlive(HealthCheck):
 
 @dataclasses.dataclass
 class PoolReady(HealthCheck):
-    """Every guarded pool of this project's Celery workers on this host is ready, and at least ``pools`` of them run.
+    """Every guarded Celery pool of this project on this host is ready, and at least ``pools`` of them run.
 
-    Not one of the default checks: list it in a HealthCheckView of the project's own. It sees what
-    this process's user may see.
+    It is not one of the default checks: list it in a HealthCheckView of the project's own. It finds only pools that this
+    process's user may see.
     """
 
     pools: int = dataclasses.field(default=1, repr=False)
 
     async def run(self) -> None:
-        found = pools_here()
-        if len(found) < self.pools:
+        pools = pools_here()
+        if len(pools) < self.pools:
             raise ServiceUnavailable("Fewer guarded Celery pools run here than are expected")
-        if not all(map(_pool_is_well, found)):
+        if not all(map(_is_pool_ready, pools)):
             raise ServiceUnavailable("A guarded Celery pool is not ready")
 
 
-def _pool_is_well(shot: dict[str, Any]) -> bool:
-    ticks = shot["arbiter"]["beat_age"] <= LONGEST_SILENCE
-    return bool(ticks and shot["arbiter"]["phase"] == "serving" and shot["ready"] >= shot["min_loaded"])
+def _is_pool_ready(snapshot: dict[str, Any]) -> bool:
+    ticks = snapshot["arbiter"]["beat_age"] <= LONGEST_SILENCE
+    serves = snapshot["arbiter"]["phase"] == "serving"
+    return bool(ticks and serves and snapshot["ready"] >= snapshot["min_loaded"])
 
 
 class GuardHealthView(HealthCheckView):
-    """The full list: django-health-check's view over this package's checks."""
+    """The list of checks: django-health-check's view with this package's checks."""
 
     checks = tuple(f"{__name__}.{name}" for name in CHECKS)
 
@@ -104,7 +105,7 @@ class GuardHealthView(HealthCheckView):
 
 
 class LooplessHealthView(View):
-    """The same list on gevent, where an event loop in a worker would break its other requests."""
+    """The list of checks for gevent: in a gevent worker, an event loop would break other requests."""
 
     def get(self, request: HttpRequest) -> HttpResponse:
         view = GuardHealthView()
@@ -121,9 +122,9 @@ class LooplessHealthView(View):
 
 
 def _is_authorized(view: Any, request: HttpRequest) -> bool:
-    """Say whether the client may see the list, as django-health-check's `dispatch` decides from 4.9 on.
+    """Return whether the client may see the list, as `dispatch` decides in django-health-check 4.9 and later.
 
-    `dispatch` is asynchronous, so it is not run here.
+    `dispatch` itself cannot be used here, because it is asynchronous.
     """
     if hasattr(view, "is_authorized"):
         return bool(view.is_authorized(request))
@@ -138,7 +139,7 @@ def _refusal() -> HttpResponse:
 
 
 def run_without_loop(check: HealthCheck) -> HealthCheckResult:
-    """Run a check that never waits, without an event loop. One that does wait fails."""
+    """Run a check without an event loop. A check that has to wait fails."""
     started = timeit.default_timer()
     error: HealthCheckException | None = None
     try:
@@ -147,11 +148,11 @@ def run_without_loop(check: HealthCheck) -> HealthCheckResult:
             try:
                 outcome.send(None)
                 outcome.close()
-                error = ServiceUnavailable("this check waits, which cannot be done on gevent")
+                error = ServiceUnavailable("this check has to wait, which is not possible on gevent")
             except StopIteration:
                 pass
-    except HealthCheckException as found:
-        error = found
+    except HealthCheckException as failure:
+        error = failure
     return HealthCheckResult(check=check, error=error, time_taken=timeit.default_timer() - started)
 
 

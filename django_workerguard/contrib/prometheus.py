@@ -4,9 +4,9 @@ Either in a registry of the project's own::
 
     prometheus_client.REGISTRY.register(WorkerguardCollector())
 
-or at a URL of their own: ``path("metrics/", include("django_workerguard.contrib.prometheus"))``. Whichever
-worker is asked answers for all of them, because the numbers lie in shared memory; so it also
-goes into the registry of prometheus_client's multiprocess mode, beside its MultiProcessCollector.
+or at a separate URL: ``path("metrics/", include("django_workerguard.contrib.prometheus"))``. The worker that answers
+reports the metrics of all workers, because the numbers are in shared memory. So the collector can also be registered
+beside the MultiProcessCollector of prometheus_client's multiprocess mode.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ app_name = "workerguard-metrics"
 
 
 class WorkerguardCollector(Collector):
-    """Yields the metrics of the server that this process is a worker of, and of its project's Celery pools on this host.
+    """Yields the metrics of this worker's server, and of the project's Celery pools on this host.
 
-    None elsewhere.
+    Yields nothing in a process that is not a guarded worker.
     """
 
     def collect(self) -> Iterator[Metric]:
@@ -49,21 +49,21 @@ class WorkerguardCollector(Collector):
         if worker is not None:
             for family in families(worker.snapshot()):
                 yield _metric([("", family)])
-            of_pools = families_of_pools(pools_here())
-            for _, group in groupby(of_pools, key=lambda pair: pair[1].name):
+            pool_families = families_of_pools(pools_here())
+            for _, group in groupby(pool_families, key=lambda pair: pair[1].name):
                 yield _metric(list(group))
 
     def describe(self) -> list[Metric]:
-        """Say nothing: a registry must not look for a server when it only takes the collector in."""
+        """Return nothing: registering the collector must not search for a server."""
         return []
 
 
 def _metric(group: list[tuple[str, Family]]) -> Any:
-    """Make one metric of the families of one name: a server's, or those of its project's pools, by pool."""
+    """Make one metric from families with one name: the server's family, or one family for each pool."""
     _, family = group[0]
     name, text = family.name, family.help
-    of_pools = bool(group[0][0])
-    labels = ("pool", *family.labels) if of_pools else family.labels
+    is_of_pools = bool(group[0][0])
+    labels = ("pool", *family.labels) if is_of_pools else family.labels
     if family.kind == "info":
         about = dict(zip(labels, family.samples[0][0], strict=True))
         return InfoMetricFamily(name.removesuffix("_info"), text, value=about)
@@ -71,23 +71,23 @@ def _metric(group: list[tuple[str, Family]]) -> Any:
         family.kind, GaugeMetricFamily
     )
     metric = kind(name, text, labels=labels)
-    for pool, one in group:
-        before = (pool,) if of_pools else ()
-        if one.kind == "histogram":
-            metric.add_metric(before, [(bound, count) for (bound,), count in one.samples], one.total)
+    for pool, member in group:
+        prefix = (pool,) if is_of_pools else ()
+        if member.kind == "histogram":
+            metric.add_metric(prefix, [(bound, count) for (bound,), count in member.samples], member.total)
             continue
-        for values, number in one.samples:
-            metric.add_metric((*before, *values), number)
+        for values, number in member.samples:
+            metric.add_metric((*prefix, *values), number)
     return metric
 
 
 @never_cache
 @require_safe
 def metrics(request: HttpRequest) -> HttpResponse:
-    """Answer a scrape, in OpenMetrics where that is asked for; only to staff and to bearers of the health-token."""
+    """Answer a scrape, in OpenMetrics if the client asks for it. Only for staff users and clients with the health-token."""
     if not may_see_details(request):
-        told = "Staff only, or with the header 'Authorization: Bearer' and the health-token.\n"
-        return HttpResponse(told, status=403, content_type="text/plain; charset=utf-8")
+        text = "Permission denied. Log in as a staff user, or send the health-token in the header 'Authorization: Bearer'.\n"
+        return HttpResponse(text, status=403, content_type="text/plain; charset=utf-8")
     registry = CollectorRegistry()
     registry.register(WorkerguardCollector())
     encode, content_type = choose_encoder(request.META.get("HTTP_ACCEPT", ""))

@@ -1,6 +1,6 @@
-"""A guarded server in a project's own tests: the class `GuardedServer`, and the pytest fixture over it.
+"""A guarded server for a project's own tests: the class `GuardedServer`, and the pytest fixture that uses it.
 
-pytest loads the plugin everywhere: nothing is imported before it is asked for.
+pytest loads the plugin in every project, so nothing is imported before it is used.
 """
 
 from __future__ import annotations

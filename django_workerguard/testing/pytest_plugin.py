@@ -1,4 +1,4 @@
-"""The fixture ``guarded_server`` for a project's own tests. Runs in pytest, where pytest finds it by itself."""
+"""The fixture ``guarded_server`` for a project's own tests. Runs in pytest, which finds it automatically."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-if TYPE_CHECKING:  # pytest loads this plugin everywhere: it must cost nothing where it is not used
+if TYPE_CHECKING:  # pytest loads this plugin in every project, so it must be cheap to import
     from django_workerguard.testing import GuardedServer
 
 PROBE = "django_workerguard.testing:fault_probe"
 MARKER = (
-    "guarded_server(*arguments, workers=2, worker_class='sync', environ=None, start=True): options of the server "
-    "that the fixture guarded_server starts"
+    "guarded_server(*arguments, workers=2, worker_class='sync', environ=None, start=True): options for the server "
+    "of the fixture guarded_server"
 )
 
 
@@ -28,11 +28,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def guarded_server(request: pytest.FixtureRequest) -> Iterator[GuardedServer]:
-    """Serve the project for real, with all workers ready, and take the server down at the end.
+    """Start a real server for the project, wait until all workers are ready, and stop it after the test.
 
-    It runs on the databases of pytest-django's test, which it may write to, and never on the
-    configured ones. The marker ``guarded_server`` sets its options. When the test fails, the
-    server's log is printed.
+    The server uses the test databases of pytest-django and may write to them; it never uses the databases of the
+    settings. The marker ``guarded_server`` sets its options. If the test fails, the server's log is printed.
     """
     from django_workerguard.testing import GuardedServer
 
@@ -44,7 +43,9 @@ def guarded_server(request: pytest.FixtureRequest) -> Iterator[GuardedServer]:
     environ = {**_environ(request), **(options.pop("environ", None) or {})}
     if options:
         raise TypeError(f"the marker guarded_server has no option {', '.join(options)}: {MARKER}")
-    run_dir = Path(tempfile.mkdtemp(prefix="guarded-"))  # short: the paths of unix sockets have to be
+    run_dir = Path(
+        tempfile.mkdtemp(prefix="guarded-")
+    )  # a short path, because paths of unix sockets are limited
     server = GuardedServer(
         project=request.config.rootpath,
         run_dir=run_dir,
@@ -58,18 +59,16 @@ def guarded_server(request: pytest.FixtureRequest) -> Iterator[GuardedServer]:
     finally:
         if server.process is not None:
             server.end()
-            print(f"--- the log of the guarded server\n{server.log}")  # noqa: T201 - pytest shows it where a test failed
+            print(f"--- the log of the guarded server\n{server.log}")  # noqa: T201 - pytest shows it if the test has failed
         shutil.rmtree(run_dir, ignore_errors=True)
 
 
 def _environ(request: pytest.FixtureRequest) -> dict[str, str]:
-    """Return what tells the server its settings and its databases."""
+    """Return the environment variables with the server's settings and databases."""
     from django.conf import settings
 
     if not settings.configured and not os.environ.get("DJANGO_SETTINGS_MODULE"):
-        pytest.fail(
-            "guarded_server: set DJANGO_SETTINGS_MODULE, as pytest-django wants it too", pytrace=False
-        )
+        pytest.fail("guarded_server: set DJANGO_SETTINGS_MODULE, as for pytest-django", pytrace=False)
     module = settings.SETTINGS_MODULE or os.environ["DJANGO_SETTINGS_MODULE"]
     return {
         "DJANGO_SETTINGS_MODULE": "django_workerguard.testing.settings",
@@ -80,7 +79,7 @@ def _environ(request: pytest.FixtureRequest) -> dict[str, str]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark the tests that use the fixture, before pytest-django looks which databases are wanted."""
+    """Mark the tests that use the fixture, before pytest-django checks which databases a test needs."""
     users = [item for item in items if "guarded_server" in getattr(item, "fixturenames", ())]
     if not users:
         return
@@ -88,25 +87,28 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.stash[CONFIGURED] and config.pluginmanager.hasplugin("django"):
         for item in users:
             if item.get_closest_marker("django_db") is None:
-                # what a test has not committed no other process can see
+                # other processes cannot see data that a test has not committed
                 item.add_marker(pytest.mark.django_db(transaction=True, databases="__all__"))
 
 
 def _configured_databases() -> dict[str, str]:
-    """Return the names of the databases as the settings have them, by alias."""
+    """Return the names of the databases in the settings, by alias."""
     from django.conf import settings
     from django.core.exceptions import ImproperlyConfigured
 
     try:
         databases = settings.DATABASES
-    except ImproperlyConfigured:  # no settings module: the fixture says so
+    except ImproperlyConfigured:  # no settings module; the fixture reports it
         return {}
-    used = {alias: one for alias, one in databases.items() if one.get("ENGINE") not in (None, "", DUMMY)}
-    return {alias: str(one.get("NAME", "")) for alias, one in used.items()}
+    return {
+        alias: str(database.get("NAME", ""))
+        for alias, database in databases.items()
+        if database.get("ENGINE") not in (None, "", DUMMY)
+    }
 
 
 def _databases(request: pytest.FixtureRequest) -> dict[str, str]:
-    """Return the names of the test's databases, by alias."""
+    """Return the names of the test databases, by alias."""
     from django.db import connections
 
     configured = request.config.stash[CONFIGURED]
@@ -115,8 +117,8 @@ def _databases(request: pytest.FixtureRequest) -> dict[str, str]:
     marker = request.node.get_closest_marker("django_db")
     if marker is None or not marker.kwargs.get("transaction"):
         pytest.fail(
-            "guarded_server: install pytest-django, which makes the test's database, and write the test's own marker, if it "
-            "has one, as django_db(transaction=True): what is not committed the server cannot see",
+            "guarded_server: install pytest-django, which makes the test database; if the test has its own marker, write "
+            "django_db(transaction=True), because the server cannot see data that is not committed",
             pytrace=False,
         )
     names = {}
@@ -124,10 +126,10 @@ def _databases(request: pytest.FixtureRequest) -> dict[str, str]:
         connection: Any = connections[alias]
         name = str(connection.settings_dict["NAME"])
         if name == name_in_settings:
-            continue  # the test has none for it: the server gets none either
+            continue  # the test has no test database for this alias, so the server cannot use it
         if connection.vendor == "sqlite" and connection.is_in_memory_db():
             pytest.fail(
-                f"guarded_server: the test database {alias!r} lies in this process's memory, where no server sees it; "
+                f"guarded_server: the test database {alias!r} is in this process's memory, and the server cannot see it; "
                 f'set DATABASES["{alias}"]["TEST"] = {{"NAME": BASE_DIR / "test.sqlite3"}} in the settings of the tests',
                 pytrace=False,
             )

@@ -1,7 +1,6 @@
-"""A guarded server in a test: start it, break it, watch it, take it down. Runs in the test's process.
+"""A guarded server for tests: start it, make it fail, observe it, stop it. Runs in the test's process.
 
-`GuardedServer` is what the fixture ``guarded_server`` of the pytest plugin gives; it is of use without
-pytest too.
+The fixture ``guarded_server`` of the pytest plugin returns a `GuardedServer`, which also works without pytest.
 """
 
 from __future__ import annotations
@@ -27,18 +26,18 @@ from django_workerguard.scoreboard.journal import read_events
 from django_workerguard.scoreboard.places import is_live
 from django_workerguard.scoreboard.snapshot import snapshot
 
-TIMEOUT = 60.0  # seconds until a test gives up; what it waits for takes a fraction of it
-# of the environment: what configures the guard and gunicorn, and what systemd tells a server
+TIMEOUT = 60.0  # seconds until a wait fails; it normally takes a fraction of that
+# prefixes of environment variables that configure the guard and gunicorn, or that systemd sets
 NOT_INHERITED = ("WORKERGUARD_", "GUNICORN_", "NOTIFY_SOCKET", "LISTEN_FD", "LISTEN_PID", "WATCHDOG_")
 
 
 class WaitError(AssertionError):
-    """What was waited for did not happen. Its text has the last state and the server's log."""
+    """The condition of a wait was not met. The message has the last state and the server's log."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer; the headers' names are in lower case."""
+    """A response; the names of the headers are in lower case."""
 
     status: int
     headers: dict[str, str]
@@ -47,18 +46,18 @@ class Reply:
 
 @dataclass
 class GuardedServer:
-    """A server under test. It listens at a unix socket in ``run_dir``, and wherever ``arguments`` say."""
+    """A server under test. It listens on a unix socket in ``run_dir``, and on the addresses in ``arguments``."""
 
     project: Path
     run_dir: Path
     arguments: Sequence[str] = ()
-    environ: Mapping[str, str | None] = field(default_factory=dict)  # None: not even if it is inherited
+    environ: Mapping[str, str | None] = field(default_factory=dict)  # None: remove an inherited variable
     command: Sequence[str] = ("-m", "django_workerguard", "serve")
     prefix: Sequence[str] = ()
     python: str = sys.executable
     process: subprocess.Popen[bytes] | None = None
     socket_path: Path | None = None
-    board_directory: Path | None = None  # where the boards lie, if not in the run directory
+    board_directory: Path | None = None  # by default run_dir
 
     @property
     def log_path(self) -> Path:
@@ -69,7 +68,7 @@ class GuardedServer:
         return self.run_dir / "fault"
 
     def start(self) -> GuardedServer:
-        """Start it and return at once: see `wait_ready`."""
+        """Start the server and return at once; see `wait_ready`."""
         self.run_dir.mkdir(exist_ok=True)
         self.socket_path = self.run_dir / "http.sock"
         environ: dict[str, str | None] = {
@@ -97,16 +96,16 @@ class GuardedServer:
             )
         return self
 
-    # what it says
+    # observe it
 
     @property
     def log(self) -> str:
-        """All that it has written to its standard output and error."""
+        """The server's standard output and standard error so far."""
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
     @contextlib.contextmanager
     def board(self, pid: int | None = None) -> Iterator[Board]:
-        """Map the scoreboard of the newest arbiter, or of that with a pid. Raises FileNotFoundError."""
+        """Map the scoreboard of the newest arbiter, or of the arbiter with a pid. Raises FileNotFoundError."""
         pattern = f"*.{pid}.board" if pid else "*.board"
         boards = [
             Board.open(path, others=True) for path in (self.board_directory or self.run_dir).glob(pattern)
@@ -115,19 +114,19 @@ class GuardedServer:
         live = sorted(servers, key=lambda board: board.words[Header.STARTED_AT])
         try:
             if not live:
-                raise FileNotFoundError("no scoreboard of a live server")
+                raise FileNotFoundError("there is no scoreboard of a running server")
             yield live[-1]
         finally:
             for board in boards:
                 board.close()
 
     def status(self, pid: int | None = None) -> dict[str, Any]:
-        """Return what ``workerguard status --json`` shows, without the findings."""
+        """Return the output of ``workerguard status --json``, without the findings."""
         with self.board(pid) as board:
             return snapshot(board)
 
     def events(self, name: str | None = None) -> list[dict[str, Any]]:
-        """Return the journal, or its events of one name."""
+        """Return the events of the journal, or only those with one name."""
         with self.board() as board:
             return [event for event in read_events(board) if name in (None, event.get("event"))]
 
@@ -136,7 +135,7 @@ class GuardedServer:
         return next(slot for slot in self.status()["slots"] if slot["slot"] == number)
 
     def pids(self) -> list[int]:
-        """Return the workers' pids, by slot."""
+        """Return the pids of the workers, in the order of their slots."""
         return [slot["pid"] for slot in self.status()["slots"] if slot["pid"]]
 
     @property
@@ -145,12 +144,12 @@ class GuardedServer:
         assert self.process is not None
         return self.process.pid
 
-    # waiting for evidence
+    # wait for evidence
 
     def wait(
         self, what: str, condition: Callable[[dict[str, Any]], Any], timeout: float = TIMEOUT
     ) -> dict[str, Any]:
-        """Poll the snapshot until a condition holds of it, and return it."""
+        """Poll the snapshot until it meets a condition, and return it. ``what`` describes the condition in the error."""
         deadline = time.monotonic() + timeout
         last: dict[str, Any] = {}
         while time.monotonic() < deadline:
@@ -163,33 +162,33 @@ class GuardedServer:
         raise WaitError(f"{what}: not within {timeout:g} s\n{last}\n{self.log}")
 
     def wait_ready(self, count: int | None = None, timeout: float = TIMEOUT) -> dict[str, Any]:
-        """Wait until so many workers are ready, by default all."""
+        """Wait until ``count`` workers are ready, by default all."""
 
         def all_ready(status: dict[str, Any]) -> bool:
-            wanted = count if count is not None else status["target"]
-            return bool(status["target"]) and status["ready"] >= wanted
+            required = count if count is not None else status["target"]
+            return bool(status["target"]) and status["ready"] >= required
 
         return self.wait(f"{count or 'all'} ready", all_ready, timeout)
 
     def wait_event(
         self, name: str, matching: Callable[[dict[str, Any]], Any] = bool, count: int = 1
     ) -> dict[str, Any]:
-        """Wait for so many events of a name that match, and return the last of them."""
-        found: list[dict[str, Any]] = []
+        """Wait for ``count`` matching events of a name, and return the last of them."""
+        matches: list[dict[str, Any]] = []
 
-        def seen(_: dict[str, Any]) -> bool:
-            found[:] = [event for event in self.events(name) if matching(event)]
-            return len(found) >= count
+        def enough(_: dict[str, Any]) -> bool:
+            matches[:] = [event for event in self.events(name) if matching(event)]
+            return len(matches) >= count
 
-        self.wait(f"event {name}", seen)
-        return found[-1]
+        self.wait(f"event {name}", enough)
+        return matches[-1]
 
     def wait_log(self, text: str, timeout: float = TIMEOUT) -> None:
-        """Wait until a text is in the log."""
+        """Wait until the log contains a text."""
         self._poll(f"{text!r} in the log", lambda: text in self.log, timeout)
 
     def wait_exit(self, timeout: float = TIMEOUT) -> int:
-        """Wait until it has ended, and return the exit code."""
+        """Wait until the server has ended, and return its exit code."""
         assert self.process is not None
         try:
             return self.process.wait(timeout)
@@ -206,12 +205,12 @@ class GuardedServer:
     def _still_running(self, what: str) -> None:
         assert self.process is not None
         if self.process.poll() is not None:
-            raise WaitError(f"{what}: the server ended with {self.process.returncode}\n{self.log}")
+            raise WaitError(f"{what}: the server ended with exit code {self.process.returncode}\n{self.log}")
 
-    # what is done to it
+    # act on it
 
     def break_loads(self, kind: str = "memory", *, times: int | None = None) -> None:
-        """Make the next loads fail, so many or until `repair`, at their last step.
+        """Make the next loads fail at their last step: ``times`` loads, by default all until `repair`.
 
         ``kind`` is memory (MemoryError), exception (ImproperlyConfigured), exit (exit code 1), kill (SIGKILL) or hang.
         Needs the load probe `fault_probe`, which the fixture has set.
@@ -223,17 +222,17 @@ class GuardedServer:
         temporary.rename(self._fault)
 
     def repair(self) -> None:
-        """Let loads succeed again."""
+        """Let loads succeed again, after `break_loads`."""
         self._fault.unlink(missing_ok=True)
 
     def kill_worker(self, slot: int = 1) -> int:
-        """Kill the worker of a slot by SIGKILL, as the kernel does for want of memory, and return its pid."""
+        """Kill the worker of a slot with SIGKILL, as the kernel's OOM killer does, and return its pid."""
         pid: int = self.slot(slot)["pid"]
         os.kill(pid, signal.SIGKILL)
         return pid
 
     def get(self, path: str = "/", *, headers: dict[str, str] | None = None, timeout: float = 20.0) -> Reply:
-        """Make one request over a new connection. Raises OSError or http.client.HTTPException."""
+        """Send one GET request over a new connection. Raises OSError or http.client.HTTPException."""
         assert self.socket_path is not None
         connection = UnixConnection(self.socket_path, timeout)
         try:
@@ -247,20 +246,20 @@ class GuardedServer:
             connection.close()
 
     def statuses(self, count: int, path: str = "/") -> Counter[int]:
-        """Make requests one after the other and count their statuses."""
+        """Send requests one after the other and count their statuses."""
         return Counter(self.get(path).status for _ in range(count))
 
     def signal(self, number: int) -> None:
-        """Send the arbiter a signal."""
+        """Send a signal to the arbiter."""
         os.kill(self.arbiter, number)
 
     def stop(self) -> int:
-        """Ask it to stop and return the exit code."""
+        """Stop the server with SIGTERM and return its exit code."""
         self.signal(signal.SIGTERM)
         return self.wait_exit()
 
     def end(self) -> None:
-        """Take down whatever is left, harder every time."""
+        """End the server and all its processes, with stronger signals each time."""
         assert self.process is not None
         for number in (signal.SIGCONT, signal.SIGTERM, signal.SIGQUIT, signal.SIGKILL):
             if self.process.poll() is not None:
@@ -270,19 +269,18 @@ class GuardedServer:
                 continue
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(10)
-        for pid in self._left_behind():
+        for pid in self._remaining_processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
-    def _left_behind(self) -> list[int]:
-        """Find processes that have our log open: every child of the server inherits it."""
-        ours = str(self.log_path)
-        found = []
+    def _remaining_processes(self) -> list[int]:
+        """Return the pids of processes that have the server's log open: every child of the server inherits it."""
+        pids = []
         for entry in Path("/proc").iterdir():
             with contextlib.suppress(OSError, ValueError):
-                if int(entry.name) != os.getpid() and (entry / "fd" / "2").readlink() == Path(ours):
-                    found.append(int(entry.name))
-        return found
+                if int(entry.name) != os.getpid() and (entry / "fd" / "2").readlink() == self.log_path:
+                    pids.append(int(entry.name))
+        return pids
 
 
 FAULT = "GUARDED_SERVER_FAULT"  # the environment variable that names the file
@@ -290,7 +288,7 @@ FAULTS = ("memory", "exception", "exit", "kill", "hang")
 
 
 def fault_probe() -> None:
-    """Fail where `GuardedServer.break_loads` wants it: a load probe. Runs in the worker."""
+    """Fail if `GuardedServer.break_loads` is in effect. A load probe; runs in the worker."""
     kind = _take_fault(os.environ.get(FAULT, ""))
     match kind:
         case "memory":
@@ -308,7 +306,7 @@ def fault_probe() -> None:
 
 
 def _take_fault(name: str) -> str:
-    """Return the kind of the fault that is on, and count it; "" where none is."""
+    """Return the kind of the active fault, and count its use; "" if there is none."""
     try:
         with Path(name).open("r+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)

@@ -196,7 +196,7 @@ def test_settings_that_are_being_read_keep_no_port_from_the_next_server(serve, n
     reader = int(started.read_text())
     server.signal(number)
     server.wait_exit()
-    server._poll("the workers have gone", lambda: server._left_behind() in ([], [reader]), 60)
+    server._poll("the workers have gone", lambda: server._remaining_processes() in ([], [reader]), 60)
     with socket.create_server(("127.0.0.1", port)):
         pass  # nobody has it
     server._poll("the reader has ended", lambda: not Path(f"/proc/{reader}").exists(), 60)
