@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from django_workerguard.config.redact import describe_failure
-from django_workerguard.sentinel.measurement import measured
+from django_workerguard.sentinel.measurement import measure_step
 from django_workerguard.sentinel.steps import load, load_steps, release
 
 __all__ = [
@@ -19,7 +19,7 @@ __all__ = [
     "describe_failure",
     "load",
     "load_steps",
-    "measured",
+    "measure_step",
     "release",
     "watch_memory_errors",
 ]

@@ -9,7 +9,7 @@ from typing import Any
 
 
 @contextlib.contextmanager
-def connections_closed(*, forget: bool) -> Iterator[None]:
+def close_new_connections(*, forget: bool) -> Iterator[None]:
     """Close the connections that the block opens, on every alias, even if the load fails, so that no fork inherits one.
 
     A connection that was open before stays open: under another server, or in a test, a request may be using it.

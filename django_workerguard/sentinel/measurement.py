@@ -18,7 +18,7 @@ MAX_NAMED = 8  # the number of threads and sockets of one step that are listed b
 
 
 @contextlib.contextmanager
-def measured(name: str, reporter: Reporter, *, shareable: bool = True) -> Iterator[OptionalParts]:
+def measure_step(name: str, reporter: Reporter, *, shareable: bool = True) -> Iterator[OptionalParts]:
     """Measure and report one step of the load. The step adds each part that it skips to the `OptionalParts`.
 
     If the step raises, its beginning is reported and its end is not.

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from django_workerguard.config.load_request import LoadRequest, Reporter
-from django_workerguard.sentinel.connections import connections_closed
+from django_workerguard.sentinel.connections import close_new_connections
 from django_workerguard.sentinel.lazy_imports import load_languages, load_lazy_parts
-from django_workerguard.sentinel.measurement import measured
+from django_workerguard.sentinel.measurement import measure_step
 from django_workerguard.sentinel.optional_parts import OptionalParts
 from django_workerguard.sentinel.urlconf import load_templates, load_urlconf
 from django_workerguard.sentinel.warmup import warm_up
@@ -38,8 +38,8 @@ def load(request: LoadRequest, reporter: Reporter) -> Callable[..., Any]:
 
     The project's own module is imported first, because it may set environment variables that Django reads.
     """
-    with connections_closed(forget=False):
-        with measured("app", reporter):
+    with close_new_connections(forget=False):
+        with measure_step("app", reporter):
             app = _application(request)
         load_steps(request, reporter, app)
     return app
@@ -47,16 +47,16 @@ def load(request: LoadRequest, reporter: Reporter) -> Callable[..., Any]:
 
 def load_steps(request: LoadRequest, reporter: Reporter, app: Callable[..., Any] | None = None) -> None:
     """Run every step that follows the import of the application; without ``app``, skip the warm-up requests."""
-    with connections_closed(forget=True):
+    with close_new_connections(forget=True):
         for name in request.warmup:
-            with measured(name, reporter) as parts:
+            with measure_step(name, reporter) as parts:
                 STEPS[name](request, parts)
         if app is not None:
             for path in request.warmup_path:
-                with measured(f"warmup:{path}", reporter, shareable=False):
+                with measure_step(f"warmup:{path}", reporter, shareable=False):
                     warm_up(app, path, interface=request.interface)
         for probe in request.load_probe:
-            with measured(f"probe:{probe}", reporter, shareable=False):
+            with measure_step(f"probe:{probe}", reporter, shareable=False):
                 _run_probe(probe)
 
 

@@ -45,7 +45,7 @@ from django_workerguard.server.reload import Reload
 from django_workerguard.server.sd_notify import ServerStatus, Systemd
 from django_workerguard.server.signals import Signals
 from django_workerguard.server.statsd_gauges import Gauges
-from django_workerguard.server.workers.mixin import guarded
+from django_workerguard.server.workers.mixin import guarded_class
 
 FAREWELL = 10.0  # seconds that the receivers of the last notice get, once no worker is left
 MOST_TRIES = 10  # of a signal whose handler fails
@@ -135,7 +135,7 @@ class GuardedArbiter(Arbiter):
         if options.log_format == "json":
             import_module("django_workerguard.server.json_log").write_json(self.log)
         self._notifier.configure(options, app.handover, self.log)
-        self.worker_class = guarded(self.worker_class)  # type: ignore[arg-type] # a class is hashable
+        self.worker_class = guarded_class(self.worker_class)  # type: ignore[arg-type] # a class is hashable
 
     def start(self) -> None:
         """Start as gunicorn does, but tell systemd READY only once the quorum is loaded."""

@@ -17,7 +17,7 @@ from django_workerguard.scoreboard.layout import Orders, SeatKind, SeatState
 from django_workerguard.server.host import Host
 from django_workerguard.server.workers.mixin import is_asgi
 from django_workerguard.server.workers.stand_in import StandIn, without_hooks
-from django_workerguard.worker.after_fork import release_arbiter, signals_blocked
+from django_workerguard.worker.after_fork import block_signals, release_arbiter
 from django_workerguard.worker.load import record_failure
 from django_workerguard.worker.seat_handle import SeatHandle
 from django_workerguard.worker.shutdown import limit_threads
@@ -66,7 +66,7 @@ class GunicornFork:
                 host.cfg.pre_fork(host, worker)
             except SystemExit as error:  # this is the arbiter: it is the worker that is not to be
                 raise RuntimeError(f"the pre_fork hook raised SystemExit({error.code!r})") from error
-        with signals_blocked():
+        with block_signals():
             pid = os.fork()
             if pid == 0:
                 _never_back(release_arbiter, self._not_for_children(others))

@@ -35,7 +35,7 @@ SERVER_MODULES = (
 
 
 @contextlib.contextmanager
-def signals_blocked() -> Iterator[None]:
+def block_signals() -> Iterator[None]:
     """Block the arbiter's signals during a fork, so that no signal runs an arbiter's handler in the child."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ARBITER_SIGNALS)
     try:

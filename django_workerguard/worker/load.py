@@ -73,7 +73,7 @@ def load(
 
     def application(sentinel: Any, reporter: SeatReporter) -> Callable[..., Any]:
         for name, step in (server_steps or {}).items():
-            with sentinel.measured(name, reporter, shareable=False):
+            with sentinel.measure_step(name, reporter, shareable=False):
                 step()
         app: Callable[..., Any] = sentinel.load(handle.request, reporter)
         return app

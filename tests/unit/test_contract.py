@@ -33,7 +33,7 @@ from django_workerguard.scoreboard.layout import Layout
 from django_workerguard.server import gunicorn_contract
 from django_workerguard.server.arbiter import GuardedArbiter
 from django_workerguard.server.signals import Signals
-from django_workerguard.server.workers.mixin import ASGI_CLASSES, GuardMixin, guarded, is_asgi
+from django_workerguard.server.workers.mixin import ASGI_CLASSES, GuardMixin, guarded_class, is_asgi
 from django_workerguard.server.workers.stand_in import StandIn
 from django_workerguard.worker.seat_handle import SeatBeat
 
@@ -129,14 +129,14 @@ def test_a_heartbeat_has_the_interface_of_gunicorns():
 
 def test_worker_classes_are_known_by_their_names():
     assert {cls.__name__ for cls in (ASGIWorker, UvicornWorker)} == set(ASGI_CLASSES)
-    assert is_asgi(guarded(ASGIWorker))
+    assert is_asgi(guarded_class(ASGIWorker))
     assert not is_asgi(StandIn)
 
 
 def test_a_guarded_class_is_not_guarded_again():
-    once = guarded(ThreadWorker)
+    once = guarded_class(ThreadWorker)
     assert issubclass(once, GuardMixin)
-    assert guarded(once) is once
+    assert guarded_class(once) is once
 
 
 def test_the_mixin_hides_no_attribute_of_a_worker_class_by_accident():

@@ -95,7 +95,7 @@ class GuardedChild:
         signal.siginterrupt(TERM_SIGNAL, False)
 
     def _load(self, sentinel: Any, reporter: load.SeatReporter) -> None:
-        with sentinel.measured("init", reporter, shareable=False):
+        with sentinel.measure_step("init", reporter, shareable=False):
             with _collected() as failures:
                 super().after_fork()  # type: ignore[misc]
             if failures:

@@ -14,7 +14,7 @@ from typing import Any
 
 from django_workerguard.server.workers.request_counter import RequestCount
 
-WAIT = 0.005  # seconds
+DELAY = 0.005  # seconds
 _sleep = time.sleep  # gevent replaces time.sleep, and its version cannot be used in its hub
 
 
@@ -43,7 +43,7 @@ def defer_accept(sockets: list[Any], timeout: float) -> None:
 def _delayed(listener: Any, method: str, count: RequestCount) -> Any:
     def accept(self: Any) -> Any:
         if count.is_suspect:
-            _sleep(WAIT)
+            _sleep(DELAY)
         return getattr(super(delayed, self), method)()
 
     delayed = type("DelayedSocket", (type(listener),), {method: accept})

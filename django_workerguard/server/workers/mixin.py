@@ -47,7 +47,7 @@ def server_steps(cfg: Any) -> dict[str, Step]:
 
 
 @functools.cache
-def guarded(worker_class: type[Any]) -> type[Any]:
+def guarded_class(worker_class: type[Any]) -> type[Any]:
     """Return the guarded form of a gunicorn worker class."""
     if issubclass(worker_class, GuardMixin):
         return worker_class
