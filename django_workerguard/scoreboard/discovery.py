@@ -21,7 +21,7 @@ SUFFIX = ".board"
 
 def temporary_directory(environ: Mapping[str, str]) -> str:
     """Return the temporary directory."""
-    return environ.get("TMPDIR") or "/tmp"  # noqa: S108 - where Linux has it
+    return environ.get("TMPDIR") or "/tmp"  # noqa: S108 - the usual directory on Linux
 
 
 def run_directories(run_dir: str | None, *, environ: Mapping[str, str], uid: int) -> list[tuple[str, str]]:

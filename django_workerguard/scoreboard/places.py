@@ -33,9 +33,7 @@ class RunDirectory:
 
     path: Path
     mode: int = 0o700  # of a directory that the server has to make
-    parent_is_world_writable: bool = (
-        True  # its parent is a place where every user may make files, so that it must not be a link
-    )
+    parent_is_world_writable: bool = True  # then the directory must not be a link
 
     def prepare(self, uid: int) -> None:
         """Make the directory, or check the existing one. Raises OSError."""

@@ -67,36 +67,40 @@ def snapshot(board: Board) -> dict[str, Any]:
 
 def _slot(board: Board, number: int, now: int) -> dict[str, Any]:
     words = board.words
-    at = board.layout.slot(number)
-    incumbent = _seat(board, words[at + Slot.SEAT], now)
-    successor = _seat(board, words[at + Slot.SUCCESSOR], now)
+    offset = board.layout.slot(number)
+    incumbent = _seat(board, words[offset + Slot.SEAT], now)
+    successor = _seat(board, words[offset + Slot.SUCCESSOR], now)
     loads = successor or incumbent
-    next_try = words[at + Slot.NEXT_TRY]
+    next_try = words[offset + Slot.NEXT_TRY]
     return {
         "slot": number,
         "pid": incumbent.get("pid"),
         "successor": successor.get("pid"),
-        "state": _name(words[at + Slot.STATE]),
-        "generation": words[at + Slot.GENERATION],
-        "since": words[at + Slot.SINCE] / 1e6,
-        "requests": words[at + Slot.REQUESTS] + incumbent.get("requests", 0) + successor.get("requests", 0),
-        "errors_5xx": words[at + Slot.ERRORS_5XX] + incumbent.get("errors", 0) + successor.get("errors", 0),
-        "in_flight": words[at + Slot.IN_FLIGHT]
+        "state": _name(words[offset + Slot.STATE]),
+        "generation": words[offset + Slot.GENERATION],
+        "since": words[offset + Slot.SINCE] / 1e6,
+        "requests": words[offset + Slot.REQUESTS]
+        + incumbent.get("requests", 0)
+        + successor.get("requests", 0),
+        "errors_5xx": words[offset + Slot.ERRORS_5XX]
+        + incumbent.get("errors", 0)
+        + successor.get("errors", 0),
+        "in_flight": words[offset + Slot.IN_FLIGHT]
         + incumbent.get("in_flight", 0)
         + successor.get("in_flight", 0),
         "suspect": incumbent.get("suspect", False),
-        "notes": [note.name.lower() for note in Note(words[at + Slot.NOTES] & ALL_NOTES) if note.name],
+        "notes": [note.name.lower() for note in Note(words[offset + Slot.NOTES] & ALL_NOTES) if note.name],
         "memory_errors": incumbent.get("memory_errors", 0),
         "rss_bytes": incumbent.get("rss", 0),
         "release": incumbent.get("release", ""),
-        "load_seconds": words[at + Slot.LOAD_NS] / 1e9 if words[at + Slot.LOAD_NS] else None,
+        "load_seconds": words[offset + Slot.LOAD_NS] / 1e9 if words[offset + Slot.LOAD_NS] else None,
         "load_steps": incumbent.get("report", {}).get("steps", []),
         "outdated": loads.get("report", {}).get("outdated", []),
         "loading_for": (now - loads["loading_since"]) / 1e9 if loads.get("loading_since") else None,
         "step": loads.get("report", {}).get("step"),
-        "exits": words[at + Slot.EXITS],
-        "failures": words[at + Slot.FAILURES],
-        "not_spawned": words[at + Slot.NOT_SPAWNED],
+        "exits": words[offset + Slot.EXITS],
+        "failures": words[offset + Slot.FAILURES],
+        "not_spawned": words[offset + Slot.NOT_SPAWNED],
         "next_try_in": max(0.0, (next_try - now) / 1e9) if next_try else None,
         "last_error": board.read_last_error(number),
     }
@@ -110,18 +114,18 @@ def _seat(board: Board, index_plus_one: int, now: int) -> dict[str, Any]:
     if not 1 <= index_plus_one <= board.layout.seats:
         return {}
     index = index_plus_one - 1
-    at = board.layout.seat(index)
+    offset = board.layout.seat(index)
     words = board.words
-    loading = words[at + Seat.PID] and words[at + Seat.STATE] in (SeatState.NONE, SeatState.LOADING)
+    loading = words[offset + Seat.PID] and words[offset + Seat.STATE] in (SeatState.NONE, SeatState.LOADING)
     return {
-        "pid": words[at + Seat.PID] or None,
-        "loading_since": words[at + Seat.SPAWNED] if loading else 0,
-        "requests": words[at + Seat.REQUESTS],
-        "errors": words[at + Seat.ERRORS_5XX],
-        "in_flight": words[at + Seat.IN_FLIGHT],
-        "memory_errors": words[at + Seat.MEMORY_ERRORS],
-        "suspect": is_suspect(words[at + Seat.STREAK], now - words[at + Seat.LAST_5XX]),
-        "rss": words[at + Seat.RSS],
+        "pid": words[offset + Seat.PID] or None,
+        "loading_since": words[offset + Seat.SPAWNED] if loading else 0,
+        "requests": words[offset + Seat.REQUESTS],
+        "errors": words[offset + Seat.ERRORS_5XX],
+        "in_flight": words[offset + Seat.IN_FLIGHT],
+        "memory_errors": words[offset + Seat.MEMORY_ERRORS],
+        "suspect": is_suspect(words[offset + Seat.STREAK], now - words[offset + Seat.LAST_5XX]),
+        "rss": words[offset + Seat.RSS],
         "release": board.read_release(index),
         "report": board.read_seat_report(index),
     }

@@ -55,5 +55,5 @@ def _connections() -> list[tuple[Any, str, Any]]:
 
 
 def _is_open(connection: Any) -> bool:
-    """Say whether a database connection is open; a cache has no such state and counts as open."""
+    """Return whether a database connection is open; a cache has no such state and counts as open."""
     return getattr(connection, "connection", connection) is not None

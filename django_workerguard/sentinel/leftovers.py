@@ -35,19 +35,21 @@ class OpenResources:
     @classmethod
     def now(cls) -> OpenResources:
         """Return the open threads and sockets of this process."""
-        threads = {id(one): one for one in threading.enumerate() if not one.name.startswith(ASGI_THREADS)}
+        threads = {
+            id(thread): thread for thread in threading.enumerate() if not thread.name.startswith(ASGI_THREADS)
+        }
         return cls(threads, dict(_sockets()))
 
     def since(self, before: OpenResources) -> OpenResources:
         """Return the threads and sockets that are open now and were not open before."""
         return OpenResources(
-            {key: one for key, one in self.threads.items() if key not in before.threads},
+            {key: thread for key, thread in self.threads.items() if key not in before.threads},
             {inode: fd for inode, fd in self.sockets.items() if inode not in before.sockets},
         )
 
     def unexpected(self) -> tuple[str, ...]:
         """Return the names of the threads and sockets that are not known to be harmless."""
-        threads = (f"thread:{one.name}" for one in self.threads.values() if not _is_pool_thread(one))
+        threads = (f"thread:{thread.name}" for thread in self.threads.values() if not _is_pool_thread(thread))
         sockets = (name for fd in self.sockets.values() if (name := _describe_socket(fd)))
         return (*sorted(threads), *sorted(sockets))
 
@@ -62,7 +64,7 @@ def _sockets() -> Iterator[tuple[str, int]]:
 
 
 def _is_pool_thread(thread: threading.Thread) -> bool:
-    """Say whether a thread belongs to a connection-pool library, judging by the module of the code that it runs."""
+    """Return whether a thread belongs to a connection-pool library, judging by the module of the code that it runs."""
     target: Any = getattr(thread, "_target", None)
     modules = (getattr(target, "__module__", None), type(thread).__module__)
     return any(str(module).partition(".")[0] in POOL_LIBRARIES for module in modules)
@@ -70,17 +72,17 @@ def _is_pool_thread(thread: threading.Thread) -> bool:
 
 def _describe_socket(fd: int) -> str:
     """Describe a socket; "" if it is harmless: a socket pair of this process, or a connection to a service."""
-    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as one:
-        here = one.getsockname()
-        if one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            return f"listener:{_address_text(here)}"
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as sock:
+        local = sock.getsockname()
+        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            return f"listener:{_address_text(local)}"
         try:
-            there = one.getpeername()
+            peer = sock.getpeername()
         except OSError:
-            return f"socket:{_address_text(here) or one.family.name}"
-        if one.family == socket.AF_UNIX:
+            return f"socket:{_address_text(local) or sock.family.name}"
+        if sock.family == socket.AF_UNIX:
             return ""  # the socket pair that wakes an event loop, or a service on this host
-        return "" if there[1] in _service_ports() else f"socket:{_address_text(there)}"
+        return "" if peer[1] in _service_ports() else f"socket:{_address_text(peer)}"
     return ""
 
 

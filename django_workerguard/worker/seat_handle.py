@@ -46,6 +46,7 @@ class SeatHandle:
         return words[self.base + Seat.PID] == os.getpid() and bool(words[self.base + Seat.ORDERS] & order)
 
     def stamp(self, word: Seat) -> None:
+        """Write the current time into a word of the seat."""
         self.board.words[self.base + word] = monotonic_ns()
 
     def wake(self) -> None:
