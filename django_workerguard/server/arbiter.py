@@ -36,7 +36,7 @@ from django_workerguard.probe.clock import AwakeClock, monotonic_ns
 from django_workerguard.scoreboard.header import Header, Phase
 from django_workerguard.scoreboard.places import Opened
 from django_workerguard.scoreboard.snapshot import snapshot
-from django_workerguard.server.configuration import GuardedApplication
+from django_workerguard.server.configuration.guarded_application import GuardedApplication
 from django_workerguard.server.fork import GunicornFork
 from django_workerguard.server.gunicorn_control import AskedTarget, be_quiet_about_ended_connections
 from django_workerguard.server.listeners import File, close_listeners, socket_files, start_error

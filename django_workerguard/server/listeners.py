@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from django_workerguard.errors import CannotListenError, ConfigurationError
-from django_workerguard.server.configuration import GuardedApplication
+from django_workerguard.server.configuration.guarded_application import GuardedApplication
 
 File = tuple[int, int]  # device and inode
 

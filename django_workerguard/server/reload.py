@@ -15,11 +15,11 @@ from django_workerguard.errors import ConfigurationError
 from django_workerguard.policy import message as m
 from django_workerguard.scoreboard.layout import Layout
 from django_workerguard.scoreboard.places import server_name
-from django_workerguard.server.configuration import GuardedApplication
-from django_workerguard.server.early_options import EarlyOptions
+from django_workerguard.server.configuration.early_options import EarlyOptions
+from django_workerguard.server.configuration.guarded_application import GuardedApplication
+from django_workerguard.server.configuration.process_state import ReloadTrial
+from django_workerguard.server.configuration.settings_reading import SettingsProcess
 from django_workerguard.server.host import Host
-from django_workerguard.server.process_state import ReloadTrial
-from django_workerguard.server.settings_reading import SettingsProcess
 
 UNSTEADY = "chdir, pythonpath or raw_env of gunicorn.conf.py have other values each time it is read"
 

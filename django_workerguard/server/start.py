@@ -19,8 +19,8 @@ from django_workerguard.config.options import GuardOptions
 from django_workerguard.config.settings_process import Answer
 from django_workerguard.errors import CannotLoadError, ConfigurationError, ExitCode
 from django_workerguard.policy.backoff import back_off, seed_of
-from django_workerguard.server.configuration import GuardedApplication
-from django_workerguard.server.settings_reading import settings_request, with_settings
+from django_workerguard.server.configuration.guarded_application import GuardedApplication
+from django_workerguard.server.configuration.settings_reading import settings_request, with_settings
 
 
 def open_application(handover: Handover) -> GuardedApplication:

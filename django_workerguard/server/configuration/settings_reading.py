@@ -11,8 +11,8 @@ from django_workerguard.arbiter.program import execute
 from django_workerguard.config import settings_process
 from django_workerguard.config.handover import Handover
 from django_workerguard.errors import ConfigurationError
-from django_workerguard.server.configuration import GuardedApplication
-from django_workerguard.server.early_options import EarlyOptions
+from django_workerguard.server.configuration.early_options import EarlyOptions
+from django_workerguard.server.configuration.guarded_application import GuardedApplication
 
 ANSWER = 3  # the descriptor in the child
 LONGEST = 60.0  # seconds that settings get if load-timeout sets no limit

@@ -29,15 +29,15 @@ from django_workerguard.errors import ConfigurationError
 from django_workerguard.policy.view import Policy
 from django_workerguard.probe import cgroup
 from django_workerguard.scoreboard.layout import MAX_SEATS
-from django_workerguard.server.early_options import (
+from django_workerguard.server.configuration.early_options import (
     ConfigFile,
     EarlyOptions,
     Sources,
     problem_with,
     read_sources,
 )
-from django_workerguard.server.inherited_modules import InheritedModules
-from django_workerguard.server.process_state import enter
+from django_workerguard.server.configuration.inherited_modules import InheritedModules
+from django_workerguard.server.configuration.process_state import enter
 
 REFUSED = {
     "preload_app": "the application would be loaded in the arbiter, whose failure costs the whole server",
