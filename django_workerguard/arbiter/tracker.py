@@ -145,11 +145,11 @@ class Tracker:
         if arguments.get("all") is True:
             slots = [n for n in range(1, target + 1) if self.fleet.incumbent(n) is not None]
             if not slots:
-                return "no slot has a worker that could be replaced: workerguard status says why"
+                return "no slot has a worker to replace: see workerguard status"
         elif not isinstance(slot, int) or isinstance(slot, bool) or not 1 <= slot <= target:
             return f"there is no slot {slot}: the slots are 1 to {target}"
         elif self.fleet.incumbent(slot) is None:
-            return f"slot {slot} has no worker that could be replaced: workerguard explain {slot} says why"
+            return f"slot {slot} has no worker to replace: see workerguard explain {slot}"
         else:
             slots = [slot]
         for number in slots:

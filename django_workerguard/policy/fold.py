@@ -13,7 +13,9 @@ from django_workerguard.policy.view import Counts, Fleet, Policy, Record, StandI
 
 STABLE = 10.0  # seconds of being ready after which a death is not an early one
 FRESH = 10.0  # seconds after min-worker-lifetime in which a kill comes right after the load
-BY_ITSELF = Reason(Rule.LEFT, "it stopped by itself, or because another process sent it a signal")
+BY_ITSELF = Reason(
+    Rule.LEFT, "the arbiter did not ask it to: it stopped by itself, or another process sent it a signal"
+)
 CLEAN_STABLE = 1.0  # the same for a worker that left with exit code 0
 
 

@@ -114,9 +114,7 @@ def _past_its_time(policy: Policy, worker: Worker, now: float) -> Iterator[Actio
             text = f"loaded, but not accepting after {policy.timeout:g} s"
             yield Abort(worker.seat, Reason(Rule.TIMEOUT, text))
         case State.READY | State.UNLOADED if policy.timeout and now - worker.beat_seen > policy.timeout:
-            waits = (
-                "" if worker.in_flight else "; it has no request in hand: perhaps a client has sent nothing"
-            )
+            waits = "" if worker.in_flight else "; no request is in hand, so a client may have sent nothing"
             text = f"no sign of life for {policy.timeout:g} s{waits}"
             yield Abort(worker.seat, Reason(Rule.TIMEOUT, text))
         case State.RETIRING if worker.asked_to_leave is not None:
@@ -146,7 +144,7 @@ def _stopping(policy: Policy, fleet: Fleet, stop: Stop, now: float) -> Iterator[
     elif now - stop.at > 2 * policy.worker_reload_mercy + policy.drain_delay + LAST_WAIT:
         pids = ", ".join(str(worker.pid) for worker in _in_order(fleet.workers.values()))
         reason = stop.reason or Reason(Rule.STOP)
-        yield Halt(stop.exit_code, reason.adding(f"left behind, although killed: pid {pids}"))
+        yield Halt(stop.exit_code, reason.adding(f"still running, although killed: pid {pids}"))
 
 
 def _give_up(policy: Policy, fleet: Fleet, now: float) -> Reason | None:
@@ -274,7 +272,7 @@ def _break_before_make(policy: Policy, fleet: Fleet, now: float) -> Iterator[Ret
     largest = max(starved, key=lambda w: (w.rss, -w.ordinal))
     reason = _why_out(policy, fleet, largest, now)
     if reason:
-        reason = reason.adding("it goes first: its successor found no memory beside it")
+        reason = reason.adding("it leaves first, because there was no memory for a successor beside it")
         yield Retire(largest.seat, reason, makes_room=True)
 
 

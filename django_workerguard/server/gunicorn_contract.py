@@ -74,7 +74,7 @@ def require_contract(worker_class: type) -> list[str]:
         )
     warning = (
         f"gunicorn {__version__} is newer than the versions that this django-workerguard was tested with "
-        f"(up to {TESTED}); what it leans on is unchanged there, and the server starts"
+        f"(up to {TESTED}); the functions that it uses there are unchanged, so the server starts"
     )
     return [warning]
 

@@ -57,5 +57,5 @@ def start_error(error: BaseException, app: GuardedApplication) -> ConfigurationE
     problem = f"cannot listen at {', '.join(map(str, app.cfg.settings['bind'].get()))}"
     if not isinstance(error, SystemExit):
         return ConfigurationError(f"{problem}: {error}", option="bind", where=where)
-    hint = "The lines above say why; is another server running there?"
+    hint = "See the lines above. Another server may be listening there."
     return CannotListenError(problem, option="bind", where=where, hint=hint)

@@ -21,7 +21,7 @@ from django_workerguard.server.configuration.process_state import ReloadTrial
 from django_workerguard.server.configuration.settings_reading import SettingsProcess
 from django_workerguard.server.host import Host
 
-UNSTEADY = "chdir, pythonpath or raw_env of gunicorn.conf.py have other values each time it is read"
+UNSTEADY = "chdir, pythonpath or raw_env in gunicorn.conf.py change each time the file is read"
 
 
 class Reload:
@@ -127,7 +127,7 @@ class Reload:
             trial.take_back()
             self._restore(before)
             if not isinstance(error, ConfigurationError):
-                host.log.exception("the new configuration cannot be taken")
+                host.log.exception("the new configuration cannot be used")
             self._events.reload_refused(str(error), asked_by)
             return
         finally:

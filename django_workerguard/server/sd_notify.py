@@ -32,7 +32,7 @@ class ServerStatus:
     def text(self) -> str:
         said = f"{self.ready} of {self.target} workers ready"
         if self.frozen:
-            said += "; frozen: the new code cannot be loaded, the old serves on"
+            said += "; frozen: the new code cannot load, the old code continues to serve"
         return f"{said}; {self.why}" if self.why and (self.frozen or self.ready < self.target) else said
 
 
@@ -60,7 +60,7 @@ def _not_the_main_process(environ: Mapping[str, str], started: Container[str]) -
         if other and other not in started:
             return (
                 f"NOTIFY_SOCKET is set, but systemd has started process {other} ({name}), not this one: with "
-                "NotifyAccess=main it ignores what this server says. Start the server with exec, or set NotifyAccess=all"
+                "NotifyAccess=main systemd ignores the messages of this server. Start the server with exec, or set NotifyAccess=all"
             )
     return ""
 

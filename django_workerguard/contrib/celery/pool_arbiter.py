@@ -236,9 +236,7 @@ class PoolArbiter:
             case "recycle":
                 return self.recycle(request.arguments, request.who)
             case _:
-                return (
-                    f"a pool of Celery's knows recycle, not {request.do}: restart its worker, or ask Celery"
-                )
+                return f"a Celery pool supports recycle, not {request.do}: restart the Celery worker, or use Celery's own commands"
 
     def recycle(self, which: dict[str, Any], asked_by: str) -> str | None:
         """Have the child of a slot, or of every slot, replaced; return why not."""

@@ -54,7 +54,7 @@ class TaskPool(prefork.TaskPool):
             raise ConfigurationError(
                 "the guarded pool forks its children",
                 option="worker_pool_start_method",
-                hint="Set it to 'fork', or take guard(app) or CELERY_WORKER_POOL away to run unguarded.",
+                hint="Set it to 'fork', or remove guard(app) or CELERY_WORKER_POOL to run unguarded.",
             )
         found = resolve_pool(settings_layer(), os.environ)
         _, node = self.options["initargs"]
@@ -69,7 +69,9 @@ class TaskPool(prefork.TaskPool):
             rss_limit=int(peak or 0) * KILOBYTE,
         )
         if peak and not found.options.reload_on_rss:
-            logger.info("max_memory_per_child is taken for reload-on-rss: a child's memory now, not its peak")
+            logger.info(
+                "max_memory_per_child is used as reload-on-rss, which compares a child's current memory, not its peak"
+            )
         self.app.steps["consumer"].add(Pulse)
         describe_failure(Exception())  # imports what else every child that fails would import by itself
 

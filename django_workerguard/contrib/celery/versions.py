@@ -29,6 +29,6 @@ def require_supported() -> None:
     if wrong:
         sys.stderr.write(
             f"Error: the guard of Celery's pool cannot be used with {wrong}. "
-            "Install a supported version, or take guard(app) or CELERY_WORKER_POOL away to run unguarded.\n"
+            "Install a supported version, or remove guard(app) or CELERY_WORKER_POOL to run unguarded.\n"
         )
         raise SystemExit(ExitCode.USAGE)

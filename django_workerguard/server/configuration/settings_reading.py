@@ -64,7 +64,7 @@ class SettingsProcess:
         module = self._handover.settings_module
         if answer.silent and self._overdue:
             raise ConfigurationError(
-                f"{module!r}: no end of its import after {self._patience:g} s (load-timeout)"
+                f"{module!r}: its import did not end within {self._patience:g} s (load-timeout)"
             )
         if answer.error:
             raise ConfigurationError(f"{module!r} cannot be imported: {answer.error}", option="settings")
