@@ -1,4 +1,4 @@
-"""What happened, told once to the log and once to the journal. Runs in the arbiter."""
+"""The event log: each event of the server's life is written once to the log and once to the journal. Runs in the arbiter."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class EventLog:
     # the server
 
     def introduce(self, app: Any, listeners: list[str], *, replaces: int) -> None:
-        """Write who this server is."""
+        """Write the server's name, addresses and settings onto the board."""
         self._board.write_about(
             {
                 "host": socket.gethostname(),
@@ -352,7 +352,7 @@ class EventLog:
                 record.failures,
             )
 
-    # who answers 503
+    # the 503 answers
 
     def duty(self, fleet: Fleet, seat: int, *, on: bool) -> None:
         who = "stand-in" if seat == fleet.stand_in.seat else "unloaded worker"

@@ -101,7 +101,7 @@ class Publisher:
         if words[at + Slot.SEAT] == seat + 1:
             words[at + Slot.STATE] = (
                 SlotState.EMPTY
-            )  # first: who reads no pid must not read a state that has one
+            )  # first: a reader that finds no pid must not find a state that needs one
         for word in (Slot.SEAT, Slot.SUCCESSOR):
             if words[at + word] == seat + 1:
                 words[at + word] = 0  # the seat may be another's before the next publication

@@ -1,4 +1,4 @@
-"""How what happened changes what is known: one function from fleet and message to fleet. Pure."""
+"""How a message changes the fleet: one function from fleet and message to fleet. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which worker fails where its peers do not. Pure.
+"""Outliers: workers whose requests fail while the requests of their peers succeed. Pure.
 
 A worker is compared with the healthier half of its peers, over the last minute: with two
 workers that is the other one, and where all workers fail none stands out.

@@ -1,6 +1,6 @@
-"""When a worker has done its part: uWSGI's recycle policies. Pure.
+"""The recycle rules, which mirror uWSGI's: when a worker is due to be replaced. Pure.
 
-Each rule says why in words that carry the numbers; the plan replaces within the budget.
+Each rule returns its reason with the numbers; the plan replaces within the budget.
 What uWSGI decides in the worker, at the end of a request, is decided here, so that idle
 workers are seen and the successor is ready first.
 """

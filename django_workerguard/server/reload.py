@@ -35,7 +35,7 @@ class Reload:
         self._handover_fd = handover_fd
         self._process: SettingsProcess | None = None
         self._read_twice = False  # the settings, for the reload that goes on
-        self._again = ""  # who asked for a reload while another one was reading
+        self._again = ""  # the sender of a request that came while the settings were being read
 
     @property
     def is_reading(self) -> bool:
@@ -47,7 +47,7 @@ class Reload:
         return -1 if self._process is None else self._process.fd
 
     def begin(self, asked_by: str) -> str | None:
-        """Begin a reload, or have the one that is reading begin again. Return why not."""
+        """Begin a reload; one that is still reading its settings begins again. Return why it is refused, or None."""
         if self._tracker.fleet.stop is not None:
             return "the server is stopping"
         if self._process is not None:  # its answer would be out of date
@@ -103,8 +103,8 @@ class Reload:
     def _adopt(self, handover: Handover, asked_by: str, early: EarlyOptions) -> None:
         """Take a new configuration and begin a generation; if it cannot be taken nothing changes.
 
-        ``early``: the options with which the settings were read. If the new configuration has others, the
-        settings are read again with those.
+        ``early``: the options with which the settings were read. If the new configuration has other ones, the
+        settings are read again with them.
         """
         host, before = self._host, self._host.app
         try:

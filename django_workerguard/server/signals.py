@@ -1,4 +1,4 @@
-"""Signals and control requests: what others ask of the arbiter. Runs in the arbiter."""
+"""Signals and control requests that the arbiter gets. Runs in the arbiter."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from django_workerguard.server.reload import Reload
 
 
 class Signals:
-    """Turns what is asked into messages to the fleet. ``handlers`` are what the arbiter's signals do."""
+    """Turns signals and requests into messages to the fleet. ``handlers``: by signal number."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Signals:
         }
 
     def respond(self, request: Request) -> str | None:
-        """Do what a control request asks for. Return why not."""
+        """Do what a control request asks for. Return why it is refused, or None."""
         match request.do:
             case "wake":
                 return None
@@ -81,7 +81,7 @@ class Signals:
         tracker.event_log.stopping(quick=quick, drain_delay=tracker.policy.drain_delay)
 
     def scale(self, target: int, asked_by: str) -> str | None:
-        """Change the target. Return why not."""
+        """Change the target. Return why it is refused, or None."""
         slots, quorum = self._host.board.layout.slots, self._tracker.policy.min_loaded
         if not 1 <= target <= slots:
             return self._no_scale(f"it can be 1 to {slots}", asked_by)

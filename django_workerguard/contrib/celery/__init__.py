@@ -7,7 +7,7 @@ One line in the project's ``celery.py``::
     guard(app)
 
 or one setting, ``CELERY_WORKER_POOL = "django_workerguard.contrib.celery.prefork:TaskPool"``. With the
-line, `celery inspect guard` knows its name everywhere, and a pool that cannot be guarded is told of.
+line, `celery inspect guard` knows its name everywhere, and a pool that cannot be guarded is reported.
 Its options lie in ``WORKERGUARD["CELERY"]``, which inherits the rest.
 """
 

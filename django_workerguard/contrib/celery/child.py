@@ -1,4 +1,4 @@
-"""A guarded child of Celery's pool: it loads, is told of, and takes no task before. Runs in the child."""
+"""A guarded child of Celery's pool: it takes no task before it is loaded and verified. Runs in the child."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ FAILED = 1  # what Celery's tracer returns first for a task that failed
 
 
 class GuardedChild:
-    """What the guard adds to billiard's worker: a verified load, and a word by which it leaves.
+    """What the guard adds to billiard's worker: a verified load, and an order to leave.
 
     It says that it is up only once all that Celery would have logged and forgotten has gone
     well, and it leaves between two tasks, when nothing that was sent to it is left.
@@ -49,7 +49,7 @@ class GuardedChild:
     handle: SeatHandle
     not_ours: tuple[int, ...] = ()  # descriptors of the parent's
 
-    # billiard's, as far as it is leaned on
+    # billiard's, which ships no types
     inq: Any
     on_ready_counter: Any
     _shutdown: Any
@@ -80,7 +80,7 @@ class GuardedChild:
         load.dump_stacks(self.handle)
 
     def _ignore_signals_to_the_group(self) -> None:
-        """Take SIGTERM only from the pool: for a group of processes it is the main one that ends, with the tasks in hand done."""
+        """Take SIGTERM only from the pool: if a whole group gets it, the main process ends, and the tasks are finished."""
         before = signal.getsignal(TERM_SIGNAL)
 
         def terminate(number: int, frame: Any) -> None:
@@ -128,7 +128,7 @@ class GuardedChild:
         self._incoming.register(self.inq._reader.fileno(), select.POLLIN)
 
     def _next_job(self) -> Any:
-        """Return the next job; None if there was none for a second. Leaves where it is told to."""
+        """Return the next job; None if none came for a second. Leaves if it was ordered to."""
         seat, base = self._seat, self._base
         if seat[base + IN_FLIGHT]:
             seat[base + IN_FLIGHT] = 0
@@ -197,7 +197,7 @@ class GuardedBlockingWorker(GuardedChild, BlockingWorker):
             return None
         try:
             if not reader.poll(0.0):
-                return None  # somebody else was quicker
+                return None  # another child was quicker
             payload = reader.recv_bytes()
         except (EOFError, OSError):
             raise SystemExit(EX_FAILURE) from None

@@ -83,7 +83,7 @@ class TaskPool(prefork.TaskPool):
         super().on_start()
 
     def did_start_ok(self) -> bool:
-        """Say yes: what becomes of a load that fails is the policy's."""
+        """Return True: the policy decides about a load that fails."""
         return True
 
     def look_around(self) -> None:
@@ -92,7 +92,7 @@ class TaskPool(prefork.TaskPool):
             self._pool.look_around()
 
     def on_stop(self) -> None:
-        """Let the children finish what is in hand, and end: nobody waits for one that does not."""
+        """Let the children finish their tasks, and end. A child that does not end is not waited for."""
         pool = self._pool
         self.guarded.stopping()
         if pool is None:
@@ -113,10 +113,10 @@ class TaskPool(prefork.TaskPool):
 
 @contextlib.contextmanager
 def _bounded(pool: Any, arbiter: PoolArbiter) -> Iterator[None]:
-    """Bound the end of a pool: who has no task in hand and does not go is killed, and its pipes are closed.
+    """Bound the end of a pool: a child that has no task and does not leave is killed, and its pipes are closed.
 
-    Celery waits without end for a child that still loads, for one that died in the middle of a
-    word, and for jobs that nobody will do.
+    Celery waits without end for a child that still loads, for a child that died while it was writing, and
+    for jobs that no child will do.
     """
     over = threading.Event()
     mercy = arbiter.options.worker_reload_mercy
@@ -153,7 +153,7 @@ def _kill(child: Any) -> None:
 
 
 def _hang_up(children: list[Any]) -> None:
-    """Close the parent's copies of what dead children wrote into, so that whoever reads there comes to an end."""
+    """Close the parent's copies of what dead children wrote into, so that a thread that reads there ends."""
     for child in children:
         with contextlib.suppress(OSError, AttributeError, ValueError):
             child.outq._writer.close()

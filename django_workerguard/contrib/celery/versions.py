@@ -1,4 +1,4 @@
-"""Which Celery and which billiard the guard leans on. Their pools' hooks are internals: others are refused."""
+"""The supported versions of Celery and billiard. The guard uses internals of their pools, so other versions are refused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SUPPORTED = {"celery": (("5", "5"), ("5", "6"), ("5", "7")), "billiard": (("4", 
 
 
 def unsupported() -> str:
-    """Say what is installed that is not supported, and what is; "" where all is well."""
+    """Return the unsupported versions that are installed, and the supported ones; "" if all are supported."""
     wrong = []
     for package, releases in SUPPORTED.items():
         try:
@@ -24,7 +24,7 @@ def unsupported() -> str:
 
 
 def require_supported() -> None:
-    """End the worker with one line where the guard would lean on internals that it does not know."""
+    """End the worker with an error if Celery or billiard is not supported."""
     wrong = unsupported()
     if wrong:
         sys.stderr.write(
