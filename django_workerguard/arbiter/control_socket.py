@@ -136,9 +136,9 @@ class ControlSocket:
 
     def requests(self) -> list[Request]:
         """Return the requests that wait, at most MOST_AT_ONCE; what is not allowed or not understood is refused."""
-        found: list[Request] = []
+        requests: list[Request] = []
         with contextlib.suppress(BlockingIOError):
-            while len(found) < MOST_AT_ONCE:
+            while len(requests) < MOST_AT_ONCE:
                 data, ancillary, _, address = self._socket.recvmsg(
                     LONGEST, socket.CMSG_SPACE(CREDENTIALS.size)
                 )
@@ -147,8 +147,8 @@ class ControlSocket:
                 refused = None if do else "not a request"
                 if uid not in self._allowed:
                     refused = f"user {uid} may not control this server"
-                found.append(Request(do, arguments, pid, uid, address, refused))
-        return found
+                requests.append(Request(do, arguments, pid, uid, address, refused))
+        return requests
 
     def answer(self, request: Request, refused: str | None) -> None:
         if refused is None:
@@ -180,10 +180,10 @@ def open_beside(board: Path | None, *, owner: int, ring: bool = True) -> Control
 
 
 def _parsed(data: bytes) -> tuple[str, dict[str, Any]]:
-    """Return what is asked for, and its arguments; "" where that is not understood."""
+    """Return the name of a request and its arguments; "" if it is not understood."""
     try:
-        asked = json.loads(data)
-        return str(asked.pop("do")), asked
+        request = json.loads(data)
+        return str(request.pop("do")), request
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return "", {}
 

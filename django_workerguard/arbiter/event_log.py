@@ -72,8 +72,8 @@ class EventLog:
     def _say(self, level: str, worker: Worker, action: str, text: str, *values: Any) -> None:
         prefix = f"slot={worker.slot} gen={worker.generation} pid={worker.pid}"
         extra = {"action": action, "slot": worker.slot, "generation": worker.generation, "worker": worker.pid}
-        shown = (plain(value) if isinstance(value, str) else value for value in values)
-        getattr(self._log, level)(f"{prefix} {text}", *shown, extra=extra)
+        cleaned = (plain(value) if isinstance(value, str) else value for value in values)
+        getattr(self._log, level)(f"{prefix} {text}", *cleaned, extra=extra)
 
     # the server
 
@@ -181,8 +181,8 @@ class EventLog:
         failures = []
         self._compare_reload(after)
         for seat, worker in after.workers.items():
-            known = before.workers.get(seat)
-            if known is None or known.state is worker.state:
+            previous = before.workers.get(seat)
+            if previous is None or previous.state is worker.state:
                 continue
             if worker.state is State.READY:
                 self._became_ready(worker, seats, after)
@@ -279,13 +279,13 @@ class EventLog:
             rss_bytes=worker.rss,
             **({"threads": threads} if threads else {}),
         )
-        asked = worker.state is State.RETIRING
-        level = "info" if end.clean or (asked and worker.aborted is None) else "error"
+        leaving = worker.state is State.RETIRING
+        level = "info" if end.clean or (leaving and worker.aborted is None) else "error"
         why = str(worker.reason) if worker.reason else KILLERS.get(by_whom, "")
         self._say(level, worker, "exited", "ended: %s%s", end, f" ({why})" if why else "")
         if dump:
             self._say("error", worker, "stacks", "its stacks at the end:\n%s", dump)
-        if not end.clean and not asked:
+        if not end.clean and not leaving:
             self._board.write_last_error(worker.slot, describe(worker, end, dump, None, by_whom))
         return Cause.TRANSIENT, None
 

@@ -209,9 +209,9 @@ def _admissions(fleet: Fleet) -> Iterator[Action]:
 
 
 def _emergency(policy: Policy, fleet: Fleet, now: float) -> Iterator[Action]:
-    found = why_kill(policy, fleet, now)
-    if found is not None:
-        worker, reason = found
+    victim = why_kill(policy, fleet, now)
+    if victim is not None:
+        worker, reason = victim
         yield Kill(worker.seat, reason, evil=True)
 
 
@@ -259,8 +259,8 @@ def _is_superseded(fleet: Fleet, worker: Worker, now: float) -> bool:
 
 def _break_before_make(policy: Policy, fleet: Fleet, now: float) -> Iterator[Retire]:
     """Retire before the successor starts: if `surge` is 0, or if there was no memory for a successor."""
-    found = (fleet.incumbent(slot) for slot in range(1, fleet.target + 1))
-    incumbents = _in_order(worker for worker in found if worker is not None)  # the longest there first
+    workers = (fleet.incumbent(slot) for slot in range(1, fleet.target + 1))
+    incumbents = _in_order(worker for worker in workers if worker is not None)  # the longest there first
     if policy.surge == 0:
         yield from _make_room(policy, fleet, incumbents, now)
         return
@@ -338,7 +338,7 @@ def _to_succeed(policy: Policy, fleet: Fleet, now: float) -> list[tuple[int, Rea
     budget = policy.surge - sum(1 for slot in slots if fleet.successor(slot) is not None)
     if budget <= 0 or fleet.canary_next_try > now:
         return []
-    found = []
+    due = []
     for slot in slots:
         incumbent = fleet.incumbent(slot)
         if incumbent is None or incumbent.state not in (State.READY, State.UNLOADED):
@@ -346,13 +346,13 @@ def _to_succeed(policy: Policy, fleet: Fleet, now: float) -> list[tuple[int, Rea
         if fleet.successor(slot) is None and fleet.record(slot).next_try <= now:
             reason = _why_out(policy, fleet, incumbent, now)
             if reason:
-                found.append((slot, reason))
+                due.append((slot, reason))
     if not fleet.proven:  # the first of a new generation is the canary
         trying = any(
             w.generation == fleet.generation for w in fleet.of(State.LOADING, State.LOADED, State.FAILED)
         )
         budget = 0 if trying else 1
-    return sorted(found, key=lambda pair: (fleet.record(pair[0]).last_spawn, pair[0]))[:budget]
+    return sorted(due, key=lambda pair: (fleet.record(pair[0]).last_spawn, pair[0]))[:budget]
 
 
 def _in_order(workers: Iterable[Worker]) -> list[Worker]:

@@ -197,18 +197,18 @@ class Fleet:
 
     @cached_property
     def _by_slot(self) -> Mapping[int, list[Worker]]:
-        found: dict[int, list[Worker]] = {}
+        by_slot: dict[int, list[Worker]] = {}
         for worker in sorted(self.workers.values(), key=lambda w: w.ordinal):
             if worker.state in SERVING_OR_COMING:
-                found.setdefault(worker.slot, []).append(worker)
-        return found
+                by_slot.setdefault(worker.slot, []).append(worker)
+        return by_slot
 
     @cached_property
     def _all_in_slots(self) -> Mapping[int, list[Worker]]:
-        found: dict[int, list[Worker]] = {}
+        by_slot: dict[int, list[Worker]] = {}
         for worker in self.workers.values():
-            found.setdefault(worker.slot, []).append(worker)
-        return found
+            by_slot.setdefault(worker.slot, []).append(worker)
+        return by_slot
 
     def all_in_slot(self, slot: int) -> list[Worker]:
         """Return every process of the slot, also one that fails or leaves."""
@@ -219,19 +219,19 @@ class Fleet:
         return self._by_slot.get(slot, [])
 
     def incumbent(self, slot: int) -> Worker | None:
-        found = self.in_slot(slot)
-        return found[0] if found else None
+        workers = self.in_slot(slot)
+        return workers[0] if workers else None
 
     def successor(self, slot: int) -> Worker | None:
-        found = self.in_slot(slot)
-        return found[1] if len(found) > 1 else None
+        workers = self.in_slot(slot)
+        return workers[1] if len(workers) > 1 else None
 
     @cached_property
     def _by_state(self) -> Mapping[State, list[Worker]]:
-        found: dict[State, list[Worker]] = {}
+        by_state: dict[State, list[Worker]] = {}
         for worker in self.workers.values():
-            found.setdefault(worker.state, []).append(worker)
-        return found
+            by_state.setdefault(worker.state, []).append(worker)
+        return by_state
 
     def of(self, *states: State) -> list[Worker]:
         """The workers in any of these states."""

@@ -147,10 +147,10 @@ class GuardedArbiter(Arbiter):
         except (SystemExit, RuntimeError, ValueError, OSError) as error:
             if self.pidfile is not None:
                 self.pidfile.unlink()
-            wrong = start_error(error, self.app)
-            if wrong is None:
+            cause = start_error(error, self.app)
+            if cause is None:
                 raise
-            raise wrong from error
+            raise cause from error
         finally:
             if notify_socket is not None:
                 os.environ["NOTIFY_SOCKET"] = notify_socket

@@ -91,9 +91,13 @@ def differences(worker_class: type) -> Iterator[str]:
             yield f"{module} has no {name}"
             continue
         for method, expected in methods.items():
-            found = _signature(getattr(cls, method, None))
-            if found != expected:
-                yield f"{name}.{method} takes {found}, not {expected}" if found else f"{name} has no {method}"
+            signature = _signature(getattr(cls, method, None))
+            if signature != expected:
+                yield (
+                    f"{name}.{method} takes {signature}, not {expected}"
+                    if signature
+                    else f"{name} has no {method}"
+                )
 
 
 def _signature(method: object) -> str:

@@ -29,10 +29,10 @@ class ServerStatus:
 
     @property
     def text(self) -> str:
-        said = f"{self.ready} of {self.target} workers ready"
+        text = f"{self.ready} of {self.target} workers ready"
         if self.frozen:
-            said += "; frozen: the new code cannot load, the old code continues to serve"
-        return f"{said}; {self.why}" if self.why and (self.frozen or self.ready < self.target) else said
+            text += "; frozen: the new code cannot load, the old code continues to serve"
+        return f"{text}; {self.why}" if self.why and (self.frozen or self.ready < self.target) else text
 
 
 def changes(before: ServerStatus | None, now: ServerStatus, *, monotonic_us: int) -> list[str]:

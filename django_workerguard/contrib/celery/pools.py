@@ -223,9 +223,9 @@ class GuardedAsynPool(GuardedPool, AsynPool):
 
     @property
     def _fed_no_more(self) -> set[int]:
-        found: set[int] = self.__dict__.setdefault("_leaving", set())
-        found.intersection_update(process.pid for process in self._pool)
-        return found
+        pids: set[int] = self.__dict__.setdefault("_leaving", set())
+        pids.intersection_update(process.pid for process in self._pool)
+        return pids
 
     def _forget(self, process: Any) -> None:
         self._process_cleanup_queues(process)

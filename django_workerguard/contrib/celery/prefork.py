@@ -56,19 +56,19 @@ class TaskPool(prefork.TaskPool):
                 option="worker_pool_start_method",
                 hint="Set it to 'fork', or remove guard(app) or CELERY_WORKER_POOL to run unguarded.",
             )
-        found = resolve_pool(settings_layer(), os.environ)
+        resolved = resolve_pool(settings_layer(), os.environ)
         _, node = self.options["initargs"]
         peak = self.options.pop("max_memory_per_child", None)
         processes = self.limit or os.cpu_count() or 1
         self.guarded = PoolArbiter(
-            found.options,
-            open_pool_board(found.options, node, processes=processes),
+            resolved.options,
+            open_pool_board(resolved.options, node, processes=processes),
             logger,
             node=node,
             processes=processes,
             rss_limit=int(peak or 0) * KILOBYTE,
         )
-        if peak and not found.options.reload_on_rss:
+        if peak and not resolved.options.reload_on_rss:
             logger.info(
                 "max_memory_per_child is used as reload-on-rss, which compares a child's current memory, not its peak"
             )

@@ -12,23 +12,25 @@ SUPPORTED = {"celery": (("5", "5"), ("5", "6"), ("5", "7")), "billiard": (("4", 
 
 def unsupported() -> str:
     """Return the unsupported versions that are installed, and the supported ones; "" if all are supported."""
-    wrong = []
+    problems = []
     for package, releases in SUPPORTED.items():
         try:
-            found = version(package)
+            installed = version(package)
         except PackageNotFoundError:
-            found = "none"
-        if tuple(found.split(".")[:2]) not in releases:
-            wrong.append(f"{package} {found} (supported: {', '.join('.'.join(r) + '.*' for r in releases)})")
-    return ", ".join(wrong)
+            installed = "none"
+        if tuple(installed.split(".")[:2]) not in releases:
+            problems.append(
+                f"{package} {installed} (supported: {', '.join('.'.join(r) + '.*' for r in releases)})"
+            )
+    return ", ".join(problems)
 
 
 def require_supported() -> None:
     """End the worker with an error if Celery or billiard is not supported."""
-    wrong = unsupported()
-    if wrong:
+    problems = unsupported()
+    if problems:
         sys.stderr.write(
-            f"Error: the guard of Celery's pool cannot be used with {wrong}. "
+            f"Error: the guard of Celery's pool cannot be used with {problems}. "
             "Install a supported version, or remove guard(app) or CELERY_WORKER_POOL to run unguarded.\n"
         )
         raise SystemExit(ExitCode.USAGE)

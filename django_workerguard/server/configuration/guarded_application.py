@@ -90,10 +90,10 @@ class GuardedApplication(Application):
 
     def settle(self, handover: Handover) -> None:
         """Take the settings, as they have been read. Raises ConfigurationError where gunicorn would end the process."""
-        wanted = dict(self.environ_found)
-        change(wanted, handover.environ)
-        change(wanted, self._by_file)
-        change(self._environ, difference(self._environ, wanted))
+        environ = dict(self.environ_found)
+        change(environ, handover.environ)
+        change(environ, self._by_file)
+        change(self._environ, difference(self._environ, environ))
         self.handover = handover
         try:
             self.load_config()

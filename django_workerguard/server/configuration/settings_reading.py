@@ -39,7 +39,7 @@ class SettingsProcess:
         self.fd = settings_process.ask(request)
         arguments = settings_process.command(ANSWER, patience=self._patience + GRACE)
         try:
-            self.pid = execute(arguments, environ, given={ANSWER: self.fd})
+            self.pid = execute(arguments, environ, descriptors={ANSWER: self.fd})
         except OSError:
             os.close(self.fd)
             raise
