@@ -97,7 +97,7 @@ class GuardedPool:
         """Make the child's part of a process that `fork_child` makes."""
         worker = self.Child(*arguments, **options)
         if self._next is not None:
-            worker.handle, worker.not_ours = self._next
+            worker.seat_handle, worker.not_ours = self._next
         return worker
 
     def _create_worker_process(self, i: int) -> Any:
