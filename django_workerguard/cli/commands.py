@@ -21,7 +21,7 @@ from django_workerguard.config.text import plain
 from django_workerguard.config.units import seconds
 from django_workerguard.errors import ConfigurationError, ExitCode, NoServerError, WorkerguardError
 from django_workerguard.report.findings import with_findings
-from django_workerguard.report.tables import event_line, story, table
+from django_workerguard.report.tables import event_line, explanation, table
 from django_workerguard.report.verdict import KINDS
 from django_workerguard.scoreboard.header import Kind
 from django_workerguard.scoreboard.journal import read_events
@@ -222,5 +222,5 @@ def _explain(parsed: argparse.Namespace) -> int:
     slot = next((slot for slot in shot["slots"] if slot["slot"] == parsed.slot), None)
     if slot is None:
         raise ConfigurationError(f"there is no slot {parsed.slot}: the slots are 1 to {shot['target']}")
-    print(story(shot, slot, read_events(server.board)))
+    print(explanation(shot, slot, read_events(server.board)))
     return ExitCode.OK

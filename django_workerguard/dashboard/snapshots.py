@@ -64,7 +64,7 @@ class Looks:
 
     def _history(self) -> str:
         board, now = self._worker.board, time.time()
-        self._line.feed(read_events(board, after=self._line.seen))
+        self._line.feed(read_events(board, after=self._line.last_number))
         self._line.forget(now)
         totals = read_totals(board)
         axis = svg.Axis.since(board.words[Header.STARTED_AT] / 1e6, now)

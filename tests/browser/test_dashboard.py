@@ -82,7 +82,7 @@ def test_what_a_failed_load_got_through_is_shown(site, page, tmp_path):
     site.wait("slot 1 backs off", lambda status: status["slots"][0]["failures"] >= 1)
     page.goto(f"{site.url}/workerguard/slot/1/")
     expect(page.locator(".wg-waterfall text").first).to_contain_text("app")
-    expect(page.locator("text=The steps that it got through before")).to_be_visible()
+    expect(page.locator("text=Steps that passed before the error")).to_be_visible()
 
 
 def test_a_worker_is_replaced_after_a_confirmation_and_the_journal_has_the_user(site, page):
