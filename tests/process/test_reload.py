@@ -299,4 +299,4 @@ def test_waiting_has_an_end(site, faults):
     faults.set("ready", "hang")
     outcome = order(site, "reload", "--wait=1")
     assert outcome.returncode == ExitCode.TIMED_OUT
-    assert "it goes on without this command" in outcome.stderr
+    assert "the server continues without this command" in outcome.stderr
