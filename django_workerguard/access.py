@@ -54,7 +54,7 @@ def _ask(name: str, request: HttpRequest) -> bool:
     return bool(allowed(request))
 
 
-def for_those(may: Callable[[HttpRequest], bool]) -> Callable[[View], View]:
+def requires(may: Callable[[HttpRequest], bool]) -> Callable[[View], View]:
     """Let a view be seen by those only; send others to log in where they can, else refuse."""
 
     def decorate(view: View) -> View:

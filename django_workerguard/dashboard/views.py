@@ -17,7 +17,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.http import require_http_methods, require_safe
 
-from django_workerguard.access import for_those, may_act, may_see
+from django_workerguard.access import may_act, may_see, requires
 from django_workerguard.config.text import megabytes
 from django_workerguard.dashboard.assets import asset
 from django_workerguard.dashboard.fragments import happened
@@ -38,7 +38,7 @@ ASKED = re.compile(r"recycle-(?P<slot>\d{1,4})|reload")
 
 @never_cache
 @require_safe
-@for_those(may_see)
+@requires(may_see)
 def fleet_page(request: HttpRequest) -> HttpResponse:
     """Show the fleet now, and its last hour."""
     found = looks()
@@ -62,7 +62,7 @@ def fleet_page(request: HttpRequest) -> HttpResponse:
 
 @never_cache
 @require_safe
-@for_those(may_see)
+@requires(may_see)
 def tiles(request: HttpRequest) -> HttpResponse:
     """Answer the fleet as it is now, to be put into the page; with ``?hour``, behind a comment, its last hour too."""
     found = looks()
@@ -74,7 +74,7 @@ def tiles(request: HttpRequest) -> HttpResponse:
 
 @never_cache
 @require_safe
-@for_those(may_see)
+@requires(may_see)
 def slot_page(request: HttpRequest, number: int) -> HttpResponse:
     """Show one slot: its worker, its load's steps, its last error, what happened in it."""
     context = {
@@ -91,7 +91,7 @@ def slot_page(request: HttpRequest, number: int) -> HttpResponse:
 
 @never_cache
 @require_safe
-@for_those(may_see)
+@requires(may_see)
 def slot_now(request: HttpRequest, number: int) -> HttpResponse:
     """Answer what is to be seen of a slot now, to be put into its page."""
     return _let_go(request, render_template(request, "workerguard/slot_now.html", _of_slot(number)))
@@ -129,7 +129,7 @@ asset_file.login_required = False  # type: ignore[attr-defined] # LoginRequiredM
 
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
-@for_those(may_act)
+@requires(may_act)
 @csrf_protect
 def recycle(request: HttpRequest, number: int) -> HttpResponse:
     """Ask whether a slot's worker is to be replaced, and have it replaced."""
@@ -141,7 +141,7 @@ def recycle(request: HttpRequest, number: int) -> HttpResponse:
 
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
-@for_those(may_act)
+@requires(may_act)
 @csrf_protect
 def reload(request: HttpRequest) -> HttpResponse:
     """Ask whether settings and code are to be read anew, and have it done."""
