@@ -15,7 +15,7 @@ from django.urls import NoReverseMatch, Resolver404, resolve, reverse
 from django.utils.http import urlencode
 from django.utils.module_loading import import_string
 
-from django_workerguard.conf import options_here
+from django_workerguard.conf import current_options
 from django_workerguard.report.health import bears_token
 
 PERMISSION = "workerguard.operate"
@@ -25,7 +25,7 @@ View = Callable[..., HttpResponseBase]
 def may_see_details(request: HttpRequest) -> bool:
     """Say whether the client of a probe or of the metrics is staff or bears the health-token."""
     # the token first, because the user may have to be read from the database
-    if bears_token(request.META.get("HTTP_AUTHORIZATION", ""), options_here().health_token):
+    if bears_token(request.META.get("HTTP_AUTHORIZATION", ""), current_options().health_token):
         return True
     user = getattr(request, "user", None)
     return user is not None and bool(getattr(user, "is_active", False) and getattr(user, "is_staff", False))
@@ -33,7 +33,7 @@ def may_see_details(request: HttpRequest) -> bool:
 
 def may_see(request: HttpRequest) -> bool:
     """Say whether the client may see the dashboard."""
-    chosen = options_here().dashboard_access
+    chosen = current_options().dashboard_access
     if chosen:
         return _ask(chosen, request)
     user = getattr(request, "user", None)
@@ -42,7 +42,7 @@ def may_see(request: HttpRequest) -> bool:
 
 def may_act(request: HttpRequest) -> bool:
     """Say whether the client, who may see the dashboard, may also recycle and reload."""
-    chosen = options_here().dashboard_actions
+    chosen = current_options().dashboard_actions
     if chosen:
         return _ask(chosen, request)
     user = getattr(request, "user", None)

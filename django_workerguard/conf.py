@@ -37,7 +37,7 @@ def guard_options() -> GuardOptions:
     return resolve([Layer(SETTING, guard)]).options
 
 
-def options_here() -> GuardOptions:
+def current_options() -> GuardOptions:
     """Return the guard's options: the server's, from wherever they were set; else the settings' alone."""
     worker = current_worker()
     return worker.options if worker is not None else guard_options()
@@ -48,8 +48,8 @@ def pools_here() -> list[dict[str, Any]]:
     worker = current_worker()
     project = str(worker.board.read_about().get("project", "/")) if worker is not None else here()
     # outside a guarded worker the options are the settings' alone, and the environment is stronger
-    run_dir = options_here().run_dir if worker is not None else None
-    run_dir = run_dir or os.environ.get("WORKERGUARD_RUN_DIR") or options_here().run_dir
+    run_dir = current_options().run_dir if worker is not None else None
+    run_dir = run_dir or os.environ.get("WORKERGUARD_RUN_DIR") or current_options().run_dir
     pools = pools_of(project, run_dir, environ=os.environ, uid=os.geteuid())
     try:
         return [snapshot(pool.board) for pool in pools]
