@@ -43,7 +43,7 @@ def current_options() -> GuardOptions:
     return worker.options if worker is not None else guard_options()
 
 
-def pools_here() -> list[dict[str, Any]]:
+def pool_snapshots() -> list[dict[str, Any]]:
     """Look at the guarded pools of this project's Celery workers, on this host, as far as this user may see them."""
     worker = current_worker()
     project = str(worker.board.read_about().get("project", "/")) if worker is not None else here()

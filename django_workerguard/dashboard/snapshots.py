@@ -9,7 +9,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable
 from typing import Any
 
-from django_workerguard.conf import pools_here
+from django_workerguard.conf import pool_snapshots
 from django_workerguard.dashboard import fragments, svg
 from django_workerguard.report.rates import rates
 from django_workerguard.report.timeline import Timeline
@@ -41,7 +41,7 @@ class Looks:
     def _tiles(self, slot_url: str) -> str:
         shot, board = self._worker.snapshot(), self._worker.board
         recent = {slot["slot"]: read_recent(board, slot["slot"], samples=RECENT) for slot in shot["slots"]}
-        return fragments.tiles(shot, slot_url, recent) + "".join(map(fragments.pool_tiles, pools_here()))
+        return fragments.tiles(shot, slot_url, recent) + "".join(map(fragments.pool_tiles, pool_snapshots()))
 
     def said(self) -> str:
         """Return in a line how the server stands, for who cannot see it."""
