@@ -322,7 +322,7 @@ def test_a_small_page_does_not_shrink_what_the_connection_can_take_at_once():
 
 def test_a_callable_of_the_users_is_asked_once_for_a_page(worker, monkeypatch):
     asked: list[str] = []
-    monkeypatch.setattr(access, "_ask", lambda name, request: not asked.append(name))
+    monkeypatch.setattr(access, "_is_allowed", lambda name, request: not asked.append(name))
     options = GuardOptions(dashboard_access="shop.rights:may_see", dashboard_actions="shop.rights:may_act")
     current.set_current_worker(replace(worker, options=options))
     assert Client().get("/guard/tiles/").status_code == 200
