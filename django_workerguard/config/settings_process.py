@@ -42,7 +42,7 @@ class Answer:
 SILENT = Answer(error="the process that imported it ended without an answer", silent=True)
 
 
-def ask(request: Request) -> int:
+def write_request(request: Request) -> int:
     """Return the descriptor of a file with the request, in which the process leaves its answer.
 
     Raises ConfigurationError if there can be none.
@@ -69,7 +69,7 @@ def environment(base: Mapping[str, str], *changes: Changes, path: Sequence[str])
     return {name: value for name, value in environ.items() if value is not None}
 
 
-def answer(fd: int) -> Answer:
+def read_answer(fd: int) -> Answer:
     """Return what was written. It counts, however the process ended afterwards."""
     try:
         told = json.loads(read_all(fd))

@@ -39,7 +39,7 @@ class Rereading:
         self._handover = app.handover
         self._overdue = False
         request, environ = request_of(app, app.handover, self.early)
-        self.fd = settings_process.ask(request)
+        self.fd = settings_process.write_request(request)
         arguments = settings_process.command(ANSWER, patience=self._patience + GRACE)
         try:
             self.pid = execute(arguments, environ, given={ANSWER: self.fd})
@@ -62,7 +62,7 @@ class Rereading:
 
         Raises ConfigurationError if they say nothing, or what cannot be used.
         """
-        answer = settings_process.answer(self.fd)
+        answer = settings_process.read_answer(self.fd)
         os.close(self.fd)
         module = self._handover.settings_module
         if answer.silent and self._overdue:
