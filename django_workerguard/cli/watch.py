@@ -56,9 +56,8 @@ def _server(shot: Snapshot, console: Console, height: int) -> list[RenderableTyp
         if _lines([*head, text], console) > max(4, height // 2):
             break
         head.append(text)
-    room = max(
-        3, height - _lines(head, console) - 3
-    )  # for the table's header, the line about slots that are left out, and a gap
+    # three lines are for the table's header, the line about slots that are left out, and a gap
+    room = max(3, height - _lines(head, console) - 3)
     slots = shot["slots"]
     if len(slots) > room:
         slots = sorted(slots, key=lambda slot: slot["state"] == "ready")[:room]

@@ -22,11 +22,11 @@ def here() -> str:
 def working_directory(environ: Mapping[str, str]) -> str:
     """Return the working directory, by its path with links if that is known."""
     here = os.getcwd()
-    named = environ.get("PWD", "")
-    if os.path.isabs(named) and _same(named, here) and _same(os.path.normpath(named), here):
-        by_name = os.path.normpath(named)
-        if by_name != here:
-            return by_name
+    pwd = environ.get("PWD", "")
+    if os.path.isabs(pwd) and _same(pwd, here) and _same(os.path.normpath(pwd), here):
+        with_links = os.path.normpath(pwd)
+        if with_links != here:
+            return with_links
     return _link_to(here) or here
 
 

@@ -26,9 +26,8 @@ class Asset:
 
 def asset(name: str) -> Asset | None:
     """Return a file of the dashboard; None if there is no such file."""
-    return (
-        _asset(name) if name in TYPES else None
-    )  # only known names: a client could fill the cache with others
+    # only known names are cached, because a client may request any name
+    return _asset(name) if name in TYPES else None
 
 
 @functools.cache

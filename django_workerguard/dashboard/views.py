@@ -47,8 +47,8 @@ def fleet_page(request: HttpRequest) -> HttpResponse:
     context = {
         "title": "Workers",
         "tiles": cache.tiles(_url(request, "slot", 0)),
-        "said": cache.summary(),
-        "asked": _confirmation(request),
+        "summary": cache.summary(),
+        "confirmation": _confirmation(request),
         "history": cache.history(),
         "tiles_url": _url(request, "tiles"),
         "reload_url": _url(request, "reload"),
@@ -136,7 +136,7 @@ def recycle(request: HttpRequest, number: int) -> HttpResponse:
     worker, slot, _ = _slot(number)
     title = f"Replace the worker of slot {number} (pid {slot['pid']})"
     how = "Its successor loads first. When it is ready, the worker finishes its requests and leaves."
-    return _confirmed(request, worker, title, how, do="recycle", arguments={"slot": number})
+    return _act(request, worker, title, how, do="recycle", arguments={"slot": number})
 
 
 @never_cache
@@ -146,10 +146,10 @@ def recycle(request: HttpRequest, number: int) -> HttpResponse:
 def reload(request: HttpRequest) -> HttpResponse:
     """Reload settings and code, after a confirmation."""
     how = "New workers load the present settings and code, one by one. If the first one cannot load, nothing changes."
-    return _confirmed(request, _worker(), "Reload the server", how, do="reload", arguments={})
+    return _act(request, _worker(), "Reload the server", how, do="reload", arguments={})
 
 
-def _confirmed(
+def _act(
     request: HttpRequest,
     worker: CurrentWorker,
     title: str,
@@ -163,8 +163,8 @@ def _confirmed(
     if request.method == "POST":
         refusal = _refusal(worker, do, {**arguments, "user": _name(request)})
         if not refusal:
-            asked = "-".join(map(str, (do, *arguments.values())))
-            return HttpResponseRedirect(f"{_url(request, 'fleet')}?asked={asked}")
+            action = "-".join(map(str, (do, *arguments.values())))
+            return HttpResponseRedirect(f"{_url(request, 'fleet')}?asked={action}")
     context = {"title": title, "how": how, "refusal": refusal, "fleet_url": _url(request, "fleet")}
     return _page(request, "confirm.html", context, status=409 if refusal else 200)
 

@@ -48,7 +48,8 @@ def _server(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
     if arbiter["phase"] in ("draining", "stopping"):
         yield Finding("notice", arbiter["phase"], None, f"the server is {arbiter['phase']}")
     if arbiter["errors"]:
-        text = f"the arbiter has survived {arbiter['errors']} internal errors: see its log"
+        plural = "" if arbiter["errors"] == 1 else "s"
+        text = f"the arbiter has survived {arbiter['errors']} internal error{plural}: see its log"
         yield Finding("warning", "arbiter-errors", None, text)
     if arbiter["frozen"]:
         failing = next((slot for slot in snapshot["slots"] if slot["failures"] or slot["not_spawned"]), None)
