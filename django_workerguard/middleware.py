@@ -23,7 +23,7 @@ from django.http import HttpRequest, HttpResponse
 from django_workerguard.conf import guard_options
 from django_workerguard.config.load_request import LoadRequest, Step
 from django_workerguard.policy.backoff import back_off, seed_of
-from django_workerguard.report.health import KINDS, Kind, respond
+from django_workerguard.report.health import KINDS, ProbeKind, respond
 from django_workerguard.sentinel import describe_failure, load_steps
 from django_workerguard.views import answer_probe, as_response, asks_for_json
 from django_workerguard.worker.current import current_worker
@@ -44,7 +44,7 @@ class GuardMiddleware:
             raise MiddlewareNotUsed("serve_guarded answers the probes and loads the worker itself")
         self.get_response = get_response
         self.gate = gate_of_process()
-        self._kinds: dict[str, Kind] = {}
+        self._kinds: dict[str, ProbeKind] = {}
         for kind in KINDS:
             path = f"{guard_options().health_path}{kind}"
             self._kinds |= {path: kind, f"{path}/": kind}

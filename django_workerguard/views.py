@@ -17,7 +17,7 @@ from django.http.response import HttpResponseBase
 
 from django_workerguard.access import may_see_details
 from django_workerguard.probe.clock import monotonic_ns
-from django_workerguard.report.health import KINDS, Answer, Kind, answer, wants_json
+from django_workerguard.report.health import KINDS, Answer, ProbeKind, answer, wants_json
 from django_workerguard.report.health import respond as make_answer
 from django_workerguard.report.verdict import judge
 from django_workerguard.worker.current import current_worker
@@ -25,14 +25,14 @@ from django_workerguard.worker.current import current_worker
 logger = logging.getLogger("django_workerguard")
 
 
-def probe(request: HttpRequest, kind: Kind) -> HttpResponse:
+def probe(request: HttpRequest, kind: ProbeKind) -> HttpResponse:
     """Answer one of live, ready and startup."""
     worker = current_worker()
     loaded = worker.loaded if worker is not None else True
     return as_response(answer_probe(request, kind, loaded=loaded))
 
 
-def answer_probe(request: HttpRequest, kind: Kind, *, loaded: bool) -> Answer:
+def answer_probe(request: HttpRequest, kind: ProbeKind, *, loaded: bool) -> Answer:
     """Answer a probe about this process, details for those only who may have them."""
     worker = current_worker()
     return answer(

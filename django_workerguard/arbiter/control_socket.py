@@ -167,6 +167,17 @@ class ControlSocket:
                 self.path.unlink()
 
 
+def open_beside(board: Path | None, *, owner: int, ring: bool = True) -> ControlSocket | None:
+    """Open the control socket beside a board's file, for root, this process's user and the owner; None if there is no file.
+
+    Raises OSError if it cannot be opened.
+    """
+    if board is None:
+        return None
+    allowed = frozenset({0, os.geteuid(), owner})
+    return ControlSocket(board.with_suffix(".sock"), owner=owner, allowed_uids=allowed, ring=ring)
+
+
 def _parsed(data: bytes) -> tuple[str, dict[str, Any]]:
     """Return what is asked for, and its arguments; "" where that is not understood."""
     try:

@@ -10,31 +10,30 @@ import time
 from pathlib import Path
 from typing import Any
 
+from django_workerguard.arbiter.causes import KILLERS, cause_of, describe, kind_of_exit, kind_of_failure
 from django_workerguard.arbiter.control_socket import Request
 from django_workerguard.arbiter.exits import Exit, leave_word
 from django_workerguard.arbiter.oom_kills import OOMKills
-from django_workerguard.arbiter.rate_limit import Ration
+from django_workerguard.arbiter.rate_limit import RateLimit
 from django_workerguard.arbiter.seats import Seats
 from django_workerguard.config.text import plain
+from django_workerguard.policy.failure import Failure
 from django_workerguard.policy.reason import DEPARTURES, Reason, Rule
 from django_workerguard.policy.view import Fleet, State, Worker
 from django_workerguard.probe import cgroup
 from django_workerguard.scoreboard.board import Board
+from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.journal import write_event
 from django_workerguard.scoreboard.layout import Cause, Seat
 from django_workerguard.scoreboard.places import server_name
-from django_workerguard.scoreboard.tallies import OTHER, Tallies
+from django_workerguard.scoreboard.tallies import Tallies
 
-SAID = {
-    "out-of-memory": "by the kernel: out of memory",
-    "somebody": "sender unknown (no OOM kill was recorded)",
-}
 # of the control socket's requests, how many are written to the journal in each period: a flood must not wipe the rest
 ASKED_MOST, ASKED_PERIOD = 60, 60.0  # requests, seconds
 LOADING = (State.LOADING, State.LOADED, State.FAILED)
 
 
-class Chronicle:
+class EventLog:
     """Writes each event of the server's life to the journal and, once, to gunicorn's error log."""
 
     def __init__(self, board: Board, log: Any) -> None:
@@ -42,25 +41,20 @@ class Chronicle:
         self._log = log
         self._written = 0  # events
         self._tallies = Tallies(board)
-        self._last_failure: tuple[str, ...] = ()
-        self._repeated = 0
+        self._logged: Failure | None = None  # the failure whose traceback was logged last
+        self._repeated = 0  # how often it has come again since
         self._not_spawned: str = ""
         self._oom_kills = OOMKills(cgroup.oom_kills)
-        self._frozen = False
-        self._reloading = False
+        self._frozen = False  # as the fleet was at the last comparison
+        self._reloading = False  # the same
         self._all_said = False  # that all workers are ready
-        self._requests = Ration(ASKED_MOST, ASKED_PERIOD)
+        self._requests = RateLimit(ASKED_MOST, ASKED_PERIOD)
 
-    @property
-    def reloading_now(self) -> bool:
-        """Say whether a reload has begun and not every worker is of the newest generation."""
-        return self._reloading
-
-    @property
-    def last_failure(self) -> str:
-        """Return in one line why the last load failed, if none has succeeded since; "" otherwise."""
-        kind, message, step, _ = self._last_failure or ("", "", "", "")
-        return f"the load failed{f' in step {step}' if step else ''}: {kind}: {message}"[:200] if kind else ""
+    def own_error(self) -> None:
+        """Write down the error that is being handled, which is the arbiter's own. There may be no memory even for this."""
+        with contextlib.suppress(Exception):
+            self._board.words[Header.ERRORS] += 1
+            self._log.exception("the arbiter met an error of its own and goes on")
 
     def log_to(self, log: Any) -> None:
         """Write to another logger from now on."""
@@ -101,10 +95,10 @@ class Chronicle:
     def started(self, pid: int, listeners: list[str], target: int) -> None:
         self._event("started", pid=pid, bind=listeners, target=target)
 
-    def halted(self, reason: str, code: int) -> None:
+    def halted(self, reason: str, code: int, failure: Failure | None) -> None:
         self._event("halted", reason=reason, exit_code=code)
         if reason:
-            why = f"{reason}; {self.last_failure}" if self.last_failure else reason
+            why = f"{reason}; {failure}" if failure else reason
             with contextlib.suppress(OSError):  # a full disk must not keep it from ending
                 sys.stderr.write(f"Error: {why.splitlines()[0]}\n")
             leave_word(why)
@@ -123,7 +117,6 @@ class Chronicle:
     def reloading(self, generation: int, asked_by: str) -> None:
         self._event("reload", generation=generation, by=asked_by)
         self._log.info("Reload: generation %d begins (%s)", generation, asked_by, extra={"action": "reload"})
-        self._reloading = True
 
     def reload_refused(self, reason: str, asked_by: str) -> None:
         self._event("reload-refused", reason=reason, by=asked_by)
@@ -161,7 +154,7 @@ class Chronicle:
         self._not_spawned = ""
         self._about("spawned", worker, **_fields(reason))
 
-    def not_spawned(self, slot: int, reason: str, fleet: Fleet) -> None:
+    def not_spawned(self, slot: int, reason: str) -> None:
         self._event("spawn-failed", slot=slot, reason=reason)
         if slot:
             self._board.write_last_error(slot, {"type": "spawn-failed", "message": reason, "at": time.time()})
@@ -171,12 +164,16 @@ class Chronicle:
             )
         self._not_spawned = reason
 
+    def signal_denied(self, pid: int, error: OSError) -> None:
+        self._log.error("cannot signal pid %s: %s", pid, error.strerror)
+
     def look_for_kills(self, now: float) -> None:
         """Take in what the kernel has killed since the last look."""
         self._oom_kills.look(now)
 
-    def compare(self, before: Fleet, after: Fleet, seats: Seats) -> None:
-        """Tell of the states that have changed."""
+    def compare(self, before: Fleet, after: Fleet, seats: Seats) -> list[Failure]:
+        """Write down the states that have changed, and return the failures of loads that are among them."""
+        failures = []
         self._compare_reload(after)
         for seat, worker in after.workers.items():
             known = before.workers.get(seat)
@@ -188,12 +185,19 @@ class Chronicle:
                 self.retired(worker, worker.reason)
             elif worker.state is State.UNLOADED:
                 report = seats.report(seat)
-                self._failed(worker, report.get("error", {}), _cause(seats, seat), report)
+                failures.append(self._failed(worker, report.get("error", {}), cause_of(seats, seat), report))
+        return failures
 
     def _compare_reload(self, fleet: Fleet) -> None:
         if fleet.frozen and not self._frozen:
-            kind, message, step, _ = self._last_failure or ("", "", "", "")
-            self._event("frozen", generation=fleet.generation, type=kind, message=message, step=step)
+            failure = fleet.last_failure or Failure("")
+            self._event(
+                "frozen",
+                generation=fleet.generation,
+                type=failure.kind,
+                message=failure.message,
+                step=failure.step,
+            )
             self._log.error(
                 "Frozen: generation %d cannot be loaded, the one before serves on; it is tried again",
                 fleet.generation,
@@ -202,13 +206,12 @@ class Chronicle:
         elif self._frozen and not fleet.frozen:
             self._event("thawed", generation=fleet.generation)
             self._log.info("No longer frozen", extra={"action": "thawed"})
-        self._frozen = fleet.frozen
-        if self._reloading and fleet.is_rolled:
-            self._reloading = False
+        if self._reloading and not fleet.reloading:
             self._event("reloaded", generation=fleet.generation, target=fleet.target)
             self._log.info(
                 "Reload: every worker is of generation %d", fleet.generation, extra={"action": "reloaded"}
             )
+        self._frozen, self._reloading = fleet.frozen, fleet.reloading
 
     def _became_ready(self, worker: Worker, seats: Seats, fleet: Fleet) -> None:
         spawned, loaded = seats.word(worker.seat, Seat.SPAWNED), seats.word(worker.seat, Seat.LOAD_END)
@@ -221,7 +224,7 @@ class Chronicle:
             "ready", worker, load_seconds=round(took, 3), ready=fleet.ready, target=fleet.target, steps=steps
         )
         self._say("info", worker, "ready", "ready after %.2f s (%d of %d)", took, fleet.ready, fleet.target)
-        self._last_failure, self._repeated = (), 0
+        self._logged, self._repeated = None, 0
         self._tallies.load_took(took)
         if first:
             self._all_said = True
@@ -245,13 +248,15 @@ class Chronicle:
             self._about("killed", worker, **_fields(reason))
             self._say("critical", worker, "killed", "killed: %s", str(reason))
 
-    def exited(self, worker: Worker, end: Exit, dump: str, seats: Seats, *, now: float) -> Cause:
-        """Tell of a process that is gone; return what kind of cause it had."""
+    def exited(
+        self, worker: Worker, end: Exit, dump: str, seats: Seats, *, now: float
+    ) -> tuple[Cause, Failure | None]:
+        """Write down a process that is gone; return of what kind the cause was, and the failure of a load."""
         if worker.state in LOADING:
             self._tallies.count("exits", "load-failed")
             return self._exited_loading(worker, end, dump, seats, now)
         by_whom = self._by_whom(worker, end, now)
-        kind = _kind_of_exit(worker, end, by_whom)
+        kind = kind_of_exit(worker, end, by_whom)
         self._tallies.count("exits", kind)
         if kind == Rule.EVIL_RELOAD_ON_RSS:
             self._tallies.count("recycles", kind)
@@ -271,20 +276,21 @@ class Chronicle:
         )
         asked = worker.state is State.RETIRING
         level = "info" if end.clean or (asked and worker.aborted is None) else "error"
-        why = str(worker.reason) if worker.reason else SAID.get(by_whom, "")
+        why = str(worker.reason) if worker.reason else KILLERS.get(by_whom, "")
         self._say(level, worker, "exited", "gone: %s%s", end, f" ({why})" if why else "")
         if dump:
             self._say("error", worker, "stacks", "its stacks were:\n%s", dump)
         if not end.clean and not asked:
-            self._board.write_last_error(worker.slot, _error(worker, end, dump, None, by_whom))
-        return Cause.TRANSIENT
+            self._board.write_last_error(worker.slot, describe(worker, end, dump, None, by_whom))
+        return Cause.TRANSIENT, None
 
-    def _exited_loading(self, worker: Worker, end: Exit, dump: str, seats: Seats, now: float) -> Cause:
+    def _exited_loading(
+        self, worker: Worker, end: Exit, dump: str, seats: Seats, now: float
+    ) -> tuple[Cause, Failure]:
         report = seats.report(worker.seat)
         if "error" in report:
-            cause = _cause(seats, worker.seat)
-            self._failed(worker, report["error"], cause, report)
-            return cause
+            cause = cause_of(seats, worker.seat)
+            return cause, self._failed(worker, report["error"], cause, report)
         by_whom = self._by_whom(worker, end, now)
         kind = (
             "timeout"
@@ -293,9 +299,9 @@ class Chronicle:
             if by_whom == "out-of-memory"
             else "died"
         )
-        self._failed(worker, _error(worker, end, dump, report.get("step"), by_whom), kind, report)
+        failure = self._failed(worker, describe(worker, end, dump, report.get("step"), by_whom), kind, report)
         cause = Cause.TRANSIENT if worker.aborted is not None or end.transient else Cause.NONE
-        return cause | (Cause.MEMORY if by_whom == "out-of-memory" else Cause.NONE)
+        return cause | (Cause.MEMORY if by_whom == "out-of-memory" else Cause.NONE), failure
 
     def _by_whom(self, worker: Worker, end: Exit, now: float) -> str:
         """Say which side sent a SIGKILL: the kernel, out of memory, only if its own counter says so."""
@@ -307,29 +313,24 @@ class Chronicle:
 
     def _failed(
         self, worker: Worker, error: dict[str, Any], cause: Cause | str, report: dict[str, Any]
-    ) -> None:
-        self._tallies.count("load_failures", cause if isinstance(cause, str) else _kind_of_failure(cause))
+    ) -> Failure:
+        self._tallies.count("load_failures", cause if isinstance(cause, str) else kind_of_failure(cause))
         error = {key: plain(value) if isinstance(value, str) else value for key, value in error.items()}
         # the seat is another's soon, and how far the load got belongs to why it failed
         self._board.write_last_error(worker.slot, error, steps=report.get("steps", []))
-        kind, message, step = (str(error.get(key) or "") for key in ("type", "message", "step"))
-        self._about("load-failed", worker, type=kind, message=message, step=step)
-        where = f" in step {step}" if step else ""
-        identity = (kind, message, step, str(error.get("traceback")))
-        if identity == self._last_failure:
+        failure = Failure(*(str(error.get(key) or "") for key in ("type", "message", "step", "traceback")))
+        self._about("load-failed", worker, type=failure.kind, message=failure.message, step=failure.step)
+        if failure == self._logged:
             self._repeated += 1
-            self._say(
-                "error",
-                worker,
-                "load-failed",
-                "load failed as before (%d times): %s",
-                self._repeated + 1,
-                kind,
-            )
-            return
-        self._last_failure, self._repeated = identity, 0
+            text = "load failed as before (%d times): %s"
+            self._say("error", worker, "load-failed", text, self._repeated + 1, failure.kind)
+            return failure
+        self._logged, self._repeated = failure, 0
+        where = f" in step {failure.step}" if failure.step else ""
         text = "load failed%s: %s: %s\n%s"
-        self._say("error", worker, "load-failed", text, where, kind, message, error.get("traceback") or "")
+        values = (where, failure.kind, failure.message, failure.traceback)
+        self._say("error", worker, "load-failed", text, *values)
+        return failure
 
     def next_try(self, fleet: Fleet, gone: Worker, now: float) -> None:
         record = fleet.record(gone.slot)
@@ -368,35 +369,3 @@ class Chronicle:
 def _fields(reason: Reason | None) -> dict[str, str]:
     """Return an event's fields of a reason: the rule for programs, the whole of it for people."""
     return {"rule": reason.rule.value, "reason": str(reason)} if reason else {"rule": "", "reason": ""}
-
-
-def _cause(seats: Seats, seat: int) -> Cause:
-    return Cause(seats.word(seat, Seat.CAUSE) & (Cause.TRANSIENT | Cause.MEMORY))
-
-
-def _kind_of_failure(cause: Cause) -> str:
-    """Name, for the tallies, the failure of a load that said itself why."""
-    if cause & Cause.MEMORY:
-        return "memory"
-    return "transient" if cause & Cause.TRANSIENT else "exception"
-
-
-def _kind_of_exit(worker: Worker, end: Exit, by_whom: str) -> str:
-    """Name, for the tallies, how a process ended that was not loading."""
-    if worker.aborted is not None or by_whom == "arbiter":
-        return worker.reason.rule if worker.reason else OTHER
-    if end.signal is not None:
-        return {"out-of-memory": by_whom, "somebody": "sigkill"}.get(by_whom, "signal")
-    if worker.state is State.RETIRING:
-        return "asked"
-    return "unasked" if end.clean else "exit-code"
-
-
-def _error(worker: Worker, end: Exit, dump: str, step: str | None, by_whom: str) -> dict[str, Any]:
-    """Describe the end of a process that could not say anything itself."""
-    kind, message = end.kind, SAID.get(by_whom, "the process ended without a word")
-    if worker.aborted is not None and worker.reason is not None:
-        kind, message = worker.reason.rule.value, f"{worker.reason.text}; {end}"
-    elif end.signal is None:
-        message = str(end)
-    return {"type": kind, "message": message, "traceback": dump, "step": step, "at": time.time()}

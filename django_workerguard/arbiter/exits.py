@@ -26,6 +26,13 @@ class Exit:
             return cls(None, os.WTERMSIG(status))
         return cls(os.waitstatus_to_exitcode(status), None)
 
+    @classmethod
+    def of_process(cls, exit_code: int | None) -> Exit:
+        """Decode the exit code of a `multiprocessing` process: negative for a signal; None if it is not known."""
+        if exit_code is None or exit_code < 0:
+            return cls(None, -(exit_code or -1))
+        return cls(exit_code, None)
+
     @property
     def clean(self) -> bool:
         return self.code == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Ration:
+class RateLimit:
     """Let ``most`` pass in each ``period`` of seconds, and count those that did not."""
 
     def __init__(self, most: int, period: float) -> None:

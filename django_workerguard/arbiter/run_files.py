@@ -19,7 +19,7 @@ from django_workerguard.scoreboard.places import Opened
 LOOK_EVERY = 2.0  # seconds
 
 
-class Place:
+class RunFiles:
     """The files of one server in its run directory.
 
     ``restored`` is called with a path that was made again, ``lost`` once with one that cannot be, and the error.

@@ -12,7 +12,7 @@ from django_workerguard.policy.view import State
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.probe.process import resident_bytes, start_time
 from django_workerguard.scoreboard.board import Board
-from django_workerguard.scoreboard.layout import Kind, Orders, Seat, SeatState
+from django_workerguard.scoreboard.layout import Orders, Seat, SeatKind, SeatState
 
 STATES: dict[int, State] = {
     SeatState.LOADING: State.LOADING,
@@ -32,7 +32,7 @@ class Seats:
         self.pids: dict[int, int] = {}  # by seat
         self._orders: dict[int, Orders] = {}
 
-    def take(self, kind: Kind, *, slot: int, generation: int, orders: Orders) -> int | None:
+    def take(self, kind: SeatKind, *, slot: int, generation: int, orders: Orders) -> int | None:
         """Reserve and reset a free seat, and return its index; None where all are taken."""
         for index in range(self._board.layout.seats):
             if index not in self.pids:
@@ -58,7 +58,7 @@ class Seats:
         """Give a seat back."""
         self.pids.pop(index, None)
         self._write(index, Seat.PID, 0)
-        self._write(index, Seat.KIND, Kind.FREE)
+        self._write(index, Seat.KIND, SeatKind.FREE)
 
     def order(self, index: int, order: Orders, *, on: bool = True) -> None:
         orders = self._orders[index]

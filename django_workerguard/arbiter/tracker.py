@@ -6,11 +6,12 @@ It holds no decision. `plan` decides, the arbiter acts, and what it has done com
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-from django_workerguard.arbiter.event_log import Chronicle
+from django_workerguard.arbiter.control_socket import ControlSocket, Request
+from django_workerguard.arbiter.event_log import EventLog
 from django_workerguard.arbiter.exits import Exit
 from django_workerguard.arbiter.publisher import Publisher
 from django_workerguard.arbiter.seats import Seats
@@ -28,7 +29,7 @@ from django_workerguard.scoreboard.layout import Cause
 MEASURE_EVERY = 1.0  # seconds
 
 
-class Keeper:
+class Tracker:
     """The fleet of one board: what is known of it, and its words for readers, journal and log."""
 
     def __init__(self, board: Board, log: Any, policy: Policy, *, target: int) -> None:
@@ -38,7 +39,7 @@ class Keeper:
         self.follow(policy)
         self.fleet = Fleet(target=target)
         self.seats = Seats(board)
-        self.chronicle = Chronicle(board, log)
+        self.event_log = EventLog(board, log)
         self._publisher = Publisher(board, self.seats)
         self._measured = 0.0
 
@@ -53,7 +54,8 @@ class Keeper:
         """Take in what the workers say of themselves, and tell what of it is new."""
         before = self.fleet
         self.tell(m.Observed(self.seats.readings(), now))
-        self.chronicle.compare(before, self.fleet, self.seats)
+        for failure in self.event_log.compare(before, self.fleet, self.seats):
+            self.tell(m.LoadFailed(failure))
 
     def measure(self, now: float, listeners: Iterable[Any] = ()) -> None:
         """Measure memory and backlog once in a while, and whoever is newly ready at once."""
@@ -65,7 +67,7 @@ class Keeper:
         self._measured = now
         waiting = [count for listener in listeners if (count := listener.get_backlog()) >= 0]
         self.tell(m.Measured(self.seats.measure(), now, sum(waiting)))
-        self.chronicle.look_for_kills(now)
+        self.event_log.look_for_kills(now)
         words = self.board.words
         words[Header.MEMORY_LIMIT], words[Header.MEMORY_USED] = cgroup.memory()
         words[Header.BACKLOG] = sum(waiting) + 1 if waiting else 0
@@ -76,40 +78,65 @@ class Keeper:
         if beat is not None:
             self.board.words[Header.BEAT] = beat
 
+    def serve(
+        self, control: ControlSocket | None, respond: Callable[[Request], str | None], now: float
+    ) -> None:
+        """Answer the control requests that wait. ``respond`` does what one asks for, and returns why not."""
+        if control is None:
+            return
+        for request in control.requests():
+            refused = request.refused or respond(request)
+            self.event_log.asked(request, refused, now)
+            control.answer(request, refused)
+
     # what the arbiter has done
 
     def spawned(self, action: a.Spawn, seat: int, now: float) -> None:
         self.tell(
             m.Spawned(action.slot, seat, self.seats.pids[seat], action.load_timeout, now, action.reason)
         )
-        self.chronicle.spawned(self.fleet.workers[seat], action.reason)
+        self.event_log.spawned(self.fleet.workers[seat], action.reason)
 
     def not_spawned(self, slot: int, refusal: str, now: float) -> None:
         self.tell(m.SpawnFailed(slot, now))
-        self.chronicle.not_spawned(slot, refusal, self.fleet)
+        self.event_log.not_spawned(slot, refusal)
+
+    def stand_in_not_spawned(self, refusal: str, now: float) -> None:
+        self.tell(m.StandInGone(now))
+        self.event_log.not_spawned(0, refusal)
+
+    def duty_set(self, action: a.Duty, now: float) -> None:
+        self.tell(m.DutySet(action.seat, action.on, now))
+        self.event_log.duty(self.fleet, action.seat, on=action.on)
+
+    def gave_up(self, action: a.GiveUp, now: float) -> None:
+        self.tell(m.StopAsked(now, exit_code=action.exit_code, reason=action.reason))
+        self.event_log.gave_up(action.reason)
 
     def retired(self, action: a.Retire, now: float) -> None:
         self.tell(m.Asked(action.seat, action.reason, now, action.quick, action.makes_room))
-        self.chronicle.retired(self.fleet.workers.get(action.seat), action.reason)
+        self.event_log.retired(self.fleet.workers.get(action.seat), action.reason)
 
     def aborted(self, action: a.Abort, now: float) -> None:
         self.tell(m.Aborted(action.seat, action.reason, now))
-        self.chronicle.aborted(self.fleet.workers.get(action.seat), action.reason)
+        self.event_log.aborted(self.fleet.workers.get(action.seat), action.reason)
 
     def killed(self, action: a.Kill, now: float) -> None:
         self.tell(m.Killed(action.seat, action.reason, now, action.evil))
-        self.chronicle.killed(self.fleet.workers.get(action.seat), action.reason)
+        self.event_log.killed(self.fleet.workers.get(action.seat), action.reason)
 
     def buried(self, seat: int, end: Exit, dump: str, now: float) -> None:
         """Take a worker that has ended out of the fleet; its last words have been observed."""
         gone = self.fleet.workers.get(seat)
         if gone is None:
             return
-        cause = self.chronicle.exited(gone, end, dump, self.seats, now=now)
+        cause, failure = self.event_log.exited(gone, end, dump, self.seats, now=now)
+        if failure is not None:
+            self.tell(m.LoadFailed(failure))
         transient, memory = bool(cause & Cause.TRANSIENT), bool(cause & Cause.MEMORY)
         self.tell(m.Exited(seat, now, clean=end.clean, transient=transient, memory=memory))
         self._publisher.fold(gone.slot, seat)
-        self.chronicle.next_try(self.fleet, gone, now)
+        self.event_log.next_try(self.fleet, gone, now)
 
     def recycle(self, arguments: dict[str, Any], asked_by: str) -> str | None:
         """Have one slot's worker replaced, or every slot's; return why not."""

@@ -23,7 +23,7 @@ from django_workerguard.errors import ConfigurationError, ExitCode, NoServerErro
 from django_workerguard.report.findings import with_findings
 from django_workerguard.report.tables import event_line, explanation, table
 from django_workerguard.report.verdict import KINDS
-from django_workerguard.scoreboard.header import Kind
+from django_workerguard.scoreboard.header import ServerKind
 from django_workerguard.scoreboard.journal import read_events
 from django_workerguard.scoreboard.places import Server, is_live
 from django_workerguard.scoreboard.snapshot import SNAPSHOT_VERSION, snapshot
@@ -174,7 +174,7 @@ def _snapshots(parsed: argparse.Namespace) -> tuple[list[dict[str, Any]], list[d
         except NoServerError as error:
             missing = error
     try:
-        pools = candidates(parsed, Kind.POOL, here=Path(here()))
+        pools = candidates(parsed, ServerKind.POOL, here=Path(here()))
     except NoServerError as error:
         if not servers:
             raise missing or error from None
@@ -221,7 +221,7 @@ def _events(parsed: argparse.Namespace) -> int:
 def _probe(parsed: argparse.Namespace) -> int:
     if not parsed.celery:
         return answer(parsed.kind, choose(parsed, here=Path(here()))[-1].board.vitals)
-    pools = candidates(parsed, Kind.POOL, here=Path(here()))
+    pools = candidates(parsed, ServerKind.POOL, here=Path(here()))
     return max(answer(parsed.kind, pool.board.vitals, of=pool.name) for pool in pools)
 
 

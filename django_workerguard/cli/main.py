@@ -9,7 +9,7 @@ import sys
 
 from django_workerguard.cli.probe import probe_the_only_one
 from django_workerguard.report.verdict import KINDS
-from django_workerguard.scoreboard.header import Kind
+from django_workerguard.scoreboard.header import ServerKind
 
 
 def main(argv: list[str] | None = None, prog: str = "workerguard") -> int:
@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None, prog: str = "workerguard") -> int:
     celery = "--celery" in argv
     rest = [argument for argument in argv if argument != "--celery"]
     if len(rest) == 2 and rest[0] == "probe" and rest[1] in KINDS and len(argv) - len(rest) <= 1:
-        exit_code = probe_the_only_one(rest[1], Kind.POOL if celery else Kind.WEB)
+        exit_code = probe_the_only_one(rest[1], ServerKind.POOL if celery else ServerKind.WEB)
         if exit_code is not None:
             return exit_code
     from django_workerguard.cli.commands import run  # imported late: it needs argparse, JSON and dataclasses

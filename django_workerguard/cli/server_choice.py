@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from django_workerguard.errors import ConfigurationError, NoServerError
-from django_workerguard.scoreboard.header import Kind
+from django_workerguard.scoreboard.header import ServerKind
 from django_workerguard.scoreboard.places import Server, find_servers, server_name, unreadable
 
 
@@ -16,7 +16,7 @@ def choose(parsed: argparse.Namespace, *, here: Path) -> list[Server]:
 
     Raises NoServerError, and ConfigurationError if several servers could be meant.
     """
-    kind = Kind.POOL if parsed.celery else Kind.WEB
+    kind = ServerKind.POOL if parsed.celery else ServerKind.WEB
     return _one_family(candidates(parsed, kind, here=here))
 
 
@@ -25,7 +25,7 @@ def candidates(parsed: argparse.Namespace, kind: int, *, here: Path) -> list[Ser
     environ, uid = os.environ, os.geteuid()
     others = bool(parsed.name or parsed.run_dir)
     servers = list(find_servers(parsed.run_dir, environ=environ, uid=uid, kind=kind, others=others))
-    noun = "guarded Celery worker" if kind == Kind.POOL else "server"
+    noun = "guarded Celery worker" if kind == ServerKind.POOL else "server"
     if not servers:
         reasons = list(unreadable(parsed.run_dir, environ=environ, uid=uid, others=others))
         if not others:

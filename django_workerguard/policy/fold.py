@@ -9,7 +9,7 @@ from django_workerguard.policy import message as m
 from django_workerguard.policy.backoff import back_off
 from django_workerguard.policy.outlier import MARK_EVERY, WINDOW, outliers
 from django_workerguard.policy.reason import Reason, Rule
-from django_workerguard.policy.view import Fleet, Mark, Policy, Record, StandIn, State, Stop, Worker
+from django_workerguard.policy.view import Counts, Fleet, Policy, Record, StandIn, State, Stop, Worker
 
 STABLE = 10.0  # seconds of being ready after which a death is not an early one
 FRESH = 10.0  # seconds after min-worker-lifetime in which a kill comes right after the load
@@ -18,7 +18,12 @@ CLEAN_STABLE = 1.0  # the same for a worker that left with exit code 0
 
 
 def fold(policy: Policy, fleet: Fleet, message: m.Message) -> Fleet:
-    """Return the fleet after what happened. A message about a seat that is free changes nothing."""
+    """Return the fleet after a message. A message about a seat that is free changes nothing."""
+    fleet = _folded(policy, fleet, message)
+    return replace(fleet, reloading=False) if fleet.reloading and fleet.is_rolled else fleet
+
+
+def _folded(policy: Policy, fleet: Fleet, message: m.Message) -> Fleet:
     match message:
         case m.Spawned():
             return _spawned(fleet, message)
@@ -28,6 +33,8 @@ def fold(policy: Policy, fleet: Fleet, message: m.Message) -> Fleet:
             return _observed(policy, fleet, message)
         case m.Measured():
             return _measured(policy, fleet, message)
+        case m.LoadFailed(failure):
+            return replace(fleet, last_failure=failure)
         case m.Exited():
             return _exited(policy, fleet, message)
         case m.Asked(seat, reason, at, quick, makes_room):
@@ -145,7 +152,7 @@ def _changed_state(policy: Policy, fleet: Fleet, reading: m.Reading, at: float) 
         return _left(policy, fleet, worker, at)
     worker = replace(worker, state=reading.state, since=at, beat_seen=at)
     if reading.state is State.READY:
-        worker = replace(worker, ready_at=at, marks=(Mark(at, worker.requests, worker.errors),))
+        worker = replace(worker, ready_at=at, marks=(Counts(at, worker.requests, worker.errors),))
         return _became_ready(_with_worker(fleet, worker), worker)
     return _with_worker(fleet, worker)
 
@@ -172,6 +179,7 @@ def _became_ready(fleet: Fleet, worker: Worker) -> Fleet:
         fleet,
         ever_ready=True,
         nobody_ready_since=None,
+        last_failure=None,
         load_failed=fleet.load_failed and not healed,
     )
 
@@ -190,7 +198,7 @@ def _sized(policy: Policy, worker: Worker, resident: int, at: float) -> Worker:
     at_first = worker.rss_at_first or (resident if worker.ready_at is not None else 0)
     marks = worker.marks
     if marks and at - marks[-1].at >= MARK_EVERY:
-        marks = (*marks, Mark(at, worker.requests, worker.errors))
+        marks = (*marks, Counts(at, worker.requests, worker.errors))
         marks = tuple(mark for mark in marks if at - mark.at <= WINDOW)
     rss_over = worker.rss_over + 1 if over else 0
     known = (worker.rss, worker.rss_over, worker.rss_at_first, worker.marks)
@@ -298,6 +306,7 @@ def _new_generation(fleet: Fleet, at: float, target: int | None) -> Fleet:
         canary_strikes=0,
         canary_next_try=0.0,
         load_failed=False,
+        reloading=True,
         next_target=target,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from django_workerguard.policy.failure import Failure
 from django_workerguard.policy.reason import Reason
 from django_workerguard.policy.view import State
 
@@ -53,6 +54,13 @@ class Measured:
     rss: tuple[tuple[int, int], ...]
     at: float
     backlog: int = 0
+
+
+@dataclass(frozen=True)
+class LoadFailed:
+    """A load has failed, and this is why; the process may be gone, or stay unloaded."""
+
+    failure: Failure
 
 
 @dataclass(frozen=True)
@@ -162,6 +170,7 @@ Message = (
     | SpawnFailed
     | Observed
     | Measured
+    | LoadFailed
     | Exited
     | Asked
     | Aborted

@@ -65,7 +65,7 @@ def _is_drained(policy: Policy, fleet: Fleet, since: float) -> bool:
     if since < policy.drain_delay:
         return False
     waits = policy.drain_delay and fleet.listening and fleet.backlog
-    return not waits or since >= policy.drain_delay + policy.mercy
+    return not waits or since >= policy.drain_delay + policy.worker_reload_mercy
 
 
 def next_deadline(policy: Policy, fleet: Fleet, now: float) -> float:
@@ -121,7 +121,11 @@ def _past_its_time(policy: Policy, worker: Worker, now: float) -> Iterator[Actio
             yield Abort(worker.seat, Reason(Rule.TIMEOUT, text))
         case State.RETIRING if worker.asked_to_leave is not None:
             nothing_in_hand = worker.quick or worker.ready_at is None
-            mercy = min(policy.mercy, QUICK_MERCY) if nothing_in_hand else policy.mercy
+            mercy = (
+                min(policy.worker_reload_mercy, QUICK_MERCY)
+                if nothing_in_hand
+                else policy.worker_reload_mercy
+            )
             if now - worker.asked_to_leave > mercy:
                 text = f"{mercy:g} s ({worker.reason})"
                 yield Abort(worker.seat, Reason(Rule.WORKER_RELOAD_MERCY, text))
@@ -139,7 +143,7 @@ def _stopping(policy: Policy, fleet: Fleet, stop: Stop, now: float) -> Iterator[
             yield Retire(worker.seat, Reason(Rule.STOP), quick=stop.quick)
     if not fleet.workers:
         yield Halt(stop.exit_code, stop.reason)
-    elif now - stop.at > 2 * policy.mercy + policy.drain_delay + LAST_WAIT:
+    elif now - stop.at > 2 * policy.worker_reload_mercy + policy.drain_delay + LAST_WAIT:
         pids = ", ".join(str(worker.pid) for worker in _in_order(fleet.workers.values()))
         reason = stop.reason or Reason(Rule.STOP)
         yield Halt(stop.exit_code, reason.adding(f"left behind, although killed: pid {pids}"))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from functools import cached_property
 from typing import Any
 
+from django_workerguard.config.options import GuardOptions
+from django_workerguard.policy.failure import Failure
 from django_workerguard.policy.reason import Reason
 
 
@@ -39,7 +41,7 @@ class Policy:
     stand_in: bool = True
     stand_in_after: float = 5.0
     give_up_after: float = 0.0
-    mercy: float = 60.0
+    worker_reload_mercy: float = 60.0
     timeout: float = 30.0  # gunicorn's, for requests
     surge: int = 1
     away: int = 1  # how many may be away at once where nobody may come beside the incumbents (surge 0)
@@ -61,9 +63,15 @@ class Policy:
     never_give_up: bool = False  # a development server with the reloader
     seed: float = 0.0  # a fraction of the server's own, from which its jitter is derived
 
+    @classmethod
+    def of(cls, options: GuardOptions, **differences: Any) -> Policy:
+        """Return the policy of a server's options: each option of the same name, but for the differences."""
+        names = {own.name for own in fields(cls)} & {option.name for option in fields(options)}
+        return cls(**{name: getattr(options, name) for name in names} | differences)
+
 
 @dataclass(frozen=True)
-class Mark:
+class Counts:
     """What a worker had counted at a moment."""
 
     at: float
@@ -104,7 +112,7 @@ class Worker:
     rss: int = 0  # bytes, as last measured
     rss_at_first: int = 0  # bytes, the first measure when it was ready
     rss_over: int = 0  # measures in a row at or above reload-on-rss
-    marks: tuple[Mark, ...] = ()  # of the last minute, oldest first
+    marks: tuple[Counts, ...] = ()  # of the last minute, oldest first
 
     def having(self, **changes: Any) -> Worker:
         """Return a copy with other values: `dataclasses.replace` in a tenth of its time, for what each tick changes."""
@@ -172,9 +180,11 @@ class Fleet:
     ever_ready: bool = False
     nobody_ready_since: float | None = 0.0
     load_failed: bool = False  # and no worker spawned after it has become ready
+    last_failure: Failure | None = None  # of the last load that failed, until one succeeds
     failed_ordinal: int = 0  # the spawns at the last failed load
     canary_strikes: int = 0  # failed loads of this generation's successors in a row
     canary_next_try: float = 0.0
+    reloading: bool = False  # until every worker is of the newest generation
     next_target: int | None = None  # from when the new generation has proved itself
     last_evil: float | None = None  # when evil-reload-on-rss killed last
     outliers: Mapping[int, Reason] = field(

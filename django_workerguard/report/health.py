@@ -9,8 +9,8 @@ from typing import Literal
 from django_workerguard.report.verdict import judge
 from django_workerguard.scoreboard.header import Vitals
 
-Kind = Literal["live", "ready", "startup"]
-KINDS: tuple[Kind, ...] = ("live", "ready", "startup")
+ProbeKind = Literal["live", "ready", "startup"]
+KINDS: tuple[ProbeKind, ...] = ("live", "ready", "startup")
 RETRY_AFTER = 2
 
 
@@ -44,7 +44,7 @@ def bears_token(authorization: str, token: str) -> bool:
 
 
 def answer(
-    kind: Kind, vitals: Vitals | None, *, loaded: bool | None, now: float, as_json: bool, detailed: bool
+    kind: ProbeKind, vitals: Vitals | None, *, loaded: bool | None, now: float, as_json: bool, detailed: bool
 ) -> Answer:
     """Answer one probe: 200, or 503 with Retry-After. The reason is left out unless ``detailed``."""
     ok, reason = judge(kind, vitals, loaded=loaded, now=now)

@@ -41,7 +41,7 @@ class Header:
     MEMORY_LIMIT = 24  # bytes, of the cgroup; 0: none
     MEMORY_USED = 25  # bytes, of the cgroup
     BACKLOG = 26  # connections that wait to be accepted, + 1; 0: the kernel does not say
-    KIND = 27  # Kind
+    KIND = 27  # ServerKind
     PROJECT = 28  # path_word of the project's directory
     WORDS = 64
 
@@ -54,7 +54,7 @@ def path_word(path: str) -> int:
     return word
 
 
-class Kind:
+class ServerKind:
     """What the processes of a board do."""
 
     WEB = 0

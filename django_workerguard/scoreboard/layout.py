@@ -49,7 +49,7 @@ class Seat(IntEnum):
     WORDS = 64
 
 
-class Kind(IntEnum):
+class SeatKind(IntEnum):
     """What sits in a seat."""
 
     FREE = 0

@@ -17,7 +17,7 @@ from django_workerguard.errors import ConfigurationError
 from django_workerguard.probe.process import is_alive, start_time
 from django_workerguard.scoreboard import discovery
 from django_workerguard.scoreboard.board import Board, BoardError, is_held
-from django_workerguard.scoreboard.header import Header, Kind
+from django_workerguard.scoreboard.header import Header, ServerKind
 from django_workerguard.scoreboard.layout import Layout
 
 ANYONES = (discovery.SHARED_MEMORY, discovery.TEMPORARY)  # sources of places where every user may make files
@@ -152,7 +152,7 @@ class Server:
 
     @property
     def kind(self) -> int:
-        """What its processes do, a `header.Kind`."""
+        """What its processes do, a `header.ServerKind`."""
         return self.board.words[Header.KIND]
 
     @property
@@ -177,7 +177,7 @@ def find_servers(
     *,
     environ: Mapping[str, str],
     uid: int,
-    kind: int = Kind.WEB,
+    kind: int = ServerKind.WEB,
     others: bool = False,
 ) -> Iterator[Server]:
     """Yield every running server of a kind that is this user's; ``others``: for root those of all users.
@@ -213,7 +213,7 @@ def is_near(project: Path, here: Path) -> bool:
 
 def pools_of(project: str, run_dir: str | None, *, environ: Mapping[str, str], uid: int) -> list[Server]:
     """Return the running Celery pools of a project, on this host."""
-    found = find_servers(run_dir, environ=environ, uid=uid, kind=Kind.POOL, others=run_dir is not None)
+    found = find_servers(run_dir, environ=environ, uid=uid, kind=ServerKind.POOL, others=run_dir is not None)
     return [server for server in found if is_near(Path(server.project), Path(project))]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.scoreboard.board import Board
-from django_workerguard.scoreboard.header import Header, Kind, Phase
+from django_workerguard.scoreboard.header import Header, Phase, ServerKind
 from django_workerguard.scoreboard.layout import Note, Seat, SeatState, Slot, SlotState
 from django_workerguard.scoreboard.tallies import read_tallies
 
@@ -37,7 +37,7 @@ def snapshot(board: Board) -> dict[str, Any]:
             "errors": words[Header.ERRORS],
             "frozen": bool(words[Header.FROZEN]),
         },
-        "kind": Kind.NAMES[min(words[Header.KIND], len(Kind.NAMES) - 1)],
+        "kind": ServerKind.NAMES[min(words[Header.KIND], len(ServerKind.NAMES) - 1)],
         "host": about.get("host", ""),
         "name": about.get("name", ""),
         "project": about.get("project", ""),

@@ -8,12 +8,10 @@ descriptor, no memory, being suspended.
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any
@@ -22,33 +20,34 @@ from gunicorn import util
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
-from django_workerguard.arbiter.control_socket import ControlSocket, WakePipe
-from django_workerguard.arbiter.event_log import Chronicle
+from django_workerguard.arbiter.apply import Applier
+from django_workerguard.arbiter.children import Child, Children
+from django_workerguard.arbiter.control_socket import ControlSocket, WakePipe, open_beside
+from django_workerguard.arbiter.event_log import EventLog
 from django_workerguard.arbiter.exits import Exit
-from django_workerguard.arbiter.run_files import Place
-from django_workerguard.arbiter.tracker import Keeper
-from django_workerguard.errors import CannotListenError, ConfigurationError
+from django_workerguard.arbiter.run_files import RunFiles
+from django_workerguard.arbiter.tracker import Tracker
 from django_workerguard.notify.runner import Notifier
-from django_workerguard.policy import action as a
 from django_workerguard.policy import message as m
 from django_workerguard.policy.plan import next_deadline, plan
+from django_workerguard.policy.reason import Reason
 from django_workerguard.policy.view import Fleet
 from django_workerguard.probe.clock import AwakeClock, monotonic_ns
 from django_workerguard.scoreboard.header import Header, Phase
-from django_workerguard.scoreboard.layout import Orders
 from django_workerguard.scoreboard.places import Opened
 from django_workerguard.scoreboard.snapshot import snapshot
-from django_workerguard.server.children import Child, Nursery
-from django_workerguard.server.gunicorn_control import be_quiet_about_ended_connections
-from django_workerguard.server.listeners import File, close_listeners, socket_files
+from django_workerguard.server.configuration import GuardedApplication
+from django_workerguard.server.fork import GunicornFork
+from django_workerguard.server.gunicorn_control import AskedTarget, be_quiet_about_ended_connections
+from django_workerguard.server.listeners import File, close_listeners, socket_files, start_error
 from django_workerguard.server.pid_file import remove_stale
-from django_workerguard.server.sd_notify import Standing, Supervisor
-from django_workerguard.server.signals import Handlers
+from django_workerguard.server.reload import Reload
+from django_workerguard.server.sd_notify import ServerStatus, Systemd
+from django_workerguard.server.signals import Signals
 from django_workerguard.server.statsd_gauges import Gauges
 from django_workerguard.server.workers.mixin import guarded
 
 FAREWELL = 10.0  # seconds that the receivers of the last notice get, once no worker is left
-ANSWERING = 0.5  # seconds that gunicorn's control socket gets to answer its client
 MOST_TRIES = 10  # of a signal whose handler fails
 MOST_BURIALS = 3  # tries to write down how a child ended
 
@@ -60,7 +59,7 @@ def _ended() -> Iterator[tuple[int, int]]:
             yield ended
 
 
-class GuardedArbiter(Handlers, Arbiter):
+class GuardedArbiter(Arbiter):
     """gunicorn's arbiter, its workers managed by the policy."""
 
     # compared with 8-bit exit codes, so never equal: no worker's exit code halts the server
@@ -68,38 +67,44 @@ class GuardedArbiter(Handlers, Arbiter):
     APP_LOAD_ERROR = 0x104
 
     # gunicorn's own, which ships no types
+    app: GuardedApplication
+    log: Any
+    cfg: Any
     LISTENERS: list[Any]
+    WORKERS: dict[int, Any]
+    START_CTX: dict[Any, Any]
     worker_class: type[Any]
     reexec_pid: int
     master_pid: int
+    dirty_arbiter_pid: int
     _num_workers: int | None
 
-    def __init__(self, app: Any, opened: Opened, *, handover_fd: int) -> None:
+    def __init__(self, app: GuardedApplication, opened: Opened, *, handover_fd: int) -> None:
         self.board = opened.board
         self._board_warning = opened.warning
         self._handover_fd = handover_fd
         self._clock = AwakeClock()
-        self._supervisor = Supervisor(os.environ, os.getpid())
+        self._systemd = Systemd(os.environ, os.getpid())
         self._notifier = Notifier()
         self._gauges = Gauges()
+        self._asked_target = AskedTarget()
         super().__init__(app)
         self.START_CTX["args"] = [sys.executable, *sys.orig_argv[1:]]
-        self._keeper = Keeper(self.board, self.log, app.policy, target=app.cfg.workers)
-        self._place = Place(opened, restored=self._chronicle.restored, lost=self._chronicle.lost)
+        self._tracker = Tracker(self.board, self.log, app.policy, target=app.cfg.workers)
+        self._reload = Reload(self, self._tracker, clock=self._clock, handover_fd=handover_fd)
+        self._run_files = RunFiles(opened, restored=self._event_log.restored, lost=self._event_log.lost)
         self._control: ControlSocket | None = None
         self._socket_files: dict[str, File] = {}  # those that are this arbiter's to remove, by path
         self._failed_signals: list[tuple[int, int]] = []  # number, tries
-        self._asked_target: int | None = None  # by gunicorn's control socket
-        self._asked_seen = math.inf  # when a tick saw that first
         self._burials: dict[int, int] = {}  # by pid, how often the end of a child could not be written down
 
     @property
     def _fleet(self) -> Fleet:
-        return self._keeper.fleet
+        return self._tracker.fleet
 
     @property
-    def _chronicle(self) -> Chronicle:
-        return self._keeper.chronicle
+    def _event_log(self) -> EventLog:
+        return self._tracker.event_log
 
     @property
     def num_workers(self) -> int:
@@ -113,11 +118,11 @@ class GuardedArbiter(Handlers, Arbiter):
     def num_workers(self, target: int) -> None:
         before, self._num_workers = self._num_workers, target
         if threading.current_thread() is not threading.main_thread():
-            self._asked_target = target
+            self._asked_target.ask(target)
         elif before is None:
             self.cfg.nworkers_changed(self, target, before)
         else:
-            self._hook("nworkers_changed", target, before)
+            self.hook("nworkers_changed", target, before)
 
     # start
 
@@ -141,7 +146,7 @@ class GuardedArbiter(Handlers, Arbiter):
         except (SystemExit, RuntimeError, ValueError, OSError) as error:
             if self.pidfile is not None:
                 self.pidfile.unlink()
-            wrong = self._what_is_wrong(error)
+            wrong = start_error(error, self.app)
             if wrong is None:
                 raise
             raise wrong from error
@@ -151,15 +156,24 @@ class GuardedArbiter(Handlers, Arbiter):
         self._socket_files = self._made_socket_files()
         self._wake = WakePipe()
         self._open_control()
-        self._nursery = Nursery(
-            self, self._keeper.seats, wake=self._wake, control=self._control, fds=self._own_descriptors
+        fork = GunicornFork(self, wake=self._wake, control=self._control, secrets=self._own_descriptors)
+        self._children = Children(self._tracker.seats, fork, self._event_log)
+        self._applier = Applier(self._tracker, self._children, self)
+        self._signals = Signals(
+            self,
+            self._tracker,
+            self._children,
+            self._reload,
+            clock=self._clock,
+            handover_fd=self._handover_fd,
+            socket_files=self._socket_files,
         )
         self.log.info("configuration file: %s", self.app.read.file)
-        for line in (*self.app.warnings, self._board_warning, self._supervisor.warning, stale):
+        for line in (*self.app.warnings, self._board_warning, self._systemd.warning, stale):
             if line:
                 self.log.warning("%s", line)
-        self._introduce()
-        self._chronicle.started(self.pid, self._addresses, self.cfg.workers)
+        self.introduce()
+        self._event_log.started(self.pid, self._addresses, self.cfg.workers)
 
     def _made_socket_files(self) -> dict[str, File]:
         """Return the files of the unix sockets that this arbiter, or the one that was sent SIGUSR2 before it, has made."""
@@ -185,35 +199,14 @@ class GuardedArbiter(Handlers, Arbiter):
     def _own_descriptors(self) -> Iterator[int]:
         """Yield the descriptors with secrets in them, which no child gets."""
         yield self._handover_fd
-        if self._rereading is not None:
-            yield self._rereading.fd
+        yield self._reload.fd
 
-    def _introduce(self) -> None:
-        self._chronicle.introduce(self.app, self._addresses, replaces=self.master_pid)
-
-    def _what_is_wrong(self, error: BaseException) -> ConfigurationError | None:
-        """Say which setting stopped the start; None where it was an error of a hook's own."""
-        if not isinstance(error, SystemExit):
-            blamed: ConfigurationError = self.app.blame(error)
-            if blamed.option:
-                return blamed
-        frames = traceback.walk_tb(error.__traceback__)
-        if all(frame.f_globals.get("__name__") != "gunicorn.sock" for frame, _ in frames):
-            return None
-        where = self.app.sources.get("bind", "default")
-        addresses = ", ".join(map(str, self.cfg.settings["bind"].get()))
-        if not isinstance(error, SystemExit):
-            return ConfigurationError(f"cannot listen at {addresses}: {error}", option="bind", where=where)
-        hint = "The lines above say why; is another server running there?"
-        return CannotListenError(f"cannot listen at {addresses}", option="bind", where=where, hint=hint)
+    def introduce(self) -> None:
+        self._event_log.introduce(self.app, self._addresses, replaces=self.master_pid)
 
     def _open_control(self) -> None:
-        if self.board.path is None:
-            return
-        allowed = frozenset({0, os.geteuid(), self.cfg.uid})
         try:
-            path = self.board.path.with_suffix(".sock")
-            self._control = ControlSocket(path, owner=self.cfg.uid, allowed_uids=allowed)
+            self._control = open_beside(self.board.path, owner=self.cfg.uid)
         except OSError as error:
             self.log.warning("no control socket: %s", error.strerror)
 
@@ -227,7 +220,7 @@ class GuardedArbiter(Handlers, Arbiter):
             be_quiet_about_ended_connections()
         self._start_control_server()
         end = self._serve()
-        self._chronicle.halted(end.reason, end.exit_status)
+        self._event_log.halted(end.reason, end.exit_status, self._fleet.last_failure)
         self.halt(exit_status=end.exit_status)
 
     def _serve(self) -> HaltServer:
@@ -259,15 +252,14 @@ class GuardedArbiter(Handlers, Arbiter):
         except BaseException:
             if os.getpid() != self.pid:
                 raise
-            with contextlib.suppress(Exception):  # there may be no memory even for this
-                self.board.words[Header.ERRORS] += 1
-                self.log.exception("the arbiter met an error of its own and goes on")
+            self._event_log.own_error()
             return False
         return True
 
     def _handle(self, number: int) -> None:
         name = self.SIG_NAMES.get(number)
-        handler = getattr(self, f"handle_{name}", None)
+        # those that the guard leaves to gunicorn, such as SIGWINCH, are its own
+        handler = self._signals.handlers.get(number) or getattr(self, f"handle_{name}", None)
         if handler is None:
             self.log.error("Unhandled signal: %s", name or number)
             return
@@ -278,7 +270,7 @@ class GuardedArbiter(Handlers, Arbiter):
         """Return the seconds until the next tick is due, if nothing happens before."""
         due: list[float] = []
         now = self._clock()
-        self._survives(lambda: due.append(next_deadline(self._keeper.policy, self._fleet, now)))
+        self._survives(lambda: due.append(next_deadline(self._tracker.policy, self._fleet, now)))
         return max(0.001, min(1.0, due[0] - now)) if due else 1.0
 
     def _tick(self) -> bool:
@@ -287,17 +279,17 @@ class GuardedArbiter(Handlers, Arbiter):
         steps: tuple[Callable[[], Any], ...] = (
             self._promote,
             self._wake.drain,
-            self._serve_requests,
+            lambda: self._tracker.serve(self._control, self._signals.respond, now),
             lambda: self._follow_gunicornc(now),
             self.reap_workers,
-            lambda: self._bound_rereading(now),
-            lambda: self._keeper.observe(now),
-            lambda: self._keeper.measure(now, self.LISTENERS),
+            lambda: self._reload.bound(now),
+            lambda: self._tracker.observe(now),
+            lambda: self._tracker.measure(now, self.LISTENERS),
             lambda: self._act(now),
-            lambda: self._keeper.publish(self._clock(), phase=self._phase()),
-            lambda: self._place.look(self._control, now),
-            lambda: self._tell_supervisor(now),
-            lambda: self._nursery.kill_strays({*self._fleet.workers, self._fleet.stand_in.seat}),
+            lambda: self._tracker.publish(self._clock(), phase=self._phase()),
+            lambda: self._run_files.look(self._control, now),
+            lambda: self._tell_systemd(now),
+            lambda: self._children.kill_strays({*self._fleet.workers, self._fleet.stand_in.seat}),
             self.manage_dirty_arbiter,
             self._send_gauges,
             lambda: self._notifier.tick(lambda: snapshot(self.board), now),
@@ -307,24 +299,21 @@ class GuardedArbiter(Handlers, Arbiter):
 
     def _act(self, now: float) -> None:
         """Do what the plan says. An action that fails keeps none of the others from being done."""
-        for action in plan(self._keeper.policy, self._fleet, now):
-            self._survives(self._apply, action, now)
+        for action in plan(self._tracker.policy, self._fleet, now):
+            self._survives(self._applier.apply, action, now)
 
     def _promote(self) -> None:
         before = self.master_pid
         self.maybe_promote_master()
         if before and not self.master_pid:  # the arbiter that was sent SIGUSR2 has ended
-            self._supervisor.main_pid(self.pid)
+            self._systemd.main_pid(self.pid)
 
     def _follow_gunicornc(self, now: float) -> None:
-        """Scale to what gunicorn's own control socket has set, once its client has the answer: a fork ends its connections."""
-        if self._asked_target is None:
-            return
-        self._asked_seen = min(now, self._asked_seen)
-        if now - self._asked_seen < ANSWERING:
-            return
-        target, self._asked_target, self._asked_seen = self._asked_target, None, math.inf
-        if target != self._fleet.target and self._scale(target, "gunicorn's control socket"):
+        """Scale to the target that gunicorn's own control socket has set."""
+        target = self._asked_target.due(now)
+        if target not in (None, self._fleet.target) and self._signals.scale(
+            target, "gunicorn's control socket"
+        ):
             self._num_workers = self._fleet.target  # refused
 
     def _send_gauges(self) -> None:
@@ -336,111 +325,80 @@ class GuardedArbiter(Handlers, Arbiter):
             return Phase.DRAINING if self._fleet.listening else Phase.STOPPING
         return Phase.SERVING
 
-    def _tell_supervisor(self, now: float) -> None:
+    def _tell_systemd(self, now: float) -> None:
         fleet = self._fleet
-        standing = Standing(
+        standing = ServerStatus(
             ready=fleet.ready,
             target=fleet.target,
             reached=bool(self.board.words[Header.REACHED]),
-            reloading=self._rereading is not None or (self._chronicle.reloading_now and not fleet.frozen),
+            reloading=self._reload.is_reading or (fleet.reloading and not fleet.frozen),
             stopping=fleet.stop is not None,
-            why=self._chronicle.last_failure,
+            why=str(fleet.last_failure or ""),
             frozen=fleet.frozen,
             successor=self.reexec_pid,
         )
-        self._supervisor.tell(standing, now, monotonic_us=monotonic_ns() // 1000)
+        self._systemd.tell(standing, now, monotonic_us=monotonic_ns() // 1000)
 
-    # actions
+    # what the actions need
 
-    def _apply(self, action: a.Action, now: float) -> None:
-        match action:
-            case a.Spawn():
-                self._spawn(action, now)
-            case a.SpawnStandIn():
-                self._spawn_stand_in(now)
-            case a.Admit(seat):
-                self._keeper.seats.order(seat, Orders.ADMIT)
-                self._keeper.tell(m.Admitted(seat, now))
-            case a.Duty(seat, on):
-                self._keeper.seats.order(seat, Orders.DUTY, on=on)
-                self._signal(seat, signal.SIGWINCH)
-                self._keeper.tell(m.DutySet(seat, on, now))
-                self._chronicle.duty(self._fleet, seat, on=on)
-            case a.Retire(seat, _, quick):
-                self._signal(seat, signal.SIGQUIT if quick else signal.SIGTERM)
-                self._keeper.retired(action, now)
-            case a.Abort(seat):
-                self._signal(seat, signal.SIGABRT)
-                self._keeper.aborted(action, now)
-            case a.Kill(seat):
-                self._signal(seat, signal.SIGKILL)
-                self._keeper.killed(action, now)
-            case a.CloseListeners():
-                self._close_listeners()
-                self._keeper.tell(m.ListenersClosed(now))
-            case a.GiveUp(code, reason):
-                self._keeper.tell(m.StopAsked(now, exit_code=code, reason=reason))
-                self._chronicle.gave_up(reason)
-                self._notifier.give_up(snapshot(self.board), reason)
-            case a.Halt(code, reason):
-                self._notifier.finish(FAREWELL)
-                raise HaltServer(str(reason or ""), int(code))
+    def ask_to_leave(self, seat: int, *, quick: bool) -> None:
+        self._children.signal(seat, signal.SIGQUIT if quick else signal.SIGTERM)
 
-    def _signal(self, seat: int, number: int) -> None:
-        pid = self._keeper.seats.pids.get(seat)
-        if pid:
-            try:
-                os.kill(pid, number)
-            except ProcessLookupError:
-                return  # its exit is on the way
-            except PermissionError as error:
-                self.log.error("cannot signal pid %s: %s", pid, error.strerror)
-
-    def _close_listeners(self) -> None:
+    def close_listeners(self) -> None:
         listeners, self.LISTENERS = self.LISTENERS, []
         alone = self.reexec_pid == self.master_pid == 0  # else another arbiter listens there
         close_listeners(listeners, self._socket_files if alone else {})
 
-    # children
+    def give_up(self, code: int, reason: Reason) -> None:
+        """Tell the receivers of notices at once: there may be no later."""
+        self._notifier.give_up(snapshot(self.board), reason)
 
-    def _spawn(self, action: a.Spawn, now: float) -> None:
-        seat = self._nursery.worker(action.slot, action.generation, stay=action.stay)
-        if seat is None:
-            self._keeper.not_spawned(action.slot, self._nursery.refusal, now)
-        else:
-            self._keeper.spawned(action, seat, now)
+    def end(self, code: int, reason: Reason | None) -> None:
+        self._notifier.finish(FAREWELL)
+        raise HaltServer(str(reason or ""), code)
 
-    def _spawn_stand_in(self, now: float) -> None:
-        seat = self._nursery.stand_in()
-        if seat is None:
-            self._keeper.tell(m.StandInGone(now))
-            self._chronicle.not_spawned(0, self._nursery.refusal, self._fleet)
-        else:
-            self._keeper.tell(m.StandInSpawned(seat, self._keeper.seats.pids[seat], now))
+    # what a reload needs
+
+    def hook(self, name: str, *arguments: Any) -> None:
+        """Run one of the user's hooks. An exception in it is logged: `sys.exit` in a hook does not end the server."""
+        try:
+            getattr(self.cfg, name)(self, *arguments)
+        except HaltServer:
+            raise
+        except BaseException:
+            self.log.exception("Exception in %s hook", name)
+
+    def take_logger(self, cfg: Any) -> None:
+        """Make the logger again if its class is another one, or the project's and imported again."""
+        logger_class = cfg.logger_class
+        if type(self.log) is not logger_class:
+            self.log = logger_class(cfg)
+            self._event_log.log_to(self.log)
+
+    # children that have ended
 
     def reap_workers(self) -> None:
         """Collect every dead child by its role; nobody else's status is taken from anybody."""
         for pid, status in _ended():
             if pid == self.reexec_pid:
                 self.reexec_pid = 0
-            elif self._rereading is not None and pid == self._rereading.pid:
-                self._reread()
-            elif self._notifier.ended(pid, status):
+            elif self._reload.ended(pid) or self._notifier.ended(pid, status):
                 continue
             elif pid == self.dirty_arbiter_pid:
                 self.handle_dirty_arbiter_exit(pid, status)
             else:
-                self._nursery.ended(pid, status)
-        dead = self._nursery.dead()
+                self.WORKERS.pop(pid, None)
+                self._children.ended(pid, Exit.of(status))
+        dead = self._children.dead()
         if dead:
-            self._keeper.observe(self._clock())  # what a process said that died between two ticks
-        for child, status in dead:
-            if not self._survives(self._bury, child, Exit.of(status)) and not self._gave_up_burial(child):
+            self._tracker.observe(self._clock())  # what a process said that died between two ticks
+        for child, end in dead:
+            if not self._survives(self._bury, child, end) and not self._gave_up_burial(child):
                 continue
             self._burials.pop(child.pid, None)
-            self._nursery.forget(child)
-            if not child.stand_in:
-                self._hook("child_exit", child.worker)
+            self._children.forget(child)
+            if not child.is_stand_in:
+                self.hook("child_exit", child.worker)
 
     def _gave_up_burial(self, child: Child) -> bool:
         """Say whether a dead child whose end could not be written down is out of the fleet all the same.
@@ -450,18 +408,17 @@ class GuardedArbiter(Handlers, Arbiter):
         tries = self._burials[child.pid] = self._burials.get(child.pid, 0) + 1
         if tries < MOST_BURIALS:
             return False
-        self._keeper.tell(m.Exited(child.seat, self._clock()))
+        self._tracker.tell(m.Exited(child.seat, self._clock()))
         return True
 
     def _bury(self, child: Child, end: Exit) -> None:
         """Take a dead child out of the fleet, and write down how it ended."""
         now = self._clock()
-        if child.stand_in:
-            self._keeper.tell(m.StandInGone(now))
-            self._chronicle.stand_in_gone(end, stopping=self._fleet.stop is not None)
+        if child.is_stand_in:
+            self._tracker.tell(m.StandInGone(now))
+            self._event_log.stand_in_gone(end, stopping=self._fleet.stop is not None)
             return
-        self.WORKERS.pop(child.pid, None)
-        self._keeper.buried(child.seat, end, child.read_dump(), now)
+        self._tracker.buried(child.seat, end, child.read_dump(), now)
 
     # the end
 
@@ -477,14 +434,10 @@ class GuardedArbiter(Handlers, Arbiter):
 
     def stop(self, graceful: bool = True) -> None:  # noqa: FBT001, FBT002 - gunicorn's signature
         """Take away what is left; the policy has asked the workers to leave before this."""
-        for step in (self._close_listeners, self._end_rereading, self._nursery.end, self._remove_files):
+        for step in (self.close_listeners, self._reload.give_up, self._children.end, self._remove_files):
             self._survives(step)
-
-    def _end_rereading(self) -> None:
-        if self._rereading is not None:
-            self._rereading.give_up()
 
     def _remove_files(self) -> None:
         if self._control is not None:
             self._control.close()
-        self._place.remove()
+        self._run_files.remove()

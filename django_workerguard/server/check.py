@@ -16,13 +16,13 @@ from django_workerguard.scoreboard.layout import Layout
 from django_workerguard.server.configuration import GuardedApplication
 from django_workerguard.server.workers.mixin import is_asgi, own_steps
 from django_workerguard.worker import load
-from django_workerguard.worker.seat_handle import Guard
+from django_workerguard.worker.seat_handle import SeatHandle
 
 
 def check(app: GuardedApplication) -> NoReturn:
     """Print the load's steps, or why it failed, and end the process with the exit code."""
     board = Board.create(Layout(seats=1, slots=1), None)
-    guard = Guard(
+    handle = SeatHandle(
         board=board,
         seat=0,
         slot=1,
@@ -38,7 +38,7 @@ def check(app: GuardedApplication) -> NoReturn:
         overdue.daemon = True
         overdue.start()
     try:
-        load.load(guard, leaving=lambda: None, before=own_steps(app.cfg))
+        load.load(handle, leaving=lambda: None, before=own_steps(app.cfg))
         failed = False
     except BaseException:
         failed = True

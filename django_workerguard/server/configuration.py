@@ -29,8 +29,14 @@ from django_workerguard.errors import ConfigurationError
 from django_workerguard.policy.view import Policy
 from django_workerguard.probe import cgroup
 from django_workerguard.scoreboard.layout import MAX_SEATS
-from django_workerguard.server.early_options import ConfigFile, Early, Sources, problem_with, read_sources
-from django_workerguard.server.inherited_modules import Inheritance
+from django_workerguard.server.early_options import (
+    ConfigFile,
+    EarlyOptions,
+    Sources,
+    problem_with,
+    read_sources,
+)
+from django_workerguard.server.inherited_modules import InheritedModules
 from django_workerguard.server.process_state import enter
 
 REFUSED = {
@@ -57,16 +63,16 @@ class GuardedApplication(Application):
     def __init__(
         self,
         handover: Handover,
-        inheritance: Inheritance | None = None,
+        inheritance: InheritedModules | None = None,
         environ: MutableMapping[str, str] = os.environ,
     ) -> None:
         self.handover = handover
-        self.inheritance = inheritance or Inheritance()
+        self.inheritance = inheritance or InheritedModules()
         self._environ = environ
         self.sources: dict[str, str] = {}
         self.warnings: list[str] = []
         self.read: Sources
-        self.early: Early
+        self.early: EarlyOptions
         self.guard: Resolved
         self.max_requests_jitter = 0  # requests
         super().__init__(prog="serve_guarded")
@@ -270,32 +276,12 @@ class GuardedApplication(Application):
         """Return the options that decide, in the form that the policy takes."""
         options: GuardOptions = self.guard.options
         developing = bool(self.cfg.reload)
-        return Policy(
-            need_app=options.need_app,
-            load_retries=options.load_retries,
-            load_retry_delay=options.load_retry_delay,
+        return Policy.of(
+            options,
             load_retry_max_delay=1.0 if developing else options.load_retry_max_delay,
-            load_timeout=options.load_timeout,
             load_concurrency=options.load_concurrency or cgroup.cpus(),
-            min_loaded=options.min_loaded,
-            stand_in=options.stand_in,
-            stand_in_after=options.stand_in_after,
-            give_up_after=options.give_up_after,
-            mercy=options.worker_reload_mercy,
             timeout=float(self.cfg.timeout),
-            surge=options.surge,
-            max_requests=options.max_requests,
-            max_requests_delta=options.max_requests_delta,
             max_requests_jitter=self.max_requests_jitter,
-            max_worker_lifetime=options.max_worker_lifetime,
-            max_worker_lifetime_delta=options.max_worker_lifetime_delta,
-            min_worker_lifetime=options.min_worker_lifetime,
-            reload_on_rss=options.reload_on_rss,
-            evil_reload_on_rss=options.evil_reload_on_rss,
-            reload_on_memory_error=options.reload_on_memory_error,
-            outlier=options.outlier,
-            outlier_min_requests=options.outlier_min_requests,
-            drain_delay=options.drain_delay,
             never_give_up=developing,
         )
 

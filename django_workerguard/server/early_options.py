@@ -51,7 +51,7 @@ class ConfigFile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Early:
+class EarlyOptions:
     """What must be in effect before the settings are imported. The directories are absolute."""
 
     chdir: str = ""
@@ -98,7 +98,7 @@ class Sources:
         """Resolve what is known before the settings can be read. Raises ConfigurationError."""
         return resolve(self.guard)
 
-    def early(self, by_file: Changes) -> Early:
+    def early(self, by_file: Changes) -> EarlyOptions:
         """Return what must be in effect before the settings are imported. Raises ConfigurationError.
 
         ``by_file``: what gunicorn.conf.py itself has changed in the environment.
@@ -118,7 +118,7 @@ class Sources:
             _set(cfg, name, layer)
         chdir = cfg.chdir if "chdir" in stated else ""
         given = (cfg.pythonpath or "").split(",")
-        return Early(
+        return EarlyOptions(
             chdir=chdir,
             pythonpath=tuple(
                 os.path.normpath(os.path.join(chdir or os.getcwd(), path)) for path in given if path

@@ -7,7 +7,10 @@ end of each with a traceback, though nothing has failed.
 from __future__ import annotations
 
 import logging
+import math
 import os
+
+ANSWERING = 0.5  # seconds that gunicorn's control socket gets to answer its client
 
 
 class EndedConnections(logging.Filter):
@@ -25,3 +28,25 @@ class EndedConnections(logging.Filter):
 
 def be_quiet_about_ended_connections() -> None:
     logging.getLogger("asyncio").addFilter(EndedConnections())
+
+
+class AskedTarget:
+    """The target that gunicorn's control socket has set, from a thread of its own."""
+
+    def __init__(self) -> None:
+        self._target: int | None = None
+        self._seen = math.inf  # when it was first looked at
+
+    def ask(self, target: int) -> None:
+        """Take a target from the socket's thread."""
+        self._target = target
+
+    def due(self, now: float) -> int | None:
+        """Return a target once its client has had time to get its answer, because a fork ends the connection; else None."""
+        if self._target is None:
+            return None
+        self._seen = min(now, self._seen)
+        if now - self._seen < ANSWERING:
+            return None
+        target, self._target, self._seen = self._target, None, math.inf
+        return target

@@ -20,7 +20,7 @@ REGISTRIES = frozenset({"django", "prometheus_client"})
 INSTALLED = frozenset({"site-packages", "dist-packages"})
 
 
-class Inheritance:
+class InheritedModules:
     """What the arbiter holds of the site, beyond what it had imported when this was made."""
 
     def __init__(self) -> None:

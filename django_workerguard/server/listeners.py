@@ -1,4 +1,4 @@
-"""The listeners' end: close each, and remove the files of those that this arbiter has made. Runs in the arbiter.
+"""The listeners: why they cannot be opened, and how they are closed. Runs in the arbiter.
 
 gunicorn's own function removes whatever has the path of a unix socket, and fails where there is nothing.
 """
@@ -8,8 +8,12 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import traceback
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+from django_workerguard.errors import CannotListenError, ConfigurationError
+from django_workerguard.server.configuration import GuardedApplication
 
 File = tuple[int, int]  # device and inode
 
@@ -38,3 +42,20 @@ def _file(path: str) -> File | None:
     except (OSError, ValueError):  # ValueError: the abstract namespace
         return None
     return (status.st_dev, status.st_ino) if stat.S_ISSOCK(status.st_mode) else None
+
+
+def start_error(error: BaseException, app: GuardedApplication) -> ConfigurationError | None:
+    """Return which setting stopped the start; None if the error is a hook's own."""
+    if isinstance(error, Exception):
+        blamed = app.blame(error)
+        if blamed.option:
+            return blamed
+    frames = traceback.walk_tb(error.__traceback__)
+    if all(frame.f_globals.get("__name__") != "gunicorn.sock" for frame, _ in frames):
+        return None
+    where = app.sources.get("bind", "default")
+    problem = f"cannot listen at {', '.join(map(str, app.cfg.settings['bind'].get()))}"
+    if not isinstance(error, SystemExit):
+        return ConfigurationError(f"{problem}: {error}", option="bind", where=where)
+    hint = "The lines above say why; is another server running there?"
+    return CannotListenError(problem, option="bind", where=where, hint=hint)

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from types import ModuleType
 
 from django_workerguard.config.environment import change, difference
-from django_workerguard.server.inherited_modules import Inheritance
+from django_workerguard.server.inherited_modules import InheritedModules
 
 
-class Surroundings:
+class ProcessState:
     """The state of this process, and the way back to it."""
 
     def __init__(self) -> None:
@@ -29,12 +29,12 @@ class Surroundings:
         os.close(self._pwd)
 
 
-class Renewal:
+class ReloadTrial:
     """A reload on trial: the site's modules are dropped, and all is as before if it does not succeed."""
 
-    def __init__(self, inheritance: Inheritance) -> None:
+    def __init__(self, inheritance: InheritedModules) -> None:
         self._inheritance = inheritance
-        self._surroundings = Surroundings()
+        self._surroundings = ProcessState()
         self._dropped: Mapping[str, ModuleType] = inheritance.drop()
 
     def take_back(self) -> None:

@@ -1,110 +1,165 @@
-"""Read the settings again for a reload, without waiting for it. Runs in the arbiter."""
+"""A reload: read the settings again, take the new configuration, begin a generation. Runs in the arbiter.
+
+A configuration that cannot be taken changes nothing.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 
-from django_workerguard.arbiter.program import execute
-from django_workerguard.config import settings_process
-from django_workerguard.config.handover import Handover
+from django_workerguard.arbiter.tracker import Tracker
+from django_workerguard.config.handover import Handover, rewrite
 from django_workerguard.errors import ConfigurationError
+from django_workerguard.policy import message as m
 from django_workerguard.scoreboard.layout import Layout
 from django_workerguard.scoreboard.places import server_name
 from django_workerguard.server.configuration import GuardedApplication
-from django_workerguard.server.early_options import Early
+from django_workerguard.server.early_options import EarlyOptions
+from django_workerguard.server.host import Host
+from django_workerguard.server.process_state import ReloadTrial
+from django_workerguard.server.settings_reading import SettingsProcess
 
-ANSWER = 3  # the descriptor in the child
-LONGEST = 60.0  # seconds that settings get if load-timeout sets no limit
-GRACE = 5.0  # seconds after which a process ends itself, should the arbiter not have ended it
+UNSTEADY = "chdir, pythonpath or raw_env of gunicorn.conf.py have other values each time it is read"
 
 
-class Rereading:
-    """A process that reads the settings, once. ``until`` is on the arbiter's clock."""
+class Reload:
+    """The reloads of one arbiter: at most one reads its settings at a time."""
 
-    def __init__(
-        self, app: GuardedApplication, *, asked_by: str, now: float, early: Early | None = None
-    ) -> None:
-        """Read the settings for a configuration, with its early options or others.
+    def __init__(self, host: Host, tracker: Tracker, *, clock: Callable[[], float], handover_fd: int) -> None:
+        self._host = host
+        self._tracker = tracker
+        self._events = tracker.event_log
+        self._clock = clock
+        self._handover_fd = handover_fd
+        self._process: SettingsProcess | None = None
+        self._read_twice = False  # the settings, for the reload that goes on
+        self._again = ""  # who asked for a reload while another one was reading
 
-        Raises OSError or ConfigurationError if no process can be had.
-        """
-        self.asked_by = asked_by
-        self.early = early or app.early
-        self._patience = app.guard.options.load_timeout or LONGEST
-        self.until = now + self._patience
-        self._handover = app.handover
-        self._overdue = False
-        request, environ = request_of(app, app.handover, self.early)
-        self.fd = settings_process.write_request(request)
-        arguments = settings_process.command(ANSWER, patience=self._patience + GRACE)
-        try:
-            self.pid = execute(arguments, environ, given={ANSWER: self.fd})
-        except OSError:
-            os.close(self.fd)
-            raise
+    @property
+    def is_reading(self) -> bool:
+        return self._process is not None
+
+    @property
+    def fd(self) -> int:
+        """Return the descriptor that the settings are written to, which no child gets; -1 if none is read."""
+        return -1 if self._process is None else self._process.fd
+
+    def begin(self, asked_by: str) -> str | None:
+        """Begin a reload, or have the one that is reading begin again. Return why not."""
+        if self._tracker.fleet.stop is not None:
+            return "the server is stopping"
+        if self._process is not None:  # its answer would be out of date
+            self._again = asked_by
+            self._process.give_up()
+            return None
+        self._read_twice = False
+        app = self._host.app
+        if app.handover.configured:
+            self._adopt(app.handover, asked_by, app.early)
+            return None
+        return self._read(asked_by, app.early)
 
     def give_up(self) -> None:
-        """End a process that takes too long; its end is then reported as any other's."""
-        self._overdue = True
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
+        """End the process that reads the settings, if there is one."""
+        if self._process is not None:
+            self._process.give_up()
 
-    def drop(self) -> None:
-        """Forget what an ended process has said: it is not wanted any more."""
-        os.close(self.fd)
+    def bound(self, now: float) -> None:
+        """End the process that reads the settings if it takes too long."""
+        if self._process is not None and now > self._process.until:
+            self._process.give_up()
 
-    def conclude(self) -> Handover:
-        """Return the handover with what the settings say now, once the process has ended.
+    def ended(self, pid: int) -> bool:
+        """Go on with a reload if this was the process that read the settings; return whether it was."""
+        process = self._process
+        if process is None or pid != process.pid:
+            return False
+        self._process = None
+        again, self._again = self._again, ""
+        if again or self._tracker.fleet.stop is not None:
+            process.drop()
+            self.begin(again)
+            return True
+        try:
+            handover = process.conclude()
+        except ConfigurationError as error:
+            self._events.reload_refused(str(error), process.asked_by)
+        else:
+            self._adopt(handover, process.asked_by, process.early)
+        return True
 
-        Raises ConfigurationError if they say nothing, or what cannot be used.
+    def _read(self, asked_by: str, early: EarlyOptions) -> str | None:
+        """Have the settings read by a process. Return why not."""
+        try:
+            self._process = SettingsProcess(self._host.app, asked_by=asked_by, now=self._clock(), early=early)
+        except (OSError, ConfigurationError) as error:
+            refused = f"the settings cannot be read: {getattr(error, 'strerror', None) or error}"
+            self._events.reload_refused(refused, asked_by)
+            return refused
+        return None
+
+    def _adopt(self, handover: Handover, asked_by: str, early: EarlyOptions) -> None:
+        """Take a new configuration and begin a generation; if it cannot be taken nothing changes.
+
+        ``early``: the options with which the settings were read. If the new configuration has others, the
+        settings are read again with those.
         """
-        answer = settings_process.read_answer(self.fd)
-        os.close(self.fd)
-        module = self._handover.settings_module
-        if answer.silent and self._overdue:
-            raise ConfigurationError(
-                f"{module!r}: no end of its import after {self._patience:g} s (load-timeout)"
-            )
-        if answer.error:
-            raise ConfigurationError(f"{module!r} cannot be imported: {answer.error}", option="settings")
-        return told_by(answer, self._handover)
+        host, before = self._host, self._host.app
+        try:
+            trial = ReloadTrial(before.inheritance)
+        except OSError as error:
+            self._events.reload_refused(f"no file can be opened: {error.strerror}", asked_by)
+            return
+        try:
+            before.leave_environment()
+            candidate = GuardedApplication(handover, before.inheritance)
+            if candidate.early != early and not handover.configured:
+                trial.take_back()
+                self._read_again(asked_by, candidate.early)
+                return
+            candidate.settle(handover)
+            refuse_what_needs_a_restart(before, candidate, host.board.layout)
+            host.take_logger(candidate.cfg)
+            host.setup(candidate)
+        except Exception as error:
+            trial.take_back()
+            self._restore(before)
+            if not isinstance(error, ConfigurationError):
+                host.log.exception("the new configuration cannot be taken")
+            self._events.reload_refused(str(error), asked_by)
+            return
+        finally:
+            trial.end()
+            host.init_signals()  # gunicorn.conf.py, or what it imports, may have set handlers of its own
+        self._begin_generation(candidate, asked_by)
 
+    def _begin_generation(self, app: GuardedApplication, asked_by: str) -> None:
+        host, tracker = self._host, self._tracker
+        tracker.follow(app.policy)
+        host.START_CTX["cwd"] = app.handover.directory or host.START_CTX["cwd"]
+        rewrite(self._handover_fd, app.handover)
+        for line in app.warnings:
+            host.log.warning("%s", line)
+        host.log.reopen_files()
+        host.introduce()
+        tracker.tell(m.GenerationStarted(self._clock(), app.cfg.workers))
+        self._events.reloading(tracker.fleet.generation, asked_by)
+        host.hook("on_reload")
 
-def request_of(
-    app: GuardedApplication, handover: Handover, early: Early | None = None
-) -> tuple[settings_process.Request, dict[str, str]]:
-    """Return what the process that reads the settings is to do, and its environment."""
-    early = early or app.early
-    directory = early.chdir or handover.directory
-    path = [*early.pythonpath, *([early.chdir] if early.chdir else ()), *handover.sys_path]
-    named = (app.read.app, *handover.applications.values())
-    request = settings_process.Request(
-        module=early.environ.get("DJANGO_SETTINGS_MODULE") or handover.settings_module,
-        entry=handover.entry,
-        environ=handover.environ,
-        directory=directory,
-        applications=tuple(name for name in named if name),
-        path=tuple(path),
-    )
-    pwd = {"PWD": directory} if directory else {}
-    return request, settings_process.environment(app.environ_found, pwd, early.environ, path=path)
+    def _read_again(self, asked_by: str, early: EarlyOptions) -> None:
+        """Read the settings with the early options of a new configuration, once for a reload."""
+        if self._read_twice:
+            self._events.reload_refused(UNSTEADY, asked_by)
+            return
+        self._read_twice = True
+        self._read(asked_by, early)
 
-
-def told_by(answer: settings_process.Answer, handover: Handover) -> Handover:
-    """Return the handover with what the settings say. Raises ConfigurationError if it cannot be used."""
-    if answer.wrong:
-        raise ConfigurationError(answer.wrong, option="WORKERGUARD", where=handover.settings_module)
-    return replace(
-        handover,
-        setting=answer.setting,
-        applications=answer.applications,
-        debug=answer.debug,
-        environ=answer.environ,
-    )
+    def _restore(self, before: GuardedApplication) -> None:
+        with contextlib.suppress(Exception):  # a hook of the user's own that fails here as well
+            self._host.take_logger(before.cfg)
+            self._host.setup(before)
 
 
 def refuse_what_needs_a_restart(

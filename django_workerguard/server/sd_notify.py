@@ -16,7 +16,7 @@ MORE_TIME_EVERY = 5.0  # seconds
 
 
 @dataclass(frozen=True)
-class Standing:
+class ServerStatus:
     """How the server stands, as far as a supervisor wants to know."""
 
     ready: int
@@ -36,7 +36,7 @@ class Standing:
         return f"{said}; {self.why}" if self.why and (self.frozen or self.ready < self.target) else said
 
 
-def changes(before: Standing | None, now: Standing, *, monotonic_us: int) -> list[str]:
+def changes(before: ServerStatus | None, now: ServerStatus, *, monotonic_us: int) -> list[str]:
     """Return the lines that tell of a change; none where nothing has changed. Pure."""
     lines: list[str] = []
     if now.stopping and now.successor:  # the service goes on: it has another main process from here on
@@ -65,7 +65,7 @@ def _not_the_main_process(environ: Mapping[str, str], started: Container[str]) -
     return ""
 
 
-class Supervisor:
+class Systemd:
     """The socket of systemd's, and what it was told last."""
 
     def __init__(self, environ: Mapping[str, str], pid: int) -> None:
@@ -77,7 +77,7 @@ class Supervisor:
         self.warning = _not_the_main_process(environ, started) if self._address else ""
         micros = environ.get("WATCHDOG_USEC", "0")
         self._watchdog = int(micros) / 2e6 if watched and micros.isdigit() else 0.0  # seconds; 0: none
-        self._last: Standing | None = None
+        self._last: ServerStatus | None = None
         self._more_time_at = self._watched_at = float("-inf")
 
     def main_pid(self, pid: int) -> None:
@@ -86,7 +86,7 @@ class Supervisor:
             self._send(f"MAINPID={pid}")
             self._last = None
 
-    def tell(self, standing: Standing, now: float, *, monotonic_us: int) -> None:
+    def tell(self, standing: ServerStatus, now: float, *, monotonic_us: int) -> None:
         """Tell what has changed, ask for more time where a start or an end takes it, and show that the arbiter ticks."""
         if not self._address:
             return
@@ -95,7 +95,7 @@ class Supervisor:
         if lines:
             self._send("\n".join(lines))
 
-    def _regularly(self, standing: Standing, now: float) -> Iterator[str]:
+    def _regularly(self, standing: ServerStatus, now: float) -> Iterator[str]:
         if standing.stopping and standing.successor:
             return
         under_way = not standing.reached or standing.reloading or standing.stopping

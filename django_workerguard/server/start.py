@@ -20,7 +20,7 @@ from django_workerguard.config.settings_process import Answer
 from django_workerguard.errors import CannotLoadError, ConfigurationError, ExitCode
 from django_workerguard.policy.backoff import back_off, seed_of
 from django_workerguard.server.configuration import GuardedApplication
-from django_workerguard.server.reload import request_of, told_by
+from django_workerguard.server.settings_reading import settings_request, with_settings
 
 
 def open_application(handover: Handover) -> GuardedApplication:
@@ -45,7 +45,7 @@ def _read_with_retries(app: GuardedApplication) -> Handover:
             handover = replace(handover, entry="")
             answer = _read(app, handover, options.load_timeout or None)
         if not answer.error:
-            return told_by(answer, handover)
+            return with_settings(answer, handover)
         if attempt < options.load_retries:
             _wait(attempt, options, answer)
     raise CannotLoadError(
@@ -69,7 +69,7 @@ def _with_module(app: GuardedApplication) -> Handover:
 
 
 def _read(app: GuardedApplication, handover: Handover, patience: float | None) -> Answer:
-    request, environ = request_of(app, handover)
+    request, environ = settings_request(app, handover)
     fd = settings_process.write_request(request)
     try:
         overdue = _wait_for_reader(fd, environ, patience)

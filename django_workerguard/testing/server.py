@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from django_workerguard.scoreboard.board import Board
-from django_workerguard.scoreboard.header import Header, Kind
+from django_workerguard.scoreboard.header import Header, ServerKind
 from django_workerguard.scoreboard.journal import read_events
 from django_workerguard.scoreboard.places import is_live
 from django_workerguard.scoreboard.snapshot import snapshot
@@ -109,7 +109,7 @@ class GuardedServer:
         """Map the scoreboard of the newest arbiter, or of that with a pid. Raises FileNotFoundError."""
         pattern = f"*.{pid}.board" if pid else "*.board"
         boards = [Board.open(path, others=True) for path in (self.boards_in or self.run_dir).glob(pattern)]
-        servers = [board for board in boards if board.words[Header.KIND] == Kind.WEB and is_live(board)]
+        servers = [board for board in boards if board.words[Header.KIND] == ServerKind.WEB and is_live(board)]
         live = sorted(servers, key=lambda board: board.words[Header.STARTED_AT])
         try:
             if not live:

@@ -16,7 +16,7 @@ import signal
 from collections.abc import Callable, Iterable, Iterator
 
 from django_workerguard.worker.current import set_current_worker
-from django_workerguard.worker.seat_handle import Guard
+from django_workerguard.worker.seat_handle import SeatHandle
 
 PR_SET_PDEATHSIG = 1
 RESET = [
@@ -36,7 +36,7 @@ SERVERS = (
 
 
 @contextlib.contextmanager
-def signals_held() -> Iterator[None]:
+def signals_blocked() -> Iterator[None]:
     """Hold every signal back around a fork, so that none meets the arbiter's handlers in the child."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, RESET)
     try:
@@ -45,7 +45,7 @@ def signals_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def shed(descriptors: Iterable[int]) -> None:
+def release_arbiter(descriptors: Iterable[int]) -> None:
     """Give up what belongs to the arbiter: its signal handlers and its descriptors."""
     for number in RESET:
         signal.signal(number, signal.SIG_DFL)
@@ -63,7 +63,7 @@ def stay(_number: int, _frame: object) -> None:
     """Do nothing about a signal. Other than SIG_IGN it is not inherited by the programs that a worker starts."""
 
 
-class StaysOnHangup:
+class IgnoresHangup:
     """A worker class whose processes SIGHUP leaves alone: it is the arbiter's, and a group of processes gets it whole."""
 
     def init_signals(self) -> None:
@@ -72,7 +72,7 @@ class StaysOnHangup:
         signal.siginterrupt(signal.SIGHUP, False)
 
 
-def die_with(parent: int) -> bool:
+def die_with_parent(parent: int) -> bool:
     """Ask the kernel for SIGTERM when the parent dies; False if it is dead already.
 
     To be called after a change of user, which clears the request.
@@ -82,21 +82,21 @@ def die_with(parent: int) -> bool:
     return os.getppid() == parent
 
 
-def disown_forks(guard: Guard) -> None:
+def release_seat_after_fork(handle: SeatHandle) -> None:
     """Have every process that this worker forks from now on give up what is the worker's. Call it once a process."""
     worker = os.getpid()
 
     def give_up() -> None:
         if os.getpid() != worker:
-            _give_up(guard)
+            _give_up(handle)
 
     os.register_at_fork(after_in_child=give_up)
 
 
-def _give_up(guard: Guard) -> None:
+def _give_up(handle: SeatHandle) -> None:
     steps: tuple[Callable[[], object], ...] = (
-        guard.board.make_private,
-        lambda: _silence(guard.wake_fd),
+        handle.board.make_private,
+        lambda: _silence(handle.wake_fd),
         faulthandler.disable,
         lambda: signal.set_wakeup_fd(-1),  # an event loop's: the worker would take the signal for its own
         _restore_signals,

@@ -23,7 +23,7 @@ from django_workerguard.policy.failure import is_transient, is_want_of_memory
 from django_workerguard.scoreboard.layout import Cause, Orders, Seat, SeatState
 from django_workerguard.worker.current import CurrentWorker, set_current_worker
 from django_workerguard.worker.package_sources import changed_packages
-from django_workerguard.worker.seat_handle import Guard
+from django_workerguard.worker.seat_handle import SeatHandle
 
 # bytes of address space, none of it touched, that are given up when there is no memory to report a failure with
 RESERVE = 4 << 20
@@ -35,8 +35,8 @@ DIRECT = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
 class SeatReporter:
     """Writes the load's steps into the seat as they happen, so that a hang shows where."""
 
-    def __init__(self, guard: Guard) -> None:
-        self._guard = guard
+    def __init__(self, handle: SeatHandle) -> None:
+        self._handle = handle
         self.steps: list[dict[str, Any]] = []
         self.current: str | None = None
         self._outdated = changed_packages()
@@ -47,20 +47,20 @@ class SeatReporter:
 
     def end(self, step: Step) -> None:
         self.current = None
-        accepted = self._guard.options.accept_left_behind
+        accepted = self._handle.options.accept_left_behind
         self.steps.append(asdict(replace(step, left=unaccepted(step, accepted))))
         self._write()
 
     def _write(self, **more: Any) -> None:
         report = {"step": self.current, "steps": self.steps, "outdated": self._outdated, **more}
-        self._guard.board.write_seat_report(self._guard.seat, report)
+        self._handle.board.write_seat_report(self._handle.seat, report)
 
     def fail(self, error: dict[str, Any]) -> None:
         self._write(error=error)
 
 
 def load(
-    guard: Guard, *, leaving: Callable[[], None], before: Mapping[str, Callable[[], None]] | None = None
+    handle: SeatHandle, *, leaving: Callable[[], None], before: Mapping[str, Callable[[], None]] | None = None
 ) -> Callable[..., Any]:
     """Load the application with the sentinel and return it, verified.
 
@@ -73,30 +73,30 @@ def load(
         for name, step in (before or {}).items():
             with sentinel.measured(name, reporter, shareable=False):
                 step()
-        app: Callable[..., Any] = sentinel.load(guard.request, reporter)
+        app: Callable[..., Any] = sentinel.load(handle.request, reporter)
         return app
 
-    with _direct_signals(guard, leaving):
-        return attempt(guard, application)
+    with _direct_signals(handle, leaving):
+        return attempt(handle, application)
 
 
-def attempt(guard: Guard, work: Callable[[Any, SeatReporter], Loaded]) -> Loaded:
+def attempt(handle: SeatHandle, work: Callable[[Any, SeatReporter], Loaded]) -> Loaded:
     """Do the work of a load under the sentinel's eyes, which is handed to it, and return what it returns.
 
     Whatever goes wrong is written into the seat and raised on.
     """
-    reporter = SeatReporter(guard)
+    reporter = SeatReporter(handle)
     set_current_worker(
         CurrentWorker(
-            slot=guard.slot,
+            slot=handle.slot,
             pid=os.getpid(),
-            generation=guard.generation,
-            seat=guard.seat,
-            board=guard.board,
-            options=guard.options,
+            generation=handle.generation,
+            seat=handle.seat,
+            board=handle.board,
+            options=handle.options,
         )
     )
-    guard.say(SeatState.LOADING)
+    handle.say(SeatState.LOADING)
     # what is there came from the parent: the collector would write into its pages, and so copy each of them
     gc.freeze()
     with contextlib.ExitStack() as reserve:
@@ -105,16 +105,16 @@ def attempt(guard: Guard, work: Callable[[Any, SeatReporter], Loaded]) -> Loaded
         try:
             sentinel = import_module(SENTINEL)
             loaded = work(sentinel, reporter)
-            guard.board.write_release(guard.seat, sentinel.release(guard.request.release))
+            handle.board.write_release(handle.seat, sentinel.release(handle.request.release))
         except BaseException as error:
             reserve.close()
-            record_failure(guard, error, reporter)
+            record_failure(handle, error, reporter)
             raise
     return loaded
 
 
 @contextlib.contextmanager
-def _direct_signals(guard: Guard, leaving: Callable[[], None]) -> Iterator[None]:
+def _direct_signals(handle: SeatHandle, leaving: Callable[[], None]) -> Iterator[None]:
     """Handle signals at once, and let SIGABRT dump every thread's stack, while the load runs.
 
     asyncio worker classes queue signals until their loop runs, which a hung load prevents.
@@ -127,7 +127,7 @@ def _direct_signals(guard: Guard, leaving: Callable[[], None]) -> Iterator[None]
             os._exit(ExitCode.OK)
 
     def abort(number: int, _frame: FrameType | None) -> None:
-        dump_concurrency(guard)
+        dump_concurrency(handle)
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
 
@@ -135,7 +135,7 @@ def _direct_signals(guard: Guard, leaving: Callable[[], None]) -> Iterator[None]
     for number in DIRECT:
         signal.signal(number, leave)
     signal.signal(signal.SIGABRT, abort)
-    dump_stacks(guard)
+    dump_stacks(handle)
     try:
         yield
     finally:
@@ -143,20 +143,20 @@ def _direct_signals(guard: Guard, leaving: Callable[[], None]) -> Iterator[None]
         for number, handler in before.items():
             signal.signal(number, handler)
             signal.siginterrupt(number, False)
-        dump_stacks(guard)
+        dump_stacks(handle)
 
 
-def dump_stacks(guard: Guard) -> None:
+def dump_stacks(handle: SeatHandle) -> None:
     """Have every thread's stack dumped where this process is aborted or crashes, even in C."""
-    if guard.dump_fd >= 0:
-        faulthandler.enable(file=guard.dump_fd, all_threads=True)
+    if handle.dump_fd >= 0:
+        faulthandler.enable(file=handle.dump_fd, all_threads=True)
 
 
-def dump_concurrency(guard: Guard, loop: Any = None) -> None:
+def dump_concurrency(handle: SeatHandle, loop: Any = None) -> None:
     """Dump what faulthandler cannot see: greenlets, and the tasks of a running event loop."""
-    if guard.dump_fd < 0:
+    if handle.dump_fd < 0:
         return
-    with os.fdopen(os.dup(guard.dump_fd), "a") as file:
+    with os.fdopen(os.dup(handle.dump_fd), "a") as file:
         if "gevent" in sys.modules:
             gc.unfreeze()  # gevent finds its greenlets among the objects that the collector looks at
             import_module("gevent.util").print_run_info(file=file)
@@ -165,16 +165,16 @@ def dump_concurrency(guard: Guard, loop: Any = None) -> None:
                 task.print_stack(file=file)
 
 
-def record_failure(guard: Guard, error: BaseException, reporter: SeatReporter | None = None) -> None:
+def record_failure(handle: SeatHandle, error: BaseException, reporter: SeatReporter | None = None) -> None:
     """Write why the load failed into the seat, then say so; report it to ``sys.excepthook`` too."""
-    reporter = reporter or SeatReporter(guard)
+    reporter = reporter or SeatReporter(handle)
     names = class_names(error)
     cause = Cause.TRANSIENT if is_transient(names) else Cause.NONE
-    guard.board.words[guard.base + Seat.CAUSE] = cause | (Cause.MEMORY if is_want_of_memory(names) else 0)
+    handle.board.words[handle.base + Seat.CAUSE] = cause | (Cause.MEMORY if is_want_of_memory(names) else 0)
     with contextlib.suppress(MemoryError):
         reporter.fail(_described(error, reporter.current))
-    stays = guard.ordered(Orders.STAY)
-    guard.say(SeatState.UNLOADED if stays else SeatState.FAILED)
+    stays = handle.ordered(Orders.STAY)
+    handle.say(SeatState.UNLOADED if stays else SeatState.FAILED)
     if sys.excepthook is not sys.__excepthook__:
         with contextlib.suppress(BaseException):
             sys.excepthook(type(error), error, error.__traceback__)
@@ -211,16 +211,16 @@ def class_names(error: BaseException) -> set[str]:
     return names
 
 
-def say_loaded(guard: Guard) -> None:
+def say_loaded(handle: SeatHandle) -> None:
     """Say that everything that belongs to the load has passed; what is left is the admission."""
-    guard.stamp(Seat.LOAD_END)
-    guard.say(SeatState.LOADED)
+    handle.stamp(Seat.LOAD_END)
+    handle.say(SeatState.LOADED)
 
 
-def wait_for_admission(guard: Guard, *, alive: Callable[[], bool]) -> bool:
+def wait_for_admission(handle: SeatHandle, *, alive: Callable[[], bool]) -> bool:
     """Wait until the arbiter lets this worker accept; False if it is to leave instead."""
-    say_loaded(guard)
-    while not guard.ordered(Orders.ADMIT):
+    say_loaded(handle)
+    while not handle.ordered(Orders.ADMIT):
         if not alive():
             return False
         time.sleep(0.002)

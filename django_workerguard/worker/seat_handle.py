@@ -15,7 +15,7 @@ from django_workerguard.scoreboard.layout import Orders, Seat, SeatState, Slot
 
 
 @dataclass(frozen=True, kw_only=True)
-class Guard:
+class SeatHandle:
     """One seat of the board, and the line to the arbiter."""
 
     board: Board
@@ -70,23 +70,23 @@ class SeatBeat:
     """
 
     def __init__(self, cfg: object) -> None:
-        self._guard: Guard | None = None
+        self._handle: SeatHandle | None = None
 
-    def take(self, guard: Guard) -> None:
-        self._guard = guard
-        self._words = guard.board.words
-        self._beat = guard.base + Seat.BEAT
+    def take(self, handle: SeatHandle) -> None:
+        self._handle = handle
+        self._words = handle.board.words
+        self._beat = handle.base + Seat.BEAT
 
     def notify(self) -> None:
-        if self._guard is not None:
+        if self._handle is not None:
             self._words[self._beat] = monotonic_ns()
 
     def last_update(self) -> float:
         """Return the last beat in seconds of the monotonic clock."""
-        return self._guard.board.words[self._guard.base + Seat.BEAT] / 1e9 if self._guard else 0.0
+        return self._handle.board.words[self._handle.base + Seat.BEAT] / 1e9 if self._handle else 0.0
 
     def fileno(self) -> int:
-        return self._guard.board.fd if self._guard else -1
+        return self._handle.board.fd if self._handle else -1
 
     def close(self) -> None:
         """Nothing to close: the board outlives the worker."""

@@ -15,20 +15,20 @@ from collections.abc import Callable
 from typing import Any
 
 from django_workerguard.errors import ExitCode
-from django_workerguard.worker.seat_handle import Guard
+from django_workerguard.worker.seat_handle import SeatHandle
 
 PATIENCE = 5.0  # seconds that the project's threads get to end by themselves
 
 
-def limit_threads(log: Any, guard: Guard) -> None:
+def limit_threads(log: Any, handle: SeatHandle) -> None:
     """Bound the wait of a worker for its threads; those that outlast it are named in the log and in its seat."""
 
     def report(names: str) -> None:
         text = "slot=%d gen=%d pid=%d ends after %g s, though threads that are not daemons go on: %s"
-        values = (guard.slot, guard.generation, os.getpid(), PATIENCE, names)
+        values = (handle.slot, handle.generation, os.getpid(), PATIENCE, names)
         log.warning(text, *values, extra={"action": "threads-left"})
-        guard.board.write_seat_report(
-            guard.seat, {**guard.board.read_seat_report(guard.seat), "threads": names}
+        handle.board.write_seat_report(
+            handle.seat, {**handle.board.read_seat_report(handle.seat), "threads": names}
         )
 
     _limit(report, ExitCode.OK)

@@ -18,15 +18,15 @@ from django_workerguard.scoreboard.layout import Layout
 from django_workerguard.server.workers.connection_close import close_without_waiting
 from django_workerguard.server.workers.request_counter import chain_hooks, request_count
 from django_workerguard.server.workers.wrapper import GuardedASGI, GuardedWSGI, HealthURLs
-from django_workerguard.worker.seat_handle import Guard
+from django_workerguard.worker.seat_handle import SeatHandle
 from tests.benchmarks.measure import judge
 
 BLOCKS, SIZE = 20, 10_000
 
 
-def a_guard() -> Guard:
+def a_handle() -> SeatHandle:
     board = Board.create(Layout(seats=1, slots=1), None)
-    return Guard(
+    return SeatHandle(
         board=board,
         seat=0,
         slot=1,
@@ -78,14 +78,14 @@ def test_wsgi():
         log = SimpleNamespace(error_log=error_log, debug=error_log.debug)
         return SimpleNamespace(cfg=Config(), log=log)
 
-    guard, worker = a_guard(), a_worker()
-    count = request_count(guard.board.words, guard.base)
+    handle, worker = a_handle(), a_worker()
+    count = request_count(handle.board.words, handle.base)
     with socket.socket() as client:
         plain = least(block_of(a_worker(), app))
         closer = close_without_waiting()
         assert closer is not None
         chain_hooks(worker, count, answered=closer.note)
-        guarded = least(block_of(worker, GuardedWSGI(app, HealthURLs(guard))))
+        guarded = least(block_of(worker, GuardedWSGI(app, HealthURLs(handle))))
     added = guarded - plain
     judge(
         "CPU added per request, WSGI",
@@ -113,9 +113,9 @@ def test_asgi():
 
         return lambda: asyncio.run(many())
 
-    guard = a_guard()
-    count = request_count(guard.board.words, guard.base)
-    guarded_app = GuardedASGI(app, HealthURLs(guard), count, admit=None, failed=None)
+    handle = a_handle()
+    count = request_count(handle.board.words, handle.base)
+    guarded_app = GuardedASGI(app, HealthURLs(handle), count, admit=None, failed=None)
     plain, guarded = least(block_of(app)), least(block_of(guarded_app))
     added = guarded - plain
     judge(

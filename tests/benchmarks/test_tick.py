@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from django_workerguard.arbiter.tracker import Keeper
+from django_workerguard.arbiter.tracker import Tracker
 from django_workerguard.policy import action as a
 from django_workerguard.policy.plan import next_deadline, plan
 from django_workerguard.policy.view import Policy
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Phase
-from django_workerguard.scoreboard.layout import Kind, Orders, Seat, SeatState, layout_for
+from django_workerguard.scoreboard.layout import Orders, Seat, SeatKind, SeatState, layout_for
 from tests.benchmarks.measure import judge
 
 TICKS = 60
@@ -29,15 +29,17 @@ class Arbiter:
     def __init__(self, workers: int) -> None:
         self.board = Board.create(layout_for(workers, surge=1), None)
         self.policy = Policy(load_concurrency=workers, stand_in=False, timeout=0.0)
-        self.keeper = Keeper(self.board, logging.getLogger("tick"), self.policy, target=workers)
+        self.tracker = Tracker(self.board, logging.getLogger("tick"), self.policy, target=workers)
         self.now = 0.0
         self.seats: list[int] = []
-        for action in plan(self.policy, self.keeper.fleet, 0.0):
+        for action in plan(self.policy, self.tracker.fleet, 0.0):
             assert isinstance(action, a.Spawn)
-            seat = self.keeper.seats.take(Kind.WORKER, slot=action.slot, generation=1, orders=Orders.ADMIT)
+            seat = self.tracker.seats.take(
+                SeatKind.WORKER, slot=action.slot, generation=1, orders=Orders.ADMIT
+            )
             assert seat is not None
-            self.keeper.seats.adopt(seat, os.getpid())
-            self.keeper.spawned(action, seat, 0.0)
+            self.tracker.seats.adopt(seat, os.getpid())
+            self.tracker.spawned(action, seat, 0.0)
             self.write(seat, Seat.STATE, SeatState.READY)
             self.seats.append(seat)
         assert len(self.seats) == workers
@@ -56,11 +58,11 @@ class Arbiter:
         """Run one tick a second later, and return its processor time in milliseconds."""
         self.now += 1.0
         begun = time.process_time()
-        self.keeper.observe(self.now)
-        self.keeper.measure(self.now)
-        actions: tuple[Any, ...] = plan(self.keeper.policy, self.keeper.fleet, self.now)
-        self.keeper.publish(self.now, phase=Phase.SERVING)
-        next_deadline(self.keeper.policy, self.keeper.fleet, self.now)
+        self.tracker.observe(self.now)
+        self.tracker.measure(self.now)
+        actions: tuple[Any, ...] = plan(self.tracker.policy, self.tracker.fleet, self.now)
+        self.tracker.publish(self.now, phase=Phase.SERVING)
+        next_deadline(self.tracker.policy, self.tracker.fleet, self.now)
         assert not actions
         return (time.process_time() - begun) * 1000
 

@@ -7,29 +7,29 @@ import signal
 import pytest
 
 BROKEN = "def broken(self, *arguments, **more):\n    raise RuntimeError('a broken step')\n"
-MEASURE = f"from django_workerguard.arbiter.tracker import Keeper\n{BROKEN}Keeper.measure = broken\n"
+MEASURE = f"from django_workerguard.arbiter.tracker import Tracker\n{BROKEN}Tracker.measure = broken\n"
 PATIENCE = (
     "import django_workerguard.server.arbiter as arbiter\n" + BROKEN + "arbiter.next_deadline = broken\n"
 )
 REQUESTS = f"from django_workerguard.arbiter.control_socket import ControlSocket\n{BROKEN}ControlSocket.requests = broken\n"
 BURY_THE_FIRST = """\
-from django_workerguard.arbiter.tracker import Keeper
-real = Keeper.buried
+from django_workerguard.arbiter.tracker import Tracker
+real = Tracker.buried
 def buried(self, seat, *arguments):
     if self.fleet.workers[seat].slot == 1:
         raise RuntimeError('a broken step')
     real(self, seat, *arguments)
-Keeper.buried = buried
+Tracker.buried = buried
 """
 SIGNAL = """\
-from django_workerguard.server.arbiter import GuardedArbiter
-real, tries = GuardedArbiter.handle_ttin, []
-def handle_ttin(self):
+from django_workerguard.server.signals import Signals
+real, tries = Signals.scale, []
+def scale(self, *arguments):
     tries.append(1)
     if len(tries) < 3:
         raise MemoryError('a broken step')
-    real(self)
-GuardedArbiter.handle_ttin = handle_ttin
+    return real(self, *arguments)
+Signals.scale = scale
 """
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import _thread
 import inspect
+import logging
+import signal
+from types import SimpleNamespace
 
 import gunicorn.workers.base
 import pytest
@@ -21,9 +24,14 @@ from gunicorn.workers.sync import SyncWorker
 from uvicorn import Server
 from uvicorn_worker import UvicornWorker
 
+from django_workerguard.arbiter.tracker import Tracker
 from django_workerguard.errors import ConfigurationError
+from django_workerguard.policy.view import Policy
+from django_workerguard.scoreboard.board import Board
+from django_workerguard.scoreboard.layout import Layout
 from django_workerguard.server import gunicorn_contract
 from django_workerguard.server.arbiter import GuardedArbiter
+from django_workerguard.server.signals import Signals
 from django_workerguard.server.workers.mixin import ASGI_CLASSES, GuardMixin, guarded, is_asgi
 from django_workerguard.server.workers.stand_in import StandIn
 from django_workerguard.worker.seat_handle import SeatBeat
@@ -87,9 +95,25 @@ def test_uvicorns_server_tells_of_its_connections():
     assert hasattr(server, "force_exit")
 
 
-def test_every_override_of_the_arbiter_overrides_something():
-    ours = {name for name in vars(GuardedArbiter) if name.startswith("handle_")}
-    assert all(hasattr(Arbiter, name) for name in ours)
+def test_gunicorns_own_signals_are_all_handled_by_the_guard():
+    """What gunicorn does about a signal by itself would go past the policy; SIGWINCH is about a daemon's workers."""
+    board = Board.create(Layout(seats=1, slots=1), None)
+    tracker = Tracker(board, logging.getLogger("test"), Policy(), target=1)
+    signals = Signals(
+        SimpleNamespace(reap_dirty_arbiter=None),
+        tracker,
+        None,
+        SimpleNamespace(begin=None),
+        clock=None,
+        handover_fd=-1,
+        socket_files={},
+    )
+    gunicorns = {
+        number
+        for number in Arbiter.SIGNALS
+        if hasattr(Arbiter, f"handle_{signal.Signals(number).name[3:].lower()}")
+    }
+    assert gunicorns - signals.handlers.keys() == {signal.SIGWINCH}
 
 
 def test_no_exit_code_of_a_worker_halts_the_server():

@@ -6,8 +6,8 @@ import logging
 
 from django_workerguard.arbiter.control_socket import Request
 from django_workerguard.arbiter.event_log import ASKED_MOST, ASKED_PERIOD
-from django_workerguard.arbiter.rate_limit import Ration
-from django_workerguard.arbiter.tracker import Keeper
+from django_workerguard.arbiter.rate_limit import RateLimit
+from django_workerguard.arbiter.tracker import Tracker
 from django_workerguard.policy.view import Policy
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.journal import read_events
@@ -15,7 +15,7 @@ from django_workerguard.scoreboard.layout import Layout
 
 
 def test_a_ration_lets_its_number_pass_in_each_period():
-    ration = Ration(3, 10.0)
+    ration = RateLimit(3, 10.0)
     assert [ration.take(at) for at in (0.0, 1.0, 2.0, 3.0, 9.9)] == [True] * 3 + [False] * 2
     assert ration.left_out == 2
     assert ration.take(10.0)
@@ -23,12 +23,12 @@ def test_a_ration_lets_its_number_pass_in_each_period():
 
 def test_a_flood_of_requests_does_not_wipe_the_journal():
     board = Board.create(Layout(seats=2, slots=2), None)
-    keeper = Keeper(board, logging.getLogger("test"), Policy(), target=1)
+    tracker = Tracker(board, logging.getLogger("test"), Policy(), target=1)
     request = Request(do="reload", arguments={}, pid=1, uid=0)
     for number in range(20_000):
-        keeper.chronicle.asked(request, "no", 100.0 + number / 1000)
+        tracker.event_log.asked(request, "no", 100.0 + number / 1000)
     asked = [event for event in read_events(board) if event["event"] == "asked"]
     assert len(asked) == ASKED_MOST
-    keeper.chronicle.asked(request, "no", 100.0 + ASKED_PERIOD)
+    tracker.event_log.asked(request, "no", 100.0 + ASKED_PERIOD)
     assert list(read_events(board))[-1]["left_out"] == 20_000 - ASKED_MOST
     board.close()

@@ -7,7 +7,7 @@ from importlib import import_module
 
 import pytest
 
-from django_workerguard.server.inherited_modules import Inheritance
+from django_workerguard.server.inherited_modules import InheritedModules
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def shop(tmp_path, monkeypatch):
 
 
 def test_the_site_s_modules_are_dropped_and_brought_back(shop):
-    inheritance = Inheritance()
+    inheritance = InheritedModules()
     for name in ("wg_on_django", "wg_plain", "wg_shop"):
         import_module(f"{name}.part")
 
@@ -48,7 +48,7 @@ def test_the_site_s_modules_are_dropped_and_brought_back(shop):
 
 def test_what_was_there_before_is_the_server_s_own(shop):
     import_module("wg_shop")
-    inheritance = Inheritance()
+    inheritance = InheritedModules()
     import_module("wg_shop.part")
 
     assert inheritance.names() == []

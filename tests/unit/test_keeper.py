@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from django_workerguard.arbiter.tracker import Keeper
+from django_workerguard.arbiter.tracker import Tracker
 from django_workerguard.policy.view import Policy
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.layout import Layout
@@ -24,6 +24,6 @@ from django_workerguard.scoreboard.layout import Layout
 )
 def test_nobody_is_replaced_where_nobody_is(asked, refused):
     board = Board.create(Layout(seats=4, slots=2), None)
-    keeper = Keeper(board, logging.getLogger("test"), Policy(), target=2)
-    assert keeper.recycle(asked, "by hand") == refused
+    tracker = Tracker(board, logging.getLogger("test"), Policy(), target=2)
+    assert tracker.recycle(asked, "by hand") == refused
     board.close()

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from django_workerguard.arbiter.control_socket import ControlSocket
-from django_workerguard.arbiter.run_files import LOOK_EVERY, Place
+from django_workerguard.arbiter.run_files import LOOK_EVERY, RunFiles
 from django_workerguard.probe.process import start_time
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.layout import Layout
@@ -19,7 +19,7 @@ def test_what_cannot_be_made_again_is_said_once_and_tried_again(tmp_path):
     path = directory / f"shop.{os.getpid()}.board"
     board = Board.create(Layout(seats=2, slots=2), path, pid=os.getpid(), start=start_time(os.getpid()))
     control = ControlSocket(path.with_suffix(".sock"), owner=-1, allowed_uids=frozenset(), ring=False)
-    place = Place(
+    place = RunFiles(
         Opened(board, directory=RunDirectory(path=directory)),
         restored=lambda path: said.append(("restored", path.suffix)),
         lost=lambda path, error: said.append(("lost", path.suffix)),

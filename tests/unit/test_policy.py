@@ -131,8 +131,8 @@ def test_exits_are_bounded():
     fleet = told(ready_fleet(1), m.StopAsked(20.0))
     assert [type(action) for action in plan(POLICY, fleet, 20.0)] == [a.CloseListeners, a.Retire]
     fleet = told(fleet, m.ListenersClosed(20.0), m.Asked(1, Reason(Rule.STOP), 20.0))
-    assert plan(POLICY, fleet, 20.0 + POLICY.mercy) == ()
-    assert [type(action) for action in plan(POLICY, fleet, 20.1 + POLICY.mercy)] == [a.Abort]
+    assert plan(POLICY, fleet, 20.0 + POLICY.worker_reload_mercy) == ()
+    assert [type(action) for action in plan(POLICY, fleet, 20.1 + POLICY.worker_reload_mercy)] == [a.Abort]
     fleet = told(fleet, m.Aborted(1, Reason(Rule.WORKER_RELOAD_MERCY), 100.0))
     assert [type(action) for action in plan(POLICY, fleet, 101.5)] == [a.Kill]
     fleet = told(fleet, m.Exited(1, 102.0))
@@ -205,7 +205,7 @@ def test_a_worker_that_stops_by_itself_is_succeeded_at_once_and_gets_its_mercy()
     fleet = told(ready_fleet(1), m.Observed((m.Reading(1, State.RETIRING, 2),), 20.0))
     assert not fleet.ready
     assert [type(action) for action in plan(POLICY, fleet, 20.0)] == [a.Spawn]
-    assert a.Abort in [type(action) for action in plan(POLICY, fleet, 21.0 + POLICY.mercy)]
+    assert a.Abort in [type(action) for action in plan(POLICY, fleet, 21.0 + POLICY.worker_reload_mercy)]
 
 
 def test_one_that_always_stops_by_itself_is_no_storm_of_forks():
@@ -333,7 +333,7 @@ def test_without_a_surge_a_load_that_fails_freezes_the_reload_as_with_one():
 
 
 def test_a_drain_lasts_until_no_connection_waits_and_no_longer_than_the_mercy():
-    policy = Policy(stand_in=False, drain_delay=5.0, mercy=30.0)
+    policy = Policy(stand_in=False, drain_delay=5.0, worker_reload_mercy=30.0)
     fleet = told(ready_fleet(1, policy=policy), m.StopAsked(10.0), policy=policy)
 
     def stops(at: float, backlog: int) -> bool:
@@ -356,7 +356,7 @@ def test_without_a_drain_delay_a_stop_waits_for_no_connection():
 @pytest.mark.parametrize("quick", [False, True])
 def test_a_stop_ends_although_the_kernel_does_not_end_a_process(quick):
     """It hangs in a read of a network file system: SIGKILL waits until that returns."""
-    policy = Policy(stand_in=False, mercy=20.0, drain_delay=5.0)
+    policy = Policy(stand_in=False, worker_reload_mercy=20.0, drain_delay=5.0)
     fleet = told(ready_fleet(2, policy=policy), m.StopAsked(100.0, quick=quick), policy=policy)
     halted = None
     for second in range(100, 200):

@@ -30,7 +30,7 @@ policies = st.builds(
     load_concurrency=st.integers(1, 4),
     stand_in=st.booleans(),
     stand_in_after=st.sampled_from([0.0, 5.0]),
-    mercy=st.floats(0, 10),
+    worker_reload_mercy=st.floats(0, 10),
     timeout=st.sampled_from([0.0, 10.0]),
     surge=st.integers(0, 3),
     max_requests=st.sampled_from([0, 20]),
@@ -383,7 +383,13 @@ def test_every_stop_ends_within_its_mercy_whatever_the_workers_do(policy, target
     """Nobody leaves by itself, nobody listens to SIGTERM: only SIGKILL ends anybody."""
     world = simulate(replace(policy, drain_delay=drain, timeout=0.0), target, history)
     world.tell(m.StopAsked(world.now, quick))
-    bound = world.now + drain + max(policy.mercy, QUICK_MERCY) + max(ABORT_GRACE + FLUSH, PARK_GRACE) + 3.0
+    bound = (
+        world.now
+        + drain
+        + max(policy.worker_reload_mercy, QUICK_MERCY)
+        + max(ABORT_GRACE + FLUSH, PARK_GRACE)
+        + 3.0
+    )
     while world.halted is None:
         assert world.now < bound, "it does not end"
         world.now += 0.5
@@ -431,7 +437,9 @@ def test_an_arbiter_that_is_suspended_again_and_again_aborts_nobody_that_goes_on
     policy, target, history, sleeps
 ):
     """Its clock counts two seconds of a sleep at most, and whoever is alive has beaten by the time that it looks."""
-    world = World(replace(policy, never_give_up=True, load_timeout=0.0, mercy=1e9), Fleet(target=target))
+    world = World(
+        replace(policy, never_give_up=True, load_timeout=0.0, worker_reload_mercy=1e9), Fleet(target=target)
+    )
     world.turn()
     for number, (what, which, wait) in enumerate(history):
         chance(world, what, which)

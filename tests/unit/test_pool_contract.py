@@ -19,7 +19,8 @@ from celery.worker.consumer import Consumer
 from celery.worker.worker import WorkController
 
 from django_workerguard.contrib.celery import versions
-from django_workerguard.contrib.celery.prefork import GuardedAsynPool, GuardedBlockingPool, TaskPool
+from django_workerguard.contrib.celery.pools import GuardedAsynPool, GuardedBlockingPool
+from django_workerguard.contrib.celery.prefork import TaskPool
 
 SIGNATURES = {
     billiard_pool.Worker.after_fork: "(self)",
@@ -58,7 +59,7 @@ SAID = [
         "signals.worker_process_init.send(sender=",
         "its answers are collected",
     ),
-    (prefork.TaskPool.on_start, "**self.options", "the keeper crosses there"),
+    (prefork.TaskPool.on_start, "**self.options", "the pool arbiter crosses there"),
     (
         prefork.TaskPool.on_start,
         "self.BlockingPool if self.options.get('threads', True)",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from django_workerguard.contrib.celery.prefork import let_be_ended
+from django_workerguard.contrib.celery.pools import let_be_ended
 
 
 def test_a_child_knows_that_a_terminate_is_meant_for_it():

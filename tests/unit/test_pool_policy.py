@@ -21,7 +21,7 @@ def pool_policy(*, away: int, **options: object) -> Policy:
         answers=False,
         stand_in=False,
         timeout=0.0,
-        mercy=float("inf"),
+        worker_reload_mercy=float("inf"),
         min_worker_lifetime=0.0,
         load_concurrency=8,
         outlier="off",

@@ -12,13 +12,13 @@ from django_workerguard.config.options import GuardOptions
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.layout import Layout
 from django_workerguard.worker import current, load
-from django_workerguard.worker.seat_handle import Guard
+from django_workerguard.worker.seat_handle import SeatHandle
 
 
 @pytest.fixture
-def guard():
+def handle():
     board = Board.create(Layout(seats=1, slots=1), None)
-    guard = Guard(
+    handle = SeatHandle(
         board=board,
         seat=0,
         slot=1,
@@ -28,7 +28,7 @@ def guard():
         request=LoadRequest(),
         options=GuardOptions(),
     )
-    yield guard
+    yield handle
     gc.unfreeze()
     current.set_current_worker(None)
     board.close()
@@ -46,7 +46,7 @@ def reserves(monkeypatch):
     return made
 
 
-def test_the_reserve_is_given_back_after_a_load_although_its_frame_is_kept(guard, reserves):
+def test_the_reserve_is_given_back_after_a_load_although_its_frame_is_kept(handle, reserves):
     def work(sentinel, reporter):
         assert not reserves[0].closed
         try:
@@ -54,30 +54,30 @@ def test_the_reserve_is_given_back_after_a_load_although_its_frame_is_kept(guard
         except ValueError as error:
             return error
 
-    kept = load.attempt(guard, work)
+    kept = load.attempt(handle, work)
     assert kept.__traceback__ is not None
     assert [(reserve.closed, len(reserves)) for reserve in reserves] == [(True, 1)]
 
 
-def test_the_reserve_is_given_back_before_a_failure_is_reported(guard, reserves, monkeypatch):
+def test_the_reserve_is_given_back_before_a_failure_is_reported(handle, reserves, monkeypatch):
     def work(sentinel, reporter):
         raise MemoryError
 
     closed = []
     monkeypatch.setattr(load, "record_failure", lambda *_: closed.append(reserves[0].closed))
     with pytest.raises(MemoryError):
-        load.attempt(guard, work)
+        load.attempt(handle, work)
     assert closed == [True]
 
 
-def test_a_load_goes_on_without_a_reserve(guard, monkeypatch):
+def test_a_load_goes_on_without_a_reserve(handle, monkeypatch):
     def none_left(*_, **__):
         raise OSError(12, "Cannot allocate memory")
 
     monkeypatch.setattr(load.mmap, "mmap", none_left)
-    assert load.attempt(guard, lambda sentinel, reporter: "loaded") == "loaded"
+    assert load.attempt(handle, lambda sentinel, reporter: "loaded") == "loaded"
 
 
-def test_what_came_from_the_parent_is_out_of_the_collectors_sight(guard):
+def test_what_came_from_the_parent_is_out_of_the_collectors_sight(handle):
     gc.unfreeze()
-    assert load.attempt(guard, lambda sentinel, reporter: gc.get_freeze_count()) > 1000
+    assert load.attempt(handle, lambda sentinel, reporter: gc.get_freeze_count()) > 1000

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from django_workerguard.server.sd_notify import Standing, Supervisor, changes
+from django_workerguard.server.sd_notify import ServerStatus, Systemd, changes
 
 
-def standing(**more: object) -> Standing:
-    return Standing(
+def standing(**more: object) -> ServerStatus:
+    return ServerStatus(
         **{"ready": 4, "target": 4, "reached": True, "reloading": False, "stopping": False, **more}
     )
 
@@ -33,9 +33,9 @@ def test_an_arbiter_that_another_one_succeeds_hands_the_service_on():
     ],
 )
 def test_a_process_that_systemd_does_not_listen_to_says_so(environ, warns):
-    warning = Supervisor({"NOTIFY_SOCKET": "/run/x", **environ}, 10).warning
+    warning = Systemd({"NOTIFY_SOCKET": "/run/x", **environ}, 10).warning
     assert ("NotifyAccess=all" in warning) is warns
-    assert Supervisor(environ, 10).warning == "", "without a socket there is nothing to warn of"
+    assert Systemd(environ, 10).warning == "", "without a socket there is nothing to warn of"
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_a_process_that_systemd_does_not_listen_to_says_so(environ, warns):
     ],
 )
 def test_what_is_wrong_is_said_even_where_all_are_ready(ready, frozen, why, text):
-    standing = Standing(
+    standing = ServerStatus(
         ready=ready, target=4, reached=True, reloading=False, stopping=False, why=why, frozen=frozen
     )
     assert standing.text == text

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from django_workerguard.arbiter.run_files import Place
+from django_workerguard.arbiter.run_files import RunFiles
 from django_workerguard.cli.server_choice import choose
 from django_workerguard.errors import ConfigurationError, NoServerError
 from django_workerguard.probe.process import start_time
@@ -19,7 +19,7 @@ from django_workerguard.report.metrics import families
 from django_workerguard.report.tables import table
 from django_workerguard.scoreboard import discovery, places
 from django_workerguard.scoreboard.board import Board, BoardError
-from django_workerguard.scoreboard.header import WORD, Header, Kind
+from django_workerguard.scoreboard.header import WORD, Header, ServerKind
 from django_workerguard.scoreboard.layout import ABOUT_WORDS, MAX_SEATS, Layout
 from django_workerguard.scoreboard.places import Opened, RunDirectory, find_servers, open_board, pools_of
 from django_workerguard.scoreboard.snapshot import snapshot
@@ -29,7 +29,7 @@ SMALL = Layout(seats=2, slots=2)
 root_only = pytest.mark.needs("root")
 
 
-def planted(directory: Path, name: str, *, uid: int, kind: int = Kind.WEB, **about: object) -> Path:
+def planted(directory: Path, name: str, *, uid: int, kind: int = ServerKind.WEB, **about: object) -> Path:
     """Make a board that says it is a living server's, and give it to a user."""
     directory.mkdir(parents=True, exist_ok=True)
     pid = os.getpid()
@@ -71,7 +71,7 @@ def test_a_board_that_another_user_has_planted_is_not_read(shared):
 
 @root_only
 def test_a_pool_that_another_user_has_planted_is_not_read(shared):
-    planted(shared / f"workerguard-{STRANGER}", "celery", uid=STRANGER, kind=Kind.POOL)
+    planted(shared / f"workerguard-{STRANGER}", "celery", uid=STRANGER, kind=ServerKind.POOL)
     assert pools_of("/srv/shop", None, environ=os.environ, uid=0) == []
 
 
@@ -175,7 +175,7 @@ def test_a_board_that_was_removed_at_the_end_is_not_made_again(tmp_path):
     path = tmp_path / "shop.1.board"
     board = Board.create(SMALL, path)
     restored: list[Path] = []
-    place = Place(
+    place = RunFiles(
         Opened(board, directory=RunDirectory(path=tmp_path)),
         restored=restored.append,
         lost=lambda path, error: None,

@@ -22,9 +22,9 @@ from celery.concurrency.asynpool import Worker as AsyncWorker
 from django_workerguard.errors import ExitCode
 from django_workerguard.scoreboard.layout import Orders, Seat, SeatState
 from django_workerguard.worker import load
-from django_workerguard.worker.after_fork import disown_forks
+from django_workerguard.worker.after_fork import release_seat_after_fork
 from django_workerguard.worker.current import current_worker
-from django_workerguard.worker.seat_handle import Guard
+from django_workerguard.worker.seat_handle import SeatHandle
 
 FLUSH = 2.0  # seconds that an error reporter gets after a failed load
 LOOK = 1.0  # seconds between two looks at the orders of an idle child
@@ -46,7 +46,7 @@ class GuardedChild:
     well, and it leaves between two tasks, when nothing that was sent to it is left.
     """
 
-    guard: Guard
+    handle: SeatHandle
     not_ours: tuple[int, ...] = ()  # descriptors of the parent's
 
     # billiard's, as far as it is leaned on
@@ -64,27 +64,27 @@ class GuardedChild:
         for fd in self.not_ours:
             with contextlib.suppress(OSError):
                 os.close(fd)
-        self.guard.board.leave_lock()
-        disown_forks(self.guard)
-        self._seat = self.guard.board.words
-        self._base = self.guard.base
-        load.dump_stacks(self.guard)
+        self.handle.board.leave_lock()
+        release_seat_after_fork(self.handle)
+        self._seat = self.handle.board.words
+        self._base = self.handle.base
+        load.dump_stacks(self.handle)
         try:
-            load.attempt(self.guard, self._load)
+            load.attempt(self.handle, self._load)
         except BaseException:
             self._stay_or_leave()
             raise SystemExit(ExitCode.LOAD_FAILED) from None
         faulthandler.disable()
         signal.signal(signal.SIGABRT, signal.SIG_DFL)  # what billiard has set would dump nothing
         self._ignore_signals_to_the_group()
-        load.dump_stacks(self.guard)
+        load.dump_stacks(self.handle)
 
     def _ignore_signals_to_the_group(self) -> None:
         """Take SIGTERM only from the pool: for a group of processes it is the main one that ends, with the tasks in hand done."""
         before = signal.getsignal(TERM_SIGNAL)
 
         def terminate(number: int, frame: Any) -> None:
-            if not self.guard.ordered(Orders.TERMINATE):
+            if not self.handle.ordered(Orders.TERMINATE):
                 return
             if callable(before):
                 before(number, frame)
@@ -100,22 +100,22 @@ class GuardedChild:
                 super().after_fork()  # type: ignore[misc]
             if failures:
                 raise _first_of(failures)
-        sentinel.load_steps(self.guard.request, reporter)
+        sentinel.load_steps(self.handle.request, reporter)
 
     def _stay_or_leave(self) -> None:
         if sys.excepthook is not sys.__excepthook__:
             time.sleep(FLUSH)
-        while self.guard.state == SeatState.UNLOADED and not self.guard.ordered(Orders.LEAVE):
+        while self.handle.state == SeatState.UNLOADED and not self.handle.ordered(Orders.LEAVE):
             time.sleep(LOOK)
 
     def on_loop_start(self, pid: int) -> None:
-        while not self.guard.ordered(Orders.ADMIT):  # until it finds itself adopted
+        while not self.handle.ordered(Orders.ADMIT):  # until it finds itself adopted
             time.sleep(0.002)
         sentinel = import_module(load.SENTINEL)
         sentinel.announce_loaded(current_worker())
-        self.guard.stamp(Seat.LOAD_END)
-        self.guard.stamp(Seat.READY)
-        self.guard.say(SeatState.READY)
+        self.handle.stamp(Seat.LOAD_END)
+        self.handle.stamp(Seat.READY)
+        self.handle.say(SeatState.READY)
         super().on_loop_start(pid)  # type: ignore[misc]
 
     # the tasks
@@ -154,7 +154,7 @@ class GuardedChild:
         return self._receive()
 
     def _leave(self) -> None:
-        self.guard.say(SeatState.LEAVING)
+        self.handle.say(SeatState.LEAVING)
         import_module(load.SENTINEL).announce_retiring(current_worker())
         sys.exit(EX_RECYCLE)  # billiard's own, which keeps the code
 

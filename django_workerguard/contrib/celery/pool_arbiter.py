@@ -6,23 +6,23 @@ is to be made, asks it to leave by a word in its seat, and tells what has become
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-import signal
 import socket
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from billiard.pool import EX_RECYCLE
 from celery.worker import state as worker_state
 
-from django_workerguard.arbiter.control_socket import ControlSocket
+from django_workerguard.arbiter.apply import Applier
+from django_workerguard.arbiter.children import Children, Start
+from django_workerguard.arbiter.control_socket import ControlSocket, Request, open_beside
 from django_workerguard.arbiter.exits import Exit
-from django_workerguard.arbiter.run_files import Place
-from django_workerguard.arbiter.stack_dump import open_dump, read_dump
-from django_workerguard.arbiter.tracker import Keeper
+from django_workerguard.arbiter.run_files import RunFiles
+from django_workerguard.arbiter.tracker import Tracker
 from django_workerguard.config.load_request import LoadRequest
 from django_workerguard.config.options import GuardOptions
 from django_workerguard.config.project_path import here
@@ -34,38 +34,28 @@ from django_workerguard.policy.view import Policy, State
 from django_workerguard.probe import cgroup
 from django_workerguard.probe.clock import AwakeClock, monotonic_ns
 from django_workerguard.report.findings import with_findings
-from django_workerguard.scoreboard.header import Header, Kind, Phase
+from django_workerguard.scoreboard.header import Header, Phase, ServerKind
 from django_workerguard.scoreboard.layout import MAX_SEATS, Layout, Orders, Seat
-from django_workerguard.scoreboard.layout import Kind as SeatKind
 from django_workerguard.scoreboard.places import Opened, open_board, server_name
 from django_workerguard.scoreboard.snapshot import snapshot
 from django_workerguard.worker.package_sources import keep_sources
-from django_workerguard.worker.seat_handle import Guard
+from django_workerguard.worker.seat_handle import SeatHandle
 
 LIMIT_REACHED = Reason(Rule.MAX_TASKS_PER_CHILD, "it reached Celery's limit of tasks or memory")
 SLOTS = 64  # at least, so that an autoscaler finds seats
 
 
 def policy_of(options: GuardOptions, *, rss_limit: int = 0) -> Policy:
-    """Return the options that decide. A pool cannot surge: who is replaced goes first."""
-    return Policy(
-        need_app=options.need_app,
-        load_retries=options.load_retries,
-        load_retry_delay=options.load_retry_delay,
-        load_retry_max_delay=options.load_retry_max_delay,
-        load_timeout=options.load_timeout,
+    """Return the policy of a pool, which cannot surge: the child that is replaced goes first."""
+    return Policy.of(
+        options,
         load_concurrency=options.load_concurrency or cgroup.cpus(),
-        min_loaded=options.min_loaded,
         stand_in=False,
         answers=False,
-        give_up_after=options.give_up_after,
-        mercy=options.worker_reload_mercy or math.inf,
+        worker_reload_mercy=options.worker_reload_mercy or math.inf,
         timeout=0.0,
         surge=0,
         away=max(1, options.surge),
-        max_worker_lifetime=options.max_worker_lifetime,
-        max_worker_lifetime_delta=options.max_worker_lifetime_delta,
-        min_worker_lifetime=options.min_worker_lifetime,
         reload_on_rss=options.reload_on_rss or rss_limit,
         reload_on_memory_error=False,
         outlier="off",
@@ -83,12 +73,14 @@ def open_pool_board(options: GuardOptions, node: str, *, processes: int) -> Open
         uid=os.geteuid(),
         pid=os.getpid(),
     )
-    opened.board.words[Header.KIND] = Kind.POOL
+    opened.board.words[Header.KIND] = ServerKind.POOL
     return opened
 
 
-class PoolKeeper:
-    """The guard of one pool."""
+class PoolArbiter:
+    """The arbiter of one pool. Celery makes the children and ends its worker."""
+
+    orders = Orders.ADMIT  # a child that is up takes tasks
 
     def __init__(
         self,
@@ -104,7 +96,7 @@ class PoolKeeper:
         self.board = opened.board
         self._log = log
         self._clock = AwakeClock()
-        self._keeper = Keeper(self.board, log, policy_of(options, rss_limit=rss_limit), target=processes)
+        self._tracker = Tracker(self.board, log, policy_of(options, rss_limit=rss_limit), target=processes)
         self._request = LoadRequest(
             warmup=options.warmup,
             load_probe=options.load_probe,
@@ -112,15 +104,17 @@ class PoolKeeper:
             urlconf=options.urlconf,
         )
         keep_sources()
-        self._children: dict[int, tuple[int, int]] = {}  # by pid: the seat and where it dumps its stacks
+        self._children = Children(self._tracker.seats, self, self._tracker.event_log)
+        self._applier = Applier(self._tracker, self._children, self)
+        self._pool: Any = None  # Celery's, from its first tick
         self._lock = threading.RLock()  # the blocking pool looks after its children in a thread
         self._pid = os.getpid()
         self._pulse = monotonic_ns()
         self._stopping = False
         self._closed = False
         self._control: ControlSocket | None = None
-        self._place = Place(
-            opened, restored=self._keeper.chronicle.restored, lost=self._keeper.chronicle.lost
+        self._run_files = RunFiles(
+            opened, restored=self._tracker.event_log.restored, lost=self._tracker.event_log.lost
         )
         if opened.warning:
             log.warning("%s", opened.warning)
@@ -134,17 +128,12 @@ class PoolKeeper:
                 "worker_class": "celery prefork",
             }
         )
-        self._keeper.chronicle.started(self._pid, [node], processes)
-        self._keeper.publish(self._clock(), phase=Phase.STARTING)
+        self._tracker.event_log.started(self._pid, [node], processes)
+        self._tracker.publish(self._clock(), phase=Phase.STARTING)
 
     def _open_control(self) -> None:
-        if self.board.path is None:
-            return
-        allowed = frozenset({0, os.geteuid()})
         try:
-            self._control = ControlSocket(
-                self.board.path.with_suffix(".sock"), owner=os.geteuid(), allowed_uids=allowed, ring=False
-            )
+            self._control = open_beside(self.board.path, owner=os.geteuid(), ring=False)
         except OSError as error:
             self._log.warning("no control socket: %s", error.strerror)
 
@@ -155,141 +144,106 @@ class PoolKeeper:
         self._pulse = monotonic_ns()
 
     def tick(self, pool: Any) -> None:
-        """Look at the children, decide, and do it. What fails in it costs a tick, and nobody."""
+        """Look at the children, decide, and do it. An error in it costs one tick."""
         with self._lock:
+            self._pool = pool
             try:
-                self._tick(pool)
+                self._tick()
             except Exception:
-                self.board.words[Header.ERRORS] += 1
-                self._log.exception("the guard met an error of its own and goes on")
+                self._tracker.event_log.own_error()
 
-    def _tick(self, pool: Any) -> None:
+    def _tick(self) -> None:
         now = self._clock()
-        keeper = self._keeper
-        self._serve_requests()
-        if pool.target != keeper.fleet.target:
-            keeper.tell(m.TargetChanged(pool.target))
-            keeper.chronicle.scaled(pool.target, "Celery")
-        keeper.observe(now)
-        keeper.measure(now)
-        if not self._stopping and keeper.fleet.stop is None:
-            for action in plan(keeper.policy, keeper.fleet, now):
-                self._apply(pool, action, now)
+        tracker = self._tracker
+        tracker.serve(self._control, self._respond, now)
+        if self._pool.target != tracker.fleet.target:
+            tracker.tell(m.TargetChanged(self._pool.target))
+            tracker.event_log.scaled(self._pool.target, "Celery")
+        tracker.observe(now)
+        tracker.measure(now)
+        if not self._stopping and tracker.fleet.stop is None:
+            for action in plan(tracker.policy, tracker.fleet, now):
+                self._applier.apply(action, now)
         self._publish()
 
     def _publish(self) -> None:
-        phase = Phase.STOPPING if self._stopping or self._keeper.fleet.stop else Phase.SERVING
-        self._keeper.publish(self._clock(), phase=phase, beat=self._pulse)
-        self._place.look(self._control, self._clock())
+        phase = Phase.STOPPING if self._stopping or self._tracker.fleet.stop else Phase.SERVING
+        self._tracker.publish(self._clock(), phase=phase, beat=self._pulse)
+        self._run_files.look(self._control, self._clock())
 
-    # actions
+    # what the actions need
 
-    def _apply(self, pool: Any, action: a.Action, now: float) -> None:
-        keeper = self._keeper
-        match action:
-            case a.Spawn():
-                self._spawn(pool, action, now)
-            case a.Admit(seat):
-                keeper.seats.order(seat, Orders.ADMIT)
-                keeper.tell(m.Admitted(seat, now))
-            case a.Retire(seat):
-                pool.feed_no_more(keeper.seats.pids[seat])
-                keeper.seats.order(seat, Orders.LEAVE)
-                keeper.retired(action, now)
-            case a.Abort(seat):
-                self._signal(seat, signal.SIGABRT)
-                keeper.aborted(action, now)
-            case a.Kill(seat):
-                self._signal(seat, signal.SIGKILL)
-                keeper.killed(action, now)
-            case a.GiveUp(code, reason):
-                keeper.tell(m.StopAsked(now, exit_code=code, reason=reason))
-                keeper.chronicle.gave_up(reason)
-                worker_state.should_stop = int(code)
+    def ask_to_leave(self, seat: int, *, quick: bool) -> None:
+        """Feed a child no more, and have it leave between two tasks: no signal may disturb a task."""
+        self._pool.feed_no_more(self._tracker.seats.pids[seat])
+        self._tracker.seats.order(seat, Orders.LEAVE)
 
-    def _signal(self, seat: int, number: int) -> None:
-        pid = self._keeper.seats.pids.get(seat)
-        if pid:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
+    def close_listeners(self) -> None:
+        """Do nothing: a pool has no listeners."""
 
-    def _spawn(self, pool: Any, action: a.Spawn, now: float) -> None:
-        seats = self._keeper.seats
-        orders = Orders.ADMIT | (Orders.STAY if action.stay else Orders.NONE)
-        seat = seats.take(SeatKind.WORKER, slot=action.slot, generation=action.generation, orders=orders)
-        if seat is None:
-            self._keeper.not_spawned(action.slot, "no seat is free", now)
-            return
-        dump_fd = open_dump()
-        guard = Guard(
+    def give_up(self, code: int, reason: Reason) -> None:
+        worker_state.should_stop = code
+
+    def end(self, code: int, reason: Reason | None) -> None:
+        """Do nothing: Celery ends its worker by itself."""
+
+    # how a child is made
+
+    def handle(self, start: Start) -> SeatHandle:
+        return SeatHandle(
             board=self.board,
-            seat=seat,
-            slot=action.slot,
-            generation=action.generation,
+            seat=start.seat,
+            slot=start.slot,
+            generation=start.generation,
             wake_fd=-1,
-            dump_fd=dump_fd,
+            dump_fd=start.dump_fd,
             request=self._request,
             options=self.options,
         )
-        try:
-            pid = pool.fork_child(action.slot - 1, guard, self._not_for_children())
-        except (OSError, MemoryError) as error:
-            seats.free(seat)
-            if dump_fd >= 0:
-                os.close(dump_fd)
-            self._keeper.not_spawned(action.slot, str(error) or type(error).__name__, now)
-            return
-        self._children[pid] = (seat, dump_fd)
-        seats.adopt(seat, pid)
-        self._keeper.spawned(action, seat, now)
 
-    def _not_for_children(self) -> tuple[int, ...]:
+    def fork(self, start: Start, handle: SeatHandle, others: Iterable[int]) -> tuple[int, None]:
         control = () if self._control is None else (self._control.fileno(),)
-        return (*control, *(dump for _, dump in self._children.values() if dump >= 0))
+        pid: int = self._pool.fork_child(start.slot - 1, handle, (*control, *others))
+        return pid, None
 
     # what has happened
 
     def gone(self, pid: int, exit_code: int | None, why: Reason | None) -> None:
         """Take a child that has ended out of the fleet. ``why``: for what reason of Celery's own, if it was one."""
         with self._lock:
-            seat, dump_fd = self._children.pop(pid, (-1, -1))
-            if seat < 0:
-                return
             now = self._clock()
-            keeper = self._keeper
-            keeper.observe(now)  # its last words
-            worker = keeper.fleet.workers.get(seat)
-            if exit_code == EX_RECYCLE:
-                why = why or LIMIT_REACHED
-            if worker is not None and worker.state is State.READY and why is not None:
-                keeper.retired(a.Retire(seat, why), now)
-            code = -1 if exit_code is None else exit_code
-            end = Exit(code, None) if code >= 0 else Exit(None, -code)
-            keeper.buried(seat, end, read_dump(dump_fd), now)
-            keeper.seats.free(seat)
-            if dump_fd >= 0:
-                os.close(dump_fd)
+            tracker = self._tracker
+            self._children.ended(pid, Exit.of_process(exit_code))
+            dead = self._children.dead()
+            if dead:
+                tracker.observe(now)  # its last words
+            for child, end in dead:
+                reason = why if child.pid == pid else None  # another one's burial may have failed before
+                if end.code == EX_RECYCLE:
+                    reason = reason or LIMIT_REACHED
+                worker = tracker.fleet.workers.get(child.seat)
+                if worker is not None and worker.state is State.READY and reason is not None:
+                    tracker.retired(a.Retire(child.seat, reason), now)
+                tracker.buried(child.seat, end, child.read_dump(), now)
+                self._children.forget(child)
 
     # what is asked
 
-    def _serve_requests(self) -> None:
-        if self._control is None:
-            return
-        for request in self._control.requests():
-            refused = request.refused
-            if refused is None and request.do == "recycle":
-                refused = self.recycle(request.arguments, request.who)
-            elif refused is None and request.do != "wake":
-                refused = (
+    def _respond(self, request: Request) -> str | None:
+        match request.do:
+            case "wake":
+                return None
+            case "recycle":
+                return self.recycle(request.arguments, request.who)
+            case _:
+                return (
                     f"a pool of Celery's knows recycle, not {request.do}: restart its worker, or ask Celery"
                 )
-            self._keeper.chronicle.asked(request, refused, self._clock())
-            self._control.answer(request, refused)
 
     def recycle(self, which: dict[str, Any], asked_by: str) -> str | None:
         """Have the child of a slot, or of every slot, replaced; return why not."""
         with self._lock:
-            return self._keeper.recycle(which, asked_by)
+            return self._tracker.recycle(which, asked_by)
 
     def report(self) -> dict[str, Any]:
         """Return the pool as ``workerguard status --json`` shows it."""
@@ -302,7 +256,7 @@ class PoolKeeper:
         with self._lock:
             if not self._stopping:
                 self._stopping = True
-                self._keeper.chronicle.stopping(quick=False, drain_delay=0.0)
+                self._tracker.event_log.stopping(quick=False, drain_delay=0.0)
                 self._publish()
 
     def look_on(self) -> None:
@@ -310,26 +264,26 @@ class PoolKeeper:
         with self._lock:
             self.pulse()
             now = self._clock()
-            self._keeper.observe(now)
-            self._keeper.measure(now)
+            self._tracker.observe(now)
+            self._tracker.measure(now)
             self._publish()
 
     def let_end(self, pid: int) -> None:
         """Have a child take the SIGTERM that Celery is about to send it."""
         with self._lock:
-            seat, _ = self._children.get(pid, (-1, -1))
-            if seat >= 0:
-                self._keeper.seats.order(seat, Orders.TERMINATE)
+            seat = self._children.seat_of(pid)
+            if seat is not None:
+                self._tracker.seats.order(seat, Orders.TERMINATE)
 
     def busy(self, pid: int) -> bool:
         """Say whether a child has a task in hand."""
-        seat, _ = self._children.get(pid, (-1, -1))
-        return seat >= 0 and bool(self._keeper.seats.word(seat, Seat.IN_FLIGHT))
+        seat = self._children.seat_of(pid)
+        return seat is not None and bool(self._tracker.seats.word(seat, Seat.IN_FLIGHT))
 
     def loading(self, pid: int) -> bool:
         """Say whether a child is not ready yet."""
-        seat, _ = self._children.get(pid, (-1, -1))
-        worker = self._keeper.fleet.workers.get(seat)
+        seat = self._children.seat_of(pid)
+        worker = None if seat is None else self._tracker.fleet.workers.get(seat)
         return worker is not None and worker.ready_at is None
 
     def close(self, code: int = 0) -> None:
@@ -338,11 +292,10 @@ class PoolKeeper:
             if os.getpid() != self._pid or self._closed:
                 return
             self._closed = True
-            stop = self._keeper.fleet.stop
-            self._keeper.chronicle.halted(
-                str(stop.reason or "") if stop else "", int(stop.exit_code) if stop else code
-            )
+            fleet = self._tracker.fleet
+            reason, code = (str(fleet.stop.reason or ""), fleet.stop.exit_code) if fleet.stop else ("", code)
+            self._tracker.event_log.halted(reason, code, fleet.last_failure)
             if self._control is not None:
                 self._control.close()
                 self._control = None
-            self._place.remove()
+            self._run_files.remove()

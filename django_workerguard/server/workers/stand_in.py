@@ -21,8 +21,8 @@ from django_workerguard.scoreboard.layout import Orders, Seat, SeatState
 from django_workerguard.server.workers.certificate import load_certificate
 from django_workerguard.server.workers.connection_close import close_without_waiting
 from django_workerguard.server.workers.wrapper import GuardedWSGI, HealthURLs
-from django_workerguard.worker.after_fork import StaysOnHangup, die_with
-from django_workerguard.worker.seat_handle import Guard
+from django_workerguard.worker.after_fork import IgnoresHangup, die_with_parent
+from django_workerguard.worker.seat_handle import SeatHandle
 
 THREADS = 4
 
@@ -30,15 +30,15 @@ THREADS = 4
 class Refusal:
     """A WSGI application that answers 503, and says when to come again."""
 
-    def __init__(self, guard: Guard) -> None:
-        self._guard = guard
+    def __init__(self, handle: SeatHandle) -> None:
+        self._handle = handle
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         told = respond(
             503,
             "The site is starting or being repaired. Please try again in a moment.\n",
             "text/plain; charset=utf-8",
-            retry_after=max(1, math.ceil(self._guard.next_try_in)),
+            retry_after=max(1, math.ceil(self._handle.next_try_in)),
         )
         start_response(f"{told.status} {told.reason}", list(told.headers))
         return [told.body]
@@ -64,20 +64,20 @@ def _prefix(cfg: Any) -> str:
     return str(of_uvicorn or cfg.settings["root_path"].get() or "")
 
 
-class StandIn(StaysOnHangup, ThreadWorker):
+class StandIn(IgnoresHangup, ThreadWorker):
     """The worker class of the stand-in."""
 
-    guard: Guard
+    handle: SeatHandle
 
-    def take(self, guard: Guard) -> None:
-        self.guard = guard
-        self.tmp.take(guard)
+    def take(self, handle: SeatHandle) -> None:
+        self.handle = handle
+        self.tmp.take(handle)
 
     def load_wsgi(self) -> None:
-        if not die_with(self.ppid):
+        if not die_with_parent(self.ppid):
             raise SystemExit(ExitCode.OK)
         self.prepare()
-        self.guard.say(SeatState.PARKED)
+        self.handle.say(SeatState.PARKED)
 
     def prepare(self) -> None:
         self.cfg.set("keepalive", 0)  # no connection may outlive the duty
@@ -92,15 +92,15 @@ class StandIn(StaysOnHangup, ThreadWorker):
             after(worker, request, environ, response)
 
         self.cfg.settings["post_request"].set(post_request)
-        self.wsgi = GuardedWSGI(Refusal(self.guard), HealthURLs(self.guard, prefix=_prefix(self.cfg)))
+        self.wsgi = GuardedWSGI(Refusal(self.handle), HealthURLs(self.handle, prefix=_prefix(self.cfg)))
 
     def set_accept_enabled(self, enabled: bool) -> None:  # noqa: FBT001 - gunicorn's signature
-        on = enabled and self.guard.ordered(Orders.DUTY)
+        on = enabled and self.handle.ordered(Orders.DUTY)
         super().set_accept_enabled(on)
-        words, word = self.guard.board.words, self.guard.base + Seat.DUTY
+        words, word = self.handle.board.words, self.handle.base + Seat.DUTY
         if words[word] != self._accepting:
             words[word] = self._accepting
-            self.guard.wake()
+            self.handle.wake()
 
     def get_thread_pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(max_workers=THREADS)
@@ -125,7 +125,7 @@ def attend(worker: Any) -> None:
     stand_in = StandIn(
         worker.age, worker.ppid, worker.sockets, worker.app, worker.timeout, worker.cfg, worker.log
     )
-    stand_in.take(worker.guard)
+    stand_in.take(worker.handle)
     stand_in.pid = worker.pid
     stand_in.PIPE = worker.PIPE
     stand_in.tpool = stand_in.get_thread_pool()

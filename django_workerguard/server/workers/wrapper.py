@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
 from django_workerguard.probe.clock import monotonic_ns
-from django_workerguard.report.health import KINDS, Answer, Kind, answer, bears_token, wants_json
+from django_workerguard.report.health import KINDS, Answer, ProbeKind, answer, bears_token, wants_json
 from django_workerguard.scoreboard.layout import SeatState
 from django_workerguard.server.workers.request_counter import PROBE, RequestCount
-from django_workerguard.worker.seat_handle import Guard
+from django_workerguard.worker.seat_handle import SeatHandle
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Any]]
@@ -30,23 +30,23 @@ class HealthURLs:
     ``prefix``: a path below which they are found too.
     """
 
-    def __init__(self, guard: Guard, *, prefix: str = "") -> None:
-        self._guard = guard
-        self.kinds: dict[str, Kind] = {}
+    def __init__(self, handle: SeatHandle, *, prefix: str = "") -> None:
+        self._handle = handle
+        self.kinds: dict[str, ProbeKind] = {}
         for place in ("", prefix.rstrip("/")):
             for kind in KINDS:
-                path = f"{place}{guard.options.health_path}{kind}"
+                path = f"{place}{handle.options.health_path}{kind}"
                 self.kinds[path] = self.kinds[f"{path}/"] = kind
 
-    def answer(self, kind: Kind, *, accept: str, authorization: str) -> Answer:
-        guard = self._guard
+    def answer(self, kind: ProbeKind, *, accept: str, authorization: str) -> Answer:
+        handle = self._handle
         return answer(
             kind,
-            guard.board.vitals,
-            loaded=guard.state in ANSWERS,
+            handle.board.vitals,
+            loaded=handle.state in ANSWERS,
             now=monotonic_ns() / 1e9,
             as_json=wants_json(accept),
-            detailed=bears_token(authorization, guard.options.health_token),
+            detailed=bears_token(authorization, handle.options.health_token),
         )
 
 
@@ -110,7 +110,7 @@ class GuardedASGI:
         else:
             await self._other(scope, receive, send)
 
-    def _behind_prefix(self, scope: Scope) -> Kind | None:
+    def _behind_prefix(self, scope: Scope) -> ProbeKind | None:
         """Return the probe that a path is below the prefix, which comes with ``root_path`` and, of some clients, twice."""
         prefix = scope.get("root_path")
         if not prefix:
@@ -158,7 +158,7 @@ class GuardedASGI:
         finally:
             self._ended(status)
 
-    async def _answer(self, kind: Kind, scope: Scope, send: Send) -> None:
+    async def _answer(self, kind: ProbeKind, scope: Scope, send: Send) -> None:
         headers = dict(scope["headers"])
         told = self._health.answer(
             kind,

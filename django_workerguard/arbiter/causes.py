@@ -1,0 +1,50 @@
+"""Of what kind a failed load or an ended process was, and how its end is described. Runs in the arbiter."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from django_workerguard.arbiter.exits import Exit
+from django_workerguard.arbiter.seats import Seats
+from django_workerguard.policy.view import State, Worker
+from django_workerguard.scoreboard.layout import Cause, Seat
+from django_workerguard.scoreboard.tallies import OTHER
+
+# which side sent SIGKILL, other than the arbiter itself
+KILLERS = {
+    "out-of-memory": "by the kernel: out of memory",
+    "somebody": "sender unknown (no OOM kill was recorded)",
+}
+
+
+def cause_of(seats: Seats, seat: int) -> Cause:
+    return Cause(seats.word(seat, Seat.CAUSE) & (Cause.TRANSIENT | Cause.MEMORY))
+
+
+def kind_of_failure(cause: Cause) -> str:
+    """Name, for the tallies, the failure of a load that said itself why."""
+    if cause & Cause.MEMORY:
+        return "memory"
+    return "transient" if cause & Cause.TRANSIENT else "exception"
+
+
+def kind_of_exit(worker: Worker, end: Exit, by_whom: str) -> str:
+    """Name, for the tallies, how a process ended that was not loading."""
+    if worker.aborted is not None or by_whom == "arbiter":
+        return worker.reason.rule if worker.reason else OTHER
+    if end.signal is not None:
+        return {"out-of-memory": by_whom, "somebody": "sigkill"}.get(by_whom, "signal")
+    if worker.state is State.RETIRING:
+        return "asked"
+    return "unasked" if end.clean else "exit-code"
+
+
+def describe(worker: Worker, end: Exit, dump: str, step: str | None, by_whom: str) -> dict[str, Any]:
+    """Describe the end of a process that could not say anything itself."""
+    kind, message = end.kind, KILLERS.get(by_whom, "the process ended without a word")
+    if worker.aborted is not None and worker.reason is not None:
+        kind, message = worker.reason.rule.value, f"{worker.reason.text}; {end}"
+    elif end.signal is None:
+        message = str(end)
+    return {"type": kind, "message": message, "traceback": dump, "step": step, "at": time.time()}

@@ -1,0 +1,164 @@
+"""The table of an arbiter's children: each has a seat and a place for its stacks from before its start until it is buried.
+
+Whatever makes the processes, gunicorn's fork or Celery's pool, is given as a `Fork`. Runs in the arbiter.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from django_workerguard.arbiter.event_log import EventLog
+from django_workerguard.arbiter.exits import Exit
+from django_workerguard.arbiter.seats import Seats
+from django_workerguard.arbiter.stack_dump import open_dump, read_dump
+from django_workerguard.scoreboard.layout import Orders, SeatKind
+from django_workerguard.worker.seat_handle import SeatHandle
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a new child is: its seat, its slot (0: the stand-in's), its generation, and where it dumps its stacks."""
+
+    kind: SeatKind
+    seat: int
+    slot: int
+    generation: int
+    dump_fd: int
+
+
+@dataclass(frozen=True)
+class Child:
+    """A child that was started. ``worker``: what the server calls it by, if it has an object for it."""
+
+    pid: int
+    start: Start
+    worker: Any = None
+
+    @property
+    def seat(self) -> int:
+        return self.start.seat
+
+    @property
+    def is_stand_in(self) -> bool:
+        return self.start.kind is SeatKind.STAND_IN
+
+    def read_dump(self) -> str:
+        """Return the stacks that the process has dumped."""
+        return read_dump(self.start.dump_fd)
+
+
+class CannotStartError(Exception):
+    """No process could be started; the message says why."""
+
+
+class Fork(Protocol):
+    """How a server makes a process in a seat. ``orders``: what each child may do from its start."""
+
+    orders: Orders
+
+    def handle(self, start: Start) -> SeatHandle:
+        """Return what ties the process to its seat."""
+
+    def fork(self, start: Start, handle: SeatHandle, others: Iterable[int]) -> tuple[int, Any]:
+        """Make the process, and return its pid and the server's object for it. Raises what keeps it from being made.
+
+        ``others``: descriptors of other children, which it closes.
+        """
+
+
+class Children:
+    """Every child that has a seat, by pid."""
+
+    def __init__(self, seats: Seats, fork: Fork, event_log: EventLog) -> None:
+        self._seats = seats
+        self._fork = fork
+        self._event_log = event_log
+        self._children: dict[int, Child] = {}
+        self._dead: dict[int, tuple[Child, Exit]] = {}
+
+    def __contains__(self, pid: int) -> bool:
+        return pid in self._children
+
+    def start(self, kind: SeatKind, slot: int, generation: int, orders: Orders) -> Child:
+        """Start a child in a free seat. Raises CannotStartError; the seat is free again then."""
+        seat = self._seats.take(kind, slot=slot, generation=generation, orders=orders | self._fork.orders)
+        if seat is None:
+            raise CannotStartError("no seat is free")
+        start = Start(kind, seat, slot, generation, open_dump())
+        pid = 0
+        try:
+            pid, worker = self._fork.fork(start, self._fork.handle(start), self._dumps(but=start))
+            child = self._children[pid] = Child(pid, start, worker)
+        except Exception as error:
+            if pid:  # without a place in the table it would wait for its admission for ever
+                os.kill(pid, signal.SIGKILL)
+            self._give_back(start)
+            raise CannotStartError(str(error) or type(error).__name__) from error
+        self._seats.adopt(seat, pid)
+        return child
+
+    def _give_back(self, start: Start) -> None:
+        self._seats.free(start.seat)
+        if start.dump_fd >= 0:
+            os.close(start.dump_fd)
+
+    def seat_of(self, pid: int) -> int | None:
+        """Return the seat of a child that has not ended; None if there is no such child."""
+        child = self._children.get(pid)
+        return None if child is None else child.seat
+
+    def ended(self, pid: int, end: Exit) -> None:
+        """Note that a child has ended; do nothing if there is no such child."""
+        child = self._children.get(pid)
+        if child is not None:
+            self._dead[pid] = (child, end)
+            del self._children[pid]
+
+    def dead(self) -> list[tuple[Child, Exit]]:
+        """Return the children that have ended and are not buried yet, with how each ended."""
+        return list(self._dead.values())
+
+    def forget(self, child: Child) -> None:
+        """Give back what a dead child had."""
+        del self._dead[child.pid]
+        self._give_back(child.start)
+
+    def _dumps(self, *, but: Start) -> Iterator[int]:
+        """Yield the descriptors of the other children's stacks."""
+        for child in self._children.values():
+            if child.start.dump_fd not in (-1, but.dump_fd):
+                yield child.start.dump_fd
+
+    def signal(self, seat: int, number: int) -> None:
+        """Send a signal to the child in a seat. Nothing happens if it has ended: its burial is on the way."""
+        pid = self._seats.pids.get(seat)
+        if not pid:
+            return
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            return
+        except PermissionError as error:
+            self._event_log.signal_denied(pid, error)
+
+    def signal_all(self, number: int) -> None:
+        """Send a signal to every child."""
+        for pid in self._children:
+            os.kill(pid, number)
+
+    def kill_strays(self, known: Container[int | None]) -> None:
+        """Kill children in seats that the fleet does not know: their start was broken off after the fork."""
+        for child in self._children.values():
+            if child.seat not in known:
+                os.kill(child.pid, signal.SIGKILL)
+
+    def end(self) -> None:
+        """Kill and collect every child that is left."""
+        for pid in self._children:
+            os.kill(pid, signal.SIGKILL)
+        for pid in self._children:
+            os.waitpid(pid, 0)

@@ -1,0 +1,132 @@
+"""Fork gunicorn's workers and the stand-in. Runs in the arbiter; `_live` in the child."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from gunicorn import util
+
+from django_workerguard.arbiter.children import Start
+from django_workerguard.arbiter.control_socket import ControlSocket, WakePipe
+from django_workerguard.arbiter.exits import exit_code_of
+from django_workerguard.errors import ExitCode
+from django_workerguard.scoreboard.layout import Orders, SeatKind, SeatState
+from django_workerguard.server.host import Host
+from django_workerguard.server.workers.mixin import is_asgi
+from django_workerguard.server.workers.stand_in import StandIn, without_hooks
+from django_workerguard.worker.after_fork import release_arbiter, signals_blocked
+from django_workerguard.worker.load import record_failure
+from django_workerguard.worker.seat_handle import SeatHandle
+from django_workerguard.worker.shutdown import limit_threads
+
+
+class GunicornFork:
+    """Makes a process of gunicorn's arbiter, with the user's hooks."""
+
+    orders = Orders.NONE  # a worker waits for its admission
+
+    def __init__(
+        self,
+        host: Host,
+        *,
+        wake: WakePipe,
+        control: ControlSocket | None,
+        secrets: Callable[[], Iterable[int]],
+    ) -> None:
+        """``secrets``: the descriptors with secrets in them, which no child gets."""
+        self._host = host
+        self._wake = wake
+        self._control = control
+        self._secrets = secrets
+
+    def handle(self, start: Start) -> SeatHandle:
+        host = self._host
+        return SeatHandle(
+            board=host.board,
+            seat=start.seat,
+            slot=start.slot,
+            generation=start.generation,
+            wake_fd=self._wake.write_fd,
+            dump_fd=start.dump_fd,
+            options=host.app.guard.options,
+            request=host.app.load_request(asgi=is_asgi(host.worker_class)),
+        )
+
+    def fork(self, start: Start, handle: SeatHandle, others: Iterable[int]) -> tuple[int, Any]:
+        """Make gunicorn's worker object, run the hook, fork. The child never comes back from here."""
+        host = self._host
+        stand_in = start.kind is SeatKind.STAND_IN
+        worker = self._worker(StandIn if stand_in else host.worker_class)
+        worker.take(handle)
+        if not stand_in:
+            try:
+                host.cfg.pre_fork(host, worker)
+            except SystemExit as error:  # this is the arbiter: it is the worker that is not to be
+                raise RuntimeError(f"the pre_fork hook raised SystemExit({error.code!r})") from error
+        with signals_blocked():
+            pid = os.fork()
+            if pid == 0:
+                _never_back(release_arbiter, self._not_for_children(others))
+                _never_back(host.board.leave_lock)
+        if pid == 0:
+            _never_back(_live, host, worker, handle, stand_in=stand_in)
+        worker.pid = pid
+        if not stand_in:
+            host.WORKERS[pid] = worker
+        return pid, worker
+
+    def _worker(self, make: type[Any]) -> Any:
+        host = self._host
+        host.worker_age += 1
+        return make(
+            host.worker_age, host.pid, host.LISTENERS, host.app, host.timeout / 2.0, host.cfg, host.log
+        )
+
+    def _not_for_children(self, others: Iterable[int]) -> Iterator[int]:
+        yield self._wake.read_fd
+        yield from self._secrets()
+        if self._control is not None:
+            yield self._control.surrender()
+        yield from others
+
+
+def _never_back(step: Callable[..., None], *arguments: Any, **more: Any) -> None:
+    """Run a step of a child; any exception but SystemExit ends the process: there is one arbiter."""
+    try:
+        step(*arguments, **more)
+    except SystemExit:
+        raise
+    except BaseException:
+        os._exit(ExitCode.UNEXPECTED)
+
+
+def _live(host: Host, worker: Any, handle: SeatHandle, *, stand_in: bool) -> None:
+    """Be a child, from the fork to the exit. Always raises SystemExit at the end."""
+    worker.pid = os.getpid()
+    worker.server = host
+    cfg = host.cfg
+    if stand_in:
+        without_hooks(cfg)
+    try:
+        util._setproctitle(f"{'stand-in' if stand_in else 'worker'} [{host.proc_name}]")
+        if not stand_in:
+            cfg.post_fork(host, worker)
+        worker.init_process()
+    except SystemExit:
+        raise
+    except BaseException as error:
+        if handle.state in (SeatState.NONE, SeatState.LOADING, SeatState.LOADED):
+            record_failure(handle, error)
+        else:
+            host.log.exception("Exception in worker process")
+        raise SystemExit(exit_code_of(error)) from None
+    finally:
+        try:
+            cfg.worker_exit(host, worker)
+        except Exception:
+            host.log.warning("Exception during worker exit:\n%s", traceback.format_exc())
+        limit_threads(host.log, handle)
+    raise SystemExit(0)

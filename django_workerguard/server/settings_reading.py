@@ -1,0 +1,104 @@
+"""A process that reads the settings for the arbiter, which does not wait for it. Runs in the arbiter."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from dataclasses import replace
+
+from django_workerguard.arbiter.program import execute
+from django_workerguard.config import settings_process
+from django_workerguard.config.handover import Handover
+from django_workerguard.errors import ConfigurationError
+from django_workerguard.server.configuration import GuardedApplication
+from django_workerguard.server.early_options import EarlyOptions
+
+ANSWER = 3  # the descriptor in the child
+LONGEST = 60.0  # seconds that settings get if load-timeout sets no limit
+GRACE = 5.0  # seconds after which a process ends itself, should the arbiter not have ended it
+
+
+class SettingsProcess:
+    """A process that reads the settings, once. ``until`` is on the arbiter's clock."""
+
+    def __init__(
+        self, app: GuardedApplication, *, asked_by: str, now: float, early: EarlyOptions | None = None
+    ) -> None:
+        """Read the settings for a configuration, with its early options or others.
+
+        Raises OSError or ConfigurationError if no process can be had.
+        """
+        self.asked_by = asked_by
+        self.early = early or app.early
+        self._patience = app.guard.options.load_timeout or LONGEST
+        self.until = now + self._patience
+        self._handover = app.handover
+        self._overdue = False
+        request, environ = settings_request(app, app.handover, self.early)
+        self.fd = settings_process.write_request(request)
+        arguments = settings_process.command(ANSWER, patience=self._patience + GRACE)
+        try:
+            self.pid = execute(arguments, environ, given={ANSWER: self.fd})
+        except OSError:
+            os.close(self.fd)
+            raise
+
+    def give_up(self) -> None:
+        """End a process that takes too long; its end is then reported as any other's."""
+        self._overdue = True
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+    def drop(self) -> None:
+        """Forget what an ended process has said: it is not wanted any more."""
+        os.close(self.fd)
+
+    def conclude(self) -> Handover:
+        """Return the handover with what the settings say now, once the process has ended.
+
+        Raises ConfigurationError if they say nothing, or what cannot be used.
+        """
+        answer = settings_process.read_answer(self.fd)
+        os.close(self.fd)
+        module = self._handover.settings_module
+        if answer.silent and self._overdue:
+            raise ConfigurationError(
+                f"{module!r}: no end of its import after {self._patience:g} s (load-timeout)"
+            )
+        if answer.error:
+            raise ConfigurationError(f"{module!r} cannot be imported: {answer.error}", option="settings")
+        return with_settings(answer, self._handover)
+
+
+def settings_request(
+    app: GuardedApplication, handover: Handover, early: EarlyOptions | None = None
+) -> tuple[settings_process.Request, dict[str, str]]:
+    """Return what the process that reads the settings is to do, and its environment."""
+    early = early or app.early
+    directory = early.chdir or handover.directory
+    path = [*early.pythonpath, *([early.chdir] if early.chdir else ()), *handover.sys_path]
+    named = (app.read.app, *handover.applications.values())
+    request = settings_process.Request(
+        module=early.environ.get("DJANGO_SETTINGS_MODULE") or handover.settings_module,
+        entry=handover.entry,
+        environ=handover.environ,
+        directory=directory,
+        applications=tuple(name for name in named if name),
+        path=tuple(path),
+    )
+    pwd = {"PWD": directory} if directory else {}
+    return request, settings_process.environment(app.environ_found, pwd, early.environ, path=path)
+
+
+def with_settings(answer: settings_process.Answer, handover: Handover) -> Handover:
+    """Return the handover with what the settings say. Raises ConfigurationError if it cannot be used."""
+    if answer.wrong:
+        raise ConfigurationError(answer.wrong, option="WORKERGUARD", where=handover.settings_module)
+    return replace(
+        handover,
+        setting=answer.setting,
+        applications=answer.applications,
+        debug=answer.debug,
+        environ=answer.environ,
+    )
