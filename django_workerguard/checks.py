@@ -88,7 +88,7 @@ def _contradictions(setting: Mapping[str, Any], values: Mapping[str, Any]) -> It
         if setting.get(key):
             yield Error(
                 f"{key} cannot be used with serve_guarded.",
-                hint="Remove it. The options reference gives the reason.",
+                hint="Remove it: the workers load the application themselves. The options reference gives the details.",
                 id="workerguard.E005",
             )
     if values["load_retry_delay"] > values["load_retry_max_delay"]:
@@ -181,7 +181,7 @@ def check_debug(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
         Warning(
             f"serve_guarded would serve {os.environ.get('DJANGO_SETTINGS_MODULE', 'settings')} with DEBUG = True.",
             hint="Every visitor can see error pages with code and values. Set the production settings with --settings or "
-            " DJANGO_SETTINGS_MODULE.",
+            "DJANGO_SETTINGS_MODULE.",
             id="workerguard.W010",
         )
     ]
