@@ -19,7 +19,7 @@ from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.layout import Layout
 from django_workerguard.scoreboard.snapshot import snapshot
-from django_workerguard.server.configuration import REFUSED
+from django_workerguard.server.configuration.guarded_application import REFUSED
 
 REFERENCE = Path(__file__).resolve().parent / "reference"
 UNITS: dict[Callable[[Any], Any], str] = {

@@ -19,9 +19,9 @@ from django.views.decorators.http import require_http_methods, require_safe
 
 from django_workerguard.access import may_act, may_see, requires
 from django_workerguard.config.text import megabytes
-from django_workerguard.dashboard.assets import asset
 from django_workerguard.dashboard.fragments import event_list
 from django_workerguard.dashboard.snapshots import events_of, html_cache
+from django_workerguard.dashboard.static_files import asset
 from django_workerguard.dashboard.svg import waterfall
 from django_workerguard.report.findings import assess
 from django_workerguard.report.tables import span

@@ -151,6 +151,6 @@ def _execute(arguments: Sequence[str], message: bytes, environ: Mapping[str, str
     try:
         os.write(fd, message)
         os.lseek(fd, 0, os.SEEK_SET)
-        return execute(arguments, environ, given={0: fd}, group=True)
+        return execute(arguments, environ, descriptors={0: fd}, group=True)
     finally:
         os.close(fd)

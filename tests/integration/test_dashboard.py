@@ -16,7 +16,7 @@ from django.urls import resolve
 
 from django_workerguard import access
 from django_workerguard.config.options import GuardOptions
-from django_workerguard.dashboard import assets, snapshots, views
+from django_workerguard.dashboard import snapshots, static_files, views
 from django_workerguard.dashboard.snapshots import KEPT, HtmlCache
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.scoreboard.board import Board
@@ -285,10 +285,10 @@ def test_a_viewer_who_does_not_read_holds_nobody(family):
 
 
 def test_names_that_the_dashboard_has_no_file_of_are_not_kept(worker):
-    before = assets._asset.cache_info().currsize
+    before = static_files._asset.cache_info().currsize
     for number in range(100):
         assert Client().get(f"/guard/assets/{number}.css").status_code == 404
-    assert assets._asset.cache_info().currsize == before
+    assert static_files._asset.cache_info().currsize == before
 
 
 def test_an_event_of_a_slot_is_read_once_however_often_the_slot_is_looked_at(worker, monkeypatch):

@@ -139,7 +139,7 @@ def test_a_hang_in_the_settings_ends_with_the_load_timeout(serve):
     (server.project / "guinea_settings.py").write_text("import time\ntime.sleep(3600)\n")
     outcome = order(server, "reload", "--wait")
     assert outcome.returncode == ExitCode.REFUSED
-    assert "no end of its import after 2 s" in outcome.stderr
+    assert "its import did not end within 2 s" in outcome.stderr
     assert server.statuses(4) == {200: 4}
 
 
@@ -279,7 +279,7 @@ def test_a_target_below_the_quorum_is_refused(serve):
     server.wait_ready()
     outcome = order(server, "scale", "1", "--wait")
     assert outcome.returncode == ExitCode.REFUSED
-    assert "the target stays 2: a quorum of 2 (min-loaded) needs as many workers" in outcome.stderr
+    assert "the target stays 2: the quorum (min-loaded) needs 2 workers" in outcome.stderr
     server.signal(signal.SIGTTOU)
     server.wait_log("(SIGTTOU)")
     assert server.status()["target"] == 2

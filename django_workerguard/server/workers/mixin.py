@@ -72,7 +72,7 @@ def _nothing(_request: Any) -> None:
 class GuardMixin(IgnoresHangup):
     """Loads with the sentinel, waits to be admitted, says when it accepts and when it leaves."""
 
-    handle: SeatHandle
+    seat_handle: SeatHandle
     server: Any  # the arbiter, as gunicorn hands it to hooks; set after the fork
     asynchronous = False
     _announced = False
@@ -90,26 +90,26 @@ class GuardMixin(IgnoresHangup):
 
     def take(self, handle: SeatHandle) -> None:
         """Give this worker its seat; called in the arbiter before the fork."""
-        self.handle = handle
+        self.seat_handle = handle
         self.tmp: Any
         self.tmp.take(handle)
 
     def load_wsgi(self) -> None:
         if not die_with_parent(self.ppid):
             raise SystemExit(ExitCode.OK)
-        release_seat_after_fork(self.handle)
+        release_seat_after_fork(self.seat_handle)
         if self.reloader is not None:
             self._leave_on_change(self.reloader)
         try:
             app = load.load(
-                self.handle,
+                self.seat_handle,
                 leaving=lambda: self.cfg.worker_exit(self.server, self),
                 before=own_steps(self.cfg),
             )
         except BaseException:
             self._stay_or_leave()
             raise SystemExit(ExitCode.LOAD_FAILED) from None
-        count = request_count(self.handle.board.words, self.handle.base)
+        count = request_count(self.seat_handle.board.words, self.seat_handle.base)
         patient_listeners(self.sockets, count)
         if _waits_for_clients(type(self)):
             leave_silent_clients(self.sockets, self.cfg.timeout or SILENCE)
@@ -146,12 +146,12 @@ class GuardMixin(IgnoresHangup):
         reloader._callback = changed_and_left
 
     def _stay_or_leave(self) -> None:
-        if self.handle.state == SeatState.UNLOADED:
+        if self.seat_handle.state == SeatState.UNLOADED:
             standin = import_module("django_workerguard.server.workers.stand_in")
             standin.attend(self)
 
     def _wrap(self, app: Callable[..., Any], count: RequestCount) -> None:
-        health = HealthURLs(self.handle)
+        health = HealthURLs(self.seat_handle)
         if self.asynchronous:
             import_module("gunicorn.instrument.statsd")  # gunicorn looks into it at the first request
             self.wsgi: Any = GuardedASGI(
@@ -164,7 +164,7 @@ class GuardMixin(IgnoresHangup):
             self.wsgi = GuardedWSGI(app, health)
 
     def run(self) -> None:
-        if not self._has_lifespan and not load.wait_for_admission(self.handle, alive=lambda: self.alive):
+        if not self._has_lifespan and not load.wait_for_admission(self.seat_handle, alive=lambda: self.alive):
             return
         super().run()  # type: ignore[misc]
         if self._closer is not None:
@@ -185,22 +185,22 @@ class GuardMixin(IgnoresHangup):
     async def _admitted(self) -> None:
         import asyncio  # late: the arbiter must not load it before a gevent worker has patched it
 
-        load.say_loaded(self.handle)
-        while self.alive and not self.handle.ordered(Orders.ADMIT):
+        load.say_loaded(self.seat_handle)
+        while self.alive and not self.seat_handle.ordered(Orders.ADMIT):
             await asyncio.sleep(0.002)
 
     def _lifespan_failed(self, error: BaseException) -> None:
-        if self.handle.state != SeatState.FAILED:
-            load.record_failure(self.handle, error)
+        if self.seat_handle.state != SeatState.FAILED:
+            load.record_failure(self.seat_handle, error)
 
     def notify(self) -> None:
         super().notify()  # type: ignore[misc]
-        if not self._announced and self.handle.state == SeatState.LOADED:
+        if not self._announced and self.seat_handle.state == SeatState.LOADED:
             self._announced = True
             self.notify = super().notify  # type: ignore[method-assign, misc] # every request comes by here
             self._watch_for_the_end()
-            self.handle.stamp(Seat.READY)
-            self.handle.say(SeatState.READY)
+            self.seat_handle.stamp(Seat.READY)
+            self.seat_handle.say(SeatState.READY)
 
     def _watch_for_the_end(self) -> None:
         """Put a look at SIGTERM in front of whatever the worker class does about it."""
@@ -209,7 +209,7 @@ class GuardMixin(IgnoresHangup):
         def retiring(number: int, frame: Any) -> None:
             if not self._retiring:
                 self._retiring = True
-                self.handle.say(SeatState.LEAVING)
+                self.seat_handle.say(SeatState.LEAVING)
                 self._bid_farewell()
             if callable(before):
                 before(number, frame)
@@ -221,11 +221,11 @@ class GuardMixin(IgnoresHangup):
 
     def handle_abort(self, sig: int, frame: Any) -> None:
         """Show what faulthandler cannot see, greenlets and tasks, before gunicorn ends the worker."""
-        load.dump_concurrency(self.handle, getattr(self, "loop", None))
+        load.dump_concurrency(self.seat_handle, getattr(self, "loop", None))
         super().handle_abort(sig, frame)  # type: ignore[misc]
 
     def handle_abort_signal(self) -> None:
-        load.dump_concurrency(self.handle, getattr(self, "loop", None))
+        load.dump_concurrency(self.seat_handle, getattr(self, "loop", None))
         super().handle_abort_signal()  # type: ignore[misc]
 
     def _bid_farewell(self) -> None:

@@ -67,17 +67,17 @@ def _prefix(cfg: Any) -> str:
 class StandIn(IgnoresHangup, ThreadWorker):
     """The worker class of the stand-in."""
 
-    handle: SeatHandle
+    seat_handle: SeatHandle
 
     def take(self, handle: SeatHandle) -> None:
-        self.handle = handle
+        self.seat_handle = handle
         self.tmp.take(handle)
 
     def load_wsgi(self) -> None:
         if not die_with_parent(self.ppid):
             raise SystemExit(ExitCode.OK)
         self.prepare()
-        self.handle.say(SeatState.PARKED)
+        self.seat_handle.say(SeatState.PARKED)
 
     def prepare(self) -> None:
         self.cfg.set("keepalive", 0)  # no connection may outlive the duty
@@ -92,15 +92,17 @@ class StandIn(IgnoresHangup, ThreadWorker):
             after(worker, request, environ, response)
 
         self.cfg.settings["post_request"].set(post_request)
-        self.wsgi = GuardedWSGI(Refusal(self.handle), HealthURLs(self.handle, prefix=_prefix(self.cfg)))
+        self.wsgi = GuardedWSGI(
+            Refusal(self.seat_handle), HealthURLs(self.seat_handle, prefix=_prefix(self.cfg))
+        )
 
     def set_accept_enabled(self, enabled: bool) -> None:  # noqa: FBT001 - gunicorn's signature
-        on = enabled and self.handle.ordered(Orders.DUTY)
+        on = enabled and self.seat_handle.ordered(Orders.DUTY)
         super().set_accept_enabled(on)
-        words, word = self.handle.board.words, self.handle.base + Seat.DUTY
+        words, word = self.seat_handle.board.words, self.seat_handle.base + Seat.DUTY
         if words[word] != self._accepting:
             words[word] = self._accepting
-            self.handle.wake()
+            self.seat_handle.wake()
 
     def get_thread_pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(max_workers=THREADS)
@@ -125,7 +127,7 @@ def attend(worker: Any) -> None:
     stand_in = StandIn(
         worker.age, worker.ppid, worker.sockets, worker.app, worker.timeout, worker.cfg, worker.log
     )
-    stand_in.take(worker.handle)
+    stand_in.take(worker.seat_handle)
     stand_in.pid = worker.pid
     stand_in.PIPE = worker.PIPE
     stand_in.tpool = stand_in.get_thread_pool()
