@@ -1,7 +1,7 @@
-"""The dashboard's style sheet and script, served by itself. Runs in the worker.
+"""The dashboard's style sheet and script. Runs in the worker.
 
-Not by ``django.contrib.staticfiles``: a server for on call must not depend on who serves the site's
-static files, if anybody does. The address holds a word of the content, so that it may be kept for ever.
+The dashboard serves them itself, without ``django.contrib.staticfiles``: a page for people on call must not depend
+on a server for static files. The URL has a hash of the content, so that a browser may keep the file for ever.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ TYPES = {"dashboard.css": "text/css; charset=utf-8", "dashboard.js": "text/javas
 
 @dataclass(frozen=True)
 class Asset:
-    """One file: its content, what it is, and the word that stands for its content in its address."""
+    """One file: its content, its type, and the hash of its content that its URL has."""
 
     content: bytes
     content_type: str
-    word: str
+    digest: str
 
 
 def asset(name: str) -> Asset | None:
-    """Return a file of the dashboard; None where it has none of that name."""
-    return _asset(name) if name in TYPES else None  # a client may ask for any name: only these are kept
+    """Return a file of the dashboard; None if there is no such file."""
+    # only known names are cached, because a client may request any name
+    return _asset(name) if name in TYPES else None
 
 
 @functools.cache

@@ -70,10 +70,10 @@ def _with_module(app: GuardedApplication) -> Handover:
 
 def _read(app: GuardedApplication, handover: Handover, patience: float | None) -> Answer:
     request, environ = settings_request(app, handover)
-    fd = settings_process.ask(request)
+    fd = settings_process.write_request(request)
     try:
         overdue = _wait_for_reader(fd, environ, patience)
-        answer = settings_process.answer(fd)
+        answer = settings_process.read_answer(fd)
     finally:
         os.close(fd)
     if answer.silent and overdue:

@@ -155,7 +155,7 @@ IN_THE_SETTINGS = {
     "a value": ('{"LOAD_RETRIES": -1}', "load-retries: -1", 'WORKERGUARD["LOAD_RETRIES"]'),
     "a value of gunicorn": ('{"WORKERS": "some"}', "workers: 'some'", 'WORKERGUARD["WORKERS"]'),
     "no dictionary": ("[1, 2]", "WORKERGUARD is not a dictionary"),
-    "what cannot cross": ('{"NEED_APP": print}', "WORKERGUARD", "cannot be handed", "guinea_settings"),
+    "what cannot cross": ('{"NEED_APP": print}', "WORKERGUARD", "cannot be passed", "guinea_settings"),
     "preload": ('{"PRELOAD_APP": True}', "preload-app: ", 'WORKERGUARD["PRELOAD_APP"]'),
     "the quorum": ('{"MIN_LOADED": 5, "WORKERS": 2}', "min-loaded: ", 'WORKERGUARD["MIN_LOADED"]'),
 }

@@ -216,7 +216,7 @@ def test_a_worker_that_dies_while_frozen_is_reported_as_degraded(site):
     os.kill(site.slot(2)["pid"], signal.SIGKILL)
     site.wait("one left", lambda status: status["ready"] == 1)
     site.wait_event("load-failed", lambda event: event["slot"] == 2)
-    assert "slot 2 is empty, and old code cannot be loaded any more" in order(site, "status").stdout
+    assert "slot 2 is empty, because the old code can no longer be loaded" in order(site, "status").stdout
     assert site.statuses(10) == {200: 10}
 
 
@@ -299,4 +299,4 @@ def test_waiting_has_an_end(site, faults):
     faults.set("ready", "hang")
     outcome = order(site, "reload", "--wait=1")
     assert outcome.returncode == ExitCode.TIMED_OUT
-    assert "it goes on without this command" in outcome.stderr
+    assert "the server continues without this command" in outcome.stderr

@@ -36,7 +36,7 @@ class SettingsProcess:
         self._handover = app.handover
         self._overdue = False
         request, environ = settings_request(app, app.handover, self.early)
-        self.fd = settings_process.ask(request)
+        self.fd = settings_process.write_request(request)
         arguments = settings_process.command(ANSWER, patience=self._patience + GRACE)
         try:
             self.pid = execute(arguments, environ, descriptors={ANSWER: self.fd})
@@ -59,7 +59,7 @@ class SettingsProcess:
 
         Raises ConfigurationError if they say nothing, or what cannot be used.
         """
-        answer = settings_process.answer(self.fd)
+        answer = settings_process.read_answer(self.fd)
         os.close(self.fd)
         module = self._handover.settings_module
         if answer.silent and self._overdue:
