@@ -10,6 +10,7 @@ from django_workerguard.config.text import megabytes
 from django_workerguard.report.verdict import LONGEST_SILENCE
 
 SLOW_LOAD = 15.0  # seconds; a load that takes longer, and three times as long as any other, may hang
+SERVES = ("ready", "retiring", "unloaded")  # states of a slot whose worker answers
 SOON = 0.1  # seconds; a next try that is closer is not mentioned
 
 
@@ -56,15 +57,15 @@ def _server(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
         why = f" ({_why(failing)}{_next(failing)})" if failing else ""
         text = f"frozen: generation {arbiter['generation']} cannot be loaded{why}; the previous generation continues to serve"
         yield Finding("warning", "frozen", None, text)
-        degraded = [slot["slot"] for slot in snapshot["slots"] if not slot["pid"]]
+        degraded = [slot["slot"] for slot in snapshot["slots"] if slot["state"] not in SERVES]
         if degraded:
-            empty = (
-                f"slot {degraded[0]} is"
+            slots = (
+                f"slot {degraded[0]} has"
                 if len(degraded) == 1
-                else f"slots {', '.join(map(str, degraded))} are"
+                else f"slots {', '.join(map(str, degraded))} have"
             )
             text = (
-                f"{empty} empty, because the old code can no longer be loaded: "
+                f"{slots} no ready worker, because the old code can no longer be loaded: "
                 f"{ready} of {target} workers serve until the reload succeeds"
             )
             yield Finding("warning", "degraded", None, text)

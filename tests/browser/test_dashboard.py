@@ -247,6 +247,7 @@ def test_a_slots_page_is_kept_up_to_date(site, page):
 
 def test_a_dead_server_is_not_shown_as_a_living_one(site, page):
     log_in(page, site)
+    expect(page.locator("[data-wg-fresh]")).to_contain_text("As of")  # the script runs
     site.stop()
     expect(page.locator("[data-wg-fresh]")).to_contain_text("No answer")
     expect(page.locator("body")).to_have_class(re.compile("wg-stale"))

@@ -120,7 +120,7 @@ ON_THE_COMMAND_LINE = {
     "gunicorn's value": (("--", "--timeout", "x"), "--timeout", "'x'", "after --"),
     "gunicorn's positional": (("--", "site:app"), "'site:app'", "--app"),
     "a quorum": (("-w", "2", "--min-loaded", "3"), "min-loaded: a quorum of 3", "2 workers", "--workers on"),
-    "preload": (("--", "--preload"), "preload-app: ", "in the arbiter", "--preload on"),
+    "preload": (("--", "--preload"), "preload-app: ", "the arbiter would load", "--preload on"),
     "reuse-port": (("--", "--reuse-port"), "reuse-port: ", "do not accept yet", "--reuse-port on"),
     "daemon": (("--", "--daemon"), "daemon: ", "a child of its supervisor", "--daemon on"),
     "gunicorn's check": (("--", "--check-config"), "check-config: ", "use --check"),

@@ -216,7 +216,10 @@ def test_a_worker_that_dies_while_frozen_is_reported_as_degraded(site):
     os.kill(site.slot(2)["pid"], signal.SIGKILL)
     site.wait("one left", lambda status: status["ready"] == 1)
     site.wait_event("load-failed", lambda event: event["slot"] == 2)
-    assert "slot 2 is empty, because the old code can no longer be loaded" in order(site, "status").stdout
+    assert (
+        "slot 2 has no ready worker, because the old code can no longer be loaded"
+        in order(site, "status").stdout
+    )
     assert site.statuses(10) == {200: 10}
 
 
