@@ -1,7 +1,7 @@
 """``python -m django_workerguard serve``: the same server without manage.py. Runs in the starting command.
 
-What unit files and images use: here even a project that cannot be imported is a failed
-load, which is tried again.
+It is for unit files and images. If the project cannot be imported, that is a failed load, which
+is retried.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from django_workerguard.errors import ConfigurationError, WorkerguardError
 
 
 def main(argv: list[str]) -> int:
-    """Parse and become the server, which reads the settings. Return an exit code only if that fails."""
+    """Parse the arguments and become the server. Return an exit code only if that fails."""
     own, passed_on = split_at_dashes(argv)
     try:
         require_linux()
@@ -50,29 +50,32 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigurationError(
             message,
             where="the command line",
-            hint="gunicorn's own options go after --; --help shows the others.",
+            hint="Pass gunicorn's own options after --; --help shows the others.",
         )
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m django_workerguard", description=__doc__)
+    parser = _Parser(
+        prog="python -m django_workerguard",
+        description="Serve a Django project with guarded workers, without manage.py.",
+    )
     commands = parser.add_subparsers(required=True, metavar="serve")
     serve = commands.add_parser("serve", help="Serve a Django project with guarded workers.")
-    serve.add_argument("--settings", help="The settings module; by default $DJANGO_SETTINGS_MODULE.")
-    serve.add_argument("--pythonpath", help="A directory to add to the import path.")
+    serve.add_argument("--settings", help="Settings module. By default $DJANGO_SETTINGS_MODULE.")
+    serve.add_argument("--pythonpath", help="Directory to add to the import path.")
     add_arguments(serve)
     return parser
 
 
 def _settings(parsed: argparse.Namespace) -> tuple[str, str]:
-    """Return the settings module's name, "" if gunicorn's `raw_env` may have it, and where it was named."""
+    """Return the settings module ("" if gunicorn's `raw_env` may set it), and where it was set."""
     if parsed.settings:
         return parsed.settings, "--settings on the command line"
     return os.environ.get("DJANGO_SETTINGS_MODULE", ""), "DJANGO_SETTINGS_MODULE in the environment"
 
 
 def _import_path(given: str | None, directory: str) -> list[str]:
-    """Return the import path with the project in front, as manage.py would have it."""
+    """Return the import path with the project first, as with manage.py."""
     path = through_link(sys.path, directory)
     for place in (given and os.path.join(directory, given), directory):
         if place and os.path.normpath(place) not in path:

@@ -1,4 +1,4 @@
-"""Access rules: who may see details of probes and metrics, who may see the dashboard, who may act there. Runs in the worker."""
+"""Access rules for the details of probes and metrics, the dashboard, and the dashboard's actions. Runs in the worker."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from django.urls import NoReverseMatch, Resolver404, resolve, reverse
 from django.utils.http import urlencode
 from django.utils.module_loading import import_string
 
-from django_workerguard.conf import options_here
+from django_workerguard.conf import current_options
 from django_workerguard.report.health import bears_token
 
 PERMISSION = "workerguard.operate"
@@ -23,39 +23,39 @@ View = Callable[..., HttpResponseBase]
 
 
 def may_see_details(request: HttpRequest) -> bool:
-    """Say whether the client of a probe or of the metrics is staff or bears the health-token."""
-    # the token first, because the user may have to be read from the database
-    if bears_token(request.META.get("HTTP_AUTHORIZATION", ""), options_here().health_token):
+    """Return whether the client of a probe or of the metrics has the health-token or is a staff user."""
+    # check the token first: reading the user may need the database
+    if bears_token(request.META.get("HTTP_AUTHORIZATION", ""), current_options().health_token):
         return True
     user = getattr(request, "user", None)
     return user is not None and bool(getattr(user, "is_active", False) and getattr(user, "is_staff", False))
 
 
 def may_see(request: HttpRequest) -> bool:
-    """Say whether the client may see the dashboard."""
-    chosen = options_here().dashboard_access
-    if chosen:
-        return _ask(chosen, request)
+    """Return whether the client may see the dashboard."""
+    rule = current_options().dashboard_access
+    if rule:
+        return _is_allowed(rule, request)
     user = getattr(request, "user", None)
     return user is not None and user.is_active and user.is_staff
 
 
 def may_act(request: HttpRequest) -> bool:
-    """Say whether the client, who may see the dashboard, may also recycle and reload."""
-    chosen = options_here().dashboard_actions
-    if chosen:
-        return _ask(chosen, request)
+    """Return whether a client that may see the dashboard may also recycle and reload."""
+    rule = current_options().dashboard_actions
+    if rule:
+        return _is_allowed(rule, request)
     user = getattr(request, "user", None)
     return user is not None and user.is_active and user.has_perm(PERMISSION)
 
 
-def _ask(name: str, request: HttpRequest) -> bool:
-    allowed: Callable[[HttpRequest], Any] = import_string(name.replace(":", "."))
-    return bool(allowed(request))
+def _is_allowed(rule: str, request: HttpRequest) -> bool:
+    function: Callable[[HttpRequest], Any] = import_string(rule.replace(":", "."))
+    return bool(function(request))
 
 
-def for_those(may: Callable[[HttpRequest], bool]) -> Callable[[View], View]:
-    """Let a view be seen by those only; send others to log in where they can, else refuse."""
+def requires(may: Callable[[HttpRequest], bool]) -> Callable[[View], View]:
+    """Allow a view only if ``may`` allows the request. Redirect other clients to the login if there is one, else refuse."""
 
     def decorate(view: View) -> View:
         @functools.wraps(view)
@@ -65,8 +65,8 @@ def for_those(may: Callable[[HttpRequest], bool]) -> Callable[[View], View]:
             login = _login_url(request)
             if login and request.method == "GET":
                 return HttpResponseRedirect(f"{login}?{urlencode({'next': request.get_full_path()})}")
-            told = "You may not see this, or not do it: see dashboard-access and dashboard-actions.\n"
-            return HttpResponse(told, status=403, content_type="text/plain; charset=utf-8")
+            text = "Permission denied. Access is controlled by the options dashboard-access and dashboard-actions.\n"
+            return HttpResponse(text, status=403, content_type="text/plain; charset=utf-8")
 
         return guarded
 
@@ -74,7 +74,7 @@ def for_those(may: Callable[[HttpRequest], bool]) -> Callable[[View], View]:
 
 
 def _login_url(request: HttpRequest) -> str:
-    """Return where an anonymous client can log in; "" where it cannot, or has."""
+    """Return the URL at which an anonymous client can log in; "" if there is none or the client is logged in."""
     user = getattr(request, "user", None)
     if user is None or user.is_authenticated:
         return ""

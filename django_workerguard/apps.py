@@ -6,7 +6,7 @@ from django.apps import AppConfig
 
 
 class WorkerguardConfig(AppConfig):
-    """``INSTALLED_APPS = [..., "django_workerguard"]``."""
+    """Configuration of the app, for ``INSTALLED_APPS = [..., "django_workerguard"]``."""
 
     name = "django_workerguard"
     label = "workerguard"

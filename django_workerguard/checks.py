@@ -1,4 +1,4 @@
-"""System checks: what is wrong with the settings, and what to do about it. Runs in manage.py and the sentinel."""
+"""System checks of the settings, each with a hint. Runs in manage.py and the sentinel."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ REFUSED = ("PRELOAD_APP", "REUSE_PORT", "DAEMON")
 
 @register("workerguard")
 def check_setting(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
-    """Check WORKERGUARD: its form, its keys, its values, and what contradicts."""
+    """Check WORKERGUARD: its type, its keys, its values, and contradictions between them."""
     setting: object = settings_layer()
     if not isinstance(setting, Mapping):
         return [
@@ -34,8 +34,8 @@ def check_setting(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
             )
         ]
     values: dict[str, Any] = {}
-    found = [*_keys(setting), *_values(setting, values), *_pool(setting)]
-    return found or list(_contradictions(setting, values))
+    errors = [*_keys(setting), *_values(setting, values), *_pool(setting)]
+    return errors or list(_contradictions(setting, values))
 
 
 def _server_options() -> set[str]:
@@ -72,7 +72,7 @@ def _pool(setting: Mapping[str, Any]) -> Iterator[CheckMessage]:
     try:
         resolve_pool(setting, {})
     except ConfigurationError as error:
-        if POOL in (error.where or error.problem):  # what is inherited is told where it is written
+        if POOL in (error.where or error.problem):  # an error in an inherited option is reported as E003
             yield Error(str(error), hint=error.hint, id="workerguard.E007")
 
 
@@ -88,13 +88,13 @@ def _contradictions(setting: Mapping[str, Any], values: Mapping[str, Any]) -> It
         if setting.get(key):
             yield Error(
                 f"{key} cannot be used with serve_guarded.",
-                hint="The workers load the application themselves; the reference of options says why.",
+                hint="Remove it: the workers load the application themselves. The options reference gives the details.",
                 id="workerguard.E005",
             )
     if values["load_retry_delay"] > values["load_retry_max_delay"]:
         yield Error(
             "LOAD_RETRY_DELAY is longer than LOAD_RETRY_MAX_DELAY.",
-            hint="The first back-off cannot be longer than the longest.",
+            hint="The first back-off cannot be longer than the longest back-off.",
             id="workerguard.E006",
         )
     yield from _recycling(values)
@@ -102,7 +102,7 @@ def _contradictions(setting: Mapping[str, Any], values: Mapping[str, Any]) -> It
     after, give_up = values["stand_in_after"], values["give_up_after"]
     if values["stand_in"] and give_up and give_up <= after:
         yield Warning(
-            f"GIVE_UP_AFTER ({give_up:g} s) comes before STAND_IN_AFTER ({after:g} s): the stand-in will never answer.",
+            f"GIVE_UP_AFTER ({give_up:g} s) is not longer than STAND_IN_AFTER ({after:g} s): the stand-in will never answer.",
             hint="Raise GIVE_UP_AFTER, or set STAND_IN to False.",
             id="workerguard.W003",
         )
@@ -114,10 +114,10 @@ def _callables(values: Mapping[str, Any]) -> Iterator[CheckMessage]:
             continue
         try:
             import_string(values[name].replace(":", "."))
-        except Exception as error:  # whatever the project's module raises: a check must not end the command
+        except Exception as error:  # any exception of the project's module: a check must not end the command
             yield Warning(
                 f"{name.upper()} cannot be imported: {error}",
-                hint="Every page of the dashboard would end in an error. Name a callable, module:callable.",
+                hint="Every page of the dashboard will fail. Set it to a callable, as module:callable.",
                 id="workerguard.W009",
             )
 
@@ -126,14 +126,14 @@ def _recycling(values: Mapping[str, Any]) -> Iterator[CheckMessage]:
     planned, evil = values["reload_on_rss"], values["evil_reload_on_rss"]
     if planned and evil and evil <= planned:
         yield Warning(
-            "EVIL_RELOAD_ON_RSS is not above RELOAD_ON_RSS: the emergency comes before the planned change.",
-            hint="Set EVIL_RELOAD_ON_RSS well above RELOAD_ON_RSS, or leave it out.",
+            "EVIL_RELOAD_ON_RSS is not above RELOAD_ON_RSS: workers are killed before they can be replaced.",
+            hint="Set EVIL_RELOAD_ON_RSS well above RELOAD_ON_RSS, or remove it.",
             id="workerguard.W006",
         )
     lifetime, least = values["max_worker_lifetime"], values["min_worker_lifetime"]
     if lifetime and lifetime < least:
         yield Warning(
-            f"MAX_WORKER_LIFETIME ({lifetime:g} s) is shorter than MIN_WORKER_LIFETIME ({least:g} s), which comes first.",
+            f"MAX_WORKER_LIFETIME ({lifetime:g} s) is shorter than MIN_WORKER_LIFETIME ({least:g} s), which takes precedence.",
             hint="Raise MAX_WORKER_LIFETIME, or lower MIN_WORKER_LIFETIME.",
             id="workerguard.W007",
         )
@@ -141,22 +141,22 @@ def _recycling(values: Mapping[str, Any]) -> Iterator[CheckMessage]:
         if values[f"{name}_delta"] and not values[name]:
             key = name.upper()
             yield Warning(
-                f"{key}_DELTA is set and {key} is not: it has no effect without it.",
-                hint=f"Set {key}, or leave {key}_DELTA out.",
+                f"{key}_DELTA has no effect, because {key} is not set.",
+                hint=f"Set {key}, or remove {key}_DELTA.",
                 id="workerguard.W008",
             )
 
 
 @register("workerguard")
 def check_middleware(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
-    """Warn of a missing GuardMiddleware, and of one that is not first."""
+    """Warn if GuardMiddleware is missing or is not first."""
     middleware = list(getattr(settings, "MIDDLEWARE", None) or [])
     if MIDDLEWARE not in middleware:
         return [
             Warning(
                 "GuardMiddleware is not in MIDDLEWARE.",
-                hint=f"Put {MIDDLEWARE!r} first: under other servers than serve_guarded it is what keeps an "
-                "unloaded worker from answering.",
+                hint=f"Put {MIDDLEWARE!r} first. Under any other server than serve_guarded, it prevents an unloaded "
+                "worker from answering.",
                 id="workerguard.W001",
             )
         ]
@@ -164,8 +164,8 @@ def check_middleware(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
         return [
             Warning(
                 "GuardMiddleware is not the first in MIDDLEWARE.",
-                hint="What stands before it sees requests, and may redirect probes, before a worker is known to be "
-                "loaded.",
+                hint="Put it first. A middleware before it sees requests, and may redirect probes, before the worker is "
+                "known to be loaded.",
                 id="workerguard.W002",
             )
         ]
@@ -174,14 +174,14 @@ def check_middleware(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
 
 @register("workerguard", deploy=True)
 def check_debug(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
-    """Warn of settings for development: serve_guarded takes those that manage.py names."""
+    """Warn of DEBUG = True: serve_guarded uses the settings that manage.py names."""
     if not settings.DEBUG:
         return []
     return [
         Warning(
             f"serve_guarded would serve {os.environ.get('DJANGO_SETTINGS_MODULE', 'settings')} with DEBUG = True.",
-            hint="Every visitor can see error pages with code and values. Name the settings for production with --settings "
-            "or DJANGO_SETTINGS_MODULE.",
+            hint="Every visitor can see error pages with code and values. Set the production settings with --settings or "
+            "DJANGO_SETTINGS_MODULE.",
             id="workerguard.W010",
         )
     ]
@@ -189,7 +189,7 @@ def check_debug(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
 
 @register("workerguard", "urls")
 def check_health_path(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
-    """Warn of a health path at which the URLconf has nothing, or something else."""
+    """Warn if the health path is missing in the URLconf, or leads to another view."""
     if not getattr(settings, "ROOT_URLCONF", None):
         return []
     setting: object = settings_layer()
@@ -199,19 +199,19 @@ def check_health_path(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
             parse_option(option, setting.get(option.key), option.key) if isinstance(setting, Mapping) else ""
         )
     except ConfigurationError:
-        return []  # E003 tells of it
+        return []  # E003 reports it
     hint = (
         f'Add path("{path.lstrip("/")}", include("django_workerguard.urls")) to the URLconf, '
-        "or set HEALTH_PATH to where it is included."
+        "or set HEALTH_PATH to the path at which it is included."
     )
     try:
         match = resolve(path)
     except Resolver404:
-        text = (
-            f"HEALTH_PATH {path!r} leads nowhere: the probes answer there, but the list of checks does not."
-        )
+        text = f"HEALTH_PATH {path!r} is not in the URLconf: the probes answer at this path, but the list of checks does not."
         return [Warning(text, hint=hint, id="workerguard.W004")]
     if "workerguard" not in match.app_names:
-        text = f"HEALTH_PATH {path!r} leads to {match.view_name or match.func}, which is not the guard's."
+        text = (
+            f"HEALTH_PATH {path!r} leads to {match.view_name or match.func}, which is not the guard's view."
+        )
         return [Warning(text, hint=hint, id="workerguard.W005")]
     return []

@@ -1,4 +1,4 @@
-"""The one reader of ``settings.WORKERGUARD``. Runs wherever Django does."""
+"""Reader of ``settings.WORKERGUARD``, the only one. Runs in every process that has Django."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from django_workerguard.worker.current import current_worker
 
 
 def settings_layer() -> dict[str, Any]:
-    """Return WORKERGUARD as it is written, for the server to resolve."""
+    """Return WORKERGUARD unparsed; the server resolves it."""
     layer: dict[str, Any] = getattr(settings, "WORKERGUARD", {})
     return layer
 
@@ -32,24 +32,24 @@ def split_setting() -> tuple[dict[str, Any], dict[str, Any]]:
 
 @lru_cache(maxsize=1)
 def guard_options() -> GuardOptions:
-    """Return the guard's options as the settings alone give them. Raises ConfigurationError."""
+    """Return the guard's options from the settings alone. Raises ConfigurationError."""
     guard, _ = split_setting()
     return resolve([Layer(SETTING, guard)]).options
 
 
-def options_here() -> GuardOptions:
-    """Return the guard's options: the server's, from wherever they were set; else the settings' alone."""
+def current_options() -> GuardOptions:
+    """Return the options of the server in a guarded worker, else the options from the settings alone."""
     worker = current_worker()
     return worker.options if worker is not None else guard_options()
 
 
-def pools_here() -> list[dict[str, Any]]:
-    """Look at the guarded pools of this project's Celery workers, on this host, as far as this user may see them."""
+def pool_snapshots() -> list[dict[str, Any]]:
+    """Return snapshots of this project's guarded Celery pools on this host that this user may read."""
     worker = current_worker()
     project = str(worker.board.read_about().get("project", "/")) if worker is not None else here()
-    # outside a guarded worker the options are the settings' alone, and the environment is stronger
-    run_dir = options_here().run_dir if worker is not None else None
-    run_dir = run_dir or os.environ.get("WORKERGUARD_RUN_DIR") or options_here().run_dir
+    # outside a guarded worker the options come from the settings alone, but the environment has precedence
+    run_dir = current_options().run_dir if worker is not None else None
+    run_dir = run_dir or os.environ.get("WORKERGUARD_RUN_DIR") or current_options().run_dir
     pools = pools_of(project, run_dir, environ=os.environ, uid=os.geteuid())
     try:
         return [snapshot(pool.board) for pool in pools]

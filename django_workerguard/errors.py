@@ -1,4 +1,4 @@
-"""Errors that a person reads, and the exit codes of every command. Runs anywhere."""
+"""Errors that are shown in one line, and the exit codes of every command. Runs anywhere."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ class ExitCode(IntEnum):
     UNEXPECTED = 1
     USAGE = 2
     LOAD_FAILED = 22  # uWSGI's code for need-app
-    REFUSED = 65  # the server refused what a command asked for (EX_DATAERR)
-    UNAVAILABLE = 69  # a probe said no (EX_UNAVAILABLE)
-    CANNOT_LISTEN = 71  # an address is in use, or not to be had (EX_OSERR): it may be later
+    REFUSED = 65  # the server refused the request of a command (EX_DATAERR)
+    UNAVAILABLE = 69  # a probe failed (EX_UNAVAILABLE)
+    CANNOT_LISTEN = 71  # an address is in use or not available (EX_OSERR): a retry may help
     NO_SERVER = 72  # no running server was found
-    TIMED_OUT = 75  # what a command waited for has not happened in time (EX_TEMPFAIL)
+    TIMED_OUT = 75  # a command has waited too long (EX_TEMPFAIL)
 
 
 class WorkerguardError(Exception):
-    """Something that is reported in one line, never with a traceback."""
+    """An error that is reported in one line, without a traceback."""
 
     exit_code = ExitCode.UNEXPECTED
 
@@ -28,7 +28,7 @@ class WorkerguardError(Exception):
 class ConfigurationError(WorkerguardError):
     """A wrong option, setting or path.
 
-    Says what is wrong, which option it was, where it was set and what to do.
+    The message has the problem, the option, the place where it was set, and a hint.
     """
 
     exit_code = ExitCode.USAGE
@@ -59,7 +59,7 @@ class ConfigurationError(WorkerguardError):
 
 
 class CannotListenError(ConfigurationError):
-    """An address at which to listen cannot be had just now."""
+    """The server cannot listen on an address at the moment."""
 
     exit_code = ExitCode.CANNOT_LISTEN
 
@@ -71,10 +71,10 @@ class CannotLoadError(WorkerguardError):
 
 
 class AlreadyRunningError(CannotListenError):
-    """Another server holds the pid file: it may end, so a service manager may try again."""
+    """Another server holds the pid file. It may end, so a service manager may retry."""
 
 
 class NoServerError(WorkerguardError):
-    """No running server was found where one was looked for."""
+    """No running server was found."""
 
     exit_code = ExitCode.NO_SERVER

@@ -1,4 +1,4 @@
-"""``path("health/", include("django_workerguard.urls"))``. Runs in the worker."""
+"""The health URLs: ``path("health/", include("django_workerguard.urls"))``. Runs in the worker."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.layout import Layout
 from django_workerguard.scoreboard.snapshot import snapshot
-from django_workerguard.server.configuration import REFUSED
+from django_workerguard.server.configuration.guarded_application import REFUSED
 
 REFERENCE = Path(__file__).resolve().parent / "reference"
 UNITS: dict[Callable[[Any], Any], str] = {
@@ -219,11 +219,11 @@ def _wrapped(text: str, *, indent: str = "") -> str:
 def _section(option: Option) -> Iterator[str]:
     yield f"## {option.name}\n"
     yield f"{_wrapped(option.help)}\n"
+    if option.uwsgi:
+        yield f"Mirrors uWSGI's `{option.uwsgi}`.\n"
     yield f"- command line: `{option.flag} {option.metavar}`"
     yield f'- settings and gunicorn.conf.py: `WORKERGUARD["{option.key}"]`'
     yield f"- environment: `{option.env}`"
-    if "Mirrors uWSGI's" in option.help:
-        yield f"- uWSGI: `{option.name}`"
     yield f"- value: {UNITS.get(option.parse) or _described(option)}"
     yield f"- default: {_default(option.default)}{'; never printed' if option.secret else ''}\n"
 

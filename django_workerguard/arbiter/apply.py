@@ -17,10 +17,10 @@ from django_workerguard.scoreboard.layout import Orders, SeatKind
 
 
 class Server(Protocol):
-    """What actions need of the server whose processes these are."""
+    """What actions need of gunicorn, or of Celery's pool."""
 
     def ask_to_leave(self, seat: int, *, quick: bool) -> None:
-        """Have the process in a seat leave, ``quick`` without finishing what it has in hand."""
+        """Have the process in a seat leave, ``quick`` without finishing its requests."""
 
     def close_listeners(self) -> None:
         """Accept no connection any more."""

@@ -42,7 +42,7 @@ def kind_of_exit(worker: Worker, end: Exit, by_whom: str) -> str:
 
 def describe(worker: Worker, end: Exit, dump: str, step: str | None, by_whom: str) -> dict[str, Any]:
     """Describe the end of a process that could not say anything itself."""
-    kind, message = end.kind, KILLERS.get(by_whom, "the process ended without a word")
+    kind, message = end.kind, KILLERS.get(by_whom, "the process ended and reported no reason")
     if worker.aborted is not None and worker.reason is not None:
         kind, message = worker.reason.rule.value, f"{worker.reason.text}; {end}"
     elif end.signal is None:

@@ -1,7 +1,8 @@
-"""How others reach the arbiter without a thread: a pipe that rings, a socket that asks. Runs in the arbiter.
+"""The control socket, and the pipe by which workers wake the arbiter. Both work without a thread. Runs in the arbiter.
 
 Requests are datagrams of JSON, ``{"do": "reload"}``; each is answered
-``{"accepted": true}`` or ``{"accepted": false, "reason": …}``. The kernel says who asked.
+``{"accepted": true}`` or ``{"accepted": false, "reason": …}``. The kernel reports the
+process and the user that asked.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ MOST_AT_ONCE = 64  # requests in one round, so that a flood of them does not hol
 
 @dataclass(frozen=True)
 class Request:
-    """What somebody asks for, and who."""
+    """A request on the control socket, and the process and user that sent it."""
 
     do: str
     arguments: dict[str, Any]
     pid: int
     uid: int
     address: Any = field(repr=False, default=None)
-    refused: str | None = None  # why it need not be looked at
+    refused: str | None = None  # why it is refused, if it is
 
     @property
     def user(self) -> str:
@@ -47,13 +48,13 @@ class Request:
 
     @property
     def who(self) -> str:
-        """Say who asked, for the log and the journal."""
+        """Return the sender, for the log and the journal."""
         process = f"pid {self.pid}, user {self.uid}"
         return f"{self.user} on the dashboard ({process})" if self.user else process
 
 
 class WakePipe:
-    """A pipe whose bytes raise SIGIO in the arbiter: children that may not signal it can ring it."""
+    """A pipe whose bytes raise SIGIO in the arbiter, for children that are not allowed to send it signals."""
 
     def __init__(self) -> None:
         self.read_fd, self.write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -135,9 +136,9 @@ class ControlSocket:
 
     def requests(self) -> list[Request]:
         """Return the requests that wait, at most MOST_AT_ONCE; what is not allowed or not understood is refused."""
-        found: list[Request] = []
+        requests: list[Request] = []
         with contextlib.suppress(BlockingIOError):
-            while len(found) < MOST_AT_ONCE:
+            while len(requests) < MOST_AT_ONCE:
                 data, ancillary, _, address = self._socket.recvmsg(
                     MAX_MESSAGE, socket.CMSG_SPACE(CREDENTIALS.size)
                 )
@@ -146,8 +147,8 @@ class ControlSocket:
                 refused = None if do else "not a request"
                 if uid not in self._allowed:
                     refused = f"user {uid} may not control this server"
-                found.append(Request(do, arguments, pid, uid, address, refused))
-        return found
+                requests.append(Request(do, arguments, pid, uid, address, refused))
+        return requests
 
     def answer(self, request: Request, refused: str | None) -> None:
         if refused is None:
@@ -156,7 +157,7 @@ class ControlSocket:
             self._answer(request.address, accepted=False, reason=refused)
 
     def _answer(self, address: Any, **content: Any) -> None:
-        with contextlib.suppress(OSError, TypeError):  # the asker may be gone
+        with contextlib.suppress(OSError, TypeError):  # the sender may have ended
             self._socket.sendto(json.dumps(content).encode(), socket.MSG_DONTWAIT, address)
 
     def close(self) -> None:
@@ -179,10 +180,10 @@ def open_beside(board: Path | None, *, owner: int, ring: bool = True) -> Control
 
 
 def _parsed(data: bytes) -> tuple[str, dict[str, Any]]:
-    """Return what is asked for, and its arguments; "" where that is not understood."""
+    """Return the name of a request and its arguments; "" if it is not understood."""
     try:
-        asked = json.loads(data)
-        return str(asked.pop("do")), asked
+        request = json.loads(data)
+        return str(request.pop("do")), request
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return "", {}
 

@@ -1,4 +1,4 @@
-"""What happened, told once to the log and once to the journal. Runs in the arbiter."""
+"""The event log: each event of the server's life is written once to the log and once to the journal. Runs in the arbiter."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class EventLog:
         """Write down the error that is being handled, which is the arbiter's own. There may be no memory even for this."""
         with contextlib.suppress(Exception):
             self._board.words[Header.ERRORS] += 1
-            self._log.exception("the arbiter met an error of its own and goes on")
+            self._log.exception("internal error in the arbiter, which continues")
 
     def log_to(self, log: Any) -> None:
         """Write to another logger from now on."""
@@ -72,13 +72,13 @@ class EventLog:
     def _say(self, level: str, worker: Worker, action: str, text: str, *values: Any) -> None:
         prefix = f"slot={worker.slot} gen={worker.generation} pid={worker.pid}"
         extra = {"action": action, "slot": worker.slot, "generation": worker.generation, "worker": worker.pid}
-        shown = (plain(value) if isinstance(value, str) else value for value in values)
-        getattr(self._log, level)(f"{prefix} {text}", *shown, extra=extra)
+        cleaned = (plain(value) if isinstance(value, str) else value for value in values)
+        getattr(self._log, level)(f"{prefix} {text}", *cleaned, extra=extra)
 
     # the server
 
     def introduce(self, app: Any, listeners: list[str], *, replaces: int) -> None:
-        """Write who this server is."""
+        """Write the server's name, addresses and settings onto the board."""
         self._board.write_about(
             {
                 "host": socket.gethostname(),
@@ -111,7 +111,9 @@ class EventLog:
         self._event("stopping", quick=quick, drain_delay=drain_delay)
         if drain_delay and not quick:
             self._log.info(
-                "Draining: serving on for %g s, ready is false", drain_delay, extra={"action": "draining"}
+                "Draining: the server continues to serve for %g s, and ready/ answers 503",
+                drain_delay,
+                extra={"action": "draining"},
             )
 
     def reloading(self, generation: int, asked_by: str) -> None:
@@ -136,7 +138,7 @@ class EventLog:
     def restored(self, path: Path) -> None:
         self._event("restored", path=str(path))
         self._log.warning(
-            "%s was removed by another process; it was made again", path, extra={"action": "restored"}
+            "%s was removed by another process; the server made it again", path, extra={"action": "restored"}
         )
 
     def lost(self, path: Path, error: OSError) -> None:
@@ -160,7 +162,10 @@ class EventLog:
             self._board.write_last_error(slot, {"type": "spawn-failed", "message": reason, "at": time.time()})
         if reason != self._not_spawned:
             self._log.error(
-                "slot=%d cannot start a process: %s", slot, reason, extra={"action": "spawn-failed"}
+                "slot=%d no process can be started: %s; it is retried after a back-off",
+                slot,
+                reason,
+                extra={"action": "spawn-failed"},
             )
         self._not_spawned = reason
 
@@ -176,8 +181,8 @@ class EventLog:
         failures = []
         self._compare_reload(after)
         for seat, worker in after.workers.items():
-            known = before.workers.get(seat)
-            if known is None or known.state is worker.state:
+            previous = before.workers.get(seat)
+            if previous is None or previous.state is worker.state:
                 continue
             if worker.state is State.READY:
                 self._became_ready(worker, seats, after)
@@ -199,7 +204,7 @@ class EventLog:
                 step=failure.step,
             )
             self._log.error(
-                "Frozen: generation %d cannot be loaded, the one before serves on; it is tried again",
+                "Frozen: generation %d cannot load. The previous generation continues to serve, and the load is retried",
                 fleet.generation,
                 extra={"action": "frozen"},
             )
@@ -274,13 +279,13 @@ class EventLog:
             rss_bytes=worker.rss,
             **({"threads": threads} if threads else {}),
         )
-        asked = worker.state is State.RETIRING
-        level = "info" if end.clean or (asked and worker.aborted is None) else "error"
+        leaving = worker.state is State.RETIRING
+        level = "info" if end.clean or (leaving and worker.aborted is None) else "error"
         why = str(worker.reason) if worker.reason else KILLERS.get(by_whom, "")
-        self._say(level, worker, "exited", "gone: %s%s", end, f" ({why})" if why else "")
+        self._say(level, worker, "exited", "ended: %s%s", end, f" ({why})" if why else "")
         if dump:
-            self._say("error", worker, "stacks", "its stacks were:\n%s", dump)
-        if not end.clean and not asked:
+            self._say("error", worker, "stacks", "its stacks at the end:\n%s", dump)
+        if not end.clean and not leaving:
             self._board.write_last_error(worker.slot, describe(worker, end, dump, None, by_whom))
         return Cause.TRANSIENT, None
 
@@ -322,12 +327,12 @@ class EventLog:
         self._about("load-failed", worker, type=failure.kind, message=failure.message, step=failure.step)
         if failure == self._logged:
             self._repeated += 1
-            text = "load failed as before (%d times): %s"
+            text = "the load failed as before (%d times): %s"
             self._say("error", worker, "load-failed", text, self._repeated + 1, failure.kind)
             return failure
         self._logged, self._repeated = failure, 0
         where = f" in step {failure.step}" if failure.step else ""
-        text = "load failed%s: %s: %s\n%s"
+        text = "the load failed%s: %s: %s\n%s"
         values = (where, failure.kind, failure.message, failure.traceback)
         self._say("error", worker, "load-failed", text, *values)
         return failure
@@ -342,18 +347,18 @@ class EventLog:
                 "info",
                 gone,
                 "back-off",
-                "next try in %.1f s (failed loads in a row: %d)",
+                "the load is retried in %.1f s (failed loads in a row: %d)",
                 wait,
                 record.failures,
             )
 
-    # who answers 503
+    # the 503 answers
 
     def duty(self, fleet: Fleet, seat: int, *, on: bool) -> None:
         who = "stand-in" if seat == fleet.stand_in.seat else "unloaded worker"
         self._event("duty", who=who, seat=seat, on=on)
         if on:
-            text = "Nobody is loaded: the %s answers 503"
+            text = "No worker is loaded: the %s answers 503"
         elif fleet.of(State.READY, State.LOADED):
             text = "A worker is loaded: the %s stops answering"
         else:
@@ -363,7 +368,7 @@ class EventLog:
     def stand_in_gone(self, end: Exit, *, stopping: bool) -> None:
         self._event("stand-in-exited", end=str(end))
         if not stopping:
-            self._log.warning("The stand-in is gone: %s", end, extra={"action": "stand-in-exited"})
+            self._log.warning("The stand-in has ended: %s", end, extra={"action": "stand-in-exited"})
 
 
 def _fields(reason: Reason | None) -> dict[str, str]:

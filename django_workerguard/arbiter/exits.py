@@ -1,4 +1,4 @@
-"""How a process ended, in words. Runs in the arbiter."""
+"""Exit statuses of processes, decoded. Runs in the arbiter."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Exit:
 
 
 def leave_word(reason: str, *, path: Path = TERMINATION_LOG) -> None:
-    """Write why the server ended to Kubernetes' termination log, where there is one."""
+    """Write why the server ended to Kubernetes' termination log, if there is one."""
     if path.exists():
         with contextlib.suppress(OSError):
             path.write_text(reason + "\n")

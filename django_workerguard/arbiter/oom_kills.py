@@ -1,4 +1,4 @@
-"""Which SIGKILLs the kernel sent because memory ran out. Runs in the arbiter.
+"""OOM kills: which SIGKILLs the kernel sent because memory ran out. Runs in the arbiter.
 
 The kernel counts a kill when it sends the signal. The process ends later, when its memory has
 been given back, which takes a large one some tenths of a second.
@@ -22,7 +22,7 @@ class OOMKills:
         self._unclaimed: deque[float] = deque()  # when each was first seen
 
     def look(self, now: float) -> None:
-        """Take in what the kernel has counted since, and forget kills whose victims were other processes."""
+        """Add the kills that the kernel has counted since, and drop old ones: their victims were other processes."""
         count = self._count()
         self._unclaimed.extend([now] * max(0, count - self._seen))
         self._seen = count

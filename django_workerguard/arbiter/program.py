@@ -16,11 +16,15 @@ STANDARD = 2  # the highest descriptor of standard input, output and error
 
 
 def execute(
-    arguments: Sequence[str], environ: Mapping[str, str], *, given: Mapping[int, int], group: bool = False
+    arguments: Sequence[str],
+    environ: Mapping[str, str],
+    *,
+    descriptors: Mapping[int, int],
+    group: bool = False,
 ) -> int:
     """Start a program, found in the path, and return its pid. Raises OSError.
 
-    ``given``: by number in the program, which descriptor of ours it gets there. ``group``: in a
+    ``descriptors``: by number in the program, which descriptor of ours it gets there. ``group``: in a
     process group of its own.
     """
     return os.posix_spawnp(
@@ -29,7 +33,7 @@ def execute(
         dict(environ),
         file_actions=[
             *((os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable()),
-            *((os.POSIX_SPAWN_DUP2, fd, number) for number, fd in given.items()),
+            *((os.POSIX_SPAWN_DUP2, fd, number) for number, fd in descriptors.items()),
         ],
         setsigmask=[],
         setsigdef=[signal.SIGPIPE, signal.SIGINT],

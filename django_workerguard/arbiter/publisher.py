@@ -71,24 +71,24 @@ class Publisher:
         incumbent, successor = fleet.incumbent(slot), fleet.successor(slot)
         record = fleet.record(slot)
         state = slot_state(fleet, slot)
-        shown = incumbent or _leaving(fleet, slot)
-        identity = (state, shown.pid if shown else 0)
+        visible = incumbent or _leaving(fleet, slot)
+        identity = (state, visible.pid if visible else 0)
         if self._states.get(slot) != identity:
             self._states[slot] = identity
             words[at + Slot.SINCE] = int(time.time() * 1e6)
         words[at + Slot.STATE] = state
-        words[at + Slot.SEAT] = shown.seat + 1 if shown else 0
+        words[at + Slot.SEAT] = visible.seat + 1 if visible else 0
         words[at + Slot.SUCCESSOR] = successor.seat + 1 if successor else 0
         words[at + Slot.FAILURES] = record.failures
         words[at + Slot.NOT_SPAWNED] = record.not_spawned
         words[at + Slot.NEXT_TRY] = deadline(fleet.due(slot))
-        words[at + Slot.GENERATION] = shown.generation if shown else fleet.generation
-        leaving = [w for w in fleet.all_in_slot(slot) if w is not shown and w is not successor]
+        words[at + Slot.GENERATION] = visible.generation if visible else fleet.generation
+        leaving = [w for w in fleet.all_in_slot(slot) if w is not visible and w is not successor]
         for total, counted in COUNTS.items():
             counts = (self._seats.word(worker.seat, counted) for worker in leaving)
             words[at + total] = _sum(self._gone.get((slot, total), 0), *counts)
-        if shown is not None:
-            words[at + Slot.LOAD_NS] = self._load_ns(shown)
+        if visible is not None:
+            words[at + Slot.LOAD_NS] = self._load_ns(visible)
 
     def _load_ns(self, worker: Worker) -> int:
         end = self._seats.word(worker.seat, Seat.LOAD_END)
@@ -97,11 +97,11 @@ class Publisher:
     def fold(self, slot: int, seat: int) -> None:
         """Add a gone process's counters to its slot, so that they survive it."""
         words, at = self._board.words, self._board.layout.slot(slot)
-        shown = seat + 1 in (words[at + Slot.SEAT], words[at + Slot.SUCCESSOR])
+        visible = seat + 1 in (words[at + Slot.SEAT], words[at + Slot.SUCCESSOR])
         if words[at + Slot.SEAT] == seat + 1:
             words[at + Slot.STATE] = (
                 SlotState.EMPTY
-            )  # first: who reads no pid must not read a state that has one
+            )  # first: a reader that finds no pid must not find a state that needs one
         for word in (Slot.SEAT, Slot.SUCCESSOR):
             if words[at + word] == seat + 1:
                 words[at + word] = 0  # the seat may be another's before the next publication
@@ -109,7 +109,7 @@ class Publisher:
             if total is not Slot.IN_FLIGHT:
                 count = self._seats.word(seat, counted)
                 self._gone[slot, total] = _sum(self._gone.get((slot, total), 0), count)
-                words[at + total] = _sum(words[at + total], count if shown else 0)
+                words[at + total] = _sum(words[at + total], count if visible else 0)
         words[at + Slot.EXITS] = _sum(words[at + Slot.EXITS], 1)
 
     def _sample(self, fleet: Fleet) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class RateLimit:
-    """Let ``most`` pass in each ``period`` of seconds, and count those that did not."""
+    """Allow ``most`` events in each ``period`` of seconds, and count the events that were not allowed."""
 
     def __init__(self, most: int, period: float) -> None:
         self._most = most

@@ -1,7 +1,7 @@
-"""Keep a board and its control socket where readers look for them. Runs in the arbiter.
+"""The files in the run directory: restore the board and the control socket if they are removed. Runs in the arbiter.
 
-A logout, tmpfiles or a clean-up may empty the run directory of a server that lives. Its memory is shared
-with the workers, so that it stays as it is; a new file gets a copy of it at every tick.
+A logout, tmpfiles or a clean-up may empty the run directory of a running server. The board's memory is shared with
+the workers, so it stays as it is; a new file gets a copy of it at every tick.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class RunFiles:
     ) -> None:
         self._board = board = opened.board
         self._directory = opened.directory
-        self._shown = board  # whose file has the board's name
+        self._shown = board  # the board that readers find at the path: this one, or a copy
         self._restored = restored
         self._lost = lost
-        self._said: set[Path] = set()  # that they are lost
+        self._reported: set[Path] = set()  # paths that are reported as lost
         self._looked = 0.0
         self._removed = False
 
@@ -56,11 +56,11 @@ class RunFiles:
         try:
             make()
         except OSError as error:  # the server serves without it; the next look tries again
-            if path not in self._said:
-                self._said.add(path)
+            if path not in self._reported:
+                self._reported.add(path)
                 self._lost(path, error)
         else:
-            self._said.discard(path)
+            self._reported.discard(path)
             self._restored(path)
 
     def remove(self) -> None:

@@ -1,4 +1,4 @@
-"""The arbiter's side of the seats: who sits where, what they say, what they are told. Runs in the arbiter.
+"""The seats as the arbiter keeps them: the process in each, its state, and the arbiter's orders. Runs in the arbiter.
 
 Pids, indices and roles come from this table only, never from the shared memory.
 """

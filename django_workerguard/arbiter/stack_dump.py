@@ -1,4 +1,4 @@
-"""Where a child dumps its stacks when it is aborted or crashes: memory that its arbiter reads. Runs in the arbiter."""
+"""Stack dumps: memory that a child writes its stacks to when it is aborted or crashes, and that its arbiter reads. Runs in the arbiter."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ LONGEST_DUMP = 1 << 20  # bytes
 
 
 def open_dump() -> int:
-    """Open where a child dumps its stacks; -1 where there is no descriptor left."""
+    """Return a descriptor for a child's stacks; -1 if no descriptor is free."""
     try:
         return open_anonymous("workerguard-stacks")
     except OSError:
@@ -18,7 +18,7 @@ def open_dump() -> int:
 
 
 def read_dump(fd: int) -> str:
-    """Return the stacks that a process has dumped."""
+    """Return the stacks that a process has dumped; "" if it has dumped none."""
     if fd < 0:
         return ""
     size = min(os.fstat(fd).st_size, LONGEST_DUMP)

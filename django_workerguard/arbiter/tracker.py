@@ -1,6 +1,6 @@
-"""What an arbiter does whatever makes its processes: observe, tell the fleet, write it down. Runs in the arbiter.
+"""The tracker: keeps the fleet up to date, and writes changes to the board, the journal and the log. Runs in the arbiter.
 
-It holds no decision. `plan` decides, the arbiter acts, and what it has done comes back here.
+It holds no decision. `plan` decides, the arbiter acts, and reports to the tracker what it has done.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MEASURE_EVERY = 1.0  # seconds
 
 
 class Tracker:
-    """The fleet of one board: what is known of it, and its words for readers, journal and log."""
+    """The fleet of one board."""
 
     def __init__(self, board: Board, log: Any, policy: Policy, *, target: int) -> None:
         self.board = board
@@ -51,14 +51,14 @@ class Tracker:
         self.fleet = fold(self.policy, self.fleet, message)
 
     def observe(self, now: float) -> None:
-        """Take in what the workers say of themselves, and tell what of it is new."""
+        """Read the states that the workers have written into their seats, and log what has changed."""
         before = self.fleet
         self.tell(m.Observed(self.seats.readings(), now))
         for failure in self.event_log.compare(before, self.fleet, self.seats):
             self.tell(m.LoadFailed(failure))
 
     def measure(self, now: float, listeners: Iterable[Any] = ()) -> None:
-        """Measure memory and backlog once in a while, and whoever is newly ready at once."""
+        """Measure memory and backlog every MEASURE_EVERY seconds, and at once if a worker has just become ready."""
         fresh = any(
             worker.ready_at is not None and not worker.rss_at_first for worker in self.fleet.workers.values()
         )
@@ -73,7 +73,7 @@ class Tracker:
         words[Header.BACKLOG] = sum(waiting) + 1 if waiting else 0
 
     def publish(self, now: float, *, phase: int, beat: int | None = None) -> None:
-        """Write the fleet onto the board. ``beat``: when who is to be alive last was, if that is not now."""
+        """Write the fleet onto the board. ``beat``: the last sign of life, in monotonic ns, if it is not now."""
         self._publisher.publish(self.policy, self.fleet, now, phase=phase)
         if beat is not None:
             self.board.words[Header.BEAT] = beat
@@ -145,11 +145,11 @@ class Tracker:
         if arguments.get("all") is True:
             slots = [n for n in range(1, target + 1) if self.fleet.incumbent(n) is not None]
             if not slots:
-                return "no slot has a worker that could be replaced: workerguard status says why"
+                return "no slot has a worker to replace: see workerguard status"
         elif not isinstance(slot, int) or isinstance(slot, bool) or not 1 <= slot <= target:
             return f"there is no slot {slot}: the slots are 1 to {target}"
         elif self.fleet.incumbent(slot) is None:
-            return f"slot {slot} has no worker that could be replaced: workerguard explain {slot} says why"
+            return f"slot {slot} has no worker to replace: see workerguard explain {slot}"
         else:
             slots = [slot]
         for number in slots:

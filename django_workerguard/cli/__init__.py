@@ -1,1 +1,1 @@
-"""The commands: ``workerguard`` looks at a running server, `launch` starts one. Run in processes of their own, without Django."""
+"""Commands: ``workerguard`` shows and controls a running server, `launch` starts one. Runs in a process of its own, without Django."""

@@ -1,4 +1,4 @@
-"""``python -m django_workerguard.cli``: the ``workerguard`` command where no script of that name is installed."""
+"""``python -m django_workerguard.cli``: the ``workerguard`` command if its script is not installed. Runs in a process of its own."""
 
 import sys
 

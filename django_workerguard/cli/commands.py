@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from django_workerguard.cli import control_requests
-from django_workerguard.cli.probe import tell
+from django_workerguard.cli.probe import answer
 from django_workerguard.cli.server_choice import candidates, choose
 from django_workerguard.config.project_path import here
 from django_workerguard.config.text import plain
 from django_workerguard.config.units import seconds
 from django_workerguard.errors import ConfigurationError, ExitCode, NoServerError, WorkerguardError
 from django_workerguard.report.findings import with_findings
-from django_workerguard.report.tables import event_line, story, table
+from django_workerguard.report.tables import event_line, explanation, table
 from django_workerguard.report.verdict import KINDS
 from django_workerguard.scoreboard.header import ServerKind
 from django_workerguard.scoreboard.journal import read_events
@@ -29,13 +29,15 @@ from django_workerguard.scoreboard.places import Server, is_live
 from django_workerguard.scoreboard.snapshot import SNAPSHOT_VERSION, snapshot
 
 SHORTEST_WATCH = 0.1  # seconds
-FOLLOW = 0.5  # seconds between two looks at the journal
+FOLLOW_EVERY = 0.5  # seconds
 
 
 def run(argv: list[str], prog: str) -> int:
-    """Parse, choose the server, run. Prints one line for what a person did wrong."""
+    """Run a command and return its exit code. Print an error as one line."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # what a terminal cannot show must not hide the rest
+        if isinstance(
+            stream, io.TextIOWrapper
+        ):  # a character that the terminal cannot show must not end the output
             stream.reconfigure(errors="backslashreplace")
     parsed = _parser(prog).parse_args(argv)
     command: Callable[[argparse.Namespace], int] = parsed.command
@@ -54,41 +56,49 @@ def run(argv: list[str], prog: str) -> int:
 def _parser(prog: str) -> argparse.ArgumentParser:
     which = argparse.ArgumentParser(add_help=False)
     which.add_argument(
-        "--name", default=os.environ.get("WORKERGUARD_NAME"), help="The server, NAME or NAME.PID."
+        "--name", default=os.environ.get("WORKERGUARD_NAME"), help="Name of the server: NAME or NAME.PID."
     )
     which.add_argument(
         "--run-dir",
         default=os.environ.get("WORKERGUARD_RUN_DIR") or None,
-        help="Where the server keeps its scoreboard.",
+        help="Directory of the server's scoreboard.",
     )
     which.add_argument(
-        "--celery", action="store_true", help="The pool of the project's Celery worker, not the web server."
+        "--celery",
+        action="store_true",
+        help="Use the pool of the project's Celery worker, not the web server.",
     )
     parser = argparse.ArgumentParser(
-        prog=prog, description="Look at the running guarded server of this project."
+        prog=prog, description="Show and control the running guarded server of this project."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    status = commands.add_parser("status", parents=[which], help="Every slot, and what a person should know.")
-    how = status.add_mutually_exclusive_group()
-    how.add_argument("--json", action="store_true", help="As JSON.")
-    how.add_argument(
+    status = commands.add_parser("status", parents=[which], help="Show every slot, and the findings.")
+    output = status.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="Print JSON.")
+    output.add_argument(
         "--watch",
         nargs="?",
         type=_seconds,
         const=1.0,
         metavar="SECONDS",
-        help="Go on, every second or so often: a live screen on a terminal, else one table after the other.",
+        help="Repeat every second, or every SECONDS: a live screen on a terminal, otherwise one table after the other.",
     )
     status.set_defaults(command=_status)
 
-    events = commands.add_parser("events", parents=[which], help="What happened, oldest first.")
-    events.add_argument("--json", action="store_true", help="A JSON object a line.")
-    events.add_argument("-n", "--lines", type=_positive, help="Only the last so many.")
-    events.add_argument("-f", "--follow", action="store_true", help="Go on as more happens.")
+    events = commands.add_parser("events", parents=[which], help="Show the events, oldest first.")
+    events.add_argument("--json", action="store_true", help="Print one JSON object per line.")
+    events.add_argument("-n", "--lines", type=_positive, help="Show only this number of latest events.")
+    events.add_argument(
+        "-f", "--follow", action="store_true", help="Continue with new events as they happen."
+    )
     events.set_defaults(command=_events)
 
-    probe = commands.add_parser("probe", parents=[which], help="Exit 0 or 69: live, ready or startup.")
+    probe = commands.add_parser(
+        "probe",
+        parents=[which],
+        help="Exit with 0 if the server is live, ready or started, otherwise with 69.",
+    )
     probe.add_argument("kind", choices=KINDS)
     probe.set_defaults(command=_probe)
 
@@ -99,28 +109,30 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         type=_seconds,
         const=0.0,
         metavar="SECONDS",
-        help="Show the progress and wait for the end, at most so long; exit 22 at the first load that fails.",
+        help="Show the progress and wait for the end, at most SECONDS. Exit with 22 when a load fails.",
     )
     reload = commands.add_parser(
-        "reload", parents=[which, wait], help="Read settings, configuration and code anew, in new workers."
+        "reload", parents=[which, wait], help="Load settings, configuration and code again, in new workers."
     )
     reload.set_defaults(command=control_requests.reload)
 
     recycle = commands.add_parser(
-        "recycle", parents=[which, wait], help="Replace a slot's worker, or every slot's, within the budget."
+        "recycle",
+        parents=[which, wait],
+        help="Replace the worker of one slot, or of every slot, within the disruption budget.",
     )
-    chosen = recycle.add_mutually_exclusive_group(required=True)
-    chosen.add_argument("slot", nargs="?", type=_positive)
-    chosen.add_argument("--all", action="store_true", help="Every slot.")
+    slots = recycle.add_mutually_exclusive_group(required=True)
+    slots.add_argument("slot", nargs="?", type=_positive)
+    slots.add_argument("--all", action="store_true", help="Replace the workers of all slots.")
     recycle.set_defaults(command=control_requests.recycle)
 
-    scale = commands.add_parser(
-        "scale", parents=[which, wait], help="Change how many workers there are to be."
-    )
+    scale = commands.add_parser("scale", parents=[which, wait], help="Change the target number of workers.")
     scale.add_argument("target", type=_positive)
     scale.set_defaults(command=control_requests.scale)
 
-    explain = commands.add_parser("explain", parents=[which], help="Why a slot is as it is.")
+    explain = commands.add_parser(
+        "explain", parents=[which], help="Show the state of a slot, and the reasons for it."
+    )
     explain.add_argument("slot", type=_positive)
     explain.set_defaults(command=_explain)
     return parser
@@ -139,24 +151,21 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-# the commands
-
-
 def _status(parsed: argparse.Namespace) -> int:
     if parsed.watch is not None:
         _watch(parsed, max(parsed.watch, SHORTEST_WATCH))
-    servers, pools = ([with_findings(shot) for shot in shots] for shots in _looks(parsed))
+    servers, pools = ([with_findings(shot) for shot in shots] for shots in _snapshots(parsed))
     if parsed.json:
-        whole: dict[str, Any] = servers[-1] if servers else {"version": SNAPSHOT_VERSION}
+        document: dict[str, Any] = servers[-1] if servers else {"version": SNAPSHOT_VERSION}
         replaces = {"replaces": servers[:-1]} if len(servers) > 1 else {}
-        print(json.dumps({**whole, **replaces, "pools": pools}, indent=2))
+        print(json.dumps({**document, **replaces, "pools": pools}, indent=2))
     else:
         print("\n\n".join(table(shot) for shot in (*servers, *pools)))
     return ExitCode.OK
 
 
-def _looks(parsed: argparse.Namespace) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Look at the server that is meant, and at its project's pools. Raises NoServerError where there is neither."""
+def _snapshots(parsed: argparse.Namespace) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return snapshots of the server and of its project's pools. Raises NoServerError if there is neither."""
     servers: list[Server] = []
     missing = None
     if not parsed.celery:
@@ -174,46 +183,46 @@ def _looks(parsed: argparse.Namespace) -> tuple[list[dict[str, Any]], list[dict[
 
 
 def _watch(parsed: argparse.Namespace, every: float) -> NoReturn:
-    def look() -> list[dict[str, Any]]:
-        servers, pools = _looks(parsed)
+    def read() -> list[dict[str, Any]]:
+        servers, pools = _snapshots(parsed)
         return [*servers, *pools]
 
     if sys.stdout.isatty():
         try:
-            watching = import_module("django_workerguard.cli.watch")
+            screen = import_module("django_workerguard.cli.watch")
         except ImportError as error:
             raise ConfigurationError(
-                f"a live screen cannot be shown: {error}",
+                f"the live screen cannot be shown: {error}",
                 option="watch",
                 hint="Install the extra: pip install 'django-workerguard[rich]', or pipe the output.",
             ) from None
-        watching.watch(look, every)
+        screen.watch(read, every)
     while True:
-        print("\n\n".join(table(shot) for shot in look()), end="\n\n", flush=True)
+        print("\n\n".join(table(shot) for shot in read()), end="\n\n", flush=True)
         time.sleep(every)
 
 
 def _events(parsed: argparse.Namespace) -> int:
     server = choose(parsed, here=Path(here()))[-1]
     events = list(read_events(server.board))
-    shown = events[-parsed.lines :] if parsed.lines else events
+    new = events[-parsed.lines :] if parsed.lines else events
     last = 0
     while True:
-        for event in shown:
+        for event in new:
             print(json.dumps(event) if parsed.json else event_line(event), flush=parsed.follow)
             last = event["number"]
         if not parsed.follow or not is_live(server.board):
             return ExitCode.OK
-        time.sleep(FOLLOW)
+        time.sleep(FOLLOW_EVERY)
         server.board.refresh()
-        shown = list(read_events(server.board, after=last))
+        new = list(read_events(server.board, after=last))
 
 
 def _probe(parsed: argparse.Namespace) -> int:
     if not parsed.celery:
-        return tell(parsed.kind, choose(parsed, here=Path(here()))[-1].board.vitals)
+        return answer(parsed.kind, choose(parsed, here=Path(here()))[-1].board.vitals)
     pools = candidates(parsed, ServerKind.POOL, here=Path(here()))
-    return max(tell(parsed.kind, pool.board.vitals, of=pool.name) for pool in pools)
+    return max(answer(parsed.kind, pool.board.vitals, of=pool.name) for pool in pools)
 
 
 def _explain(parsed: argparse.Namespace) -> int:
@@ -222,5 +231,5 @@ def _explain(parsed: argparse.Namespace) -> int:
     slot = next((slot for slot in shot["slots"] if slot["slot"] == parsed.slot), None)
     if slot is None:
         raise ConfigurationError(f"there is no slot {parsed.slot}: the slots are 1 to {shot['target']}")
-    print(story(shot, slot, read_events(server.board)))
+    print(explanation(shot, slot, read_events(server.board)))
     return ExitCode.OK

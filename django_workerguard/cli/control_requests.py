@@ -1,7 +1,7 @@
-"""What a person asks of a running server: reload, recycle, scale. Runs in a process of its own, without Django.
+"""The commands that change a running server: reload, recycle, scale. Runs in a process of its own, without Django.
 
-Each is a request on the control socket. With ``--wait`` the journal is followed from there:
-what happens is printed as it happens, and the exit code says how it ended.
+Each sends a request to the control socket. With ``--wait`` it then follows the journal, prints
+the events as they happen, and reports the result in its exit code.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from django_workerguard.scoreboard.journal import read_events
 from django_workerguard.scoreboard.places import Server, is_live
 from django_workerguard.scoreboard.snapshot import snapshot
 
-LOOK = 0.05  # seconds between two looks at the journal
-SHOWN = (
+READ_EVERY = 0.05  # seconds between two reads of the journal
+PRINTED = (
     "reload",
     "spawned",
     "ready",
@@ -48,51 +48,51 @@ class RefusedError(WorkerguardError):
 
 
 class TimedOutError(WorkerguardError):
-    """What was waited for has not happened in time."""
+    """The result has not come in time."""
 
     exit_code = ExitCode.TIMED_OUT
 
 
 class FailedError(WorkerguardError):
-    """A load failed while it was waited for."""
+    """A load failed while the command waited."""
 
     exit_code = ExitCode.LOAD_FAILED
 
 
 def reload(parsed: argparse.Namespace) -> int:
-    """Have a new generation of workers loaded."""
-    begun: list[int] = []
+    """Load a new generation of workers."""
+    generations: list[int] = []  # the one that this reload has begun
 
     def over(event: Event) -> bool:
         match event["event"]:
             case "reload-refused":
-                raise RefusedError(f"the reload was refused, and nothing has changed: {event['reason']}")
+                raise RefusedError(f"the reload was refused and nothing has changed: {event['reason']}")
             case "reload":
-                begun[:] = [event["generation"]]
+                generations[:] = [event["generation"]]
             case "reloaded":
-                return bool(begun)
+                return bool(generations)
         return False
 
     def concerns(event: Event) -> bool:
-        return bool(begun) and event.get("generation", 0) >= begun[0]
+        return bool(generations) and event.get("generation", 0) >= generations[0]
 
-    return _order(parsed, over, concerns, do="reload")
+    return _request(parsed, over, concerns, do="reload")
 
 
 def recycle(parsed: argparse.Namespace) -> int:
-    """Have the worker of one slot, or of every slot, replaced."""
+    """Replace the worker of one slot, or of every slot."""
     server = choose(parsed, here=Path(here()))[-1]
     slots = [slot for slot in snapshot(server.board)["slots"] if parsed.all or slot["slot"] == parsed.slot]
-    to_go = {slot["pid"] for slot in slots if slot["pid"]}
-    asked_for = {slot["slot"] for slot in slots}
+    old_pids = {slot["pid"] for slot in slots if slot["pid"]}
+    numbers = {slot["slot"] for slot in slots}
 
     def over(event: Event) -> bool:
         if event["event"] in ("exited", "load-failed"):
-            to_go.discard(event.get("pid"))
-        return not to_go
+            old_pids.discard(event.get("pid"))
+        return not old_pids
 
-    which = {"all": True} if parsed.all else {"slot": parsed.slot}
-    return _order(parsed, over, lambda event: event.get("slot") in asked_for, do="recycle", **which)
+    arguments = {"all": True} if parsed.all else {"slot": parsed.slot}
+    return _request(parsed, over, lambda event: event.get("slot") in numbers, do="recycle", **arguments)
 
 
 def scale(parsed: argparse.Namespace) -> int:
@@ -103,10 +103,10 @@ def scale(parsed: argparse.Namespace) -> int:
         return bool(shot["ready"] == shot["target"] == parsed.target == len(shot["slots"]))
 
     server = choose(parsed, here=Path(here()))[-1]
-    return _order(parsed, over, lambda _: True, do="scale", target=parsed.target)
+    return _request(parsed, over, lambda _: True, do="scale", target=parsed.target)
 
 
-def _order(
+def _request(
     parsed: argparse.Namespace,
     over: Callable[[Event], bool],
     concerns: Callable[[Event], bool],
@@ -114,15 +114,15 @@ def _order(
     do: str,
     **arguments: Any,
 ) -> int:
-    """Ask the server, and with ``--wait`` follow the journal until it is over or a load that concerns us has failed."""
+    """Send a request. With ``--wait`` follow the journal until it is over, or until a load that it caused has failed."""
     server = choose(parsed, here=Path(here()))[-1]
     before = server.board.words[Header.EVENTS]
-    _ask(server, do, arguments)
+    _send(server, do, arguments)
     if parsed.wait is None:
-        print(f"{do}: accepted. workerguard events --follow shows what becomes of it.")
+        print(f"{do}: accepted. workerguard events --follow shows the progress.")
         return ExitCode.OK
     for event in _events(server, before, parsed.wait):
-        if event["event"] in SHOWN:
+        if event["event"] in PRINTED:
             print(event_line(event), flush=True)
         if event["event"] in FAILED and concerns(event):
             raise FailedError(_why(server, event))
@@ -132,20 +132,20 @@ def _order(
     raise RefusedError("the server has ended")
 
 
-def _ask(server: Server, do: str, arguments: dict[str, Any]) -> None:
+def _send(server: Server, do: str, arguments: dict[str, Any]) -> None:
     path = Path(str(server.board.path)).with_suffix(".sock")
     try:
-        answer = ask(path, do, **arguments)
+        response = ask(path, do, **arguments)
     except OSError as error:
         raise RefusedError(
-            f"{server.label} cannot be asked: {path}: {error.strerror or 'no answer'}"
+            f"{server.label} does not answer on its control socket {path}: {error.strerror or 'no answer'}"
         ) from None
-    if not answer.get("accepted"):
-        raise RefusedError(f"{server.label} refused: {answer.get('reason')}")
+    if not response.get("accepted"):
+        raise RefusedError(f"{server.label} refused: {response.get('reason')}")
 
 
 def _events(server: Server, after: int, patience: float) -> Iterator[Event]:
-    """Yield the events after one, and an empty one at each look; ``patience`` 0: without end."""
+    """Yield the events after a number, and an empty event after each read. ``patience`` 0: without limit."""
     deadline = time.monotonic() + patience
     while True:
         for event in read_events(server.board, after=after):
@@ -155,8 +155,10 @@ def _events(server: Server, after: int, patience: float) -> Iterator[Event]:
         if not is_live(server.board):
             return
         if patience and time.monotonic() > deadline:
-            raise TimedOutError(f"not within {patience:g} s; it goes on without this command")
-        time.sleep(LOOK)
+            raise TimedOutError(
+                f"not finished within {patience:g} s; the server continues without this command"
+            )
+        time.sleep(READ_EVERY)
         server.board.refresh()
 
 

@@ -1,6 +1,6 @@
-"""The ``workerguard`` command: look at a running server. Runs in a process of its own, without Django.
+"""The ``workerguard`` command: show and control a running server. Runs in a process of its own, without Django.
 
-A probe runs every few seconds: nothing is imported for it that it does not need.
+A probe runs every few seconds, so this module imports only what a probe needs.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ def main(argv: list[str] | None = None, prog: str = "workerguard") -> int:
     celery = "--celery" in argv
     rest = [argument for argument in argv if argument != "--celery"]
     if len(rest) == 2 and rest[0] == "probe" and rest[1] in KINDS and len(argv) - len(rest) <= 1:
-        told = probe_the_only_one(rest[1], ServerKind.POOL if celery else ServerKind.WEB)
-        if told is not None:
-            return told
-    from django_workerguard.cli.commands import run  # late: argparse, JSON and dataclasses
+        exit_code = probe_the_only_one(rest[1], ServerKind.POOL if celery else ServerKind.WEB)
+        if exit_code is not None:
+            return exit_code
+    from django_workerguard.cli.commands import run  # imported late: it needs argparse, JSON and dataclasses
 
     return run(argv, prog)

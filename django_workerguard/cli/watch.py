@@ -1,7 +1,4 @@
-"""``workerguard status --watch`` on a terminal: the table, live. Needs the extra ``rich``.
-
-Runs in a process of its own, without Django.
-"""
+"""Live screen of ``workerguard status --watch``, with the extra ``rich``. Runs in a process of its own, without Django."""
 
 from __future__ import annotations
 
@@ -28,38 +25,39 @@ STATES = {
 }
 SEVERITIES = {"critical": "bold red", "warning": "yellow", "notice": "dim"}
 NUMBERS = ("SLOT", "GEN", "REQUESTS", "5XX", "IN FLIGHT", "MEMORY", "LOAD", "NEXT TRY")
-# what a narrow terminal is spared, the first first
+# the columns to leave out on a narrow terminal, in this order
 DISPENSABLE = ("LOAD", "RELEASE", "IN FLIGHT", "GEN", "MEMORY", "REQUESTS", "FOR", "5XX", "PID")
 
 Snapshot = Mapping[str, Any]
 
 
-def watch(look: Callable[[], Sequence[Snapshot]], every: float, console: Console | None = None) -> None:
-    """Show what each look finds, until somebody interrupts or a look raises."""
+def watch(read: Callable[[], Sequence[Snapshot]], every: float, console: Console | None = None) -> None:
+    """Show the servers that ``read`` returns, every ``every`` seconds, until an interrupt or an exception of ``read``."""
     console = console or Console()
-    with Live(screen(look(), console), console=console, screen=True, auto_refresh=False) as live:
+    with Live(screen(read(), console), console=console, screen=True, auto_refresh=False) as live:
         while True:
             time.sleep(every)
-            live.update(screen(look(), console), refresh=True)
+            live.update(screen(read(), console), refresh=True)
 
 
 def screen(shots: Sequence[Snapshot], console: Console) -> Group:
-    """Lay out the servers for this terminal: where not all fits, what is wrong stays."""
+    """Lay out the servers for this terminal. If not everything fits, the problems are kept."""
     height = max(1, console.height // max(1, len(shots)))
     return Group(*(part for shot in shots for part in _server(shot, console, height)))
 
 
 def _server(shot: Snapshot, console: Console, height: int) -> list[RenderableType]:
-    found = assess(shot)
-    worst = SEVERITIES[found[0].severity] if found else "green"
+    findings = assess(shot)
+    worst = SEVERITIES[findings[0].severity] if findings else "green"
     first, *rest = (plain(line) for line in headlines(shot))
     head = [Text(first, style=worst), *(Text(line, style="dim") for line in rest)]
-    for finding in found:
+    for finding in findings:
         text = Text(plain(f"{finding.severity}: {finding.text}"), style=SEVERITIES[finding.severity])
         if _lines([*head, text], console) > max(4, height // 2):
             break
         head.append(text)
-    room = max(3, height - _lines(head, console) - 3)  # the table's header, what is left out, a gap
+    # three lines are for the table's header, the line about slots that are left out, and a gap
+    room = max(3, height - _lines(head, console) - 3)
     slots = shot["slots"]
     if len(slots) > room:
         slots = sorted(slots, key=lambda slot: slot["state"] == "ready")[:room]
@@ -74,24 +72,24 @@ def _lines(texts: Iterable[Text], console: Console) -> int:
 
 def _table(shot: Snapshot, slots: Sequence[Mapping[str, Any]], console: Console) -> Table:
     unlimited = console.options.update(width=10_000)
-    shown = list(COLUMNS)
-    for spared in (*DISPENSABLE, ""):
-        table = _with(shown, shot, slots)
-        if not spared or console.measure(table, options=unlimited).maximum <= console.width:
+    names = list(COLUMNS)
+    for dispensable in (*DISPENSABLE, ""):
+        table = _with(names, shot, slots)
+        if not dispensable or console.measure(table, options=unlimited).maximum <= console.width:
             break
-        shown.remove(spared)
+        names.remove(dispensable)
     return table
 
 
-def _with(shown: Sequence[str], shot: Snapshot, slots: Sequence[Mapping[str, Any]]) -> Table:
+def _with(names: Sequence[str], shot: Snapshot, slots: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     headings = dict(zip(COLUMNS, columns(shot), strict=True))
-    for name in shown:
+    for name in names:
         table.add_column(headings[name], justify="right" if name in NUMBERS else "left", no_wrap=True)
     for slot in slots:
         cells = {name: Text(plain(cell)) for name, cell in zip(COLUMNS, row(slot, shot["at"]), strict=True)}
         cells["STATE"].stylize(STATES.get(slot["state"].replace("_", "-"), ""))
         if slot["errors_5xx"]:
             cells["5XX"].stylize("red")
-        table.add_row(*(cells[name] for name in shown))
+        table.add_row(*(cells[name] for name in names))
     return table

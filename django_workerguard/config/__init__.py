@@ -1,1 +1,1 @@
-"""What the guard was told: options, their units, and where each value came from. Runs anywhere."""
+"""Configuration: the options, their units, and the source of each value. Runs anywhere."""

@@ -1,4 +1,4 @@
-"""The command line of ``serve_guarded`` and ``python -m django_workerguard serve``. Runs in the starting command."""
+"""Arguments of ``serve_guarded`` and ``python -m django_workerguard serve``. Runs in the starting command."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from django_workerguard.config.options import OPTIONS
+from django_workerguard.config.options import OPTIONS, Option
 from django_workerguard.errors import ConfigurationError
 
 ADDRPORT = re.compile(r"(?:(?P<host>\[[0-9a-fA-F:.]+\]|[\w.-]+):)?(?P<port>\d+)")
@@ -15,7 +15,7 @@ SERVER_OPTIONS = ("bind", "workers", "worker_class", "threads", "timeout", "conf
 
 
 def split_at_dashes(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split at the first ``--``, before anything is parsed: what follows is gunicorn's own."""
+    """Split at the first ``--``, before anything is parsed: the arguments after it are gunicorn's own."""
     argv = list(argv)
     if "--" not in argv:
         return argv, []
@@ -24,30 +24,36 @@ def split_at_dashes(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what both commands understand."""
+    """Add the arguments that both commands understand."""
     parser.add_argument(
-        "addrport", nargs="?", help="[host:]port to listen on, as runserver has it; the short form of --bind."
+        "addrport", nargs="?", help="[host:]port to listen on, as in runserver. A short form of --bind."
     )
-    server = parser.add_argument_group("server (gunicorn's own; all others after --)")
+    server = parser.add_argument_group("server (gunicorn's options; pass all others after --)")
     server.add_argument(
-        "-b", "--bind", action="append", metavar="ADDRESS", help="Where to listen; repeatable."
+        "-b", "--bind", action="append", metavar="ADDRESS", help="Address to listen on. May be repeated."
     )
-    server.add_argument("-w", "--workers", metavar="N", help="The target: how many workers.")
+    server.add_argument("-w", "--workers", metavar="N", help="Target number of workers.")
     server.add_argument(
         "-k",
         "--worker-class",
         metavar="CLASS",
-        help="sync, gthread, gevent, asgi or uvicorn_worker.UvicornWorker.",
+        help="Worker class: sync, gthread, gevent, asgi or uvicorn_worker.UvicornWorker.",
     )
-    server.add_argument("--threads", metavar="N", help="Threads per worker (gthread).")
-    server.add_argument("--timeout", metavar="SECONDS", help="The longest silence of a serving worker.")
-    server.add_argument("-c", "--config", metavar="FILE", help="gunicorn.conf.py.")
-    what = parser.add_argument_group("instead of serving")
-    what.add_argument(
-        "--print-config", action="store_true", help="Print every value and where it was set; secrets masked."
+    server.add_argument("--threads", metavar="N", help="Number of threads per worker (gthread).")
+    server.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        help="Seconds without a sign of life after which a serving worker is aborted.",
     )
-    what.add_argument(
-        "--check", action="store_true", help="Load the application once, as a worker would, and exit."
+    server.add_argument("-c", "--config", metavar="FILE", help="Path of gunicorn.conf.py.")
+    instead = parser.add_argument_group("instead of serving")
+    instead.add_argument(
+        "--print-config",
+        action="store_true",
+        help="Print every value and where it was set. Secrets are masked.",
+    )
+    instead.add_argument(
+        "--check", action="store_true", help="Load the application once, as a worker does, and exit."
     )
     guard = parser.add_argument_group("guard")
     for option in OPTIONS.values():
@@ -55,24 +61,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             option.flag,
             dest=f"guard_{option.field}",
             metavar=option.metavar,
-            help=option.help.replace("%", "%%"),
+            help=_help(option).replace("%", "%%"),
         )
 
 
-def collect(parsed: dict[str, Any]) -> tuple[str, dict[str, str], dict[str, Any]]:
-    """Return the action, the guard's raw values and gunicorn's raw values out of parsed arguments.
+def _help(option: Option) -> str:
+    return f"{option.help} Mirrors uWSGI's {option.uwsgi}." if option.uwsgi else option.help
 
-    Raises ConfigurationError for a wrong addrport, and for arguments that contradict.
+
+def collect(parsed: dict[str, Any]) -> tuple[str, dict[str, str], dict[str, Any]]:
+    """Return the action, the guard's raw values and gunicorn's raw values from parsed arguments.
+
+    Raises ConfigurationError for a wrong addrport and for arguments that contradict each other.
     """
     if parsed.get("check") and parsed.get("print_config"):
-        raise ConfigurationError("--check and --print-config exclude each other")
+        raise ConfigurationError("--check and --print-config cannot be used together")
     action = "check" if parsed.get("check") else "print-config" if parsed.get("print_config") else "serve"
     guard = {field: parsed[f"guard_{field}"] for field in OPTIONS if parsed.get(f"guard_{field}") is not None}
     server = {name: parsed[name] for name in SERVER_OPTIONS if parsed.get(name) is not None}
     if parsed.get("addrport"):
         if "bind" in server:
             raise ConfigurationError(
-                f"{parsed['addrport']!r} and --bind both say where to listen", hint="Give one of them."
+                f"{parsed['addrport']!r} and --bind both set the address", hint="Use one of them."
             )
         server["bind"] = [parse_addrport(parsed["addrport"])]
     return action, guard, server

@@ -1,4 +1,4 @@
-"""The project's Django settings as they are, read without a warning or a failure. Runs wherever Django does."""
+"""Reader of the project's Django settings that never warns or fails. Runs in every process that has Django."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 
 
 def all_settings() -> dict[str, Any]:
-    """Return every setting that can be read; none before Django has its settings.
+    """Return every setting that can be read; {} if Django is not configured yet.
 
-    Reading one may warn (it is deprecated) or raise (an empty SECRET_KEY): the sentinel reads it, and not the site.
+    Reading a setting may warn (it is deprecated) or raise (an empty SECRET_KEY), although the site does not use it.
     """
     configuration = sys.modules.get("django.conf")
     if configuration is None or not configuration.settings.configured:
         return {}
     settings = configuration.settings
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name in dir(settings):
             if name.isupper():
                 with contextlib.suppress(Exception):
-                    found[name] = getattr(settings, name)
-    return found
+                    values[name] = getattr(settings, name)
+    return values

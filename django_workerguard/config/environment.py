@@ -1,7 +1,7 @@
-"""The environment as a process was started with it, and what was changed in it since. Runs anywhere.
+"""The environment with which a process was started, and the later changes to it. Runs anywhere.
 
-A settings module may write into the environment, for example from a ``.env`` file with ``setdefault``. If a reload
-inherited what the settings have written, it would read the old values for ever.
+A settings module may write to the environment, for example from a ``.env`` file with ``setdefault``. If a reload
+inherited these values, it would read the old values for ever.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from pathlib import Path
 
 Changes = Mapping[str, str | None]  # the new value by name; None: removed
 
-OF_THE_START = Path("/proc/self/environ")
+START_ENVIRON = Path("/proc/self/environ")
 
 
-def as_started(path: Path = OF_THE_START) -> dict[str, str]:
-    """Return the environment that this process was started with.
+def as_started(path: Path = START_ENVIRON) -> dict[str, str]:
+    """Return the environment with which this process was started.
 
-    A program that shows a title of its own (setproctitle) may have overwritten the kernel's copy; then it is the
-    present environment.
+    A program that sets its title (setproctitle) may have overwritten the kernel's copy. Then return the present
+    environment.
     """
     try:
         entries = [entry for entry in path.read_bytes().split(b"\0") if entry]
@@ -32,9 +32,9 @@ def as_started(path: Path = OF_THE_START) -> dict[str, str]:
 
 
 def difference(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, str | None]:
-    """Return what turns one environment into another."""
-    set_anew = {name: value for name, value in after.items() if before.get(name) != value}
-    return set_anew | dict.fromkeys(name for name in before if name not in after)
+    """Return the changes that turn one environment into another."""
+    new = {name: value for name, value in after.items() if before.get(name) != value}
+    return new | dict.fromkeys(name for name in before if name not in after)
 
 
 def change(environ: MutableMapping[str, str], changes: Changes) -> None:

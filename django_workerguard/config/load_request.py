@@ -1,4 +1,4 @@
-"""What a worker is asked to load, and how it reports the steps. Pure."""
+"""Request of a load, and the report of its steps. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 @dataclass(frozen=True, kw_only=True)
 class LoadRequest:
-    """What is to be loaded and verified. ``app`` is ``module:callable``; None means the project's own."""
+    """What to load and verify. ``app`` is ``module:callable``; None means the project's own."""
 
     app: str | None = None
     interface: Literal["wsgi", "asgi"] = "wsgi"
@@ -22,7 +22,7 @@ class LoadRequest:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A part that the sentinel could not load and that the site may never use: the reason, cleansed."""
+    """A part that the sentinel could not load and that the site may never use, with the cleansed reason."""
 
     part: str
     type: str
@@ -31,7 +31,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a load, as it went.
+    """The result of one step of a load.
 
     ``left`` names the threads and sockets that the step left open and that are not known to be harmless, as
     ``thread:NAME``, ``socket:ADDRESS`` or ``listener:ADDRESS``.
@@ -49,7 +49,10 @@ class Step:
 
 
 def unaccepted(step: Step, patterns: tuple[str, ...]) -> tuple[str, ...]:
-    """Return what a step left that no pattern accepts. A pattern matches ``STEP`` or ``STEP:WHAT:NAME``."""
+    """Return the threads and sockets of ``step.left`` that no pattern accepts.
+
+    A pattern matches ``STEP``, ``STEP:thread:NAME``, ``STEP:socket:ADDRESS`` or ``STEP:listener:ADDRESS``.
+    """
     return tuple(
         left
         for left in step.left
@@ -58,7 +61,7 @@ def unaccepted(step: Step, patterns: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class Reporter(Protocol):
-    """Is told of every step, so that a hang shows where."""
+    """Receives the start and the end of every step, so that a hang can be located."""
 
     def begin(self, name: str) -> None: ...
 

@@ -1,4 +1,4 @@
-"""A file without a name, in memory: what one process writes, another one reads. Runs in the arbiter and the commands."""
+"""Anonymous files in memory, to pass data between processes. Runs in the arbiter and the commands."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from django_workerguard.errors import ConfigurationError
 
 
 def open_anonymous(name: str) -> int:
-    """Return the descriptor of a new, empty file that nothing else can open. Raises OSError.
+    """Return the descriptor of a new, empty file that no other process can open. Raises OSError.
 
-    It is memory if the kernel allows it. A seccomp filter may refuse memfd_create; then it is a file of the
-    temporary directory, whose name is removed at once.
+    The file is in memory. If a seccomp filter refuses memfd_create, it is in the temporary directory, and its name is
+    removed at once.
     """
     try:
         return os.memfd_create(name)
     except OSError as refused:
-        import tempfile  # late: every command reads boards, and few hosts get here
+        import tempfile  # imported late: few hosts need it, and every command would pay for it
 
         try:
             fd, path = tempfile.mkstemp(prefix=name)
@@ -30,18 +30,18 @@ def open_anonymous(name: str) -> int:
 
 
 def need_anonymous(name: str) -> int:
-    """Return the same. Raises ConfigurationError, for a start that cannot do without."""
+    """Return the same as `open_anonymous`, but raise ConfigurationError, for a start that needs the file."""
     try:
         return open_anonymous(name)
     except OSError as error:
         raise ConfigurationError(
-            f"no file can be opened to start the server with: {error.strerror}",
-            hint="Allow memfd_create in the seccomp profile, or set TMPDIR to a directory that can be written.",
+            f"the file that passes the configuration to the server cannot be created: {error.strerror}",
+            hint="Allow memfd_create in the seccomp profile, or set TMPDIR to a writable directory.",
         ) from None
 
 
 def read_all(fd: int) -> bytes:
-    """Return the whole content, wherever the descriptor is positioned."""
+    """Return the whole content, at any position of the descriptor."""
     return os.pread(fd, os.fstat(fd).st_size, 0)
 
 

@@ -1,8 +1,7 @@
-"""Every option of the guard, defined once: name, unit, default, help. Runs anywhere.
+"""Definition of every option of the guard: name, unit, default, help. Runs anywhere.
 
-One rule gives an option its four spellings: ``--load-retries``,
-``WORKERGUARD["LOAD_RETRIES"]``, ``WORKERGUARD_LOAD_RETRIES`` and, where uWSGI has it,
-uWSGI's own ``load-retries``.
+The name of the field gives the spellings: ``--load-retries``, ``WORKERGUARD["LOAD_RETRIES"]``,
+``WORKERGUARD_LOAD_RETRIES``. ``uwsgi`` is the name of the uWSGI option that an option mirrors.
 """
 
 from __future__ import annotations
@@ -34,6 +33,7 @@ class Option:
     help: str
     metavar: str
     secret: bool
+    uwsgi: str = ""  # the name of the uWSGI option that this one mirrors
 
     @property
     def name(self) -> str:
@@ -53,11 +53,16 @@ class Option:
 
 
 def _option(
-    default: Any, parse: Callable[[Any], Any], help: str, *, metavar: str = "VALUE", secret: bool = False
+    default: Any,
+    parse: Callable[[Any], Any],
+    help: str,
+    *,
+    metavar: str = "VALUE",
+    secret: bool = False,
+    uwsgi: str = "",
 ) -> Any:
-    return field(
-        default=default, metadata={"parse": parse, "help": help, "metavar": metavar, "secret": secret}
-    )
+    metadata = {"parse": parse, "help": help, "metavar": metavar, "secret": secret, "uwsgi": uwsgi}
+    return field(default=default, metadata=metadata)
 
 
 def _warmup(raw: Any) -> tuple[str, ...]:
@@ -78,10 +83,10 @@ def _paths(raw: Any) -> tuple[str, ...]:
 
 def _receivers(raw: Any) -> tuple[str, ...]:
     receivers = units.words(raw)
-    if isinstance(raw, str) and raw.strip().startswith("command:"):  # its arguments may have commas
+    if isinstance(raw, str) and raw.strip().startswith("command:"):  # its arguments may contain commas
         if kinds := [kind for word in receivers[1:] if (kind := word.partition(":")[0]) in NOTIFY]:
             raise ValueError(
-                f"a command takes the rest of the text, '{kinds[0]}:…' too: put it last, or write a list"
+                f"a command takes the rest of the string, including '{kinds[0]}:…': put the command last, or write a list"
             )
         receivers = (raw.strip(),)
     for receiver in receivers:
@@ -89,9 +94,9 @@ def _receivers(raw: Any) -> tuple[str, ...]:
         if kind not in NOTIFY or not target.strip():
             raise ValueError(f"{kind!r} is not one of {', '.join(f'{kind}:…' for kind in NOTIFY)}")
         if kind == "webhook" and not target.startswith(("http://", "https://")):
-            raise ValueError("a webhook's URL begins with http:// or https://")
+            raise ValueError("a webhook's URL must begin with http:// or https://")
         if kind == "command":
-            shlex.split(target)  # raises ValueError where a quotation does not end
+            shlex.split(target)  # raises ValueError if a quotation does not end
     return receivers
 
 
@@ -109,72 +114,78 @@ class GuardOptions:
     app: str | None = _option(
         None,
         units.dotted,
-        "The application to serve, module:callable, WSGI or ASGI; without it WSGI_APPLICATION "
-        "(ASGI_APPLICATION on an ASGI worker class), else Django's own.",
+        "The application to serve, WSGI or ASGI, as module:callable. By default WSGI_APPLICATION from the settings "
+        "(ASGI_APPLICATION on an ASGI worker class), or Django's own if that is not set.",
         metavar="MODULE:CALLABLE",
     )
     need_app: str = _option(
         "worker",
         units.choice(NEED_APP, synonyms=NEED_APP_SYNONYMS),
-        "What a worker that cannot load costs: 'worker' (it leaves and is tried again, the others serve on; "
-        "exit 22 when every slot has used up its tries and none was ever ready), 'server' (or true: exit 22 "
-        "when one slot has used up its tries), 'off' (or false: it stays unloaded, and answers 503 only while "
-        "no worker is loaded). Mirrors uWSGI's need-app.",
+        "What happens when a worker cannot load: 'worker' (it exits and its slot retries while the other workers "
+        "serve; the server exits with 22 when every slot has used up its tries and no worker was ever ready), "
+        "'server' (or true: the server exits with 22 when one slot has used up its tries), 'off' (or false: the "
+        "worker stays unloaded, and answers 503 only while no worker is loaded).",
         metavar="worker|server|off",
+        uwsgi="need-app",
     )
     load_retries: int = _option(
-        3, units.count(1), "Tries per slot to load before need-app acts.", metavar="N"
+        3, units.count(1), "Number of failed loads of a slot after which need-app applies.", metavar="N"
     )
     load_retry_delay: float = _option(
-        0.5, units.seconds, "The first back-off after a failed load; it doubles.", metavar="SECONDS"
+        0.5,
+        units.seconds,
+        "Seconds of back-off after the first failed load. The back-off doubles with each further failure.",
+        metavar="SECONDS",
     )
-    load_retry_max_delay: float = _option(30.0, units.seconds, "The longest back-off.", metavar="SECONDS")
+    load_retry_max_delay: float = _option(
+        30.0, units.seconds, "Longest back-off after a failed load, in seconds.", metavar="SECONDS"
+    )
     load_timeout: float = _option(
         60.0,
         units.seconds,
-        "How long a load may take before it is ended with a stack dump; a retry after it gets twice, at most "
-        "four times as long. 0: no limit.",
+        "Seconds that a load may take before the worker is aborted with a stack dump. After a time-out, the next load "
+        "gets twice as long, at most four times as long. 0: no limit.",
         metavar="SECONDS",
     )
     load_concurrency: int | None = _option(
         None,
         units.count(1),
-        "How many workers load at once; by default the CPUs that the cgroup allows.",
+        "Number of workers that may load at the same time. By default the number of CPUs that the cgroup allows.",
         metavar="N",
     )
     warmup: tuple[str, ...] = _option(
         WARMUP,
         _warmup,
-        "What the sentinel loads beyond the application: urlconf, templates, lazy (all else that Django "
-        "imports on first use), languages (the catalogue and the formats of each language in LANGUAGES, not only "
-        "LANGUAGE_CODE; off by default, because many catalogues take much memory).",
+        "Steps that the sentinel loads in addition to the application: urlconf, templates, lazy (everything else "
+        "that Django imports on first use), languages (the catalogue and the formats of each language in LANGUAGES, "
+        "not only of LANGUAGE_CODE; off by default, because many catalogues use much memory).",
         metavar="STEP,…",
     )
     urlconf: tuple[str, ...] = _option(
         (),
         units.words,
-        "URLconfs that are loaded besides ROOT_URLCONF, for a project in which a middleware or a host router chooses "
-        "one per request. One that cannot be loaded fails the load, as ROOT_URLCONF does.",
+        "URLconfs to load in addition to ROOT_URLCONF, if a middleware or a host router chooses the URLconf for each "
+        "request. If one of them cannot be loaded, the load fails, as it does for ROOT_URLCONF.",
         metavar="MODULE,…",
     )
     warmup_path: tuple[str, ...] = _option(
-        (), _paths, "Paths requested through the application as part of the load.", metavar="PATH,…"
+        (), _paths, "Paths to request from the application as part of the load.", metavar="PATH,…"
     )
     load_probe: tuple[str, ...] = _option(
         (),
         units.words,
-        "Callables run as part of the load; an exception or False fails it.",
+        "Callables to run as part of the load. The load fails if one of them raises an exception or returns False.",
         metavar="MODULE:CALLABLE,…",
     )
     accept_left_behind: tuple[str, ...] = _option(
         (),
         units.words,
-        "Threads and sockets that a load may leave open without a finding, as shell patterns of the step ('app', "
-        "'warmup:*') or of what the finding names ('app:thread:poller*').",
+        "Threads and sockets that a load may leave open without a finding, as shell patterns. A pattern matches the "
+        "step ('app', 'warmup:*') or the full name in the finding ('app:thread:poller*').",
         metavar="PATTERN,…",
     )
     min_loaded: int = _option(
-        1, units.count(1), "The quorum: so many ready workers make the server ready.", metavar="N"
+        1, units.count(1), "Number of ready workers required for the server to report ready.", metavar="N"
     )
     stand_in: bool = _option(
         True,
@@ -185,173 +196,178 @@ class GuardOptions:
     stand_in_after: float = _option(
         5.0,
         units.seconds,
-        "How long nobody must have been ready before the stand-in answers.",
+        "Seconds without a ready worker before the stand-in starts answering 503.",
         metavar="SECONDS",
     )
     give_up_after: float = _option(
         0.0,
         units.seconds,
-        "Exit 22 after nobody was ready for so long, so that an orchestrator can act. 0: never.",
+        "Seconds without a ready worker after which the server exits with 22, so that an orchestrator can act. "
+        "0: never.",
         metavar="SECONDS",
     )
     health_path: str = _option(
-        "/health/", units.url_path, "Where live/, ready/ and startup/ are answered.", metavar="PATH"
+        "/health/", units.url_path, "URL path under which live/, ready/ and startup/ answer.", metavar="PATH"
     )
     health_token: str = _option(
         "",
         units.text,
-        "Bearer token that is shown the details on the health URLs, and the metrics.",
+        "Bearer token for the details on the health URLs and for the metrics.",
         metavar="TOKEN",
         secret=True,
     )
     dashboard_access: str | None = _option(
         None,
         units.dotted,
-        "Who may see the dashboard: a callable that takes the request and returns a truth value; by default staff.",
+        "Callable that decides if a user may see the dashboard. It takes the request and returns a truth value. By "
+        "default staff users may.",
         metavar="MODULE:CALLABLE",
     )
     dashboard_actions: str | None = _option(
         None,
         units.dotted,
-        "Who of them may recycle and reload there: a callable of the same kind; by default users with the permission "
-        "workerguard.operate, which superusers have.",
+        "Callable that decides if a user who may see the dashboard may also recycle and reload there. It takes the "
+        "request and returns a truth value. By default users with the permission workerguard.operate may, which "
+        "superusers have.",
         metavar="MODULE:CALLABLE",
     )
     release: str = _option(
         "",
         _release,
-        "Where a worker reads the release that it loaded: env:NAME, file:PATH or call:module:function.",
+        "Source from which a worker reads the release that it loaded: env:NAME, file:PATH or call:module:function.",
         metavar="SOURCE",
     )
     max_requests: int = _option(
         0,
         units.count(0),
-        "Replace a worker after so many requests. 0: never. Mirrors uWSGI's max-requests; gunicorn's max_requests, "
-        "where it is set, is taken for it.",
+        "Replace a worker after this number of requests. 0: never. If this option is not set, gunicorn's max_requests "
+        "is used.",
         metavar="N",
+        uwsgi="max-requests",
     )
     max_requests_delta: int = _option(
         0,
         units.count(0),
-        "So many requests more for every slot after the first: delta × (slot - 1). Mirrors uWSGI's max-requests-delta.",
+        "Additional requests for every slot after the first: delta × (slot - 1).",
         metavar="N",
+        uwsgi="max-requests-delta",
     )
     max_worker_lifetime: float = _option(
         0.0,
         units.seconds,
-        "Replace a worker so long after it was started, on each server up to 5 % later, so that servers that were "
-        "started together do not recycle together. 0: never. Mirrors uWSGI's max-worker-lifetime; here the successor is "
-        "ready first.",
+        "Replace a worker this number of seconds after its start; its successor is ready first. Each server adds up to "
+        "5 %, so that servers that were started together do not recycle together. 0: never.",
         metavar="SECONDS",
+        uwsgi="max-worker-lifetime",
     )
     max_worker_lifetime_delta: float = _option(
         0.0,
         units.seconds,
-        "So much longer for every slot after the first: delta × (slot - 1). Mirrors uWSGI's max-worker-lifetime-delta.",
+        "Additional seconds of lifetime for every slot after the first: delta × (slot - 1).",
         metavar="SECONDS",
+        uwsgi="max-worker-lifetime-delta",
     )
     min_worker_lifetime: float = _option(
         10.0,
         units.seconds,
-        "How long a ready worker is left alone by max-requests, max-worker-lifetime, both rss rules and outlier. Not by "
-        "reload, recycle, scale or stop, and not where it is not loaded. Mirrors uWSGI's min-worker-lifetime (10 s in "
-        "its source, 60 in its documentation).",
+        "Seconds for which a worker that has just become ready is protected from max-requests, max-worker-lifetime, "
+        "reload-on-rss, evil-reload-on-rss, reload-on-memory-error and outlier. It is not protected from reload, "
+        "recycle, scale or stop, nor while it is not loaded. uWSGI's default is 10 s in its source, 60 in its "
+        "documentation.",
         metavar="SECONDS",
+        uwsgi="min-worker-lifetime",
     )
     reload_on_rss: int = _option(
         0,
         units.megabytes,
-        "Replace a worker whose resident memory has been this large in three samples in a row, a second apart; idle "
-        "ones too. 0: never. Mirrors uWSGI's reload-on-rss.",
+        "Replace a worker whose resident memory has reached this size in three samples in a row, a second apart. Idle "
+        "workers are replaced too. 0: never.",
         metavar="MB",
+        uwsgi="reload-on-rss",
     )
     evil_reload_on_rss: int = _option(
         0,
         units.megabytes,
-        "An emergency: kill a worker whose resident memory is this large, in the middle of whatever it does; one in "
-        "min-worker-lifetime, never the last that is ready. 0: never. Mirrors uWSGI's evil-reload-on-rss.",
+        "Kill a worker whose resident memory has reached this size, even in the middle of a request: for emergencies. "
+        "At most one worker is killed per min-worker-lifetime, and never the last ready worker. 0: never.",
         metavar="MB",
+        uwsgi="evil-reload-on-rss",
     )
     reload_on_memory_error: bool = _option(
         True,
         units.switch,
-        "Replace a worker in which a request ended in MemoryError.",
+        "Replace a worker after one of its requests ended in MemoryError.",
         metavar="on|off",
     )
     outlier: str = _option(
         "eject",
         units.choice(("eject", "report", "off")),
-        "What becomes of a worker that answers 5xx where its peers do not: 'eject' (it is replaced within the budget), "
-        "'report' (a finding tells of it), 'off'.",
+        "What happens when a worker answers 5xx and its peers do not: 'eject' (it is replaced within the disruption "
+        "budget), 'report' (a finding reports it), 'off'.",
         metavar="eject|report|off",
     )
     outlier_min_requests: int = _option(
         50,
         units.count(1),
-        "So many requests in the last minute make a worker, and its peers together, comparable.",
+        "Number of requests in the last minute that a worker, and its peers together, must have before they are "
+        "compared.",
         metavar="N",
     )
     worker_reload_mercy: float = _option(
         60.0,
         units.seconds,
-        "How long a leaving worker gets to finish what is in hand before it is aborted with a stack dump, "
-        "then killed; by default gunicorn's graceful_timeout if that was set. Mirrors uWSGI's "
-        "worker-reload-mercy, for every reason.",
+        "Seconds that a retiring worker gets to finish its requests, whatever the reason, before it is aborted with a "
+        "stack dump and then killed. By default gunicorn's graceful_timeout, if that is set.",
         metavar="SECONDS",
+        uwsgi="worker-reload-mercy",
     )
     surge: int = _option(
         1,
         units.count(0),
-        "Workers above the target while replacing; 0 means break before make: with one worker an outage at every replacement.",
+        "Number of workers that may exist above the target during a replacement. 0: the old worker leaves before its "
+        "successor is started; with one worker, every replacement is an outage.",
         metavar="N",
     )
     drain_delay: float = _option(
         0.0,
         units.seconds,
-        "Seconds to go on serving after SIGTERM with ready = 503. Then the server serves until no connection waits in the "
-        "backlog, at most for worker-reload-mercy, and stops.",
+        "Seconds that the server continues to serve after SIGTERM, while ready/ answers 503. Then it serves until no "
+        "connection waits in the backlog, at most for worker-reload-mercy, and stops.",
         metavar="SECONDS",
     )
     notify: tuple[str, ...] = _option(
         (),
         _receivers,
-        "Who is notified when a finding appears or clears: 'webhook:URL', 'email:ADDRESS', or 'command:PROGRAM ARGUMENT…', "
-        "which gets the notice as JSON on its standard input. In one text a command stands last.",
+        "Receivers of a notice when a finding appears or clears: 'webhook:URL', 'email:ADDRESS', or 'command:PROGRAM "
+        "ARGUMENT…', which gets the notice as JSON on its standard input. In a string of several receivers, the command "
+        "must be last.",
         metavar="KIND:TARGET,…",
         secret=True,
     )
     notify_interval: float = _option(
-        60.0, units.seconds, "The shortest time between two notices.", metavar="SECONDS"
+        60.0, units.seconds, "Shortest time between two notices, in seconds.", metavar="SECONDS"
     )
     log_format: str = _option(
         "text",
         units.choice(("text", "json")),
-        "How the server's logs are written: as gunicorn writes them, or an object of JSON a line.",
+        "Format of the server's logs: 'text' (as gunicorn writes them) or 'json' (one JSON object per line).",
         metavar="text|json",
     )
     run_dir: str | None = _option(
         None,
         units.text_or_none,
-        "Where the scoreboard and the control socket lie; by default $RUNTIME_DIRECTORY, $XDG_RUNTIME_DIR, "
+        "Directory of the scoreboard and the control socket. By default $RUNTIME_DIRECTORY, $XDG_RUNTIME_DIR, "
         "/dev/shm or the temporary directory.",
         metavar="DIR",
     )
     name: str | None = _option(
         None,
         units.text_or_none,
-        "The server's name; by default that of the project's directory.",
+        "Name of the server. By default the name of the project's directory.",
         metavar="NAME",
     )
 
 
 OPTIONS: Mapping[str, Option] = {
-    f.name: Option(
-        field=f.name,
-        default=f.default,
-        parse=f.metadata["parse"],
-        help=f.metadata["help"],
-        metavar=f.metadata["metavar"],
-        secret=f.metadata["secret"],
-    )
-    for f in dataclasses.fields(GuardOptions)
+    f.name: Option(field=f.name, default=f.default, **f.metadata) for f in dataclasses.fields(GuardOptions)
 }

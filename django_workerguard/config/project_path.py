@@ -1,8 +1,8 @@
-"""The project's directory by the name that it was started with. Runs in the starting command and in readers.
+"""The project's directory, by the path with which it was started. Runs in the starting command and in readers.
 
-A deployment may point a link, ``current``, at the next release and reload. The kernel knows a working directory
-without its links, so the name has to be kept from where it was written: ``$PWD``, the path of manage.py, or
-the link itself.
+A deployment may point a link such as ``current`` to the next release, and reload. The kernel knows a working
+directory only without its links, so the path with links comes from ``$PWD``, from the path of manage.py or from the
+link itself.
 """
 
 from __future__ import annotations
@@ -10,23 +10,23 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 
-NAMES = frozenset({"current", "live", "latest"})  # of a link to the release that is served
-RELEASES = frozenset({"releases", "versions", "deployments"})  # of a directory of releases
+NAMES = frozenset({"current", "live", "latest"})  # of a link to the present release
+RELEASES = frozenset({"releases", "versions", "deployments"})  # names of a directory of releases
 
 
 def here() -> str:
-    """Return the working directory of this process by its name with links, if that is known."""
+    """Return the working directory of this process, by its path with links if that is known."""
     return working_directory(os.environ)
 
 
 def working_directory(environ: Mapping[str, str]) -> str:
-    """Return the working directory by its name with links, if that is known."""
+    """Return the working directory, by its path with links if that is known."""
     here = os.getcwd()
-    named = environ.get("PWD", "")
-    if os.path.isabs(named) and _same(named, here) and _same(os.path.normpath(named), here):
-        by_name = os.path.normpath(named)
-        if by_name != here:
-            return by_name
+    pwd = environ.get("PWD", "")
+    if os.path.isabs(pwd) and _same(pwd, here) and _same(os.path.normpath(pwd), here):
+        with_links = os.path.normpath(pwd)
+        if with_links != here:
+            return with_links
     return _link_to(here) or here
 
 
@@ -38,16 +38,16 @@ def _same(one: str, other: str) -> bool:
 
 
 def _link_to(directory: str) -> str | None:
-    """Return the link, beside a release or beside the directory of all releases, that points to this release.
+    """Return the link to this release that is beside the release or beside the directory of releases.
 
-    A service manager sets the working directory through the link and leaves no name of it. A link of any name counts
-    if the release is in a directory of releases; else any link may be there for another reason.
+    A service manager that sets the working directory through the link does not pass on the link's path. If the release
+    is in a directory of releases, a link of any name is used; elsewhere such a link may have another purpose.
     """
-    found = [link for link in _links_near(directory) if _same(link, directory)]
-    named_so = [link for link in found if os.path.basename(link) in NAMES]
-    if not named_so and os.path.basename(os.path.dirname(directory)) in RELEASES:
-        named_so = found
-    return named_so[0] if len(named_so) == 1 else None
+    links = [link for link in _links_near(directory) if _same(link, directory)]
+    chosen = [link for link in links if os.path.basename(link) in NAMES]
+    if not chosen and os.path.basename(os.path.dirname(directory)) in RELEASES:
+        chosen = links
+    return chosen[0] if len(chosen) == 1 else None
 
 
 def _links_near(directory: str) -> Iterable[str]:
@@ -62,7 +62,7 @@ def _links_near(directory: str) -> Iterable[str]:
 
 
 def through_link(paths: Iterable[str], directory: str) -> list[str]:
-    """Return absolute paths, those below a directory spelled with its own name instead of where its links lead."""
+    """Return absolute paths. Paths below ``directory`` keep its own path, without resolving its links."""
     real = os.path.realpath(directory)
     absolute = (os.path.normpath(os.path.join(directory, path)) for path in paths)
     return [directory + path[len(real) :] if _is_below(path, real) else path for path in absolute]

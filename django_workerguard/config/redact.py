@@ -1,7 +1,7 @@
-"""Describe a failure without the project's secrets. Runs where the project's code fails: worker, settings process, arbiter.
+"""Description of a failure without the project's secrets. Runs in the worker, the settings process and the arbiter.
 
-The names that count as secret are those of Django's error reporter. It must work where
-Django is half loaded, or not at all.
+The names that count as secret are those of Django's error reporter. It must work even if
+Django is only half loaded, or not at all.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from django_workerguard.config.text import plain
 
 SUBSTITUTE = "********************"
 HIDDEN = re.compile(r"API|AUTH|TOKEN|KEY|SECRET|PASS|SIGNATURE|HTTP_COOKIE", re.IGNORECASE)
-# names that are no secrets', though a word in them says so: of modules, cookies, places and rules
+# names of harmless settings, although they contain a secret word: modules, cookies, places and rules
 HARMLESS = re.compile(
     r"AUTH_PASSWORD_VALIDATORS|AUTHENTICATION_BACKENDS|AUTH_USER_MODEL|PASSWORD_HASHERS|KEY_FUNCTION"
     r"|(?:.*_)?KEY_PREFIX|.*_(?:NAME|PATH|DOMAIN|URL|HOST|HEADER|TIMEOUT|AGE|CLASS|CLASSES|MODEL|BACKENDS?)",
     re.IGNORECASE,
 )
-SHORTEST = 4  # characters; what is shorter would blot out half of every text
+SHORTEST = 4  # characters; replacing shorter values would hide half of every text
 DEEPEST = 6
 BRIEF = 160  # characters of a message that is one of several
 LONGEST = 4096  # characters of one line that are shown
-# bounded in front of the word, so that a long text costs a time that grows with its length and no more
+# the part before the word is bounded, so that the time grows only linearly with the length of the text
 _ASSIGNMENT = re.compile(
     r"(?P<name>['\"]?(?<![\w.-])[\w.-]{0,128}?(?:api_?key|auth|token|secret|pass|signature|key)[\w.-]{0,64}"
     r"['\"]?\s{0,8}(?:=|:)\s{0,8}(?:(?:bearer|basic|token)\s+)?)"
@@ -64,7 +64,7 @@ def describe_failure(error: BaseException) -> dict[str, Any]:
 
 
 def in_short(error: BaseException) -> str:
-    """Say in one line what went wrong in a file of the user's, and in which line of it, without its secrets."""
+    """Return a failure in one line, with the file and the line, without secrets."""
     secrets = _all_secrets(error)
     if isinstance(error, OSError):
         return plain(cleanse(error.strerror or str(error), secrets))
@@ -88,8 +88,8 @@ def describe_briefly(error: BaseException) -> tuple[str, str]:
 def cleanse(text: str, secrets: list[str], *, source: bool = False) -> str:
     """Replace secret values, ``password=…``, ``--password …``, "password is …" and credentials in URLs.
 
-    ``source``: of lines of source code only literals go, because ``token = read()`` shows no secret. The line of a
-    traceback that names file, line and function stays as it is.
+    ``source``: in lines of source code only literals are replaced, because ``token = read()`` shows no secret. The line
+    of a traceback that names file, line and function is kept.
     """
     in_source = source and _FRAME.match(text) is not None
     return "\n".join(
@@ -110,7 +110,7 @@ def _cleansed(line: str, secrets: list[str], *, in_source: bool) -> str:
 
 
 def _without(secret: str, line: str) -> str:
-    """Replace a secret: anywhere if it can be nothing else, and else only as a whole value, not in a word or a path."""
+    """Replace a secret: anywhere if it is unmistakable, else only as a whole value, not in a word or a path."""
     if secret not in line:
         return line
     if _is_unmistakable(secret):
@@ -125,7 +125,7 @@ def _is_unmistakable(secret: str) -> bool:
 
 
 def _unless_prose(match: re.Match[str]) -> str:
-    """Keep "the token is wrong": a small word is no value."""
+    """Keep "the token is wrong", because a lower-case word is not a secret."""
     is_word = re.fullmatch(r"[a-z]+[.,;:!]?", match["value"])
     return match[0] if is_word else match["name"] + SUBSTITUTE
 
@@ -136,7 +136,7 @@ def _shortened(line: str) -> str:
 
 
 def _literal_only(match: re.Match[str]) -> str:
-    """Replace a value in a line of source only where it is a literal, or is inside of one, or holds some."""
+    """Replace a value in a line of source only if it is, contains or is part of a literal."""
     if match["value"][0] in "([":
         return match["name"] + _LITERAL.sub(f"'{SUBSTITUTE}'", match["value"])
     before = match.string[: match.start("value")]
@@ -146,8 +146,8 @@ def _literal_only(match: re.Match[str]) -> str:
 
 
 def _all_secrets(error: BaseException) -> list[str]:
-    """List what may not be shown, the longest first, so that none is left in parts."""
-    return sorted({*_secrets(), *_secrets_on_the_way(error)}, key=len, reverse=True)
+    """Return all secrets, the longest first, so that no part of one remains."""
+    return sorted({*_secrets(), *_secrets_of_modules(error)}, key=len, reverse=True)
 
 
 def _is_secret(name: str) -> bool:
@@ -162,8 +162,8 @@ def _secrets() -> Iterator[str]:
         yield from _values(all_settings(), hidden=False, depth=0)
 
 
-def _secrets_on_the_way(error: BaseException) -> Iterator[str]:
-    """Yield what modules had set before their import failed: settings that could not be read to the end."""
+def _secrets_of_modules(error: BaseException) -> Iterator[str]:
+    """Yield the secrets that modules had set before their import failed, such as half-read settings."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         if frame.f_code.co_name == "<module>":
             constants = {name: value for name, value in frame.f_globals.items() if name.isupper()}
@@ -171,7 +171,7 @@ def _secrets_on_the_way(error: BaseException) -> Iterator[str]:
 
 
 def _values(value: Any, *, hidden: bool, depth: int) -> Iterator[str]:
-    """Yield every string under a name that is hidden."""
+    """Yield every string under a secret name."""
     if depth > DEEPEST:
         return
     if isinstance(value, Mapping):
@@ -186,5 +186,5 @@ def _values(value: Any, *, hidden: bool, depth: int) -> Iterator[str]:
 
 
 def _is_dotted(value: Any) -> bool:
-    """Say whether a value names a class: AUTHENTICATION_BACKENDS and PASSWORD_HASHERS are no secrets."""
+    """Return whether a value is the name of a class, as in AUTHENTICATION_BACKENDS: that is not a secret."""
     return isinstance(value, str) and bool(re.fullmatch(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+", value))

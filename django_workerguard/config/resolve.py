@@ -1,4 +1,4 @@
-"""One value per option out of all the places where it can be set. Pure.
+"""Resolution of the options: one value from all the places where an option can be set. Pure.
 
 Weakest first: default, ``WORKERGUARD`` in the settings, ``WORKERGUARD`` in gunicorn.conf.py,
 ``WORKERGUARD_*`` in the environment, the command line.
@@ -20,10 +20,10 @@ CONFIG_FILE = 'WORKERGUARD["{key}"] in {file}'
 ENVIRONMENT = "{env} in the environment"
 COMMAND_LINE = "{flag} on the command line"
 DEFAULT = "default"
-POOL = "CELERY"  # the key of WORKERGUARD under which the options of Celery's pool lie
+POOL = "CELERY"  # the key of WORKERGUARD that has the options of Celery's pool
 POOL_SETTING = 'WORKERGUARD["CELERY"]["{key}"]'
 POOL_ENVIRONMENT = "WORKERGUARD_CELERY_{key} in the environment"
-# what guards a pool of tasks as it guards web workers; where it is set for those it counts for both
+# options with the same meaning for a pool of tasks; a value for the web workers is used for the pool, too
 INHERITED = (
     "need_app",
     "load_retries",
@@ -43,7 +43,7 @@ INHERITED = (
     "surge",
     "run_dir",
 )
-# what means another thing there: a task is not a request, and has no view that it needs
+# options with another default for a pool, because a task is not a request and needs no views
 POOL_DEFAULTS: Mapping[str, Any] = {
     "warmup": (),
     "min_loaded": 1,
@@ -55,14 +55,14 @@ POOL_OPTIONS = frozenset((*INHERITED, *POOL_DEFAULTS))
 
 @dataclass(frozen=True)
 class Layer:
-    """Raw values by field name, and how a place spells an option, for messages."""
+    """Raw values by field name from one place, and the spelling of options there, for messages."""
 
     spelling: str
     values: Mapping[str, Any]
     file: str = ""
 
     def where(self, field: str, *, flag: str | None = None) -> str:
-        """Say where an option was set; ``flag`` where its name on the command line is another."""
+        """Return the place where an option was set, for messages. ``flag`` is its flag if that differs from its name."""
         key = field.upper()
         flag = flag or "--" + field.replace("_", "-")
         return self.spelling.format(key=key, env=f"WORKERGUARD_{key}", flag=flag, file=self.file)
@@ -70,7 +70,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Resolved:
-    """The options, and where each was set."""
+    """The options, and the place where each was set."""
 
     options: GuardOptions
     sources: Mapping[str, str]
@@ -82,7 +82,7 @@ class Resolved:
 def resolve(layers: Sequence[Layer]) -> Resolved:
     """Parse and merge layers of the guard's own options, weakest first.
 
-    Raises ConfigurationError, naming the option and where it was set.
+    Raises ConfigurationError with the option and the place where it was set.
     """
     values: dict[str, Any] = {}
     sources = dict.fromkeys(OPTIONS, DEFAULT)
@@ -110,7 +110,7 @@ def split(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Split a WORKERGUARD dictionary into the guard's values and gunicorn's, by field name.
 
-    Raises ConfigurationError for what is no dictionary and for an unknown key, naming the nearest one.
+    Raises ConfigurationError if it is not a dictionary, or for an unknown key, with the nearest option.
     """
     if not isinstance(setting, Mapping):
         raise ConfigurationError(
@@ -133,9 +133,9 @@ def split(
 def from_environ(
     environ: Mapping[str, str], server_options: Collection[str]
 ) -> tuple[dict[str, str], dict[str, str], list[str]]:
-    """Return the guard's values, gunicorn's values, and the names that are no option.
+    """Return the guard's values, gunicorn's values, and the names of unknown options.
 
-    An unknown name only warns: Kubernetes injects such names for a service called workerguard.
+    Unknown names are no error, because Kubernetes injects such names for a service called workerguard.
     """
     guard: dict[str, str] = {}
     server: dict[str, str] = {}
@@ -154,10 +154,10 @@ def from_environ(
 
 
 def resolve_pool(setting: Any, environ: Mapping[str, str]) -> Resolved:
-    """Resolve the options of Celery's pool out of WORKERGUARD as it is written, and the environment.
+    """Resolve the options of Celery's pool from the unparsed WORKERGUARD and the environment.
 
     Weakest first: default, ``WORKERGUARD``, ``WORKERGUARD_*``, ``WORKERGUARD["CELERY"]``,
-    ``WORKERGUARD_CELERY_*``. Raises ConfigurationError for what is no option, or is none of a pool.
+    ``WORKERGUARD_CELERY_*``. Raises ConfigurationError for an unknown option, or one that a pool does not have.
     """
     own = pool_setting(setting)
     for key in own:
@@ -182,13 +182,13 @@ def resolve_pool(setting: Any, environ: Mapping[str, str]) -> Resolved:
             },
         ),
     ]
-    found = resolve(layers)
-    unset = {field: value for field, value in POOL_DEFAULTS.items() if not found.is_set(field)}
-    return Resolved(dataclasses.replace(found.options, **unset), found.sources)
+    resolved = resolve(layers)
+    unset = {field: value for field, value in POOL_DEFAULTS.items() if not resolved.is_set(field)}
+    return Resolved(dataclasses.replace(resolved.options, **unset), resolved.sources)
 
 
 def pool_setting(setting: Any) -> Mapping[str, Any]:
-    """Return ``WORKERGUARD["CELERY"]``, {} where there is none. Raises ConfigurationError for what is no dictionary."""
+    """Return ``WORKERGUARD["CELERY"]``, or {}. Raises ConfigurationError if it is not a dictionary."""
     if not isinstance(setting, Mapping):
         raise ConfigurationError(
             "WORKERGUARD is not a dictionary", hint='Write WORKERGUARD = {"NEED_APP": "worker"}.'
@@ -215,4 +215,4 @@ def nearest(key: str, server_options: Collection[str]) -> str:
 def _nearest(key: str, fields: Collection[str]) -> str:
     known = [name.upper() for name in fields]
     match = difflib.get_close_matches(key.upper().replace("-", "_"), known, n=1, cutoff=0.6)
-    return f"Did you mean {match[0]!r}?" if match else "The reference of options lists them all."
+    return f"Did you mean {match[0]!r}?" if match else "The options reference lists all options."

@@ -1,8 +1,8 @@
-"""Read the settings as the project itself does, and write what the server needs of them. Runs in a process of its own.
+"""Reader of the settings for the server, in the way of the project itself. Runs in a process of its own.
 
-``python -m django_workerguard.config.settings_reader FD SECONDS``. The request is in the file, and the answer is
-left there. The project's manage.py, if it has started the server, is run up to the point where Django reads the
-settings; else the settings are read directly, and if that fails, through the project's WSGI or ASGI module.
+``python -m django_workerguard.config.settings_reader FD SECONDS``. The file FD has the request and gets the answer. If
+the project's manage.py has started the server, it runs up to the point at which Django reads the settings. Otherwise
+the settings are read directly, and if that fails, through the project's WSGI or ASGI module.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from django_workerguard.config.memfd import read_all, write_all
 from django_workerguard.config.redact import in_short
 from django_workerguard.config.settings_process import Answer, Request
 
-DJANGO = "django.conf"  # by its name: nothing of this package that a server may import has Django
+DJANGO = "django.conf"  # imported by name: modules that the server may import must not import Django
 
 
-class EnoughError(BaseException):
-    """Django has tried to read the settings: the rest of what the project would do now is not wanted."""
+class StopError(BaseException):
+    """Stops the project's code as soon as Django has tried to read the settings."""
 
 
-class Moment:
-    """The moment at which Django reads the settings: the environment before it, and how it ended."""
+class SettingsHook:
+    """Hook into Django's reading of the settings. It keeps the environment before it, and its error."""
 
     def __init__(self) -> None:
         self.environ: dict[str, str] = {}
@@ -40,17 +40,17 @@ class Moment:
         self._reading = False
         lazy_settings = import_module(DJANGO).LazySettings
         self._read = lazy_settings._setup
-        moment = self
+        hook = self
 
         def setup(settings: Any, name: Any = None) -> None:
-            if moment._reading:  # the settings look at themselves while they are read
-                moment._read(settings, name)
+            if hook._reading:  # settings may use themselves while they are read
+                hook._read(settings, name)
             else:
-                moment._stop_after(settings, name)
+                hook._read_and_stop(settings, name)
 
         lazy_settings._setup = setup
 
-    def _stop_after(self, settings: Any, name: Any) -> NoReturn:
+    def _read_and_stop(self, settings: Any, name: Any) -> NoReturn:
         self._reading, self.error, self.environ = True, None, dict(os.environ)
         try:
             self._read(settings, name)
@@ -58,17 +58,17 @@ class Moment:
             self.error = error
         finally:
             self._reading = False
-        raise EnoughError
+        raise StopError
 
-    def leads_to_settings(self, way: Callable[[], object]) -> bool:
-        """Go a way to the settings, and say whether they could be read."""
-        return self.reached_by(way) and self.error is None
+    def is_loaded_by(self, code: Callable[[], object]) -> bool:
+        """Run code of the project. Return whether it has read the settings without an error."""
+        return self.is_reached_by(code) and self.error is None
 
-    def reached_by(self, way: Callable[[], object]) -> bool:
-        """Go a way to the settings, and say whether it came to them. What it raises before is kept."""
+    def is_reached_by(self, code: Callable[[], object]) -> bool:
+        """Run code of the project. Return whether it has tried to read the settings. Keep its error if it has not."""
         try:
-            way()
-        except EnoughError:
+            code()
+        except StopError:
             return True
         except BaseException as error:
             self.error = error
@@ -76,55 +76,55 @@ class Moment:
 
 
 def main(fd: int, patience: float) -> NoReturn:
-    """Write the answer and end at once: a thread or an exit hook of the settings has nothing to add to it."""
+    """Write the answer and end at once, without waiting for threads or exit hooks of the settings."""
     signal.setitimer(signal.ITIMER_REAL, patience)
     request = Request(**json.loads(read_all(fd)))
     sys.path[:] = request.path
     try:
-        told = read(request)
+        answer = read(request)
     except BaseException as error:
-        told = Answer(error=in_short(error))
-    write_all(fd, json.dumps(asdict(told), default=plain).encode())
+        answer = Answer(error=in_short(error))
+    write_all(fd, json.dumps(asdict(answer), default=plain).encode())
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(0)
 
 
 def read(request: Request) -> Answer:
-    """Go the project's ways to its settings, one after the other, until one of them gets there."""
+    """Try the project's ways to its settings, one after the other, until one of them reads them."""
     if request.directory:
         os.chdir(request.directory)
     os.environ["DJANGO_SETTINGS_MODULE"] = request.module
-    moment = Moment()
+    hook = SettingsHook()
     started_with = dict(os.environ)
-    if request.entry and moment.reached_by(lambda: _run(request)):
-        if moment.error is not None:
-            return Answer(error=in_short(moment.error))
-        return _told(difference(started_with, moment.environ))
-    return _read_without_entry(request, moment, started_with)
+    if request.entry and hook.is_reached_by(lambda: _run(request)):
+        if hook.error is not None:
+            return Answer(error=in_short(hook.error))
+        return _answer(difference(started_with, hook.environ))
+    return _read_without_entry(request, hook, started_with)
 
 
-def _read_without_entry(request: Request, moment: Moment, started_with: dict[str, str]) -> Answer:
-    """Read the settings directly, else with what the entry once prepared, else through the project's applications."""
-    left = request.environ  # of the entry, without what turns out to be the settings' own
-    for prepared in (False, True) if left else (False,):
+def _read_without_entry(request: Request, hook: SettingsHook, started_with: dict[str, str]) -> Answer:
+    """Read the settings directly, else with the entry's earlier changes, else through the project's applications."""
+    of_entry = request.environ  # without the changes that turn out to be made by the settings
+    for prepared in (False, True) if of_entry else (False,):
         change(os.environ, difference(os.environ, started_with))
-        change(os.environ, left if prepared else {})
-        reached = moment.leads_to_settings(_directly)
-        by_settings = difference(moment.environ, os.environ)
-        left = {name: value for name, value in left.items() if name not in by_settings}
-        if reached:
-            return _told(left)
-    first = moment.error
+        change(os.environ, of_entry if prepared else {})
+        loaded = hook.is_loaded_by(_directly)
+        by_settings = difference(hook.environ, os.environ)
+        of_entry = {name: value for name, value in of_entry.items() if name not in by_settings}
+        if loaded:
+            return _answer(of_entry)
+    error = hook.error
     for module in _applications(request):
-        if moment.reached_by(lambda module=module: import_module(module)):  # type: ignore[misc]
-            first = moment.error
+        if hook.is_reached_by(lambda module=module: import_module(module)):  # type: ignore[misc]
+            error = hook.error
             break
-    return _told(left) if first is None else Answer(error=in_short(first))
+    return _answer(of_entry) if error is None else Answer(error=in_short(error))
 
 
 def _run(request: Request) -> None:
-    """Run manage.py up to the settings. If it comes further than that, it prints a help text and nothing else."""
+    """Run manage.py up to the settings. If it does not stop there, it only prints a help text."""
     sys.argv = [request.entry, "serve_guarded", "--settings", request.module, "--help"]
     runpy.run_path(request.entry, run_name="__main__")
 
@@ -134,7 +134,7 @@ def _directly() -> None:
 
 
 def _applications(request: Request) -> Iterator[str]:
-    """Yield the modules of the project's applications that exist: those named, then where startproject puts them."""
+    """Yield the existing modules of the project's applications: the named ones, then those of startproject."""
     package = request.module.partition(".")[0]
     for name in dict.fromkeys((*request.applications, f"{package}.wsgi", f"{package}.asgi")):
         module = name.partition(":")[0]
@@ -146,13 +146,13 @@ def _applications(request: Request) -> Iterator[str]:
             yield module
 
 
-def _told(environ: dict[str, str | None]) -> Answer:
-    settings = import_module(DJANGO).settings  # looked up now: the settings may have put another object there
+def _answer(environ: dict[str, str | None]) -> Answer:
+    settings = import_module(DJANGO).settings  # looked up late: the settings may have replaced the object
     setting = getattr(settings, "WORKERGUARD", {})
     try:
         json.dumps(setting, default=plain)
     except (TypeError, ValueError) as error:
-        return Answer(wrong=f"it holds a value that cannot be handed to the server: {error}")
+        return Answer(wrong=f"it contains a value that cannot be passed to the server: {error}")
     return Answer(
         setting=setting,
         applications=applications_of(settings),

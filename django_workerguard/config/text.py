@@ -1,4 +1,4 @@
-"""Text for people: what a terminal or a log can show, and sizes in MB. Pure."""
+"""Text for people: safe for a terminal or a log, and sizes in MB. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ MEGABYTE = 1 << 20
 
 
 def plain(text: str) -> str:
-    """Replace characters that could command a terminal: exceptions and file names are not to be trusted with one."""
+    """Replace characters that could control a terminal, because exceptions and file names may contain them."""
     if text.isprintable():
         return text
     return "".join(

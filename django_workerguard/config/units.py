@@ -1,8 +1,7 @@
-"""Turn what a person wrote into values: durations, sizes, counts, switches, lists. Pure.
+"""Parsers of option values: durations, sizes, counts, switches, lists. Pure.
 
-Every parser takes the raw value of a setting (any type) or of a command line or
-environment variable (a string) and raises ValueError with a sentence that says what is
-understood.
+Every parser takes the raw value of a setting (any type), or of a command line or an environment
+variable (a string). It raises ValueError with a sentence that says which values it accepts.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 8640
 BYTES = {"k": 1024, "kb": 1024, "m": MEGABYTE, "mb": MEGABYTE, "g": MEGABYTE * 1024, "gb": MEGABYTE * 1024}
 TRUE = frozenset({"1", "true", "yes", "on"})
 FALSE = frozenset({"0", "false", "no", "off", ""})
-# what fits into the scoreboard's words, whatever is added to it or multiplied with it
+# limits with which sums and products still fit into the scoreboard's words
 LONGEST = 10 * 365 * 86400.0  # seconds
 LARGEST = 1 << 50  # bytes
 MOST = 1 << 50
@@ -25,13 +24,13 @@ _QUANTITY = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[a-z]*)")
 
 
 def seconds(raw: Any) -> float:
-    """Read a duration: a bare number is in seconds, "500ms", "6h" and "2d" are understood."""
+    """Parse a duration: a number of seconds, or a text such as "500ms", "6h" or "2d"."""
     expected = "a duration such as 30, 1.5, 500ms, 10m or 6h, not below 0 and no longer than ten years"
     return _quantity(raw, SECONDS, 1.0, expected, most=LONGEST)
 
 
 def megabytes(raw: Any) -> int:
-    """Read a size, in bytes: a bare number is in megabytes as in uWSGI, "400M" and "1.5G" are understood."""
+    """Parse a size into bytes: a number of megabytes, as in uWSGI, or a text such as "400M" or "1.5G"."""
     expected = "a size such as 400 (megabytes), 400M or 1.5G, not below 0 and no larger than a petabyte"
     return int(_quantity(raw, BYTES, MEGABYTE, expected, most=LARGEST))
 
@@ -52,7 +51,7 @@ def _quantity(
 
 
 def count(least: int) -> Callable[[Any], int]:
-    """Make a parser of whole numbers from ``least`` up."""
+    """Return a parser of whole numbers from ``least`` up."""
 
     def parse(raw: Any) -> int:
         number = str(raw).strip()
@@ -64,7 +63,7 @@ def count(least: int) -> Callable[[Any], int]:
 
 
 def switch(raw: Any) -> bool:
-    """Read a boolean as uWSGI writes it: true, 1, yes, on and their opposites."""
+    """Parse a boolean as in uWSGI: true, 1, yes, on and their opposites."""
     if isinstance(raw, bool):
         return raw
     word = str(raw).strip().lower()
@@ -76,7 +75,7 @@ def switch(raw: Any) -> bool:
 
 
 def choice(names: Iterable[str], *, synonyms: dict[str, str] | None = None) -> Callable[[Any], str]:
-    """Make a parser of one word out of ``names``; ``synonyms`` map other spellings to them."""
+    """Return a parser of one word out of ``names``; ``synonyms`` map other spellings to them."""
     names = tuple(names)
 
     def parse(raw: Any) -> str:
@@ -90,28 +89,28 @@ def choice(names: Iterable[str], *, synonyms: dict[str, str] | None = None) -> C
 
 
 def words(raw: Any) -> tuple[str, ...]:
-    """Read a list of words: a list or tuple, or one string separated by commas."""
+    """Parse a list of words: a list or tuple, or a string separated by commas."""
     if isinstance(raw, str):
         return tuple(part.strip() for part in raw.split(",") if part.strip())
     if isinstance(raw, list | tuple) and all(isinstance(part, str) for part in raw):
         return tuple(raw)
-    raise ValueError(f"{raw!r} is not a list of strings, nor a string separated by commas")
+    raise ValueError(f"{raw!r} is not a list of strings or a string separated by commas")
 
 
 def text(raw: Any) -> str:
-    """Read a string."""
+    """Parse a string."""
     if isinstance(raw, str) or hasattr(raw, "__fspath__"):
         return str(raw)
     raise ValueError(f"{raw!r} is not a string")
 
 
 def text_or_none(raw: Any) -> str | None:
-    """Read a string; an empty one is none."""
+    """Parse a string; an empty one is None."""
     return text(raw) or None
 
 
 def dotted(raw: Any) -> str:
-    """Read the name of an object: ``module:attribute``, as gunicorn and uWSGI write it."""
+    """Parse the name of an object: ``module:attribute``, as in gunicorn and uWSGI."""
     name = text(raw)
     if not re.fullmatch(r"[\w.]+:[\w.]+", name):
         raise ValueError(f"{raw!r} is not of the form module:callable")
@@ -119,7 +118,7 @@ def dotted(raw: Any) -> str:
 
 
 def url_path(raw: Any) -> str:
-    """Read the path of a URL: it begins and ends with a slash."""
+    """Parse the path of a URL, which must begin and end with a slash."""
     path = text(raw)
     if not re.fullmatch(r"/(?:[\w.~%-]+/)+", path):
         raise ValueError(f"{raw!r} is not a path such as /health/ (with a slash at both ends)")

@@ -19,7 +19,7 @@ from health_check.base import HealthCheck, HealthCheckResult
 from health_check.exceptions import HealthCheckException, ServiceUnavailable
 from health_check.views import HealthCheckView
 
-from django_workerguard.conf import pools_here
+from django_workerguard.conf import pool_snapshots
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.report.health import bears_token, wants_json
 from django_workerguard.report.verdict import LONGEST_SILENCE, judge
@@ -78,7 +78,7 @@ class PoolReady(HealthCheck):
     pools: int = dataclasses.field(default=1, repr=False)
 
     async def run(self) -> None:
-        pools = pools_here()
+        pools = pool_snapshots()
         if len(pools) < self.pools:
             raise ServiceUnavailable("Fewer guarded Celery pools run here than are expected")
         if not all(map(_is_pool_ready, pools)):

@@ -31,7 +31,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from django_workerguard.access import may_see_details
-from django_workerguard.conf import pools_here
+from django_workerguard.conf import pool_snapshots
 from django_workerguard.report.metrics import Family, families, families_of_pools
 from django_workerguard.worker.current import current_worker
 
@@ -49,7 +49,7 @@ class WorkerguardCollector(Collector):
         if worker is not None:
             for family in families(worker.snapshot()):
                 yield _metric([("", family)])
-            pool_families = families_of_pools(pools_here())
+            pool_families = families_of_pools(pool_snapshots())
             for _, group in groupby(pool_families, key=lambda pair: pair[1].name):
                 yield _metric(list(group))
 

@@ -1,8 +1,8 @@
-"""The parts of the dashboard that are fetched again and again, as HTML. Pure.
+"""The parts of the dashboard that the page fetches again and again, as HTML. Pure.
 
-Written by hand and not by templates: at 64 slots these must cost a worker less than five
-milliseconds. No style and no script in them, so that a strict Content-Security-Policy holds:
-what lies where is said in SVG's own attributes.
+They are built without templates, because 64 slots must cost a worker less than five milliseconds.
+They have no style and no script, so that a strict Content-Security-Policy works: positions are
+attributes of SVG.
 """
 
 from __future__ import annotations
@@ -17,37 +17,38 @@ from django_workerguard.report.tables import event_line, headlines, span
 
 Snapshot = Mapping[str, Any]
 
-MANY = 16  # slots from which those that are not well come first
+MANY = 16  # with more slots, the slots that have a problem come first
+# labels of the counts in a tile
 REQUESTS = ("requests", "in flight", "5xx")
 TASKS = ("tasks", "running", "failed")
 
 
-def said(shot: Snapshot) -> str:
-    """Say how the server stands without anything that changes by itself, such as its age."""
-    found = assess(shot)
-    worst = f"; {found[0].severity}: {found[0].code}" if found else ""
-    more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+def summary(shot: Snapshot) -> str:
+    """Return the state of the server in a line, without values that change all the time, such as its age."""
+    findings = assess(shot)
+    worst = f"; {findings[0].severity}: {findings[0].code}" if findings else ""
+    more = f", and {len(findings) - 1} more" if len(findings) > 1 else ""
     return f"{shot['ready']} of {shot['target']} ready, {shot['arbiter']['phase']}{worst}{more}"
 
 
 def tiles(shot: Snapshot, slot_url: str, recent: Mapping[int, tuple[int, int]] | None = None) -> str:
-    """Render how the server stands: its headlines, what is wrong, and a tile a slot.
+    """Render the state of the server: its headlines, its findings, and one tile for each slot.
 
-    ``slot_url`` is the address of slot 0's page; ``recent`` the requests and errors of the last
+    ``slot_url`` is the URL of slot 0's page; ``recent`` has the requests and errors of the last
     minute, by slot.
     """
-    found = assess(shot)
-    worst = found[0].severity if found else "well"
+    findings = assess(shot)
+    worst = findings[0].severity if findings else "well"
     first, second = (escape(plain(line)) for line in headlines(shot))
-    findings = "".join(_finding(finding, slot_url) for finding in found)
+    items = "".join(_finding(finding, slot_url) for finding in findings)
     slots = sorted(shot["slots"], key=_is_well) if len(shot["slots"]) > MANY else shot["slots"]
-    shown = "".join(
+    tile_list = "".join(
         _tile(slot, shot["at"], slot_url, recent=(recent or {}).get(slot["slot"])) for slot in slots
     )
     return (
-        f'<p class="wg-headline wg-{worst}" data-wg-events="{shot["events"]}" data-wg-say="{escape(said(shot))}">{first}</p>'
+        f'<p class="wg-headline wg-{worst}" data-wg-events="{shot["events"]}" data-wg-say="{escape(summary(shot))}">{first}</p>'
         f'<p class="wg-quiet">{second}'
-        f'{_release(shot)}</p><ul class="wg-findings">{findings}</ul><ol class="wg-tiles">{shown}</ol>'
+        f'{_release(shot)}</p><ul class="wg-findings">{items}</ul><ol class="wg-tiles">{tile_list}</ol>'
     )
 
 
@@ -56,16 +57,16 @@ def _is_well(slot: Mapping[str, Any]) -> bool:
 
 
 def pool_tiles(shot: Snapshot) -> str:
-    """Render how a pool of Celery's stands: as a server, but without pages of its slots."""
-    found = assess(shot)
-    worst = found[0].severity if found else "well"
+    """Render the state of a Celery pool. Its slots have no pages of their own."""
+    findings = assess(shot)
+    worst = findings[0].severity if findings else "well"
     first, second = (escape(plain(line)) for line in headlines(shot))
-    findings = "".join(_finding(finding, "") for finding in found)
-    shown = "".join(_tile(slot, shot["at"], "", of=TASKS) for slot in shot["slots"])
+    items = "".join(_finding(finding, "") for finding in findings)
+    tile_list = "".join(_tile(slot, shot["at"], "", labels=TASKS) for slot in shot["slots"])
     return (
         f'<section class="wg-pool"><h2>Celery: {escape(plain(shot["name"]))}</h2>'
         f'<p class="wg-headline wg-{worst}">{first}</p><p class="wg-quiet">{second}{_release(shot)}</p>'
-        f'<ul class="wg-findings">{findings}</ul><ol class="wg-tiles">{shown}</ol></section>'
+        f'<ul class="wg-findings">{items}</ul><ol class="wg-tiles">{tile_list}</ol></section>'
     )
 
 
@@ -85,14 +86,14 @@ def _tile(
     now: float,
     slot_url: str,
     *,
-    of: tuple[str, str, str] = REQUESTS,
+    labels: tuple[str, str, str] = REQUESTS,
     recent: tuple[int, int] | None = None,
 ) -> str:
     number = slot["slot"]
     state = slot["state"].replace("_", "-")
     age = span(now - slot["since"]) if slot["since"] else "–"
     requests, errors = slot["requests"], slot["errors_5xx"]
-    lately = f", {recent[1]} of {recent[0]} in the last minute" if recent is not None and errors else ""
+    last_minute = f", {recent[1]} of {recent[0]} in the last minute" if recent is not None and errors else ""
     memory = megabytes(slot["rss_bytes"]) if slot["rss_bytes"] else "–"
     load = f"{slot['load_seconds']:.2f} s" if slot["load_seconds"] is not None else "–"
     pid = f"pid {slot['pid']}" if slot["pid"] else "no process"
@@ -108,11 +109,11 @@ def _tile(
         f"<div><dt>{name}</dt><dd>{value}</dd></div>"
         for name, value in (
             ("generation", slot["generation"]),
-            (of[0], requests),
-            (of[1], slot["in_flight"]),
+            (labels[0], requests),
+            (labels[1], slot["in_flight"]),
             ("memory", memory),
             ("load", load),
-            (of[2], f"{errors}{lately}"),
+            (labels[2], f"{errors}{last_minute}"),
             ("release", escape(plain(slot["release"])) or "–"),
         )
     )
@@ -131,6 +132,6 @@ def _slot_address(slot_url: str, number: int) -> str:
     return escape(f"{before}/{number}/{after}")
 
 
-def happened(events: Iterable[Mapping[str, Any]]) -> str:
-    """Render events, a line each."""
+def event_list(events: Iterable[Mapping[str, Any]]) -> str:
+    """Render events, one line for each."""
     return "".join(f"<li>{escape(event_line(event))}</li>" for event in events)

@@ -1,4 +1,4 @@
-"""What the dashboard looks at, and how often: a look is kept for a second, whoever asks. Runs in the worker."""
+"""Data of the dashboard, rendered at most once a second for all viewers. Runs in the worker."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable
 from typing import Any
 
-from django_workerguard.conf import pools_here
+from django_workerguard.conf import pool_snapshots
 from django_workerguard.dashboard import fragments, svg
 from django_workerguard.report.rates import rates
 from django_workerguard.report.timeline import Timeline
@@ -23,81 +23,81 @@ KEPT = 1.0  # seconds
 RECENT = 6  # samples: the last minute
 
 
-class Looks:
-    """The board of one worker's server, as HTML, made at most once a second each."""
+class HtmlCache:
+    """The parts of the dashboard as HTML. Each part is rendered at most once a second."""
 
     def __init__(self, worker: CurrentWorker, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._worker = worker
         self._clock = clock
         self._kept: dict[str, tuple[float, str]] = {}
-        self._line = Timeline()
+        self._timeline = Timeline()
         self._bars = svg.Bars(worker.board.words[Header.STARTED_AT] / 1e6)
-        self._lock = threading.Lock()  # the timeline grows
+        self._lock = threading.Lock()  # the timeline must not grow in two threads at once
 
     def tiles(self, slot_url: str) -> str:
-        """Return how the server stands; links go to the page of ``slot_url``, that of slot 0."""
+        """Return the state of the server. ``slot_url`` is the URL of slot 0's page, from which the links are made."""
         return self._once(f"tiles {slot_url}", lambda: self._tiles(slot_url))
 
     def _tiles(self, slot_url: str) -> str:
         shot, board = self._worker.snapshot(), self._worker.board
         recent = {slot["slot"]: read_recent(board, slot["slot"], samples=RECENT) for slot in shot["slots"]}
-        return fragments.tiles(shot, slot_url, recent) + "".join(map(fragments.pool_tiles, pools_here()))
+        return fragments.tiles(shot, slot_url, recent) + "".join(map(fragments.pool_tiles, pool_snapshots()))
 
-    def said(self) -> str:
-        """Return in a line how the server stands, for who cannot see it."""
-        return fragments.said(self._worker.snapshot())
+    def summary(self) -> str:
+        """Return the state of the server in a line, for screen readers."""
+        return fragments.summary(self._worker.snapshot())
 
     def history(self) -> str:
-        """Return the last hour."""
+        """Return the drawings and tables of the last hour."""
         return self._once("history", self._history)
 
-    def _once(self, what: str, make: Callable[[], str]) -> str:
-        made, html = self._kept.get(what, (float("-inf"), ""))
+    def _once(self, key: str, make: Callable[[], str]) -> str:
+        made, html = self._kept.get(key, (float("-inf"), ""))
         if self._clock() - made < KEPT:
             return html
         with self._lock:
-            made, html = self._kept.get(what, (float("-inf"), ""))
+            made, html = self._kept.get(key, (float("-inf"), ""))
             if self._clock() - made >= KEPT:
                 html = make()
-                self._kept = {**self._kept, what: (self._clock(), html)} if len(self._kept) < 8 else {}
+                self._kept = {**self._kept, key: (self._clock(), html)} if len(self._kept) < 8 else {}
         return html
 
     def _history(self) -> str:
         board, now = self._worker.board, time.time()
-        self._line.feed(read_events(board, after=self._line.seen))
-        self._line.forget(now)
+        self._timeline.feed(read_events(board, after=self._timeline.last_number))
+        self._timeline.forget(now)
         totals = read_totals(board)
         axis = svg.Axis.since(board.words[Header.STARTED_AT] / 1e6, now)
-        found = rates(totals.at, totals.requests, totals.errors_5xx)
+        latest_rates = rates(totals.at, totals.requests, totals.errors_5xx)
         slots = range(1, min(board.words[Header.TARGET], board.layout.slots) + 1)
-        return svg.history(self._line, self._bars, slots, found, axis)
+        return svg.history(self._timeline, self._bars, slots, latest_rates, axis)
 
 
 @functools.lru_cache(maxsize=1)
-def _looks_of(worker: CurrentWorker) -> Looks:
-    return Looks(worker)
+def _html_cache_of(worker: CurrentWorker) -> HtmlCache:
+    return HtmlCache(worker)
 
 
-def looks() -> Looks | None:
-    """Return the looks of this process's server; None where it is no worker of one."""
+def html_cache() -> HtmlCache | None:
+    """Return the cache of this process; None if it is not a worker of serve_guarded."""
     worker = current_worker()
-    return _looks_of(worker) if worker is not None else None
+    return _html_cache_of(worker) if worker is not None else None
 
 
 class SlotEvents:
-    """The latest events of each slot. Each is read once, however often a slot is looked at."""
+    """The latest events of each slot. Each event is read from the journal only once."""
 
     def __init__(self, board: Board, *, at_most: int) -> None:
         self._board = board
-        self._seen = 0
+        self._last_number = 0
         self._by_slot: defaultdict[int, deque[dict[str, Any]]] = defaultdict(lambda: deque(maxlen=at_most))
         self._lock = threading.Lock()
 
     def of(self, slot: int) -> list[dict[str, Any]]:
         """Return the events of a slot, the latest first."""
         with self._lock:
-            for event in read_events(self._board, after=self._seen):
-                self._seen = event["number"]
+            for event in read_events(self._board, after=self._last_number):
+                self._last_number = event["number"]
                 if isinstance(number := event.get("slot"), int):
                     self._by_slot[number].appendleft(event)
             return list(self._by_slot.get(slot, ()))

@@ -1,7 +1,6 @@
-"""The drawings of the dashboard, as SVG and tables: the last hour, and a load's steps. Pure.
+"""Drawings of the dashboard, as SVG and tables: the last hour, and the steps of a load. Pure.
 
-Written by hand for the same reason as `render`. No style in them: what lies where is said in SVG's
-own attributes.
+They are built without templates and have no style, for the same reasons as `fragments`.
 """
 
 from __future__ import annotations
@@ -16,9 +15,9 @@ from django_workerguard.report.rates import Rate
 from django_workerguard.report.tables import utc
 from django_workerguard.report.timeline import SERVER, WINDOW, Life, Mark, Timeline
 
-SHORTEST = 300.0  # seconds that are shown at least
+SHORTEST = 300.0  # seconds that a drawing shows at least
 WIDTH = 1000.0  # units of the drawings
-LABEL = 44.0  # of them for the slots' names
+LABEL = 44.0  # units for the names of the slots
 ROW = 14.0
 MOST_MARKS = 400
 GRAVE = (
@@ -27,9 +26,9 @@ GRAVE = (
     "frozen",
     "aborted",
     "reload",
-)  # what is drawn before recycling where not all can be
+)  # drawn before recycling if there are too many marks
 EVENTS_SHOWN = LIVES_SHOWN = 50
-# each state has a place and a height within its row, so that nobody has to tell colours apart
+# each state has its own place and height in its row, so that colour is not the only difference
 SHAPES = {"loading": (2.5, 2.5), "ready": (0.0, 5.0), "retiring": (0.0, 2.0), "back-off": (1.75, 1.5)}
 LEGEND = tuple(SHAPES)
 MARKS = {"failed": "×", "died": "†", "recycled": "↻", "aborted": "!", "reload": "⟳", "frozen": "❄"}
@@ -37,14 +36,14 @@ MARKS = {"failed": "×", "died": "†", "recycled": "↻", "aborted": "!", "relo
 
 @dataclass(frozen=True)
 class Axis:
-    """Which stretch of time a drawing shows."""
+    """The time range that a drawing shows."""
 
     now: float  # Unix seconds, its right end
     window: float  # seconds
 
     @classmethod
     def since(cls, started: float, now: float) -> Axis:
-        """Show the last hour; of a younger server its life."""
+        """Return the axis of the last hour, or of the server's life if that is shorter."""
         return cls(now, min(WINDOW, max(SHORTEST, now - started)))
 
     @property
@@ -55,7 +54,7 @@ class Axis:
         return LABEL + (WIDTH - LABEL) * max(0.0, min(1.0, (at - self.first) / self.window))
 
     def ticks(self) -> Iterator[float]:
-        """Yield the round times to write below it."""
+        """Yield the round times to label."""
         every = next(step for step in (60, 120, 300, 600) if self.window / step <= 8)
         at = self.now - self.now % every
         while at > self.first:
@@ -63,13 +62,13 @@ class Axis:
             at -= every
 
 
-def history(line: Timeline, bars: Bars, slots: Sequence[int], found: Sequence[Rate], axis: Axis) -> str:
-    """Render what was: the rates, the life of every slot, and the latest marks as a table."""
+def history(timeline: Timeline, bars: Bars, slots: Sequence[int], rates: Sequence[Rate], axis: Axis) -> str:
+    """Render the last hour: the rates, the life of every slot, and the latest events and lives as tables."""
     legend = "".join(_key(name, place, height) for name, (place, height) in SHAPES.items())
     signs = "".join(f"<li>{sign} {name}</li>" for name, sign in MARKS.items())
     return (
-        f"{_rates(found, axis)}{_lives(line, bars, slots, axis)}"
-        f'<ul class="wg-legend">{legend}{signs}</ul>{_latest(line)}{_latest_lives(line)}'
+        f"{_rates(rates, axis)}{_lives(timeline, bars, slots, axis)}"
+        f'<ul class="wg-legend">{legend}{signs}</ul>{_latest(timeline)}{_latest_lives(timeline)}'
     )
 
 
@@ -78,25 +77,25 @@ def _key(name: str, place: float, height: float) -> str:
     return f'<li><svg class="wg-key" viewBox="0 0 14 5" aria-hidden="true">{bar}</svg> {name}</li>'
 
 
-def _lives(line: Timeline, bars: Bars, slots: Sequence[int], axis: Axis) -> str:
+def _lives(timeline: Timeline, bars: Bars, slots: Sequence[int], axis: Axis) -> str:
     rows = {slot: row for row, slot in enumerate((SERVER, *slots))}
     height = ROW * len(rows) + 16
     parts = [*_ticks(axis, ROW * len(rows))]
     for slot, row in rows.items():
         name = f"slot {slot}" if slot else "server"
         parts.append(f'<text x="0" y="{row * ROW + 10:g}">{name}</text>')
-    parts.append(bars.draw(line, rows, axis))
-    marks, left_out = _marks(line, rows, axis)
-    shown = "".join((*parts, *marks))
+    parts.append(bars.draw(timeline, rows, axis))
+    marks, left_out = _marks(timeline, rows, axis)
+    drawing = "".join((*parts, *marks))
     note = (
-        f'<p class="wg-quiet">{left_out} more marks are not drawn: workerguard events has them.</p>'
+        f'<p class="wg-quiet">{left_out} more marks are not drawn. See workerguard events.</p>'
         if left_out
         else ""
     )
     return (
         '<div class="wg-scroll" id="wg-scroll" tabindex="0" role="region" aria-label="Timeline">'
         f'<svg class="wg-lives" viewBox="0 0 {WIDTH:g} {height:g}" role="img" '
-        f'aria-label="The life of every slot; the tables below have the events and the lives">{shown}</svg></div>{note}'
+        f'aria-label="The life of every slot. The tables below have the events and the lives.">{drawing}</svg></div>{note}'
     )
 
 
@@ -113,9 +112,9 @@ def _clock(at: float, *, form: str = "%H:%M") -> str:
 
 
 class Bars:
-    """Draws lives and waits. What has ended is drawn once: SVG moves it along as time goes by.
+    """Draws lives and waits. A life that has ended is drawn only once; SVG moves it as time passes.
 
-    Coordinates are seconds after ``base``; the drawing around them says which stretch is seen.
+    Coordinates are seconds after ``base``. The view box of the drawing selects the visible range.
     """
 
     def __init__(self, base: float) -> None:
@@ -123,15 +122,17 @@ class Bars:
         self._rows: Mapping[int, int] = {}
         self._drawn: dict[Life, Sequence[tuple[str, str]]] = {}
 
-    def draw(self, line: Timeline, rows: Mapping[int, int], axis: Axis) -> str:
-        """Return a drawing of the stretch that the axis shows."""
+    def draw(self, timeline: Timeline, rows: Mapping[int, int], axis: Axis) -> str:
+        """Return a drawing of the range of the axis."""
         if rows != self._rows:
             self._rows, self._drawn = dict(rows), {}
         self._drawn = {
-            life: self._drawn.get(life) or self._life(life, axis) for life in line.lives if life.slot in rows
+            life: self._drawn.get(life) or self._life(life, axis)
+            for life in timeline.lives
+            if life.slot in rows
         }
         paths: dict[str, list[str]] = {kind: [] for kind in LEGEND}
-        for wait in line.waits:
+        for wait in timeline.waits:
             if wait.slot in rows:
                 until = min(wait.until, axis.now)
                 paths["back-off"].append(self._bar(wait.slot, 0, wait.begun, until, axis, kind="back-off"))
@@ -141,12 +142,10 @@ class Bars:
         for life in [life for life in self._drawn if life.ended is None]:
             del self._drawn[life]
         height = ROW * len(rows)
-        shown = "".join(
-            f'<path class="wg-bar-{kind}" d="{"".join(found)}"/>' for kind, found in paths.items()
-        )
+        drawing = "".join(f'<path class="wg-bar-{kind}" d="{"".join(d)}"/>' for kind, d in paths.items())
         return (
             f'<svg x="{LABEL:g}" y="0" width="{WIDTH - LABEL:g}" height="{height:g}" preserveAspectRatio="none" '
-            f'viewBox="{axis.first - self._base:.1f} 0 {axis.window:.1f} {height:g}">{shown}</svg>'
+            f'viewBox="{axis.first - self._base:.1f} 0 {axis.window:.1f} {height:g}">{drawing}</svg>'
         )
 
     def _life(self, life: Life, axis: Axis) -> Sequence[tuple[str, str]]:
@@ -156,21 +155,21 @@ class Bars:
         ]
 
     def _bar(self, slot: int, lane: int, start: float, end: float, axis: Axis, *, kind: str) -> str:
-        start = max(start, axis.first - WINDOW)  # of a life that began before anybody looked
+        start = max(start, axis.first - WINDOW)  # a life may have begun long before the range
         width = max(end - start, 0.8)
         place, height = SHAPES[kind]
         top = self._rows[slot] * ROW + 1 + lane * 6 + place
         return f"M{start - self._base:.1f} {top:g}h{width:.1f}v{height:g}h-{width:.1f}z"
 
 
-def _marks(line: Timeline, rows: Mapping[int, int], axis: Axis) -> tuple[list[str], int]:
-    """Draw the marks, those of one kind that lie on each other as one; return how many are left out too.
+def _marks(timeline: Timeline, rows: Mapping[int, int], axis: Axis) -> tuple[list[str], int]:
+    """Return the drawn marks, and the number of marks that were left out.
 
-    What is grave comes before what is not, and what is late before what is early.
+    Marks of one kind at one place are drawn as one. Grave marks come first, then late ones.
     """
     merged: dict[tuple[int, int, str], tuple[int, Mark]] = {}
     scale, first = (WIDTH - LABEL) / axis.window / 4, axis.first
-    for mark in reversed(line.marks):
+    for mark in reversed(timeline.marks):
         if mark.at >= first and mark.slot in rows:
             key = (mark.slot, int(LABEL / 4 + (min(mark.at, axis.now) - first) * scale), mark.kind)
             times, last = merged.get(key, (0, mark))
@@ -193,31 +192,31 @@ def _mark(last: Mark, times: int, *, fourth: int, row: int) -> str:
     )
 
 
-def _latest(line: Timeline) -> str:
-    if not line.marks:
+def _latest(timeline: Timeline) -> str:
+    if not timeline.marks:
         return ""
     rows = "".join(
         f"<tr><td>{_clock(mark.at, form='%H:%M:%S')}</td><td>{mark.slot or 'server'}</td><td>{mark.kind}</td>"
         f"<td>{escape(plain(mark.text))}</td></tr>"
-        for mark in reversed(line.marks[-EVENTS_SHOWN:])
+        for mark in reversed(timeline.marks[-EVENTS_SHOWN:])
     )
     return (
-        f'<details id="wg-latest"><summary id="wg-latest-summary">The latest events</summary>{_table("events", "UTC slot what why", rows)}'
+        f'<details id="wg-latest"><summary id="wg-latest-summary">The latest events</summary>{_table("events", "UTC slot event cause", rows)}'
         "</details>"
     )
 
 
-def _latest_lives(line: Timeline) -> str:
-    """Render the lives that the drawing shows, the latest, for who cannot see it."""
+def _latest_lives(timeline: Timeline) -> str:
+    """Render the latest lives of the drawing as a table, for screen readers."""
     rows = "".join(
         f"<tr><td>{life.slot}</td><td>{life.pid}</td><td>{life.generation}</td>"
         + "".join(
             f"<td>{_clock(at, form='%H:%M:%S') if at is not None else '–'}</td>" for at in _moments(life)
         )
         + "</tr>"
-        for life in line.lives[: -LIVES_SHOWN - 1 : -1]
+        for life in timeline.lives[: -LIVES_SHOWN - 1 : -1]
     )
-    table = _table("lives", "slot pid generation spawned ready leaves ended", rows)
+    table = _table("lives", "slot pid generation spawned ready retiring ended", rows)
     return f'<details id="wg-latest-lives"><summary id="wg-lives-summary">The latest lives</summary>{table}</details>'
 
 
@@ -225,50 +224,49 @@ def _moments(life: Life) -> tuple[float | None, ...]:
     return life.spawned, life.ready, life.retiring, life.ended
 
 
-def _table(what: str, columns: str, rows: str) -> str:
+def _table(noun: str, columns: str, rows: str) -> str:
     heads = "".join(f'<th scope="col">{name}</th>' for name in columns.split())
     return (
-        f'<div class="wg-scroll"><table class="wg-events"><caption>The latest {what}, in UTC</caption>'
+        f'<div class="wg-scroll"><table class="wg-events"><caption>The latest {noun}, in UTC</caption>'
         f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
 
 
-def _rates(found: Sequence[Rate], axis: Axis) -> str:
+def _rates(rates: Sequence[Rate], axis: Axis) -> str:
     height = 60.0
-    shown = [rate for rate in found if rate.at >= axis.first]
-    most = max((rate.requests for rate in shown), default=0.0)
+    visible = [rate for rate in rates if rate.at >= axis.first]
+    most = max((rate.requests for rate in visible), default=0.0)
     top = most or 1.0
-
-    across = [f"{axis.x(rate.at):.1f}" for rate in shown]
+    across = [f"{axis.x(rate.at):.1f}" for rate in visible]
 
     def points(values: Iterable[float]) -> str:
         return " ".join(
             f"{x},{height - height * value / top:.1f}" for x, value in zip(across, values, strict=True)
         )
 
-    last = shown[-1] if shown else Rate(axis.now, 0.0, 0.0)
-    said = f"{last.requests:.1f} requests/s now, {last.errors:.1f} of them 5xx; {most:.1f} at most"
+    last = visible[-1] if visible else Rate(axis.now, 0.0, 0.0)
+    text = f"{last.requests:.1f} requests/s now, {last.errors:.1f} of them 5xx; maximum {most:.1f}"
     return (
-        f'<figure class="wg-rates"><figcaption>{said}</figcaption>'
-        f'<svg viewBox="0 0 {WIDTH:g} {height + 2:g}" role="img" aria-label="Requests and errors a second: {said}">'
-        f'<polyline class="wg-line-requests" points="{points(rate.requests for rate in shown)}"/>'
-        f'<polyline class="wg-line-errors" points="{points(rate.errors for rate in shown)}"/></svg></figure>'
+        f'<figure class="wg-rates"><figcaption>{text}</figcaption>'
+        f'<svg viewBox="0 0 {WIDTH:g} {height + 2:g}" role="img" aria-label="Requests and errors per second: {text}">'
+        f'<polyline class="wg-line-requests" points="{points(rate.requests for rate in visible)}"/>'
+        f'<polyline class="wg-line-errors" points="{points(rate.errors for rate in visible)}"/></svg></figure>'
     )
 
 
 def waterfall(steps: Sequence[Mapping[str, Any]]) -> str:
-    """Render a load's steps, one below the other, each beginning where the last one ended."""
-    whole = sum(float(step["seconds"]) for step in steps)
-    if not whole:
+    """Render the steps of a load, one below the other. Each begins where the step before it ended."""
+    total = sum(float(step["seconds"]) for step in steps)
+    if not total:
         return ""
     begun, rows, parts = 0.0, len(steps), []
     for row, step in enumerate(steps):
-        x, y = 300 + 600 * begun / whole, row * 18
+        x, y = 300 + 600 * begun / total, row * 18
         begun += float(step["seconds"])
         memory = megabytes(step["retained_bytes"], digits=1, sign="+")
         parts.append(
             f'<text x="0" y="{y + 12}">{escape(plain(str(step["name"])))}</text>'
-            f'<rect class="wg-bar-loading" x="{x:.1f}" y="{y + 2}" width="{max(600 * step["seconds"] / whole, 1):.1f}" '
+            f'<rect class="wg-bar-loading" x="{x:.1f}" y="{y + 2}" width="{max(600 * step["seconds"] / total, 1):.1f}" '
             f'height="13"/><text x="{WIDTH:g}" y="{y + 12}" class="wg-right">{step["seconds"] * 1000:.0f} ms, {memory}</text>'
         )
     return (

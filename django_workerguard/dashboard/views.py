@@ -1,4 +1,4 @@
-"""The dashboard: the fleet, its last hour, a slot, and what can be done to them. Runs in the worker."""
+"""Views of the dashboard: the fleet, its last hour, a slot, and the actions. Runs in the worker."""
 
 from __future__ import annotations
 
@@ -17,39 +17,39 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.http import require_http_methods, require_safe
 
-from django_workerguard.access import for_those, may_act, may_see
+from django_workerguard.access import may_act, may_see, requires
 from django_workerguard.config.text import megabytes
-from django_workerguard.dashboard.assets import asset
-from django_workerguard.dashboard.fragments import happened
-from django_workerguard.dashboard.snapshots import events_of, looks
+from django_workerguard.dashboard.fragments import event_list
+from django_workerguard.dashboard.snapshots import events_of, html_cache
+from django_workerguard.dashboard.static_files import asset
 from django_workerguard.dashboard.svg import waterfall
 from django_workerguard.report.findings import assess
 from django_workerguard.report.tables import span
 from django_workerguard.scoreboard.control_client import ask
 from django_workerguard.worker.current import CurrentWorker, current_worker
 
-EVENTS = 30  # of a slot
-HEADERS = 16384  # bytes that a server puts before an answer, at most
+EVENTS = 30  # shown for a slot
+HEADERS = 16384  # bytes of a response's head, at most
 POLL_TILES, POLL_HISTORY = 5, 60  # seconds
-ON_EVENTS = 30  # seconds after which the history is asked for when something has happened
+ON_EVENTS = 30  # seconds after which the page fetches the history if there are new events
 FOR_EVER = "public, max-age=31536000, immutable"
 ASKED = re.compile(r"recycle-(?P<slot>\d{1,4})|reload")
 
 
 @never_cache
 @require_safe
-@for_those(may_see)
+@requires(may_see)
 def fleet_page(request: HttpRequest) -> HttpResponse:
     """Show the fleet now, and its last hour."""
-    found = looks()
-    if found is None:
+    cache = html_cache()
+    if cache is None:
         return _page(request, "unguarded.html", {"title": "Not under serve_guarded"})
     context = {
         "title": "Workers",
-        "tiles": found.tiles(_url(request, "slot", 0)),
-        "said": found.said(),
-        "asked": _asked_for(request),
-        "history": found.history(),
+        "tiles": cache.tiles(_url(request, "slot", 0)),
+        "summary": cache.summary(),
+        "confirmation": _confirmation(request),
+        "history": cache.history(),
         "tiles_url": _url(request, "tiles"),
         "reload_url": _url(request, "reload"),
         "may_act": may_act(request),
@@ -62,21 +62,21 @@ def fleet_page(request: HttpRequest) -> HttpResponse:
 
 @never_cache
 @require_safe
-@for_those(may_see)
+@requires(may_see)
 def tiles(request: HttpRequest) -> HttpResponse:
-    """Answer the fleet as it is now, to be put into the page; with ``?hour``, behind a comment, its last hour too."""
-    found = looks()
-    if found is None:
-        return _let_go(request, HttpResponse(""))
-    past = f"<!--hour-->{found.history()}" if "hour" in request.GET else ""
-    return _let_go(request, HttpResponse(found.tiles(_url(request, "slot", 0)) + past))
+    """Return the fleet now, as a part of the page; with ``?hour`` also its last hour, after a comment."""
+    cache = html_cache()
+    if cache is None:
+        return _send_whole(request, HttpResponse(""))
+    past = f"<!--hour-->{cache.history()}" if "hour" in request.GET else ""
+    return _send_whole(request, HttpResponse(cache.tiles(_url(request, "slot", 0)) + past))
 
 
 @never_cache
 @require_safe
-@for_those(may_see)
+@requires(may_see)
 def slot_page(request: HttpRequest, number: int) -> HttpResponse:
-    """Show one slot: its worker, its load's steps, its last error, what happened in it."""
+    """Show one slot: its worker, the steps of its load, its last error, its events."""
     context = {
         **_of_slot(number),
         "title": f"Slot {number}",
@@ -91,10 +91,10 @@ def slot_page(request: HttpRequest, number: int) -> HttpResponse:
 
 @never_cache
 @require_safe
-@for_those(may_see)
+@requires(may_see)
 def slot_now(request: HttpRequest, number: int) -> HttpResponse:
-    """Answer what is to be seen of a slot now, to be put into its page."""
-    return _let_go(request, render_template(request, "workerguard/slot_now.html", _of_slot(number)))
+    """Return the slot now, as a part of its page."""
+    return _send_whole(request, render_template(request, "workerguard/slot_now.html", _of_slot(number)))
 
 
 def _of_slot(number: int) -> dict[str, Any]:
@@ -109,85 +109,85 @@ def _of_slot(number: int) -> dict[str, Any]:
         "findings": [finding for finding in assess(shot) if finding.slot == number],
         "waterfall": waterfall(slot["load_steps"]),
         "failed_waterfall": waterfall(failed.get("steps") or []),
-        "happened": happened(events_of(worker, number, at_most=EVENTS)),
+        "events": event_list(events_of(worker, number, at_most=EVENTS)),
     }
 
 
 @require_safe
 def asset_file(request: HttpRequest, name: str) -> HttpResponse:
-    """Answer the style sheet or the script, to anybody: they tell nothing."""
-    found = asset(name)
-    if found is None:
+    """Return the style sheet or the script. Any client may have them: they contain no data."""
+    file = asset(name)
+    if file is None:
         raise Http404(f"the dashboard has no file {name}")
-    kept = FOR_EVER if request.GET.get("v") == found.word else "no-cache"
-    headers = {"Cache-Control": kept, "X-Content-Type-Options": "nosniff"}
-    return _let_go(request, HttpResponse(found.content, content_type=found.content_type, headers=headers))
+    cache_control = FOR_EVER if request.GET.get("v") == file.digest else "no-cache"
+    headers = {"Cache-Control": cache_control, "X-Content-Type-Options": "nosniff"}
+    return _send_whole(request, HttpResponse(file.content, content_type=file.content_type, headers=headers))
 
 
-asset_file.login_required = False  # type: ignore[attr-defined] # LoginRequiredMiddleware asks for it
+asset_file.login_required = False  # type: ignore[attr-defined] # read by LoginRequiredMiddleware
 
 
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
-@for_those(may_act)
+@requires(may_act)
 @csrf_protect
 def recycle(request: HttpRequest, number: int) -> HttpResponse:
-    """Ask whether a slot's worker is to be replaced, and have it replaced."""
+    """Replace the worker of a slot, after a confirmation."""
     worker, slot, _ = _slot(number)
-    what = f"Replace the worker of slot {number} (pid {slot['pid']})"
-    how = "Its successor is loaded and ready first; requests under way are finished."
-    return _confirmed(request, worker, what, how, do="recycle", arguments={"slot": number})
+    title = f"Replace the worker of slot {number} (pid {slot['pid']})"
+    how = "Its successor loads first. When it is ready, the worker finishes its requests and leaves."
+    return _act(request, worker, title, how, do="recycle", arguments={"slot": number})
 
 
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
-@for_those(may_act)
+@requires(may_act)
 @csrf_protect
 def reload(request: HttpRequest) -> HttpResponse:
-    """Ask whether settings and code are to be read anew, and have it done."""
-    how = "New workers load the settings and the code as they are now, one by one. If the first cannot, nothing changes."
-    return _confirmed(request, _worker(), "Reload the server", how, do="reload", arguments={})
+    """Reload settings and code, after a confirmation."""
+    how = "New workers load the present settings and code, one by one. If the first one cannot load, nothing changes."
+    return _act(request, _worker(), "Reload the server", how, do="reload", arguments={})
 
 
-def _confirmed(
+def _act(
     request: HttpRequest,
     worker: CurrentWorker,
-    what: str,
+    title: str,
     how: str,
     *,
     do: str,
     arguments: Mapping[str, Any],
 ) -> HttpResponse:
-    """Do it if this is the confirmation, else ask for it."""
-    refused = ""
+    """Send the request to the arbiter if this is the confirmation, else ask for the confirmation."""
+    refusal = ""
     if request.method == "POST":
-        refused = _refused(worker, do, {**arguments, "user": _name(request)})
-        if not refused:
-            asked = "-".join(map(str, (do, *arguments.values())))
-            return HttpResponseRedirect(f"{_url(request, 'fleet')}?asked={asked}")
-    context = {"title": what, "how": how, "refused": refused, "fleet_url": _url(request, "fleet")}
-    return _page(request, "confirm.html", context, status=409 if refused else 200)
+        refusal = _refusal(worker, do, {**arguments, "user": _name(request)})
+        if not refusal:
+            action = "-".join(map(str, (do, *arguments.values())))
+            return HttpResponseRedirect(f"{_url(request, 'fleet')}?asked={action}")
+    context = {"title": title, "how": how, "refusal": refusal, "fleet_url": _url(request, "fleet")}
+    return _page(request, "confirm.html", context, status=409 if refusal else 200)
 
 
-def _asked_for(request: HttpRequest) -> str:
-    """Say what the viewer has just asked for; "" where it is nothing."""
+def _confirmation(request: HttpRequest) -> str:
+    """Return the message about the action that the viewer has just confirmed; "" if there is none."""
     match = ASKED.fullmatch(request.GET.get("asked", ""))
     if match is None:
         return ""
     if match["slot"] is None:
-        return "The reload was accepted: the first new worker loads. What becomes of it is shown here."
+        return "The reload was accepted: the first new worker is loading. This page shows the progress."
     return f"Accepted: the worker of slot {int(match['slot'])} leaves as soon as its successor is ready."
 
 
-def _refused(worker: CurrentWorker, do: str, arguments: Mapping[str, Any]) -> str:
-    """Ask the arbiter; return why it refused, "" where it did not."""
+def _refusal(worker: CurrentWorker, do: str, arguments: Mapping[str, Any]) -> str:
+    """Send a request to the arbiter. Return the reason if it refused, else ""."""
     if worker.board.path is None:
-        return "the server has no run directory, so that it cannot be reached"
+        return "the server has no run directory, so it cannot receive requests"
     try:
-        answer = ask(worker.board.path.with_suffix(".sock"), do, **arguments)
+        response = ask(worker.board.path.with_suffix(".sock"), do, **arguments)
     except OSError as error:
         return f"the arbiter did not answer: {error.strerror or error}"
-    return "" if answer.get("accepted") else str(answer.get("reason"))
+    return "" if response.get("accepted") else str(response.get("reason"))
 
 
 def _name(request: HttpRequest) -> str:
@@ -198,7 +198,7 @@ def _name(request: HttpRequest) -> str:
 def _worker() -> CurrentWorker:
     worker = current_worker()
     if worker is None:
-        raise Http404("this process is no worker of serve_guarded")
+        raise Http404("this process is not a worker of serve_guarded")
     return worker
 
 
@@ -212,51 +212,51 @@ def _slot(number: int) -> tuple[CurrentWorker, dict[str, Any], dict[str, Any]]:
 
 
 def _url(request: HttpRequest, name: str, *arguments: Any) -> str:
-    """Return an address of the dashboard, under whatever namespace the project gave it."""
+    """Return a URL of the dashboard, in the namespace that the project gave it."""
     match = request.resolver_match
     namespace = match.namespace if match is not None else ""
     return reverse(f"{namespace}:{name}" if namespace else name, args=arguments)
 
 
 def _page(request: HttpRequest, template: str, context: dict[str, Any], *, status: int = 200) -> HttpResponse:
-    look = _admin_look(request)
+    admin_context = _admin_context(request)
     context = {
-        **(look or {}),
+        **(admin_context or {}),
         "as_of": f"{datetime.now(UTC):%H:%M:%S}",
-        "base": "admin/base_site.html" if look is not None else "workerguard/base.html",
+        "base": "admin/base_site.html" if admin_context is not None else "workerguard/base.html",
         "css_url": _asset_url(request, "dashboard.css"),
         "js_url": _asset_url(request, "dashboard.js"),
         **context,
     }
-    return _let_go(request, render_template(request, f"workerguard/{template}", context, status=status))
+    return _send_whole(request, render_template(request, f"workerguard/{template}", context, status=status))
 
 
 def _asset_url(request: HttpRequest, name: str) -> str:
-    found = asset(name)
-    return f"{_url(request, 'asset', name)}?v={found.word if found is not None else ''}"
+    file = asset(name)
+    return f"{_url(request, 'asset', name)}?v={file.digest if file is not None else ''}"
 
 
-def _let_go(request: HttpRequest, response: HttpResponse) -> HttpResponse:
-    """Have the kernel take the whole answer at once: a viewer who does not read it must not hold a sync worker.
+def _send_whole(request: HttpRequest, response: HttpResponse) -> HttpResponse:
+    """Let the kernel take the whole response at once, so that a client that does not read holds no sync worker.
 
-    And let nobody show it in a frame of theirs, where a click could be stolen.
+    It also forbids other sites to show the response in a frame, where they could steal a click.
     """
     response.headers.setdefault("X-Frame-Options", "DENY")
     connection = request.META.get("gunicorn.socket")
     if connection is not None:
         needed = len(response.content) + HEADERS
         with contextlib.suppress(OSError):
-            # the kernel answers twice of what was set; a larger buffer is left to the connection's other answers
+            # the kernel reports twice the size that was set; a larger buffer is kept for later responses
             if connection.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) < 2 * needed:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, needed)
     return response
 
 
-def _admin_look(request: HttpRequest) -> dict[str, Any] | None:
-    """Return what the admin's own pages are given; None where there is no admin to look like."""
+def _admin_context(request: HttpRequest) -> dict[str, Any] | None:
+    """Return the context of the admin's own pages; None if there is no admin."""
     if not apps.is_installed("django.contrib.admin") or not hasattr(request, "user"):
         return None
-    from django.contrib import admin  # late: it may only be imported where it is installed
+    from django.contrib import admin  # imported late: it can only be imported if it is installed
 
     try:
         each_context: Callable[[HttpRequest], dict[str, Any]] = admin.site.each_context

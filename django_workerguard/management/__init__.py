@@ -1,1 +1,1 @@
-"""Django's commands of this package. Runs in manage.py."""
+"""Management commands of this package. Runs in manage.py."""

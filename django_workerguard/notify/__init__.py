@@ -1,1 +1,1 @@
-"""Notify a person or a program when a finding appears or clears: which, when, and by what."""
+"""Notices to a person or a program when a finding appears or clears."""

@@ -1,8 +1,8 @@
-"""Ready-made notifications. Runs in a process of its own: ``python -m django_workerguard.notify KIND``.
+"""Senders of notices by webhook and email. Runs in a process of its own: ``python -m django_workerguard.notify KIND``.
 
-The notice comes as JSON on standard input, the target in $NOTIFY_TARGET, where other users cannot
-read it. ``webhook`` posts the notice; ``email`` sends it by the mail settings of the project, of
-which nothing but the settings is imported.
+The notice comes as JSON on standard input. The target is in $NOTIFY_TARGET, where other users cannot
+read it. ``webhook`` posts the notice; ``email`` sends it with the mail settings of the project, and
+imports only the settings of the project.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ TRIES = 2
 
 
 def webhook(url: str, notice: dict[str, Any]) -> None:
-    """Post the notice, with ``text`` beside it, which chat services show. Raises OSError."""
+    """Post the notice with an additional field ``text``, which chat services show. Raises OSError."""
     body = json.dumps({"text": subject(notice), **notice}).encode()
     headers = {"Content-Type": "application/json", "User-Agent": "django-workerguard"}
-    for left in reversed(range(TRIES)):
+    for tries_left in reversed(range(TRIES)):
         try:
-            request = urllib.request.Request(url, body, headers)  # noqa: S310 - the option takes no other scheme
+            request = urllib.request.Request(url, body, headers)  # noqa: S310 - the option allows only http and https
             with urllib.request.urlopen(request, timeout=PATIENCE):  # noqa: S310
                 return
         except OSError as error:
             refused = isinstance(error, urllib.error.HTTPError) and error.code < 500
-            if refused or not left:
+            if refused or not tries_left:
                 raise
             time.sleep(1.0)
 
 
 def email(addresses: str, notice: dict[str, Any]) -> None:
-    """Send the notice to addresses that are separated by commas. Raises whatever the mail backend raises."""
+    """Send the notice to addresses that are separated by commas. Raises any exception of the mail backend."""
     from django.core.mail import send_mail
 
     receivers = [address.strip() for address in addresses.split(",") if address.strip()]

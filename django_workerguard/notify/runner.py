@@ -1,7 +1,7 @@
-"""Notify somebody when a finding appears or clears, by a process that the arbiter executes. Runs in the arbiter.
+"""Runner of the processes that send notices. Runs in the arbiter.
 
-One process at a time, with the notice as JSON on its standard input; it is ended when it takes
-too long. Never a fork that goes on in Python, never a thread, and nothing is waited for.
+One process at a time gets the notice as JSON on its standard input. It is killed if it takes too
+long. The arbiter never waits for it, and uses neither a thread nor a fork that continues in Python.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from django_workerguard.policy.reason import Reason
 from django_workerguard.report.findings import Finding, assess
 
 LEAVING = ("draining", "stopping")
-LOOK_EVERY = 2.0  # seconds
-LOOK = 0.05  # seconds between two looks at receivers that are waited for
-LONGEST_RUN = 30.0  # seconds that a process gets
-# of the environment: what is between systemd and this server, and who may read its health
-SERVERS_OWN = ("NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_", "WORKERGUARD_HEALTH_TOKEN")
-READY_MADE = "django_workerguard.notify"
+ASSESS_EVERY = 2.0  # seconds
+POLL_EVERY = 0.05  # seconds, while `finish` waits for receivers
+LONGEST_RUN = 30.0  # seconds until a process is killed
+# variables that receivers do not get: those of systemd, and the health token
+PRIVATE = ("NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_", "WORKERGUARD_HEALTH_TOKEN")
+SENDERS = "django_workerguard.notify"
 SERVER = ("name", "host", "project", "worker_class", "release", "ready", "target")
 
 
 class Notifier:
-    """Who is notified, what they were told, and the process that tells them now. Times are of the arbiter's clock."""
+    """Receivers, reported findings and running processes. Times are of the arbiter's clock."""
 
     def __init__(self) -> None:
         self._log: Any = None
@@ -46,58 +46,58 @@ class Notifier:
         self._interval = 0.0
         self._environ: dict[str, str] = {}
         self._notices = Notices({}, {})
-        self._looked = self._told_at = float("-inf")
+        self._assessed_at = self._reported_at = float("-inf")
         self._waiting: deque[tuple[str, bytes]] = deque()
-        self._running: dict[int, tuple[str, float]] = {}  # by pid: kind, and when it is ended
+        self._running: dict[int, tuple[str, float]] = {}  # by pid: kind, and when it is killed
 
     def configure(self, options: GuardOptions, handover: Handover, log: Any) -> None:
-        """Take whom to notify and how often at most; a reload does so again."""
+        """Set the receivers and the interval, at the start and at each reload."""
         self._targets, self._interval, self._log = options.notify, options.notify_interval, log
         self._environ = {"PYTHONPATH": os.pathsep.join(handover.sys_path)}
         if handover.settings_module:
             self._environ["DJANGO_SETTINGS_MODULE"] = handover.settings_module
 
-    def tick(self, look: Callable[[], Mapping[str, Any]], now: float) -> None:
-        """Look whether there is something new, where it is time to; ``look`` returns a snapshot."""
+    def tick(self, read_snapshot: Callable[[], Mapping[str, Any]], now: float) -> None:
+        """Start the next process, or assess a new snapshot if it is time to."""
         if self._running:
             self._end_overdue(now)
         elif self._waiting:
             self._start(*self._waiting.popleft(), now)
-        elif self._targets and now - self._looked >= LOOK_EVERY:
-            self._looked = now
-            self._look(look(), now)
+        elif self._targets and now - self._assessed_at >= ASSESS_EVERY:
+            self._assessed_at = now
+            self._assess(read_snapshot(), now)
 
-    def _look(self, shot: Mapping[str, Any], now: float) -> None:
+    def _assess(self, shot: Mapping[str, Any], now: float) -> None:
         if shot["arbiter"]["phase"] in LEAVING:
-            return  # it is meant to have ever fewer workers
+            return  # fewer and fewer workers are normal now
         findings = assess(shot)
-        if not shot["quorum_reached"]:  # a start is no news, unless it fails
+        if not shot["quorum_reached"]:  # a start is not reported, unless it fails
             findings = [finding for finding in findings if finding.code != "below-quorum"]
-        self._notices = self._notices.see(findings, now)
-        if now - self._told_at < self._interval or not self._notices.due(findings, now):
+        self._notices = self._notices.update(findings, now)
+        if now - self._reported_at < self._interval or not self._notices.due(findings, now):
             return
-        self._told_at = now
-        self._notices, notice = self._notices.tell(findings)
-        told = _notice(shot, notice)
-        self._waiting.extend((target, told) for target in self._targets)
+        self._reported_at = now
+        self._notices, notice = self._notices.report(findings)
+        message = _encoded(shot, notice)
+        self._waiting.extend((target, message) for target in self._targets)
 
     def give_up(self, shot: Mapping[str, Any], reason: Reason) -> None:
-        """Start all receivers at once: the server ends because it has no application. `finish` waits for them."""
+        """Start all receivers at once, because the server ends without an application. `finish` waits for them."""
         self._waiting.clear()
         finding = asdict(Finding("critical", "gave-up", None, str(reason)))
-        told = _notice(shot, {"appeared": [finding], "cleared": [], "standing": [finding]})
+        message = _encoded(shot, {"appeared": [finding], "cleared": [], "standing": [finding]})
         for target in self._targets:
-            self._start(target, told, 0.0)
+            self._start(target, message, 0.0)
 
-    def _start(self, target: str, told: bytes, now: float) -> None:
+    def _start(self, target: str, message: bytes, now: float) -> None:
         kind, _, rest = target.partition(":")
-        own = [sys.executable, "-P", "-m", READY_MADE, kind]
-        environ = {**{k: v for k, v in os.environ.items() if not k.startswith(SERVERS_OWN)}, **self._environ}
+        sender = [sys.executable, "-P", "-m", SENDERS, kind]
+        environ = {**{k: v for k, v in os.environ.items() if not k.startswith(PRIVATE)}, **self._environ}
         try:
             if kind == "command":
-                pid = _execute(shlex.split(rest), told, environ)
+                pid = _execute(shlex.split(rest), message, environ)
             else:
-                pid = _execute(own, told, {**environ, "NOTIFY_TARGET": rest})
+                pid = _execute(sender, message, {**environ, "NOTIFY_TARGET": rest})
         except (OSError, ValueError) as error:
             self._log.error("notify: %s cannot be run: %s", kind, error, extra={"action": "notify-failed"})
         else:
@@ -110,9 +110,9 @@ class Notifier:
                     os.killpg(pid, signal.SIGKILL)
 
     def finish(self, patience: float) -> None:
-        """Wait until every receiver that runs has ended, at most ``patience`` seconds.
+        """Wait until every running receiver has ended, at most ``patience`` seconds.
 
-        What runs when the arbiter ends is killed with it, as process 1 of a container and by systemd.
+        A receiver that still runs when the arbiter ends is killed with it, in a container and by systemd.
         """
         deadline = time.monotonic() + patience
         while self._running and time.monotonic() < deadline:
@@ -123,32 +123,34 @@ class Notifier:
                         self.ended(pid, status)
                     continue
                 del self._running[pid]
-            time.sleep(LOOK)
+            time.sleep(POLL_EVERY)
         for pid, (kind, _) in self._running.items():
-            self._log.error("notify: %s (pid %d) has not ended", kind, pid, extra={"action": "notify-failed"})
+            self._log.error(
+                "notify: %s (pid %d) did not end in time", kind, pid, extra={"action": "notify-failed"}
+            )
 
     def ended(self, pid: int, status: int) -> bool:
-        """Take note that a child has ended; return whether it was one of these."""
+        """Record that a child has ended. Return whether it was a receiver."""
         if pid not in self._running:
             return False
         end, (kind, _) = Exit.of(status), self._running.pop(pid)
         if not end.clean:
-            why = f"{end} (it gets {LONGEST_RUN:g} s)" if end.signal == signal.SIGKILL else str(end)
+            why = f"{end} (the limit is {LONGEST_RUN:g} s)" if end.signal == signal.SIGKILL else str(end)
             self._log.error("notify: %s failed: %s", kind, why, extra={"action": "notify-failed"})
         return True
 
 
-def _notice(shot: Mapping[str, Any], notice: Mapping[str, Any]) -> bytes:
+def _encoded(shot: Mapping[str, Any], notice: Mapping[str, Any]) -> bytes:
     server = {key: shot[key] for key in SERVER} | {"generation": shot["arbiter"]["generation"]}
     return json.dumps({"at": shot["at"], "server": server, **notice}).encode()
 
 
-def _execute(arguments: Sequence[str], told: bytes, environ: Mapping[str, str]) -> int:
-    """Start a program in a process group of its own, with ``told`` on its standard input. Raises OSError."""
+def _execute(arguments: Sequence[str], message: bytes, environ: Mapping[str, str]) -> int:
+    """Start a program in a process group of its own, with ``message`` on its standard input. Raises OSError."""
     fd = open_anonymous("workerguard-notice")
     try:
-        os.write(fd, told)
+        os.write(fd, message)
         os.lseek(fd, 0, os.SEEK_SET)
-        return execute(arguments, environ, given={0: fd}, group=True)
+        return execute(arguments, environ, descriptors={0: fd}, group=True)
     finally:
         os.close(fd)

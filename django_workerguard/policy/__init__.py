@@ -1,1 +1,1 @@
-"""What to do, decided without doing it. Pure: no clock, no process, no gunicorn."""
+"""The policy: decides what to do, and does nothing. Pure: no clock, no process, no gunicorn."""

@@ -1,4 +1,4 @@
-"""What to do. Pure values, applied by the arbiter."""
+"""Actions: what the plan wants done. Pure values, applied by the arbiter."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Duty:
 class Retire:
     """Ask a worker to leave.
 
-    ``quick``: without finishing what is in hand. ``makes_room``: its successor is started only
+    ``quick``: without finishing its requests. ``makes_room``: its successor is started only
     when it has gone, because there is proof that both do not fit into the memory.
     """
 
@@ -80,7 +80,7 @@ class CloseListeners:
 
 @dataclass(frozen=True)
 class GiveUp:
-    """Stop the server with an exit code of its own, its workers with mercy."""
+    """Stop the server with this exit code; its workers get their mercy."""
 
     exit_code: int
     reason: Reason
@@ -88,7 +88,7 @@ class GiveUp:
 
 @dataclass(frozen=True)
 class Halt:
-    """End the arbiter: nobody is left."""
+    """End the arbiter: no process is left."""
 
     exit_code: int
     reason: Reason | None = None

@@ -26,10 +26,10 @@ class Failure:
 
 
 def is_want_of_memory(class_names: Iterable[str]) -> bool:
-    """Say whether a failure proves a want of memory, from the names of its classes and those of its causes."""
+    """Return whether a failure proves that memory ran out, from the names of its classes and those of its causes."""
     return not MEMORY.isdisjoint(class_names)
 
 
 def is_transient(class_names: Iterable[str]) -> bool:
-    """Say whether a failure may pass by itself, from the names of its classes and those of its causes."""
+    """Return whether a failure may pass by itself, from the names of its classes and those of its causes."""
     return not TRANSIENT.isdisjoint(class_names)

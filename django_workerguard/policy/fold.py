@@ -1,4 +1,4 @@
-"""How what happened changes what is known: one function from fleet and message to fleet. Pure."""
+"""How a message changes the fleet: one function from fleet and message to fleet. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from django_workerguard.policy.view import Counts, Fleet, Policy, Record, StandI
 
 STABLE = 10.0  # seconds of being ready after which a death is not an early one
 FRESH = 10.0  # seconds after min-worker-lifetime in which a kill comes right after the load
-BY_ITSELF = Reason(Rule.LEFT, "it stopped by itself, or because another process sent it a signal")
+BY_ITSELF = Reason(
+    Rule.LEFT, "the arbiter did not ask it to: it stopped by itself, or another process sent it a signal"
+)
 CLEAN_STABLE = 1.0  # the same for a worker that left with exit code 0
 
 
@@ -127,9 +129,9 @@ def _observed(policy: Policy, fleet: Fleet, message: m.Observed) -> Fleet:
 def _counted(worker: Worker, reading: m.Reading, at: float) -> Worker:
     """Take in what a worker counts; it costs nothing where no number has changed."""
     on_duty = reading.on_duty if worker.state in (State.UNLOADED, State.RETIRING) else worker.on_duty
-    said = (reading.beat, reading.requests, reading.errors, reading.memory_errors, reading.in_flight)
-    known = (worker.beat, worker.requests, worker.errors, worker.memory_errors, worker.in_flight)
-    if said == known and on_duty == worker.on_duty:
+    new = (reading.beat, reading.requests, reading.errors, reading.memory_errors, reading.in_flight)
+    old = (worker.beat, worker.requests, worker.errors, worker.memory_errors, worker.in_flight)
+    if new == old and on_duty == worker.on_duty:
         return worker
     return worker.having(
         beat=reading.beat,
@@ -201,8 +203,8 @@ def _sized(policy: Policy, worker: Worker, resident: int, at: float) -> Worker:
         marks = (*marks, Counts(at, worker.requests, worker.errors))
         marks = tuple(mark for mark in marks if at - mark.at <= WINDOW)
     rss_over = worker.rss_over + 1 if over else 0
-    known = (worker.rss, worker.rss_over, worker.rss_at_first, worker.marks)
-    if known == (resident, rss_over, at_first, marks):
+    old = (worker.rss, worker.rss_over, worker.rss_at_first, worker.marks)
+    if old == (resident, rss_over, at_first, marks):
         return worker
     return worker.having(rss=resident, rss_over=rss_over, rss_at_first=at_first, marks=marks)
 

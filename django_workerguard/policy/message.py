@@ -1,4 +1,4 @@
-"""What happened, told to the fleet. Pure values; ``at`` is seconds the arbiter was awake."""
+"""Messages: the events that change the fleet. Pure values; ``at`` is in seconds that the arbiter was awake."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class SpawnFailed:
 
 @dataclass(frozen=True)
 class Reading:
-    """What one seat says just now."""
+    """The state and the counters in one seat."""
 
     seat: int
     state: State | None  # None: it has said nothing yet
@@ -114,7 +114,7 @@ class Admitted:
 
 @dataclass(frozen=True)
 class DutySet:
-    """The stand-in, or an unloaded worker, was told to answer or to park."""
+    """The stand-in, or an unloaded worker, was ordered to answer or to park."""
 
     seat: int
     on: bool

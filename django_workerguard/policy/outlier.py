@@ -1,4 +1,4 @@
-"""Which worker fails where its peers do not. Pure.
+"""Outliers: workers whose requests fail while the requests of their peers succeed. Pure.
 
 A worker is compared with the healthier half of its peers, over the last minute: with two
 workers that is the other one, and where all workers fail none stands out.
@@ -26,15 +26,15 @@ def outliers(policy: Policy, fleet: Fleet, now: float) -> dict[int, Reason]:
     if policy.outlier == "off":
         return {}
     counts = {worker.seat: recent(worker, now) for worker in fleet.of(State.READY)}
-    found: dict[int, Reason] = {}
+    reasons: dict[int, Reason] = {}
     peers: _Peers | None = None
     for seat, (requests, errors) in counts.items():
         if requests < policy.outlier_min_requests or errors < LEAST_ERRORS:
             continue
         peers = peers or _Peers.of(counts)
         if reason := _reason(policy, requests, errors, *peers.healthier_half(seat)):
-            found[seat] = reason
-    return found
+            reasons[seat] = reason
+    return reasons
 
 
 def _reason(
@@ -72,11 +72,11 @@ class _Peers:
 
     @classmethod
     def of(cls, counts: Mapping[int, tuple[int, int]]) -> _Peers:
-        seen = [(seat, requests, errors) for seat, (requests, errors) in counts.items() if requests]
-        seen.sort(key=lambda one: (one[2] / one[1], -one[1]))
-        requests, errors = [one[1] for one in seen], [one[2] for one in seen]
+        workers = [(seat, requests, errors) for seat, (requests, errors) in counts.items() if requests]
+        workers.sort(key=lambda one: (one[2] / one[1], -one[1]))
+        requests, errors = [one[1] for one in workers], [one[2] for one in workers]
         return cls(
-            {seat: place for place, (seat, _, _) in enumerate(seen)},
+            {seat: place for place, (seat, _, _) in enumerate(workers)},
             requests,
             errors,
             [0, *accumulate(requests)],

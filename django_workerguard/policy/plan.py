@@ -1,4 +1,4 @@
-"""The heart: from what is to what to do. Pure: same input, same output.
+"""The decisions: from the state of the fleet to a list of actions. Pure: same input, same output.
 
 Called by the arbiter on every tick and wake-up. Its promises are held by property tests:
 its own retirements never take ready workers below the target, workers that serve or are
@@ -58,7 +58,7 @@ def plan(policy: Policy, fleet: Fleet, now: float) -> tuple[Action, ...]:
 
 
 def _is_drained(policy: Policy, fleet: Fleet, since: float) -> bool:
-    """Say whether drain-delay is over and, if there is one, the connections that waited have been accepted.
+    """Return whether drain-delay is over and, if there is one, the connections that waited have been accepted.
 
     What is still in the backlog when the listeners close is reset. The workers get their mercy to empty it.
     """
@@ -114,9 +114,7 @@ def _past_its_time(policy: Policy, worker: Worker, now: float) -> Iterator[Actio
             text = f"loaded, but not accepting after {policy.timeout:g} s"
             yield Abort(worker.seat, Reason(Rule.TIMEOUT, text))
         case State.READY | State.UNLOADED if policy.timeout and now - worker.beat_seen > policy.timeout:
-            waits = (
-                "" if worker.in_flight else "; it has no request in hand: perhaps a client has sent nothing"
-            )
+            waits = "" if worker.in_flight else "; no request is in hand, so a client may have sent nothing"
             text = f"no sign of life for {policy.timeout:g} s{waits}"
             yield Abort(worker.seat, Reason(Rule.TIMEOUT, text))
         case State.RETIRING if worker.asked_to_leave is not None:
@@ -146,7 +144,7 @@ def _stopping(policy: Policy, fleet: Fleet, stop: Stop, now: float) -> Iterator[
     elif now - stop.at > 2 * policy.worker_reload_mercy + policy.drain_delay + LAST_WAIT:
         pids = ", ".join(str(worker.pid) for worker in _in_order(fleet.workers.values()))
         reason = stop.reason or Reason(Rule.STOP)
-        yield Halt(stop.exit_code, reason.adding(f"left behind, although killed: pid {pids}"))
+        yield Halt(stop.exit_code, reason.adding(f"still running, although killed: pid {pids}"))
 
 
 def _give_up(policy: Policy, fleet: Fleet, now: float) -> Reason | None:
@@ -174,11 +172,11 @@ def _used_up(policy: Policy, fleet: Fleet, slot: int) -> bool:
     return fleet.record(slot).failures >= policy.load_retries and fleet.incumbent(slot) is None
 
 
-# who answers
+# the 503 answers
 
 
 def _duties(policy: Policy, fleet: Fleet, now: float) -> Iterator[Action]:
-    """503 is answered only while nobody is ready, and by nobody once a worker waits to be admitted."""
+    """Have 503 answered only while no worker is ready, and no longer once a worker waits to be admitted."""
     if not policy.answers:
         return
     alone = all(worker.aborted is not None for worker in fleet.of(State.READY, State.LOADED))
@@ -200,8 +198,8 @@ def _duties(policy: Policy, fleet: Fleet, now: float) -> Iterator[Action]:
 
 
 def _admissions(fleet: Fleet) -> Iterator[Action]:
-    """A loaded worker accepts only when nobody who answers 503 still does."""
-    duties = [(who.on_duty, who.duty_wanted) for who in fleet.workers.values()]
+    """Admit loaded workers once no process answers 503 any more."""
+    duties = [(worker.on_duty, worker.duty_wanted) for worker in fleet.workers.values()]
     duties.append((fleet.stand_in.on_duty, fleet.stand_in.duty_wanted))
     if any(on or wanted for on, wanted in duties):
         return
@@ -211,9 +209,9 @@ def _admissions(fleet: Fleet) -> Iterator[Action]:
 
 
 def _emergency(policy: Policy, fleet: Fleet, now: float) -> Iterator[Action]:
-    found = why_kill(policy, fleet, now)
-    if found is not None:
-        worker, reason = found
+    victim = why_kill(policy, fleet, now)
+    if victim is not None:
+        worker, reason = victim
         yield Kill(worker.seat, reason, evil=True)
 
 
@@ -225,7 +223,7 @@ def _departures(policy: Policy, fleet: Fleet, now: float) -> Iterator[Retire]:
         if worker.state is State.READY:
             spare -= 1
             if spare < 0:
-                continue  # somebody below cannot serve yet
+                continue  # a worker below the target cannot serve yet
         yield Retire(worker.seat, Reason(Rule.SCALE, "above the target"))
     for slot in range(1, fleet.target + 1):
         incumbent, successor = fleet.incumbent(slot), fleet.successor(slot)
@@ -240,7 +238,7 @@ def _departures(policy: Policy, fleet: Fleet, now: float) -> Iterator[Retire]:
         reason = why_due(policy, fleet, worker, now)
         if reason and fleet.in_slot(worker.slot) == [
             worker
-        ]:  # it serves nobody, so it need not wait for a successor
+        ]:  # it serves no request, so it need not wait for a successor
             yield Retire(worker.seat, reason)
     yield from _break_before_make(policy, fleet, now)
 
@@ -260,9 +258,9 @@ def _is_superseded(fleet: Fleet, worker: Worker, now: float) -> bool:
 
 
 def _break_before_make(policy: Policy, fleet: Fleet, now: float) -> Iterator[Retire]:
-    """Retire first where nothing may come beside the incumbents, or nothing can for want of memory."""
-    found = (fleet.incumbent(slot) for slot in range(1, fleet.target + 1))
-    incumbents = _in_order(worker for worker in found if worker is not None)  # the longest there first
+    """Retire before the successor starts: if `surge` is 0, or if there was no memory for a successor."""
+    workers = (fleet.incumbent(slot) for slot in range(1, fleet.target + 1))
+    incumbents = _in_order(worker for worker in workers if worker is not None)  # the longest there first
     if policy.surge == 0:
         yield from _make_room(policy, fleet, incumbents, now)
         return
@@ -274,12 +272,12 @@ def _break_before_make(policy: Policy, fleet: Fleet, now: float) -> Iterator[Ret
     largest = max(starved, key=lambda w: (w.rss, -w.ordinal))
     reason = _why_out(policy, fleet, largest, now)
     if reason:
-        reason = reason.adding("it goes first: its successor found no memory beside it")
+        reason = reason.adding("it leaves first, because there was no memory for a successor beside it")
         yield Retire(largest.seat, reason, makes_room=True)
 
 
 def _make_room(policy: Policy, fleet: Fleet, incumbents: list[Worker], now: float) -> list[Retire]:
-    """Retire whoever is due, so that never more than `away` are away at once, and never the last that is ready."""
+    """Retire due workers: at most `away` are missing at once, and the last ready worker stays."""
     there = [w for w in incumbents if w.state in (State.READY, State.UNLOADED) and w.aborted is None]
     away = fleet.target - len(there)
     room = min(policy.away - away, fleet.ready - 1 if fleet.target > 1 else 1)
@@ -295,7 +293,7 @@ def _why_out(policy: Policy, fleet: Fleet, incumbent: Worker, now: float) -> Rea
     return decided or (why_due(policy, fleet, incumbent, now) if incumbent.state is State.READY else None)
 
 
-# who comes
+# the starts
 
 
 def _spawns(policy: Policy, fleet: Fleet, now: float, *, making_room: bool) -> Iterator[Action]:
@@ -335,12 +333,12 @@ def _empty(policy: Policy, fleet: Fleet, now: float) -> list[int]:
 
 
 def _to_succeed(policy: Policy, fleet: Fleet, now: float) -> list[tuple[int, Reason]]:
-    """Slots whose incumbent is to be replaced and whose successor may come now, each with the reason."""
+    """List the slots whose incumbent is due and whose successor may start now, each with the reason."""
     slots = range(1, fleet.target + 1)
     budget = policy.surge - sum(1 for slot in slots if fleet.successor(slot) is not None)
     if budget <= 0 or fleet.canary_next_try > now:
         return []
-    found = []
+    due = []
     for slot in slots:
         incumbent = fleet.incumbent(slot)
         if incumbent is None or incumbent.state not in (State.READY, State.UNLOADED):
@@ -348,13 +346,13 @@ def _to_succeed(policy: Policy, fleet: Fleet, now: float) -> list[tuple[int, Rea
         if fleet.successor(slot) is None and fleet.record(slot).next_try <= now:
             reason = _why_out(policy, fleet, incumbent, now)
             if reason:
-                found.append((slot, reason))
+                due.append((slot, reason))
     if not fleet.proven:  # the first of a new generation is the canary
         trying = any(
             w.generation == fleet.generation for w in fleet.of(State.LOADING, State.LOADED, State.FAILED)
         )
         budget = 0 if trying else 1
-    return sorted(found, key=lambda pair: (fleet.record(pair[0]).last_spawn, pair[0]))[:budget]
+    return sorted(due, key=lambda pair: (fleet.record(pair[0]).last_spawn, pair[0]))[:budget]
 
 
 def _in_order(workers: Iterable[Worker]) -> list[Worker]:

@@ -1,6 +1,6 @@
-"""When a worker has done its part: uWSGI's recycle policies. Pure.
+"""The recycle rules, which mirror uWSGI's: when a worker is due to be replaced. Pure.
 
-Each rule says why in words that carry the numbers; the plan replaces within the budget.
+Each rule returns its reason with the numbers; the plan replaces within the budget.
 What uWSGI decides in the worker, at the end of a request, is decided here, so that idle
 workers are seen and the successor is ready first.
 """
@@ -104,7 +104,7 @@ def why_kill(policy: Policy, fleet: Fleet, now: float) -> tuple[Worker, Reason] 
         return None
     if fleet.last_evil is not None and now - fleet.last_evil < policy.min_worker_lifetime:
         return None
-    found = [
+    candidates = [
         worker
         for worker in fleet.of(State.READY)
         if worker.rss >= limit > worker.rss_at_first
@@ -112,7 +112,7 @@ def why_kill(policy: Policy, fleet: Fleet, now: float) -> tuple[Worker, Reason] 
         and is_old_enough(policy, worker, now)
         and not fleet.record(worker.slot).evil_suspended
     ]
-    if not found:
+    if not candidates:
         return None
-    largest = max(found, key=lambda w: (w.rss, -w.ordinal))
+    largest = max(candidates, key=lambda w: (w.rss, -w.ordinal))
     return largest, Reason(Rule.EVIL_RELOAD_ON_RSS, f"{_size(largest, limit)}, {fleet.ready} ready")

@@ -1,4 +1,4 @@
-"""The fleet as the arbiter knows it: what is. Pure values; times are seconds the arbiter was awake."""
+"""The fleet as the arbiter knows it. Pure values; times are in seconds that the arbiter was awake."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SERVING_OR_COMING = frozenset({State.LOADING, State.LOADED, State.READY, State.U
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """The options that decide. Durations in seconds; 0 switches a limit off."""
+    """The options that the plan depends on. Durations are in seconds; 0 switches a limit off."""
 
     need_app: str = "worker"
     load_retries: int = 3
@@ -44,7 +44,7 @@ class Policy:
     worker_reload_mercy: float = 60.0
     timeout: float = 30.0  # gunicorn's, for requests
     surge: int = 1
-    away: int = 1  # how many may be away at once where nobody may come beside the incumbents (surge 0)
+    away: int = 1  # if surge is 0: the number of workers that may be missing at once
     drain_delay: float = 0.0
     max_requests: int = 0
     max_requests_delta: int = 0
@@ -57,9 +57,7 @@ class Policy:
     reload_on_memory_error: bool = True
     outlier: str = "eject"
     outlier_min_requests: int = 50
-    answers: bool = (
-        True  # somebody waits for an answer, which is 503 while nobody is ready; tasks wait by themselves
-    )
+    answers: bool = True  # clients wait for an answer, which is 503 while no worker is ready; tasks only wait
     never_give_up: bool = False  # a development server with the reloader
     seed: float = 0.0  # a fraction of the server's own, from which its jitter is derived
 
@@ -72,7 +70,7 @@ class Policy:
 
 @dataclass(frozen=True)
 class Counts:
-    """What a worker had counted at a moment."""
+    """The counters of a worker at one moment."""
 
     at: float
     requests: int
@@ -87,7 +85,7 @@ class Worker:
     slot: int
     pid: int
     generation: int
-    ordinal: int  # the how-manieth spawn of this arbiter
+    ordinal: int  # counts the spawns of this arbiter
     spawned: float
     load_timeout: float
     state: State = State.LOADING
@@ -145,7 +143,7 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True)
 class StandIn:
-    """The parked process that answers 503 while nobody can serve."""
+    """The parked process that answers 503 while no worker can serve."""
 
     seat: int | None = None
     pid: int = 0
@@ -169,7 +167,7 @@ class Stop:
 
 @dataclass(frozen=True, kw_only=True)
 class Fleet:
-    """Everything that the plan looks at."""
+    """Everything that the plan depends on."""
 
     target: int
     generation: int = 1
@@ -199,21 +197,21 @@ class Fleet:
 
     @cached_property
     def _by_slot(self) -> Mapping[int, list[Worker]]:
-        found: dict[int, list[Worker]] = {}
+        by_slot: dict[int, list[Worker]] = {}
         for worker in sorted(self.workers.values(), key=lambda w: w.ordinal):
             if worker.state in SERVING_OR_COMING:
-                found.setdefault(worker.slot, []).append(worker)
-        return found
+                by_slot.setdefault(worker.slot, []).append(worker)
+        return by_slot
 
     @cached_property
     def _all_in_slots(self) -> Mapping[int, list[Worker]]:
-        found: dict[int, list[Worker]] = {}
+        by_slot: dict[int, list[Worker]] = {}
         for worker in self.workers.values():
-            found.setdefault(worker.slot, []).append(worker)
-        return found
+            by_slot.setdefault(worker.slot, []).append(worker)
+        return by_slot
 
     def all_in_slot(self, slot: int) -> list[Worker]:
-        """The slot's processes, those that fail or leave too."""
+        """Return every process of the slot, also one that fails or leaves."""
         return self._all_in_slots.get(slot, [])
 
     def in_slot(self, slot: int) -> list[Worker]:
@@ -221,19 +219,19 @@ class Fleet:
         return self._by_slot.get(slot, [])
 
     def incumbent(self, slot: int) -> Worker | None:
-        found = self.in_slot(slot)
-        return found[0] if found else None
+        workers = self.in_slot(slot)
+        return workers[0] if workers else None
 
     def successor(self, slot: int) -> Worker | None:
-        found = self.in_slot(slot)
-        return found[1] if len(found) > 1 else None
+        workers = self.in_slot(slot)
+        return workers[1] if len(workers) > 1 else None
 
     @cached_property
     def _by_state(self) -> Mapping[State, list[Worker]]:
-        found: dict[State, list[Worker]] = {}
+        by_state: dict[State, list[Worker]] = {}
         for worker in self.workers.values():
-            found.setdefault(worker.state, []).append(worker)
-        return found
+            by_state.setdefault(worker.state, []).append(worker)
+        return by_state
 
     def of(self, *states: State) -> list[Worker]:
         """The workers in any of these states."""
@@ -258,7 +256,7 @@ class Fleet:
 
     @property
     def is_rolled(self) -> bool:
-        """Say whether every slot has a ready worker of the newest generation, and nobody is on the way or leaving."""
+        """Say whether every slot has a ready worker of the newest generation, and no worker is loading or leaving."""
         if self.next_target is not None or len(self.workers) != self.target:
             return False
         return all(w.state is State.READY and w.generation == self.generation for w in self.workers.values())

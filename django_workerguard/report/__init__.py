@@ -1,1 +1,1 @@
-"""From a snapshot to what a person or a probe is told. Pure."""
+"""Findings, tables, metrics and probe answers, all made from a snapshot. Pure."""

@@ -1,4 +1,4 @@
-"""What a person should know of a server, out of a snapshot. Pure."""
+"""Findings: the conditions of a server that a person should know, from a snapshot. Pure."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Any
 from django_workerguard.config.text import megabytes
 from django_workerguard.report.verdict import LONGEST_SILENCE
 
-SLOW_LOAD = 15.0  # seconds; a load that takes longer, and longer than any so far by far, may hang
-OVERDUE = 1.0  # seconds; a next try this close is not worth a number
+SLOW_LOAD = 15.0  # seconds; a load that takes longer, and three times as long as any other, may hang
+SERVES = ("ready", "retiring", "unloaded")  # states of a slot whose worker answers
+SOON = 0.1  # seconds; a next try that is closer is not mentioned
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something a person should know: how bad, a fixed code, the slot if it is one slot's, and a sentence."""
+    """A condition that a person should know. ``code`` is fixed; ``slot`` is None if it concerns the whole server."""
 
     severity: str  # critical, warning, notice
     code: str
@@ -41,30 +42,31 @@ def _server(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
         text = f"the arbiter (pid {arbiter['pid']}) has not ticked for {arbiter['beat_age']:.0f} s: is it stopped?"
         yield Finding("critical", "arbiter-silent", None, text)
     if snapshot["stand_in"]:
-        yield Finding("critical", "stand-in", None, "nobody is loaded: the stand-in answers 503")
+        yield Finding("critical", "stand-in", None, "no worker is loaded: the stand-in answers 503")
     elif ready < quorum:
         text = f"{ready} of {target} workers are ready, {quorum} needed"
         yield Finding("critical" if snapshot["quorum_reached"] else "warning", "below-quorum", None, text)
     if arbiter["phase"] in ("draining", "stopping"):
         yield Finding("notice", arbiter["phase"], None, f"the server is {arbiter['phase']}")
     if arbiter["errors"]:
-        text = f"the arbiter survived {arbiter['errors']} errors of its own: see its log"
+        plural = "" if arbiter["errors"] == 1 else "s"
+        text = f"the arbiter has survived {arbiter['errors']} internal error{plural}: see its log"
         yield Finding("warning", "arbiter-errors", None, text)
     if arbiter["frozen"]:
         failing = next((slot for slot in snapshot["slots"] if slot["failures"] or slot["not_spawned"]), None)
         why = f" ({_why(failing)}{_next(failing)})" if failing else ""
-        text = f"frozen: generation {arbiter['generation']} cannot be loaded{why}; the one before serves on"
+        text = f"frozen: generation {arbiter['generation']} cannot be loaded{why}; the previous generation continues to serve"
         yield Finding("warning", "frozen", None, text)
-        degraded = [slot["slot"] for slot in snapshot["slots"] if not slot["pid"]]
+        degraded = [slot["slot"] for slot in snapshot["slots"] if slot["state"] not in SERVES]
         if degraded:
-            empty = (
-                f"slot {degraded[0]} is"
+            slots = (
+                f"slot {degraded[0]} has"
                 if len(degraded) == 1
-                else f"slots {', '.join(map(str, degraded))} are"
+                else f"slots {', '.join(map(str, degraded))} have"
             )
             text = (
-                f"{empty} empty, and old code cannot be loaded any more: "
-                f"{ready} of {target} serve until the reload succeeds"
+                f"{slots} no ready worker, because the old code can no longer be loaded: "
+                f"{ready} of {target} workers serve until the reload succeeds"
             )
             yield Finding("warning", "degraded", None, text)
     if snapshot.get("debug"):
@@ -75,7 +77,7 @@ def _server(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
     if outdated:
         text = (
             f"{', '.join(outdated)}: changed on disk since the server started; "
-            "workers go on with the version from the start: restart the server to run the new one"
+            "the workers continue with the version from the start. Restart the server to run the new version"
         )
         yield Finding("warning", "package-changed", None, text)
     if snapshot["release"] == "mixed":
@@ -86,33 +88,33 @@ def _server(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _limits(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
-    """Limits that the workers cannot keep, with the numbers."""
+    """Yield findings about limits that the workers cannot meet."""
     limits, slots = snapshot["limits"], snapshot["slots"]
     lifetime = limits["max_worker_lifetime"]
     longest = max((slot["load_seconds"] or 0.0 for slot in slots), default=0.0)
     if lifetime and longest >= lifetime:
-        text = f"max-worker-lifetime is {lifetime:g} s, but a load takes {longest:.1f} s: workers are due when they are ready"
+        text = f"max-worker-lifetime is {lifetime:g} s, but a load takes {longest:.1f} s: a worker is due for replacement as soon as it is ready"
         yield Finding("warning", "lifetime-below-load", None, text)
     largest = max((slot["rss_bytes"] for slot in slots), default=0)
     room = limits["memory_bytes"] - limits["memory_used_bytes"]
     if limits["memory_bytes"] and limits["surge"] and largest * limits["surge"] > room:
         text = (
-            f"surge is {limits['surge']} and a worker takes {megabytes(largest)}, but the memory limit of "
-            f"{megabytes(limits['memory_bytes'])} leaves {megabytes(max(0, room))}: a successor may find no room"
+            f"surge is {limits['surge']} and a worker uses {megabytes(largest)}, but the memory limit of "
+            f"{megabytes(limits['memory_bytes'])} leaves {megabytes(max(0, room))}: there may be no memory for a successor"
         )
         yield Finding("warning", "no-room-for-surge", None, text)
 
 
-def _noted(slot: Mapping[str, Any], limit: int) -> Iterator[Finding]:
+def _notes(slot: Mapping[str, Any], limit: int) -> Iterator[Finding]:
     number, size = slot["slot"], megabytes(slot["rss_bytes"])
     if "rss_baseline" in slot["notes"]:
-        text = f"slot {number}: a fresh worker takes {size} and the limit is {megabytes(limit)}: the rule is not applied"
+        text = f"slot {number}: a fresh worker uses {size} and the limit is {megabytes(limit)}, so the rule is not applied"
         yield Finding("warning", "rss-limit-below-baseline", number, text)
     if "evil_suspended" in slot["notes"]:
-        text = f"slot {number}: evil-reload-on-rss killed two workers right after their load: it is suspended until a reload"
+        text = f"slot {number}: evil-reload-on-rss killed two workers right after their load, so it is suspended until the next reload"
         yield Finding("warning", "evil-suspended", number, text)
     if "outlier" in slot["notes"]:
-        yield Finding("warning", "outlier", number, f"slot {number} answers 5xx where its peers do not")
+        yield Finding("warning", "outlier", number, f"slot {number} answers 5xx and its peers do not")
 
 
 def _slots(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
@@ -120,14 +122,14 @@ def _slots(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
     for slot in snapshot["slots"]:
         number = slot["slot"]
         if (slot["loading_for"] or 0.0) > max(SLOW_LOAD, 3 * longest):
-            text = f"slot {number}: a load has taken {slot['loading_for']:.0f} s so far, in step {slot['step'] or 'unknown'} now"
-            text += f" (the others took at most {longest:.1f} s)" if longest else ""
+            text = f"slot {number}: the load has taken {slot['loading_for']:.0f} s so far and is in step {slot['step'] or 'unknown'}"
+            text += f" (the other loads took at most {longest:.1f} s)" if longest else ""
             yield Finding("notice", "slow-load", number, text)
-        yield from _noted(slot, snapshot["limits"]["rss_bytes"])
+        yield from _notes(slot, snapshot["limits"]["rss_bytes"])
         if slot["not_spawned"]:
             reason = (slot["last_error"] or {}).get("message", "unknown")
             tries = _tries(slot["not_spawned"])
-            text = f"slot {number}: no process can be started: {reason}; {tries}{_next(slot)}"
+            text = f"slot {number}: the worker process cannot be started: {reason}; {tries}{_next(slot)}"
             yield Finding("warning", "cannot-start", number, text)
         if slot["state"] == "unloaded":
             yield Finding("critical", "unloaded", number, f"slot {number} stays unloaded: {_why(slot)}")
@@ -153,9 +155,9 @@ def _slots(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
 def _left_behind(number: int, step: Mapping[str, Any]) -> Iterator[Finding]:
     threads = [name for name in step["left"] if name.startswith("thread:")]
     sockets = [name for name in step["left"] if name not in threads]
-    left = [f"{_counted(names, word)}" for names, word in ((threads, "thread"), (sockets, "socket")) if names]
+    left = [_counted(names, word) for names, word in ((threads, "thread"), (sockets, "socket")) if names]
     if left:
-        text = f"slot {number}: step {step['name']} left {' and '.join(left)}"
+        text = f"slot {number}: step {step['name']} left {' and '.join(left)} open"
         yield Finding("notice", "left-behind", number, text)
 
 
@@ -181,8 +183,8 @@ def _why(slot: Mapping[str, Any]) -> str:
 
 def _next(slot: Mapping[str, Any]) -> str:
     wait = slot["next_try_in"]
-    return f", the next in {wait:.1f} s" if wait is not None and wait > OVERDUE / 10 else ""
+    return f", next try in {wait:.1f} s" if wait is not None and wait > SOON else ""
 
 
 def _tries(count: int) -> str:
-    return "1 try" if count == 1 else f"{count} tries"
+    return "1 try failed" if count == 1 else f"{count} tries failed"

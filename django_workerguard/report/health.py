@@ -1,4 +1,4 @@
-"""What the health URLs answer. Pure."""
+"""Answers of the health URLs. Pure."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class Answer:
 
 
 def wants_json(accept: str, *, format: str = "") -> bool:
-    """Say whether a client asks for JSON: by its header ``Accept``, or by the parameter ``format`` of the query."""
+    """Return whether the client wants JSON, by the header ``Accept`` or the query parameter ``format``."""
     return "application/json" in accept or format == "json"
 
 
 def bears_token(authorization: str, token: str) -> bool:
-    """Say whether the header ``Authorization`` bears this token, compared in constant time; no token allows nothing."""
+    """Return whether the header ``Authorization`` has this token, compared in constant time; False without a token."""
     if not authorization or not token:
         return False
-    from hmac import compare_digest  # late: it would cost the arbiter a megabyte
+    from hmac import compare_digest  # imported late: it would cost the arbiter a megabyte
 
     scheme, _, given = authorization.partition(" ")
     same = compare_digest(given.strip().encode(errors="replace"), token.encode())
@@ -46,7 +46,7 @@ def bears_token(authorization: str, token: str) -> bool:
 def answer(
     kind: ProbeKind, vitals: Vitals | None, *, loaded: bool | None, now: float, as_json: bool, detailed: bool
 ) -> Answer:
-    """Answer one probe: 200, or 503 with Retry-After. Without ``detailed`` it says yes or no and nothing else."""
+    """Answer one probe: 200, or 503 with Retry-After. The reason is left out unless ``detailed``."""
     ok, reason = judge(kind, vitals, loaded=loaded, now=now)
     word = "ok" if ok else "unavailable"
     if as_json:
@@ -58,7 +58,7 @@ def answer(
 
 
 def respond(status: int, body: str, mime: str, *, retry_after: int = RETRY_AFTER) -> Answer:
-    """Make an answer that no cache keeps; a 503 says when to come again."""
+    """Return an answer that no cache keeps; a 503 has a Retry-After."""
     data = body.encode()
     headers = [("Content-Type", mime), ("Content-Length", str(len(data))), ("Cache-Control", "no-store")]
     if status == 503:

@@ -1,7 +1,7 @@
-"""The metrics of a server, out of its snapshot. Pure, and of no library's kind.
+"""Metrics of a server, from its snapshot. Pure, and independent of any metrics library.
 
-One list for the collector, the reference in the documentation and the alert rules. Labels are
-slots, never pids, so that a series goes on when its worker is recycled.
+One list serves the collector, the reference in the documentation and the alert rules. Labels are
+slots, never pids, so that a series continues when its worker is recycled.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ Snapshot = Mapping[str, Any]
 class Family:
     """A metric: its kind (gauge, counter, histogram, info), its labels' names and its samples.
 
-    A sample is the labels' values and a number; a histogram's samples are the upper bounds of its
-    buckets, each with the count below it, and ``total`` is the sum of what was observed.
+    A sample is the labels' values and a number. The samples of a histogram are the upper bounds of its
+    buckets, each with the count below it, and ``total`` is the sum of all observed values.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Family:
 
     @property
     def series(self) -> tuple[str, ...]:
-        """The names under which Prometheus stores it."""
+        """Return the names under which Prometheus stores it."""
         endings = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum")}
         return tuple(self.name + ending for ending in endings.get(self.kind, ("",)))
 
@@ -45,52 +45,69 @@ def families(shot: Snapshot) -> Iterator[Family]:
     """Yield every metric of a server."""
     arbiter, slots = shot["arbiter"], shot["slots"]
     about = ("name", "host", "worker_class", "release")
-    yield _of("info", "info", "Which server this is.", about, [(tuple(str(shot[key]) for key in about), 1)])
-    yield _one("start_time_seconds", "When the arbiter was started, in Unix time.", arbiter["started_at"])
-    yield _one("arbiter_silence_seconds", "How long ago the arbiter's last tick was.", arbiter["beat_age"])
     yield _of(
-        "arbiter_errors", "counter", "Errors of the arbiter's own, survived.", (), [((), arbiter["errors"])]
+        "info",
+        "info",
+        "Name, host, worker class and release of the server.",
+        about,
+        [(tuple(str(shot[key]) for key in about), 1)],
     )
-    yield _one("target_workers", "Workers that there are to be.", shot["target"])
-    yield _one("ready_workers", "Slots whose worker is ready.", shot["ready"])
+    yield _one("start_time_seconds", "Unix time at which the arbiter was started.", arbiter["started_at"])
+    yield _one("arbiter_silence_seconds", "Seconds since the arbiter's last tick.", arbiter["beat_age"])
+    yield _of(
+        "arbiter_errors",
+        "counter",
+        "Internal errors that the arbiter has survived.",
+        (),
+        [((), arbiter["errors"])],
+    )
+    yield _one("target_workers", "Configured number of workers.", shot["target"])
+    yield _one("ready_workers", "Number of slots whose worker is ready.", shot["ready"])
     yield _one(
-        "quorum_workers", "min-loaded: so many ready workers make the server ready.", shot["min_loaded"]
+        "quorum_workers",
+        "min-loaded: number of ready workers required for the server to report ready.",
+        shot["min_loaded"],
     )
     yield _of(
         "workers",
         "gauge",
-        "Slots by state.",
+        "Number of slots by state.",
         ("state",),
         [((state,), sum(slot["state"] == state for slot in slots)) for state in STATES],
     )
-    yield _one("generation", "Counts the reloads since the arbiter's start.", arbiter["generation"])
+    yield _one("generation", "Current generation; each reload begins a new one.", arbiter["generation"])
     yield _one(
         "frozen", "1 while the newest generation cannot be loaded and an older one serves.", arbiter["frozen"]
     )
-    yield _one("stand_in_on_duty", "1 while nobody is loaded and 503 is answered.", shot["stand_in"])
+    yield _one("stand_in_on_duty", "1 while no worker is loaded and 503 is answered.", shot["stand_in"])
     yield from _counts(shot["tallies"])
     yield from _slots(slots)
     if shot["backlog"] is not None:
-        yield _one("listen_backlog_connections", "Connections that wait to be accepted.", shot["backlog"])
+        yield _one(
+            "listen_backlog_connections", "Number of connections that wait to be accepted.", shot["backlog"]
+        )
     yield _findings(shot)
 
 
-# what a pool of tasks has, under the name that it has there, and what it is there where a task is no request
-OF_TASKS = {
-    "start_time_seconds": ("start_time_seconds", "When Celery's worker was started, in Unix time."),
-    "arbiter_silence_seconds": ("silence_seconds", "How long ago Celery's main process last looked around."),
-    "target_workers": ("target_children", "Children that there are to be."),
-    "ready_workers": ("ready_children", "Slots whose child is ready."),
+# metrics of a pool of tasks, by the server's name: the pool's name, and the help text if it differs
+POOL_METRICS = {
+    "start_time_seconds": ("start_time_seconds", "Unix time at which Celery's worker was started."),
+    "arbiter_silence_seconds": (
+        "silence_seconds",
+        "Seconds since the last sign of life of Celery's main process.",
+    ),
+    "target_workers": ("target_children", "Configured number of children."),
+    "ready_workers": ("ready_children", "Number of slots whose child is ready."),
     "workers": ("children", ""),
-    "load_failures": ("load_failures", "Loads of children that failed, by cause."),
-    "exits": ("exits", "Children that ended, by cause."),
-    "recycles": ("recycles", "Children asked to leave for a replacement, by rule."),
+    "load_failures": ("load_failures", "Failed loads of children, by cause."),
+    "exits": ("exits", "Children that have ended, by cause."),
+    "recycles": ("recycles", "Children that were asked to leave for a replacement, by rule."),
     "load_duration_seconds": ("load_duration_seconds", ""),
     "requests": ("tasks", "Tasks that have ended."),
-    "responses_5xx": ("failed_tasks", "Tasks that failed."),
-    "requests_in_flight": ("running_tasks", "Tasks under way."),
+    "responses_5xx": ("failed_tasks", "Tasks that have failed."),
+    "requests_in_flight": ("running_tasks", "Tasks in progress."),
     "resident_memory_bytes": ("resident_memory_bytes", "Resident memory of the slot's child."),
-    "slot_exits": ("slot_exits", "Children of the slot that ended."),
+    "slot_exits": ("slot_exits", "Children of the slot that have ended."),
     "load_failures_in_a_row": ("load_failures_in_a_row", ""),
     "back_off_seconds": ("back_off_seconds", ""),
     "findings": ("findings", ""),
@@ -98,19 +115,19 @@ OF_TASKS = {
 
 
 def families_of_pools(shots: Iterable[Snapshot]) -> Iterator[tuple[str, Family]]:
-    """Yield the metrics of Celery's pools, each with its pool's name; those of one name after one another."""
-    found = [(str(shot["name"]), family) for shot in shots for family in families(shot)]
-    for name, (called, text) in OF_TASKS.items():
-        for pool, family in found:
+    """Yield the metrics of Celery's pools, each with the name of its pool, grouped by metric."""
+    all_families = [(str(shot["name"]), family) for shot in shots for family in families(shot)]
+    for name, (pool_name, text) in POOL_METRICS.items():
+        for pool, family in all_families:
             if family.name == f"{PREFIX}_{name}":
-                yield pool, replace(family, name=f"{PREFIX}_pool_{called}", help=text or family.help)
+                yield pool, replace(family, name=f"{PREFIX}_pool_{pool_name}", help=text or family.help)
 
 
 def _counts(tallies: Mapping[str, Any]) -> Iterator[Family]:
     for name, tally, label, text in (
-        ("load_failures", "load_failures", "cause", "Loads of the application that failed, by cause."),
-        ("exits", "exits", "cause", "Worker processes that ended, by cause."),
-        ("recycles", "recycles", "rule", "Workers asked to leave for a replacement, by rule."),
+        ("load_failures", "load_failures", "cause", "Failed loads of the application, by cause."),
+        ("exits", "exits", "cause", "Worker processes that have ended, by cause."),
+        ("recycles", "recycles", "rule", "Workers that were asked to leave for a replacement, by rule."),
     ):
         yield _of(name, "counter", text, (label,), [((key,), count) for key, count in tallies[tally].items()])
     below = 0
@@ -118,7 +135,7 @@ def _counts(tallies: Mapping[str, Any]) -> Iterator[Family]:
     for bound in LOAD_BUCKETS:
         below += tallies["loads"][bound]
         buckets.append(((bound,), below))
-    text = "How long loads took that succeeded, from the fork to the end of the warm-up."
+    text = "Seconds that successful loads took, from the fork to the end of the warm-up."
     yield Family(f"{PREFIX}_load_duration_seconds", "histogram", text, (), buckets, tallies[LOAD_SECONDS])
 
 
@@ -126,16 +143,16 @@ def _slots(slots: Iterable[Mapping[str, Any]]) -> Iterator[Family]:
     for name, kind, key, text in (
         ("requests", "counter", "requests", "Requests that have ended."),
         ("responses_5xx", "counter", "errors_5xx", "Requests that ended in 5xx."),
-        ("requests_in_flight", "gauge", "in_flight", "Requests under way."),
+        ("requests_in_flight", "gauge", "in_flight", "Requests in progress."),
         ("resident_memory_bytes", "gauge", "rss_bytes", "Resident memory of the slot's worker."),
-        ("slot_generation", "gauge", "generation", "The generation of the slot's worker."),
-        ("slot_exits", "counter", "exits", "Worker processes of the slot that ended."),
-        ("load_failures_in_a_row", "gauge", "failures", "Failed loads since the last that succeeded."),
+        ("slot_generation", "gauge", "generation", "Generation of the slot's worker."),
+        ("slot_exits", "counter", "exits", "Worker processes of the slot that have ended."),
+        ("load_failures_in_a_row", "gauge", "failures", "Failed loads since the last successful load."),
         (
             "back_off_seconds",
             "gauge",
             "next_try_in",
-            "Until the slot's next try to load; 0 where none is due.",
+            "Seconds until the next try of the slot; 0 if no try is due.",
         ),
     ):
         yield _of(name, kind, text, ("slot",), [((str(slot["slot"]),), slot[key] or 0) for slot in slots])
@@ -146,7 +163,7 @@ def _findings(shot: Snapshot) -> Family:
     for finding in assess(shot):
         key = (finding.code, finding.severity)
         counts[key] = counts.get(key, 0) + 1
-    text = "What a person should know, by code and severity; how many slots it concerns."
+    text = "Number of findings, by code and severity."
     return _of("findings", "gauge", text, ("code", "severity"), sorted(counts.items()))
 
 

@@ -1,4 +1,4 @@
-"""How many requests and errors a second there were, out of the samples. Pure."""
+"""Requests and errors per second, from the samples. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Rate:
-    """What happened between two samples; ``at`` is the later one's, in Unix seconds."""
+    """Rates per second between two samples; ``at`` is the time of the later one, in Unix seconds."""
 
     at: float
     requests: float
@@ -16,12 +16,12 @@ class Rate:
 
 
 def rates(at: Sequence[int], requests: Sequence[int], errors: Sequence[int]) -> list[Rate]:
-    """Return the rates per second between the samples; a total that falls (a slot has gone) counts as nothing."""
-    found = []
+    """Return the rates per second between the samples; a total that falls (a slot was removed) counts as 0."""
+    result = []
     for before in range(len(at) - 1):
         passed = at[before + 1] - at[before]
         if passed > 0:
-            more = max(0, requests[before + 1] - requests[before]) / passed
-            worse = max(0, errors[before + 1] - errors[before]) / passed
-            found.append(Rate(at[before + 1], more, min(worse, more)))
-    return found
+            request_rate = max(0, requests[before + 1] - requests[before]) / passed
+            error_rate = max(0, errors[before + 1] - errors[before]) / passed
+            result.append(Rate(at[before + 1], request_rate, min(error_rate, request_rate)))
+    return result

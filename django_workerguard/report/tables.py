@@ -1,4 +1,4 @@
-"""A snapshot, events and a slot's story as text for a terminal. Pure."""
+"""Tables for a terminal: a snapshot, events, the explanation of a slot. Pure."""
 
 from __future__ import annotations
 
@@ -24,28 +24,29 @@ COLUMNS = (
     "RELEASE",
 )
 
-
-# how a pool of tasks calls what it counts
-OF_TASKS = {"REQUESTS": "TASKS", "5XX": "FAILED", "IN FLIGHT": "RUNNING"}
+# the names of these columns for a pool of tasks
+TASK_COLUMNS = {"REQUESTS": "TASKS", "5XX": "FAILED", "IN FLIGHT": "RUNNING"}
 
 
 def columns(snapshot: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the names of the table's columns, in the order of `row`."""
-    return tuple(OF_TASKS.get(name, name) for name in COLUMNS) if snapshot["kind"] == "celery" else COLUMNS
+    return (
+        tuple(TASK_COLUMNS.get(name, name) for name in COLUMNS) if snapshot["kind"] == "celery" else COLUMNS
+    )
 
 
 def table(snapshot: Mapping[str, Any]) -> str:
     """Render ``workerguard status``."""
     lines = [*headlines(snapshot), ""]
     lines += _aligned([columns(snapshot), *(row(slot, snapshot["at"]) for slot in snapshot["slots"])])
-    found = assess(snapshot)
-    if found:
-        lines += ["", *(f"{finding.severity}: {finding.text}" for finding in found)]
+    findings = assess(snapshot)
+    if findings:
+        lines += ["", *(f"{finding.severity}: {finding.text}" for finding in findings)]
     return plain("\n".join(lines))
 
 
 def headlines(snapshot: Mapping[str, Any]) -> tuple[str, str]:
-    """Say in two lines which server this is, and how it stands."""
+    """Return two lines: the server with its state, and its worker class with its addresses."""
     arbiter = snapshot["arbiter"]
     server = (
         f"{snapshot['name']} on {snapshot['host']}: {snapshot['ready']} of {snapshot['target']} ready, "
@@ -56,7 +57,7 @@ def headlines(snapshot: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def row(slot: Mapping[str, Any], now: float) -> tuple[str, ...]:
-    """Render a slot, a cell for each of COLUMNS."""
+    """Return the cells of a slot, one for each of COLUMNS."""
     wait = slot["next_try_in"]
     pid = str(slot["pid"] or "-") + (f" → {slot['successor']}" if slot["successor"] else "")
     return (
@@ -83,7 +84,7 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def span(seconds: float) -> str:
-    """Say a duration in its largest two units."""
+    """Return a duration in its two largest units."""
     whole = max(0, int(seconds))
     for size, unit, smaller, small_unit in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
         if whole >= size:
@@ -92,7 +93,7 @@ def span(seconds: float) -> str:
 
 
 def utc(at: Any) -> datetime:
-    """Return Unix seconds as a date; what no calendar has, in a journal that is damaged, is 1970."""
+    """Return Unix seconds as a date; 1970 for a value that is no date, as in a damaged journal."""
     try:
         return datetime.fromtimestamp(at, UTC)
     except (TypeError, ValueError, OverflowError, OSError):
@@ -115,8 +116,10 @@ def _value(value: Any) -> str:
     return repr(text) if " " in text else text
 
 
-def story(snapshot: Mapping[str, Any], slot: Mapping[str, Any], events: Iterable[Mapping[str, Any]]) -> str:
-    """Render ``workerguard explain SLOT``: what it does, what its load took, what failed, what happened."""
+def explanation(
+    snapshot: Mapping[str, Any], slot: Mapping[str, Any], events: Iterable[Mapping[str, Any]]
+) -> str:
+    """Render ``workerguard explain SLOT``: its state, its load, its last error, its latest events."""
     lines = [
         f"slot {slot['slot']}: {slot['state'].replace('_', '-')} for {span(snapshot['at'] - slot['since'])}"
     ]
@@ -132,14 +135,14 @@ def story(snapshot: Mapping[str, Any], slot: Mapping[str, Any], events: Iterable
         if finding.slot == slot["slot"]
     ]
     if slot["load_steps"]:
-        lines += ["", "its load:", *_aligned([_step(step) for step in slot["load_steps"]])]
+        lines += ["", "load of its worker:", *_aligned([_step(step) for step in slot["load_steps"]])]
     if slot["step"]:
-        lines.append(f"  in step {slot['step']} now")
+        lines.append(f"  now in step {slot['step']}")
     if slot["last_error"]:
         lines += ["", *_last_error(slot["last_error"])]
-    happened = [event_line(event) for event in events if event.get("slot") == slot["slot"]]
-    if happened:
-        lines += ["", "what happened:", *happened[-30:]]
+    own = [event_line(event) for event in events if event.get("slot") == slot["slot"]]
+    if own:
+        lines += ["", "latest events:", *own[-30:]]
     return plain("\n".join(lines))
 
 
@@ -159,10 +162,6 @@ def _last_error(error: Mapping[str, Any]) -> list[str]:
     steps = [step for step in error.get("steps") or () if isinstance(step, Mapping)]
     return [
         f"last error, {when}{step}: {error.get('type')}: {error.get('message')}",
-        *(
-            ["the steps that it got through before:", *_aligned([_step(one) for one in steps])]
-            if steps
-            else []
-        ),
+        *(["steps that passed before the error:", *_aligned([_step(one) for one in steps])] if steps else []),
         str(error.get("traceback") or ""),
     ]

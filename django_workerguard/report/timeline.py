@@ -1,7 +1,6 @@
-"""The life of every slot in the last hour, out of the journal. Pure.
+"""The life of every slot in the last hour, from the journal. Pure.
 
-The journal is fed in as it grows, so that ten thousand events are looked at once and not at
-every look.
+New events are added as the journal grows, so that each event is processed once.
 """
 
 from __future__ import annotations
@@ -14,28 +13,28 @@ from django_workerguard.scoreboard.journal import LATEST
 
 WINDOW = 3600.0  # seconds
 LONGEST_TEXT = 200
-OF_LIVES = ("spawned", "ready", "load-failed", "retiring", "exited")  # what a process does, in this order
+LIFE_EVENTS = ("spawned", "ready", "load-failed", "retiring", "exited")  # of a process, in this order
 
-SERVER = 0  # the slot of what concerns them all
+SERVER = 0  # the "slot" of events of the whole server
 
 Event = Mapping[str, Any]
 
 
 @dataclass(eq=False)
 class Life:
-    """One process: since when it was what. Times are Unix seconds; None: not yet."""
+    """The life of one process. Times are Unix seconds; None: not yet."""
 
     slot: int
     pid: int
     generation: int
     spawned: float
-    lane: int = 0  # 0 and 1 in turn, so that an incumbent and its successor can be told apart
+    lane: int = 0  # 0 and 1 in turn, so that an incumbent and its successor are drawn apart
     ready: float | None = None
     retiring: float | None = None
     ended: float | None = None
 
     def spans(self, now: float) -> Iterator[tuple[str, float, float]]:
-        """Yield what it was doing, from when and until when: loading, ready, retiring."""
+        """Yield each phase (loading, ready, retiring) with its start and its end."""
         end = self.ended if self.ended is not None else now
         ready = self.ready if self.ready is not None else end
         retiring = self.retiring if self.retiring is not None else end
@@ -57,7 +56,7 @@ class Wait:
 
 @dataclass(frozen=True)
 class Mark:
-    """Something that happened at one moment, in a slot or (slot 0) to the server."""
+    """An event to be drawn, of a slot or (slot 0) of the server."""
 
     at: float
     slot: int
@@ -69,7 +68,7 @@ class Timeline:
     """The lives, waits and marks of the last hour."""
 
     def __init__(self) -> None:
-        self.seen = 0  # the number of the last event that was fed in
+        self.last_number = 0  # of the last event that was added
         self.lives: list[Life] = []
         self.waits: list[Wait] = []
         self.marks: list[Mark] = []
@@ -78,34 +77,34 @@ class Timeline:
         self._waiting: dict[int, Wait] = {}
 
     def feed(self, events: Iterable[Event]) -> None:
-        """Take in events that come after those which were taken in before."""
+        """Add events, which must be later than the events added before."""
         for event in events:
             try:
                 at = _number(event.get("at", 0))
-                if self.seen and event["number"] > self.seen + 1:
-                    self._missed_some(at)
-                self._take(event, str(event.get("event")), at, int(event.get("slot", 0)))
+                if self.last_number and event["number"] > self.last_number + 1:
+                    self._end_all(at)
+                self._add(event, str(event.get("event")), at, int(event.get("slot", 0)))
             except (TypeError, ValueError, OverflowError):
-                continue  # scribbled over: one event less
+                continue  # a damaged event
             finally:
-                self.seen = event["number"]
+                self.last_number = event["number"]
 
     def forget(self, now: float) -> None:
-        """Let go of what ended before the window."""
+        """Drop lives, waits and marks that ended before the window."""
         oldest = now - WINDOW
         self.lives = [life for life in self.lives if life.ended is None or life.ended >= oldest]
         self.waits = [wait for wait in self.waits if wait.until >= oldest]
         self.marks = [mark for mark in self.marks if mark.at >= oldest]
 
-    def _take(self, event: Event, name: str, at: float, slot: int) -> None:
-        life = self._life(event, name, at, slot) if name in OF_LIVES and slot else None
+    def _add(self, event: Event, name: str, at: float, slot: int) -> None:
+        life = self._life(event, name, at, slot) if name in LIFE_EVENTS and slot else None
         match name:
             case "ready" if life:
                 life.ready = at
             case "retiring" if life:
                 life.retiring = life.retiring or at
             case "load-failed" | "exited" if life:
-                self._ended(life, at)
+                self._end(life, at)
             case "back-off":
                 wait = Wait(slot, at, at + _number(event.get("seconds", 0)))
                 self.waits.append(wait)
@@ -122,7 +121,7 @@ class Timeline:
             lane = self._lanes[slot] = 1 - self._lanes.get(slot, 1)
             life = Life(slot, pid, int(event.get("generation", 0)), at - lived, lane)
             if name in ("retiring", "exited"):
-                life.ready = life.spawned  # its beginning is forgotten
+                life.ready = life.spawned  # the journal no longer has its start
             self._living[pid] = life
             self.lives.append(life)
         if name == "spawned" and slot in self._waiting:
@@ -130,25 +129,25 @@ class Timeline:
             wait.until = max(wait.begun, at)
         return life
 
-    def _missed_some(self, at: float) -> None:
-        """Begin anew with who lives: among the events that were overwritten meanwhile may be any end."""
+    def _end_all(self, at: float) -> None:
+        """End every life: events were overwritten before they were read, and any of them may have been an end."""
         for life in list(self._living.values()):
-            self._ended(life, at)
+            self._end(life, at)
 
-    def _ended(self, life: Life, at: float) -> None:
+    def _end(self, life: Life, at: float) -> None:
         life.ended = at
         self._living.pop(life.pid, None)
 
 
 def _number(value: Any) -> float:
-    """Return a time or a duration of an event. Raises ValueError for what no calendar can write."""
+    """Return a time or a duration of an event. Raises ValueError for a value that is no time."""
     if not isinstance(value, int | float) or not abs(value) < LATEST:  # nan is not less than anything
         raise ValueError(f"{value!r} is no time")
     return float(value)
 
 
 def _mark(event: Event, name: str, at: float, slot: int) -> Mark | None:
-    """Return what is to be marked of an event; None for the course of things."""
+    """Return the mark of an event; None for an ordinary event."""
     match name:
         case "load-failed":
             step = f" in step {event['step']}" if event.get("step") else ""
@@ -165,7 +164,7 @@ def _mark(event: Event, name: str, at: float, slot: int) -> Mark | None:
         case "reload":
             kind, text = (
                 "reload",
-                f"reload: generation {event.get('generation')} begins, by {event.get('by')}",
+                f"reload: generation {event.get('generation')} begins, requested by {event.get('by')}",
             )
         case "frozen":
             kind, text = "frozen", f"frozen: {event.get('type')}: {event.get('message')}"
@@ -174,9 +173,9 @@ def _mark(event: Event, name: str, at: float, slot: int) -> Mark | None:
         case "thawed" | "reloaded":
             kind, text = "reload", f"{name}: generation {event.get('generation')}"
         case "scaled":
-            kind, text = "reload", f"scaled to {event.get('target')}, by {event.get('by')}"
+            kind, text = "reload", f"scaled to {event.get('target')}, requested by {event.get('by')}"
         case "duty" if event.get("on"):
-            kind, text, slot = "failed", f"nobody is loaded: the {event.get('who')} answers 503", SERVER
+            kind, text, slot = "failed", f"no worker is loaded: the {event.get('who')} answers 503", SERVER
         case _:
             return None
     return Mark(at, slot, kind, text[:LONGEST_TEXT])

@@ -1,4 +1,4 @@
-"""What a probe is told: yes or no, and why. Pure. Imports nothing heavier than the header."""
+"""Verdict of a probe: yes or no, and the reason. Pure. Imports nothing heavier than the header."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ LONGEST_SILENCE = 20.0  # seconds without a tick of the arbiter; it ticks every 
 
 
 def judge(kind: str, vitals: Vitals | None, *, loaded: bool | None, now: float) -> tuple[bool, str]:
-    """Decide one probe; return yes or no, and why. ``vitals`` None: no guarded server, the worker alone counts.
+    """Return the verdict of one probe, and the reason. Without a guarded server ``vitals`` is None.
 
-    ``loaded``: whether the worker that answers is; None where no worker answers, but a command. ``now`` is in seconds
-    of the monotonic clock, as ``vitals.beat`` is.
+    ``loaded`` says whether the worker that answers is loaded; None if a command answers. ``now`` is in seconds of the
+    monotonic clock, as ``vitals.beat`` is.
     """
     if vitals is None:
         if kind == "live":
@@ -21,12 +21,12 @@ def judge(kind: str, vitals: Vitals | None, *, loaded: bool | None, now: float) 
     if kind == "live":
         silence = max(0.0, now - vitals.beat)
         return silence <= LONGEST_SILENCE, f"the arbiter ticked {silence:.0f} s ago"
-    # a loaded worker that answers is one, even if the arbiter has not counted it yet
+    # the worker that answers is loaded, even if the arbiter has not counted it yet
     ready = max(vitals.ready, 1) if loaded else vitals.ready
     enough = ready >= max(vitals.quorum, 1)
     if kind == "startup":
         reached = vitals.reached or enough
-        return reached, "the first quorum was reached" if reached else _count(vitals, ready)
+        return reached, "the quorum has been reached since the start" if reached else _count(vitals, ready)
     if vitals.phase in (Phase.DRAINING, Phase.STOPPING):
         return False, "the server is stopping"
     if loaded is False:

@@ -20,7 +20,7 @@ def main() -> int:
     handover = read(handover_fd)
     sys.path[:] = handover.sys_path
     try:
-        from django_workerguard.server.application import run
+        from django_workerguard.server.main import run
     except ImportError as error:
         if not str(error.name).startswith("gunicorn"):
             raise

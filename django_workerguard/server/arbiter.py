@@ -1,8 +1,7 @@
 """The arbiter: observe, plan, apply. Runs in the arbiter.
 
-It holds no decision: what happened becomes a message to the fleet, `plan` says what to
-do, and this does it. It survives what it cannot do: a fork that fails, a full disk, no
-descriptor, no memory, being suspended.
+It holds no decision: events become messages to the fleet, `plan` returns actions, and this applies them. It survives
+actions that fail: a fork that fails, a full disk, no free descriptor, no memory; and being suspended.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from django_workerguard.probe.clock import AwakeClock, monotonic_ns
 from django_workerguard.scoreboard.header import Header, Phase
 from django_workerguard.scoreboard.places import Opened
 from django_workerguard.scoreboard.snapshot import snapshot
-from django_workerguard.server.configuration import GuardedApplication
+from django_workerguard.server.configuration.guarded_application import GuardedApplication
 from django_workerguard.server.fork import GunicornFork
 from django_workerguard.server.gunicorn_control import AskedTarget, be_quiet_about_ended_connections
 from django_workerguard.server.listeners import File, close_listeners, socket_files, start_error
@@ -94,9 +93,11 @@ class GuardedArbiter(Arbiter):
         self._reload = Reload(self, self._tracker, clock=self._clock, handover_fd=handover_fd)
         self._run_files = RunFiles(opened, restored=self._event_log.restored, lost=self._event_log.lost)
         self._control: ControlSocket | None = None
-        self._socket_files: dict[str, File] = {}  # those that are this arbiter's to remove, by path
+        self._socket_files: dict[
+            str, File
+        ] = {}  # by path: the files of unix sockets that this arbiter removes
         self._failed_signals: list[tuple[int, int]] = []  # number, tries
-        self._burials: dict[int, int] = {}  # by pid, how often the end of a child could not be written down
+        self._burials: dict[int, int] = {}  # by pid: the failed tries to write down the end of a child
 
     @property
     def _fleet(self) -> Fleet:
@@ -146,10 +147,10 @@ class GuardedArbiter(Arbiter):
         except (SystemExit, RuntimeError, ValueError, OSError) as error:
             if self.pidfile is not None:
                 self.pidfile.unlink()
-            wrong = start_error(error, self.app)
-            if wrong is None:
+            cause = start_error(error, self.app)
+            if cause is None:
                 raise
-            raise wrong from error
+            raise cause from error
         finally:
             if notify_socket is not None:
                 os.environ["NOTIFY_SOCKET"] = notify_socket
@@ -241,9 +242,9 @@ class GuardedArbiter(Arbiter):
                 self._failed_signals.append((number, tries + 1))
 
     def _survives(self, step: Callable[..., Any], *arguments: Any) -> bool:
-        """Do something; whatever fails in it that is not asked for is logged and survived.
+        """Run a step. An exception in it is logged and survived; return whether there was none.
 
-        SystemExit is how a child leaves; in the arbiter it is a hook of the user's.
+        In a child SystemExit ends the process; in the arbiter it comes from a hook of the user's.
         """
         try:
             step(*arguments)
@@ -258,7 +259,7 @@ class GuardedArbiter(Arbiter):
 
     def _handle(self, number: int) -> None:
         name = self.SIG_NAMES.get(number)
-        # those that the guard leaves to gunicorn, such as SIGWINCH, are its own
+        # SIGWINCH and others that the guard does not handle are gunicorn's
         handler = self._signals.handlers.get(number) or getattr(self, f"handle_{name}", None)
         if handler is None:
             self.log.error("Unhandled signal: %s", name or number)
@@ -274,7 +275,7 @@ class GuardedArbiter(Arbiter):
         return max(0.001, min(1.0, due[0] - now)) if due else 1.0
 
     def _tick(self) -> bool:
-        """Run every step, and say whether all went well. Each is survived for itself: none may stop the healing."""
+        """Run every step, and return whether all succeeded. A step that fails must not keep the others from healing the fleet."""
         now = self._clock()
         steps: tuple[Callable[[], Any], ...] = (
             self._promote,
@@ -298,7 +299,7 @@ class GuardedArbiter(Arbiter):
         return all(went_well)
 
     def _act(self, now: float) -> None:
-        """Do what the plan says. An action that fails keeps none of the others from being done."""
+        """Apply the plan. An action that fails does not keep the others from being applied."""
         for action in plan(self._tracker.policy, self._fleet, now):
             self._survives(self._applier.apply, action, now)
 
@@ -378,7 +379,7 @@ class GuardedArbiter(Arbiter):
     # children that have ended
 
     def reap_workers(self) -> None:
-        """Collect every dead child by its role; nobody else's status is taken from anybody."""
+        """Collect every child that has ended, each by its role."""
         for pid, status in _ended():
             if pid == self.reexec_pid:
                 self.reexec_pid = 0
@@ -401,7 +402,7 @@ class GuardedArbiter(Arbiter):
                 self.hook("child_exit", child.worker)
 
     def _gave_up_burial(self, child: Child) -> bool:
-        """Say whether a dead child whose end could not be written down is out of the fleet all the same.
+        """Remove a dead child from the fleet although its end could not be written down; return whether that was done.
 
         It is tried again at the next ticks, because there may have been no memory; then the slot's healing comes first.
         """

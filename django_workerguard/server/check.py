@@ -13,7 +13,7 @@ from django_workerguard.config.text import megabytes, plain
 from django_workerguard.errors import ExitCode
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.layout import Layout
-from django_workerguard.server.configuration import GuardedApplication
+from django_workerguard.server.configuration.guarded_application import GuardedApplication
 from django_workerguard.server.workers.mixin import is_asgi, server_steps
 from django_workerguard.worker import load
 from django_workerguard.worker.seat_handle import SeatHandle

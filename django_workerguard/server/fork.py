@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -73,9 +74,13 @@ class GunicornFork:
                 _never_back(host.board.drop_lock)
         if pid == 0:
             _never_back(_live, host, worker, handle, stand_in=stand_in)
-        worker.pid = pid
-        if not stand_in:
-            host.WORKERS[pid] = worker
+        try:
+            worker.pid = pid
+            if not stand_in:
+                host.WORKERS[pid] = worker
+        except MemoryError:  # a child that is not in the tables would wait for its admission for ever
+            os.kill(pid, signal.SIGKILL)
+            raise
         return pid, worker
 
     def _worker(self, make: type[Any]) -> Any:

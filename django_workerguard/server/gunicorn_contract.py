@@ -74,7 +74,7 @@ def require_contract(worker_class: type) -> list[str]:
         )
     warning = (
         f"gunicorn {__version__} is newer than the versions that this django-workerguard was tested with "
-        f"(up to {TESTED}); what it leans on is unchanged there, and the server starts"
+        f"(up to {TESTED}); the functions that it uses there are unchanged, so the server starts"
     )
     return [warning]
 
@@ -91,9 +91,13 @@ def differences(worker_class: type) -> Iterator[str]:
             yield f"{module} has no {name}"
             continue
         for method, expected in methods.items():
-            found = _signature(getattr(cls, method, None))
-            if found != expected:
-                yield f"{name}.{method} takes {found}, not {expected}" if found else f"{name} has no {method}"
+            signature = _signature(getattr(cls, method, None))
+            if signature != expected:
+                yield (
+                    f"{name}.{method} takes {signature}, not {expected}"
+                    if signature
+                    else f"{name} has no {method}"
+                )
 
 
 def _signature(method: object) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from django_workerguard.scoreboard.board import Board
-from django_workerguard.server.configuration import GuardedApplication
+from django_workerguard.server.configuration.guarded_application import GuardedApplication
 
 
 class Host(Protocol):

@@ -33,7 +33,7 @@ class JsonFormatter(logging.Formatter):
     """Writes a record as one line of JSON: ``at``, ``level``, ``logger``, ``pid``, ``message``, and what else it carries."""
 
     def format(self, record: logging.LogRecord) -> str:
-        said: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "at": datetime.fromtimestamp(record.created, UTC)
             .isoformat(timespec="milliseconds")
             .replace("+00:00", "Z"),
@@ -42,14 +42,14 @@ class JsonFormatter(logging.Formatter):
             "pid": record.process,
             "message": record.getMessage(),
         }
-        said |= {field: getattr(record, field) for field in FIELDS if hasattr(record, field)}
+        fields |= {field: getattr(record, field) for field in FIELDS if hasattr(record, field)}
         if isinstance(record.args, dict):
             atoms = record.args
-            said |= {name: atoms[atom] for atom, name in ATOMS.items() if atom in atoms}
-            said |= _chosen(str(record.msg), atoms)
+            fields |= {name: atoms[atom] for atom, name in ATOMS.items() if atom in atoms}
+            fields |= _chosen(str(record.msg), atoms)
         if record.exc_info:
-            said["exception"] = self.formatException(record.exc_info)
-        return json.dumps(said, default=str)
+            fields["exception"] = self.formatException(record.exc_info)
+        return json.dumps(fields, default=str)
 
 
 def _chosen(access_log_format: str, atoms: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The listeners: why they cannot be opened, and how they are closed. Runs in the arbiter.
 
-gunicorn's own function removes whatever has the path of a unix socket, and fails where there is nothing.
+gunicorn's own function removes any file at the path of a unix socket, and fails if there is none.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from django_workerguard.errors import CannotListenError, ConfigurationError
-from django_workerguard.server.configuration import GuardedApplication
+from django_workerguard.server.configuration.guarded_application import GuardedApplication
 
 File = tuple[int, int]  # device and inode
 
@@ -25,7 +25,7 @@ def socket_files(listeners: Iterable[Any]) -> dict[str, File]:
 
 
 def close_listeners(listeners: Iterable[Any], files: Mapping[str, File]) -> None:
-    """Close every listener, and remove the socket files that are still those of ``files``."""
+    """Close every listener, and remove the socket files that are still the ones in ``files``."""
     for listener in listeners:
         with contextlib.suppress(OSError):
             listener.close()
@@ -36,7 +36,7 @@ def close_listeners(listeners: Iterable[Any], files: Mapping[str, File]) -> None
 
 
 def _file(path: str) -> File | None:
-    """Return the identity of a unix socket's file; None where there is none, or something else."""
+    """Return the identity of a unix socket's file; None if there is no file, or no socket."""
     try:
         status = os.lstat(path)
     except (OSError, ValueError):  # ValueError: the abstract namespace
@@ -57,5 +57,5 @@ def start_error(error: BaseException, app: GuardedApplication) -> ConfigurationE
     problem = f"cannot listen at {', '.join(map(str, app.cfg.settings['bind'].get()))}"
     if not isinstance(error, SystemExit):
         return ConfigurationError(f"{problem}: {error}", option="bind", where=where)
-    hint = "The lines above say why; is another server running there?"
+    hint = "See the lines above. Another server may be listening there."
     return CannotListenError(problem, option="bind", where=where, hint=hint)

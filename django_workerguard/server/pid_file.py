@@ -46,9 +46,9 @@ def _why_stale(pid: int, written: float) -> str | None:
         pass  # another user's
     began = started_at(pid)
     if began is not None and began > written + SLACK:
-        return f"the process {pid} was started after the file was written"
+        return f"process {pid} was started after the file was written"
     try:
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return ""
-    return "" if any(server in command for server in SERVERS) else f"the process {pid} is no server"
+    return "" if any(server in command for server in SERVERS) else f"process {pid} is not a server"

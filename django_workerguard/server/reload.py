@@ -15,13 +15,13 @@ from django_workerguard.errors import ConfigurationError
 from django_workerguard.policy import message as m
 from django_workerguard.scoreboard.layout import Layout
 from django_workerguard.scoreboard.places import server_name
-from django_workerguard.server.configuration import GuardedApplication
-from django_workerguard.server.early_options import EarlyOptions
+from django_workerguard.server.configuration.early_options import EarlyOptions
+from django_workerguard.server.configuration.guarded_application import GuardedApplication
+from django_workerguard.server.configuration.process_state import ReloadTrial
+from django_workerguard.server.configuration.settings_reading import SettingsProcess
 from django_workerguard.server.host import Host
-from django_workerguard.server.process_state import ReloadTrial
-from django_workerguard.server.settings_reading import SettingsProcess
 
-UNSTEADY = "chdir, pythonpath or raw_env of gunicorn.conf.py have other values each time it is read"
+UNSTEADY = "chdir, pythonpath or raw_env in gunicorn.conf.py change each time the file is read"
 
 
 class Reload:
@@ -35,7 +35,7 @@ class Reload:
         self._handover_fd = handover_fd
         self._process: SettingsProcess | None = None
         self._read_twice = False  # the settings, for the reload that goes on
-        self._again = ""  # who asked for a reload while another one was reading
+        self._again = ""  # the sender of a request that came while the settings were being read
 
     @property
     def is_reading(self) -> bool:
@@ -47,7 +47,7 @@ class Reload:
         return -1 if self._process is None else self._process.fd
 
     def begin(self, asked_by: str) -> str | None:
-        """Begin a reload, or have the one that is reading begin again. Return why not."""
+        """Begin a reload; one that is still reading its settings begins again. Return why it is refused, or None."""
         if self._tracker.fleet.stop is not None:
             return "the server is stopping"
         if self._process is not None:  # its answer would be out of date
@@ -103,8 +103,8 @@ class Reload:
     def _adopt(self, handover: Handover, asked_by: str, early: EarlyOptions) -> None:
         """Take a new configuration and begin a generation; if it cannot be taken nothing changes.
 
-        ``early``: the options with which the settings were read. If the new configuration has others, the
-        settings are read again with those.
+        ``early``: the options with which the settings were read. If the new configuration has other ones, the
+        settings are read again with them.
         """
         host, before = self._host, self._host.app
         try:
@@ -127,7 +127,7 @@ class Reload:
             trial.take_back()
             self._restore(before)
             if not isinstance(error, ConfigurationError):
-                host.log.exception("the new configuration cannot be taken")
+                host.log.exception("the new configuration cannot be used")
             self._events.reload_refused(str(error), asked_by)
             return
         finally:

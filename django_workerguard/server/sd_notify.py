@@ -1,7 +1,6 @@
-"""What systemd is told: when the server is ready, how it stands, that it needs more time, that it ticks. Runs in the arbiter.
+"""systemd's protocol sd_notify: READY, STATUS, RELOADING, STOPPING, more time, and the watchdog. Runs in the arbiter.
 
-The protocol is that of sd_notify(3): lines in a datagram. It is sent without waiting, so that
-a supervisor that does not listen holds up nobody.
+Lines are sent in a datagram, without waiting: a systemd that does not read them does not hold up the server.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ MORE_TIME_EVERY = 5.0  # seconds
 
 @dataclass(frozen=True)
 class ServerStatus:
-    """How the server stands, as far as a supervisor wants to know."""
+    """The part of the server's status that systemd gets."""
 
     ready: int
     target: int
@@ -30,14 +29,14 @@ class ServerStatus:
 
     @property
     def text(self) -> str:
-        said = f"{self.ready} of {self.target} workers ready"
+        text = f"{self.ready} of {self.target} workers ready"
         if self.frozen:
-            said += "; frozen: the new code cannot be loaded, the old serves on"
-        return f"{said}; {self.why}" if self.why and (self.frozen or self.ready < self.target) else said
+            text += "; frozen: the new code cannot load, the old code continues to serve"
+        return f"{text}; {self.why}" if self.why and (self.frozen or self.ready < self.target) else text
 
 
 def changes(before: ServerStatus | None, now: ServerStatus, *, monotonic_us: int) -> list[str]:
-    """Return the lines that tell of a change; none where nothing has changed. Pure."""
+    """Return the lines for a change of the status; none if nothing has changed. Pure."""
     lines: list[str] = []
     if now.stopping and now.successor:  # the service goes on: it has another main process from here on
         return [] if before is not None and before.stopping else [f"MAINPID={now.successor}"]
@@ -54,19 +53,19 @@ def changes(before: ServerStatus | None, now: ServerStatus, *, monotonic_us: int
 
 
 def _not_the_main_process(environ: Mapping[str, str], started: Container[str]) -> str:
-    """Return a warning if systemd has started another process, whose child this one is; "" if not. Pure."""
+    """Return a warning if this process is only a child of the one that systemd has started; otherwise "". Pure."""
     for name in ("SYSTEMD_EXEC_PID", "WATCHDOG_PID"):
         other = environ.get(name)
         if other and other not in started:
             return (
                 f"NOTIFY_SOCKET is set, but systemd has started process {other} ({name}), not this one: with "
-                "NotifyAccess=main it ignores what this server says. Start the server with exec, or set NotifyAccess=all"
+                "NotifyAccess=main systemd ignores the messages of this server. Start the server with exec, or set NotifyAccess=all"
             )
     return ""
 
 
 class Systemd:
-    """The socket of systemd's, and what it was told last."""
+    """systemd's socket, and the status that was sent last."""
 
     def __init__(self, environ: Mapping[str, str], pid: int) -> None:
         address = environ.get("NOTIFY_SOCKET", "")
@@ -81,13 +80,13 @@ class Systemd:
         self._more_time_at = self._watched_at = float("-inf")
 
     def main_pid(self, pid: int) -> None:
-        """Tell systemd which process it watches now, and at the next occasion how that stands."""
+        """Tell systemd the main process, and send the whole status again at the next tick."""
         if self._address:
             self._send(f"MAINPID={pid}")
             self._last = None
 
     def tell(self, standing: ServerStatus, now: float, *, monotonic_us: int) -> None:
-        """Tell what has changed, ask for more time where a start or an end takes it, and show that the arbiter ticks."""
+        """Send what has changed, ask for more time during a start, a reload or a stop, and feed the watchdog."""
         if not self._address:
             return
         lines = [*changes(self._last, standing, monotonic_us=monotonic_us), *self._regularly(standing, now)]

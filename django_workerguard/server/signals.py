@@ -1,4 +1,4 @@
-"""Signals and control requests: what others ask of the arbiter. Runs in the arbiter."""
+"""Signals and control requests that the arbiter gets. Runs in the arbiter."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from django_workerguard.server.reload import Reload
 
 
 class Signals:
-    """Turns what is asked into messages to the fleet. ``handlers`` are what the arbiter's signals do."""
+    """Turns signals and requests into messages to the fleet. ``handlers``: by signal number."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Signals:
         }
 
     def respond(self, request: Request) -> str | None:
-        """Do what a control request asks for. Return why not."""
+        """Do what a control request asks for. Return why it is refused, or None."""
         match request.do:
             case "wake":
                 return None
@@ -68,7 +68,7 @@ class Signals:
             case "recycle":
                 return self._tracker.recycle(request.arguments, request.who)
             case _:
-                return f"{request.do!r} is not known"
+                return f"unknown request {request.do!r}"
 
     def stop(self, *, quick: bool) -> None:
         """Stop the server: with mercy, or ``quick``; a second quick one makes it quicker."""
@@ -81,12 +81,12 @@ class Signals:
         tracker.event_log.stopping(quick=quick, drain_delay=tracker.policy.drain_delay)
 
     def scale(self, target: int, asked_by: str) -> str | None:
-        """Change the target. Return why not."""
+        """Change the target. Return why it is refused, or None."""
         slots, quorum = self._host.board.layout.slots, self._tracker.policy.min_loaded
         if not 1 <= target <= slots:
             return self._no_scale(f"it can be 1 to {slots}", asked_by)
         if target < quorum:
-            return self._no_scale(f"a quorum of {quorum} (min-loaded) needs as many workers", asked_by)
+            return self._no_scale(f"the quorum (min-loaded) needs {quorum} workers", asked_by)
         self._tracker.tell(m.TargetChanged(target))
         self._host.num_workers = target
         self._tracker.event_log.scaled(target, asked_by)
@@ -122,9 +122,9 @@ class Signals:
             rewrite(self._handover_fd, replace(host.app.handover, socket_files=files))
             host.reexec()
         except OSError as error:
-            host.log.error("USR2: no second arbiter: %s", error.strerror)
+            host.log.error("SIGUSR2: cannot start a second arbiter: %s", error.strerror)
         except BaseException:
-            host.log.exception("USR2: no second arbiter")
+            host.log.exception("SIGUSR2: cannot start a second arbiter")
         finally:
             if os.getpid() != arbiter:  # the child that could not become one
                 os._exit(ExitCode.UNEXPECTED)

@@ -19,8 +19,8 @@ from django_workerguard.config.options import GuardOptions
 from django_workerguard.config.settings_process import Answer
 from django_workerguard.errors import CannotLoadError, ConfigurationError, ExitCode
 from django_workerguard.policy.backoff import back_off, seed_of
-from django_workerguard.server.configuration import GuardedApplication
-from django_workerguard.server.settings_reading import settings_request, with_settings
+from django_workerguard.server.configuration.guarded_application import GuardedApplication
+from django_workerguard.server.configuration.settings_reading import settings_request, with_settings
 
 
 def open_application(handover: Handover) -> GuardedApplication:
@@ -62,7 +62,7 @@ def _with_module(app: GuardedApplication) -> Handover:
     if app.handover.settings_module:
         return app.handover
     raise ConfigurationError(
-        "no settings module is named",
+        "no settings module is set",
         option="settings",
         hint="Give --settings mysite.settings, or set DJANGO_SETTINGS_MODULE.",
     )
@@ -70,14 +70,14 @@ def _with_module(app: GuardedApplication) -> Handover:
 
 def _read(app: GuardedApplication, handover: Handover, patience: float | None) -> Answer:
     request, environ = settings_request(app, handover)
-    fd = settings_process.ask(request)
+    fd = settings_process.write_request(request)
     try:
         overdue = _wait_for_reader(fd, environ, patience)
-        answer = settings_process.answer(fd)
+        answer = settings_process.read_answer(fd)
     finally:
         os.close(fd)
     if answer.silent and overdue:
-        return Answer(error=f"no end after {patience:g} s (load-timeout)")
+        return Answer(error=f"its import did not end within {patience:g} s (load-timeout)")
     return answer
 
 
@@ -101,5 +101,5 @@ def _wait(attempt: int, options: GuardOptions, answer: Answer) -> None:
         seed=seed_of(socket.gethostname(), os.getpid(), time.time_ns()),
     )
     with contextlib.suppress(OSError):
-        sys.stderr.write(f"The settings cannot be imported: {answer.error}; next try in {wait:.1f} s\n")
+        sys.stderr.write(f"The settings cannot be imported: {answer.error}; retrying in {wait:.1f} s\n")
     time.sleep(wait)

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from django_workerguard.contrib.prometheus import WorkerguardCollector
-from django_workerguard.dashboard.snapshots import Looks
+from django_workerguard.dashboard.snapshots import HtmlCache
 from django_workerguard.dashboard.views import POLL_TILES
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.report.findings import with_findings
@@ -131,7 +131,7 @@ def cost(look, *, times=30) -> float:
 
 def fresh(worker, look):
     """Look as if nobody had looked in the last second, with the timeline read before."""
-    looks = Looks(worker, clock=iter(range(0, 10_000_000, 10)).__next__)
+    looks = HtmlCache(worker, clock=iter(range(0, 10_000_000, 10)).__next__)
     getattr(looks, look[0])(*look[1:])
     return lambda: getattr(looks, look[0])(*look[1:])
 
@@ -148,7 +148,7 @@ def test_looking(worker):
 
     def first():
         before = time.process_time()
-        Looks(worker).history()
+        HtmlCache(worker).history()
         return (time.process_time() - before) * 1000
 
     scrape = cost(lambda: encode(registry))
@@ -160,7 +160,7 @@ def test_looking(worker):
         f"last hour, with {EVENTS} events: {history:.2f} ms; the first time in a worker {first():.0f} ms",
         f"the whole page: {len(page.content) / 1024:.0f} KB",
     ]
-    looks = Looks(worker, clock=lambda: 0.0)
+    looks = HtmlCache(worker, clock=lambda: 0.0)
     looks.tiles("/slot/0/"), looks.history()
     handler = WSGIHandler()
     environ = RequestFactory().get("/guard/tiles/").environ

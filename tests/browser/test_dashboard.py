@@ -70,7 +70,7 @@ def test_a_script_that_does_not_arrive_is_asked_for_again(site, page):
 def test_a_page_without_its_script_says_that_it_is_old(site, page):
     page.route(re.compile(r"dashboard\.js"), lambda route: route.abort())
     log_in(page, site)
-    expect(page.locator("[data-wg-fresh]")).to_contain_text("this page is not kept up to date")
+    expect(page.locator("[data-wg-fresh]")).to_contain_text("this page does not update itself")
 
 
 def test_what_a_failed_load_got_through_is_shown(site, page, tmp_path):
@@ -82,7 +82,7 @@ def test_what_a_failed_load_got_through_is_shown(site, page, tmp_path):
     site.wait("slot 1 backs off", lambda status: status["slots"][0]["failures"] >= 1)
     page.goto(f"{site.url}/workerguard/slot/1/")
     expect(page.locator(".wg-waterfall text").first).to_contain_text("app")
-    expect(page.locator("text=The steps that it got through before")).to_be_visible()
+    expect(page.locator("text=Steps that passed before the error")).to_be_visible()
 
 
 def test_a_worker_is_replaced_after_a_confirmation_and_the_journal_has_the_user(site, page):
@@ -90,7 +90,7 @@ def test_a_worker_is_replaced_after_a_confirmation_and_the_journal_has_the_user(
     pid = site.slot(3)["pid"]
     page.click("text=Slot 3")
     expect(page.locator(".wg-waterfall rect")).not_to_have_count(0)
-    page.click("text=Replace its worker")
+    page.click("text=Replace the worker")
     assert site.slot(3)["pid"] == pid, "nothing is done before it is confirmed"
     page.click("button:has-text('Replace the worker of slot 3')")
     expect(page.locator(".wg-tile")).to_have_count(3)
@@ -129,7 +129,7 @@ def test_it_can_be_read_and_used_with_scripts_switched_off(site, page):
     expect(page.locator(".wg-headline")).to_contain_text("3 of 3 ready")
     pid = site.slot(1)["pid"]
     page.click("text=Slot 1")
-    page.click("text=Replace its worker")
+    page.click("text=Replace the worker")
     page.click("button:has-text('Replace the worker')")
     site.wait_event("exited", lambda event: event["pid"] == pid)
 
@@ -217,7 +217,7 @@ def test_a_server_that_hangs_is_not_shown_as_one_that_is_well(site, page):
     for pid in stopped:
         os.kill(pid, signal.SIGSTOP)
     try:
-        expect(page.locator("[data-wg-fresh]")).to_contain_text("it does not answer")
+        expect(page.locator("[data-wg-fresh]")).to_contain_text("the server does not answer")
         expect(page.locator("body")).to_have_class(re.compile("wg-stale"))
     finally:
         for pid in stopped:
@@ -247,6 +247,7 @@ def test_a_slots_page_is_kept_up_to_date(site, page):
 
 def test_a_dead_server_is_not_shown_as_a_living_one(site, page):
     log_in(page, site)
+    expect(page.locator("[data-wg-fresh]")).to_contain_text("As of")  # the script runs
     site.stop()
     expect(page.locator("[data-wg-fresh]")).to_contain_text("No answer")
     expect(page.locator("body")).to_have_class(re.compile("wg-stale"))

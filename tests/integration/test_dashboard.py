@@ -16,8 +16,8 @@ from django.urls import resolve
 
 from django_workerguard import access
 from django_workerguard.config.options import GuardOptions
-from django_workerguard.dashboard import assets, snapshots, views
-from django_workerguard.dashboard.snapshots import KEPT, Looks
+from django_workerguard.dashboard import snapshots, static_files, views
+from django_workerguard.dashboard.snapshots import KEPT, HtmlCache
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header
@@ -253,12 +253,12 @@ def test_errors_of_the_last_minute_are_told_apart_from_those_of_a_whole_life(wor
     board.words[Header.SAMPLES] = 10
     board.words[board.layout.seat(0) + Seat.REQUESTS] = 1_000_090
     board.words[board.layout.seat(0) + Seat.ERRORS_5XX] = 14
-    assert "<dd>14, 9 of 60 in the last minute</dd>" in Looks(worker).tiles("/slot/0/")
+    assert "<dd>14, 9 of 60 in the last minute</dd>" in HtmlCache(worker).tiles("/slot/0/")
 
 
 def test_a_look_is_kept_for_a_second(worker):
     now = [100.0]
-    looks = Looks(worker, clock=lambda: now[0])
+    looks = HtmlCache(worker, clock=lambda: now[0])
     first = looks.tiles("/slot/0/")
     worker.board.words[Header.READY] = 0
     assert looks.tiles("/slot/0/") == first
@@ -280,15 +280,15 @@ def test_a_viewer_who_does_not_read_holds_nobody(family):
         ours.settimeout(5)
         request = RequestFactory().get("/")
         request.META["gunicorn.socket"] = ours
-        response = views._let_go(request, HttpResponse(b"x" * 300_000))
+        response = views._send_whole(request, HttpResponse(b"x" * 300_000))
         ours.sendall(b"h" * 2000 + response.content)
 
 
 def test_names_that_the_dashboard_has_no_file_of_are_not_kept(worker):
-    before = assets._asset.cache_info().currsize
+    before = static_files._asset.cache_info().currsize
     for number in range(100):
         assert Client().get(f"/guard/assets/{number}.css").status_code == 404
-    assert assets._asset.cache_info().currsize == before
+    assert static_files._asset.cache_info().currsize == before
 
 
 def test_an_event_of_a_slot_is_read_once_however_often_the_slot_is_looked_at(worker, monkeypatch):
@@ -316,13 +316,13 @@ def test_a_small_page_does_not_shrink_what_the_connection_can_take_at_once():
         request = RequestFactory().get("/")
         request.META["gunicorn.socket"] = ours
         before = ours.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
-        views._let_go(request, HttpResponse(b"x"))
+        views._send_whole(request, HttpResponse(b"x"))
         assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == before
 
 
 def test_a_callable_of_the_users_is_asked_once_for_a_page(worker, monkeypatch):
     asked: list[str] = []
-    monkeypatch.setattr(access, "_ask", lambda name, request: not asked.append(name))
+    monkeypatch.setattr(access, "_is_allowed", lambda name, request: not asked.append(name))
     options = GuardOptions(dashboard_access="shop.rights:may_see", dashboard_actions="shop.rights:may_act")
     current.set_current_worker(replace(worker, options=options))
     assert Client().get("/guard/tiles/").status_code == 200

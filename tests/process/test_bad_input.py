@@ -120,9 +120,9 @@ ON_THE_COMMAND_LINE = {
     "gunicorn's value": (("--", "--timeout", "x"), "--timeout", "'x'", "after --"),
     "gunicorn's positional": (("--", "site:app"), "'site:app'", "--app"),
     "a quorum": (("-w", "2", "--min-loaded", "3"), "min-loaded: a quorum of 3", "2 workers", "--workers on"),
-    "preload": (("--", "--preload"), "preload-app: ", "in the arbiter", "--preload on"),
+    "preload": (("--", "--preload"), "preload-app: ", "the arbiter would load", "--preload on"),
     "reuse-port": (("--", "--reuse-port"), "reuse-port: ", "do not accept yet", "--reuse-port on"),
-    "daemon": (("--", "--daemon"), "daemon: ", "who supervises it", "--daemon on"),
+    "daemon": (("--", "--daemon"), "daemon: ", "a child of its supervisor", "--daemon on"),
     "gunicorn's check": (("--", "--check-config"), "check-config: ", "use --check"),
     "no conf file": (("-c", "nowhere.py"), "config: 'nowhere.py'", "No such file", "--config on"),
     "an address": (("--bind", "127.0.0.1:http"), "bind: 'http'", "port", "--bind on"),
@@ -155,7 +155,7 @@ IN_THE_SETTINGS = {
     "a value": ('{"LOAD_RETRIES": -1}', "load-retries: -1", 'WORKERGUARD["LOAD_RETRIES"]'),
     "a value of gunicorn": ('{"WORKERS": "some"}', "workers: 'some'", 'WORKERGUARD["WORKERS"]'),
     "no dictionary": ("[1, 2]", "WORKERGUARD is not a dictionary"),
-    "what cannot cross": ('{"NEED_APP": print}', "WORKERGUARD", "cannot be handed", "guinea_settings"),
+    "what cannot cross": ('{"NEED_APP": print}', "WORKERGUARD", "cannot be passed", "guinea_settings"),
     "preload": ('{"PRELOAD_APP": True}', "preload-app: ", 'WORKERGUARD["PRELOAD_APP"]'),
     "the quorum": ('{"MIN_LOADED": 5, "WORKERS": 2}', "min-loaded: ", 'WORKERGUARD["MIN_LOADED"]'),
 }
@@ -273,7 +273,7 @@ def test_settings_that_cannot_be_imported_are_tried_again_and_end_with_22(projec
     assert outcome.code == ExitCode.LOAD_FAILED
     assert "settings: 'broken_settings' cannot be imported: ModuleNotFoundError" in outcome.error
     assert "--settings on the command line" in outcome.error
-    assert outcome.err.count("next try in") == 1
+    assert outcome.err.count("retrying in") == 1
     assert "(line 1 of" in outcome.error
     assert "Traceback" not in outcome.err
     assert outcome.left == []

@@ -217,7 +217,7 @@ def test_the_control_socket(serve):
     server.wait("another worker in slot 1", lambda status: status["slots"][0]["pid"] not in (None, before))
     assert ask(path, "reload") == {"accepted": True}
     server.wait("the new generation", lambda status: all(slot["generation"] == 2 for slot in status["slots"]))
-    assert "not known" in ask(path, "dance")["reason"]
+    assert "unknown request" in ask(path, "dance")["reason"]
     asked = server.events("asked")
     assert {event["by_uid"] for event in asked} == {os.getuid()}
     assert [event["do"] for event in asked][-2:] == ["reload", "dance"]

@@ -65,7 +65,7 @@ def test_a_thread_of_the_configuration_and_a_wrong_option(serve, tmp_path):
         timeout=60,
     )
     assert outcome.returncode == 2, outcome.stderr
-    assert "there can be 1 to" in outcome.stderr
+    assert "must be from 1 to" in outcome.stderr
 
 
 def test_a_configuration_that_takes_signals_at_a_reload(shop):

@@ -546,7 +546,7 @@ def test_the_secrets_of_settings_that_cannot_be_imported_are_not_shown(shop):
 HANG = """
     import sys, time
 
-    if "--help" in sys.argv or sys.argv[0].endswith("read_settings.py"):
+    if "--help" in sys.argv or sys.argv[0].endswith("settings_reader.py"):
         Path("reading").write_text(str(os.getpid()))
         time.sleep(3600)
 """

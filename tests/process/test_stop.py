@@ -109,7 +109,7 @@ def test_a_run_directory_that_is_shared_keeps_its_mode(serve):
     server.run_dir.chmod(0o755)
     (board,) = boards(server)
     board.unlink()
-    server.wait_log("it was made again")
+    server.wait_log("the server made it again")
     server._poll("the board", lambda: boards(server), 60)
     assert server.run_dir.stat().st_mode & 0o777 == 0o755
 

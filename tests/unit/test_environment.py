@@ -93,17 +93,17 @@ def test_a_handover_crosses_to_another_release():
 
 @pytest.mark.parametrize("written", ["", "{", "[]", "3", '{"setting": {}, "unknown": 1}', '{"module": "x"}'])
 def test_an_answer_that_is_none_is_silence(written):
-    fd = settings_process.ask(settings_process.Request(module="shop.settings"))
-    assert settings_process.answer(fd) is settings_process.SILENT
+    fd = settings_process.write_request(settings_process.Request(module="shop.settings"))
+    assert settings_process.read_answer(fd) is settings_process.SILENT
     memfd.write_all(fd, written.encode())
-    assert settings_process.answer(fd).silent
+    assert settings_process.read_answer(fd).silent
     os.close(fd)
 
 
 def test_an_answer_with_nothing_in_it_is_an_answer():
-    fd = settings_process.ask(settings_process.Request(module="shop.settings"))
+    fd = settings_process.write_request(settings_process.Request(module="shop.settings"))
     memfd.write_all(fd, b"{}")
-    assert settings_process.answer(fd) == settings_process.Answer()
+    assert settings_process.read_answer(fd) == settings_process.Answer()
     os.close(fd)
 
 

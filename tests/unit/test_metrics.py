@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from django_workerguard.report.metrics import OF_TASKS, PREFIX, families, families_of_pools
+from django_workerguard.report.metrics import POOL_METRICS, PREFIX, families, families_of_pools
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.layout import TALLY_WORDS, Layout
 from django_workerguard.scoreboard.tallies import LOAD_BUCKETS, LOAD_SECONDS, TALLIES, Tallies, read_tallies
@@ -44,7 +44,7 @@ def test_pools_are_told_of_under_names_of_their_own_those_of_one_name_together()
     found = list(families_of_pools(pools))
     names = [family.name for _, family in found]
     assert sorted(set(names), key=names.index) == [
-        f"{PREFIX}_pool_{called}" for called, _ in OF_TASKS.values()
+        f"{PREFIX}_pool_{called}" for called, _ in POOL_METRICS.values()
     ]
     assert names == sorted(names, key=names.index), "a metric's samples come in one block"
     tasks = [(pool, family.samples) for pool, family in found if family.name == "workerguard_pool_tasks"]

@@ -36,22 +36,22 @@ def test_appearing_and_clearing_alternate_and_what_flaps_is_never_told(steps):
         since |= dict.fromkeys(codes ^ before, now)
         before = codes
         findings = [finding(code) for code in codes]
-        notices = notices.see(findings, now)
+        notices = notices.update(findings, now)
         if not notices.due(findings, now):
             assert all(now - since[code] < SETTLED for code in codes ^ told)
             continue
         assert any(now - since[code] >= SETTLED for code in codes ^ told)
-        notices, notice = notices.tell(findings)
+        notices, notice = notices.report(findings)
         assert {one["code"] for one in notice["appeared"]} == codes - told
         assert {one["code"] for one in notice["cleared"]} == told - codes
         told = set(codes)
-    assert {key[0] for key in notices.told} == told
+    assert {key[0] for key in notices.reported} == told
 
 
 def test_a_critical_finding_is_told_at_once_and_a_mere_notice_never():
     critical, notice = finding("stand-in", severity="critical"), finding("mixed-releases", severity="notice")
-    assert Notices({}, {}).see([critical], 0.0).due([critical], 0.0)
-    assert not Notices({}, {}).see([notice], 0.0).due([notice], 1000.0)
+    assert Notices({}, {}).update([critical], 0.0).due([critical], 0.0)
+    assert not Notices({}, {}).update([notice], 0.0).due([notice], 1000.0)
 
 
 def test_a_notice_in_words():

@@ -372,5 +372,5 @@ def test_a_stop_ends_although_the_kernel_does_not_end_a_process(quick):
                     halted = halted or (second, action)
     second, action = halted
     assert second == 156, "twice the mercy, the drain delay, and ten seconds"
-    assert action.reason == Reason(Rule.STOP, "left behind, although killed: pid 101, 102")
+    assert action.reason == Reason(Rule.STOP, "still running, although killed: pid 101, 102")
     assert all(worker.killed for worker in fleet.workers.values())

@@ -125,7 +125,9 @@ def test_where_a_successor_finds_no_memory_the_largest_goes_first():
     (retired,) = plan(policy, fleet, 44.0)  # and nothing is started beside it in the same plan
     assert isinstance(retired, a.Retire)
     assert (retired.seat, retired.makes_room) == (2, True)
-    assert retired.reason.text.endswith("it goes first: its successor found no memory beside it")
+    assert retired.reason.text.endswith(
+        "it leaves first, because there was no memory for a successor beside it"
+    )
     fleet = told(fleet, m.Asked(2, retired.reason, 44.0, makes_room=True), policy=policy)
     for now in (44.0, 60.0, 90.0):
         assert plan(policy, fleet, now) == (), "one at a time, and no load while it still holds its memory"

@@ -14,7 +14,7 @@ from django_workerguard.cli.watch import screen
 from django_workerguard.config.text import plain
 from django_workerguard.report.findings import assess, with_findings
 from django_workerguard.report.health import answer
-from django_workerguard.report.tables import event_line, span, story, table
+from django_workerguard.report.tables import event_line, explanation, span, table
 from django_workerguard.report.verdict import KINDS, LONGEST_SILENCE, judge
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header, Phase, Vitals
@@ -128,11 +128,11 @@ def test_a_time_that_no_calendar_has(at):
 @pytest.mark.parametrize(
     ("left", "says"),
     [
-        (["thread:poller"], "slot 1: step app left 1 thread (thread:poller)"),
-        (["socket:10.0.0.5:443"], "slot 1: step app left 1 socket (socket:10.0.0.5:443)"),
+        (["thread:poller"], "slot 1: step app left 1 thread (thread:poller) open"),
+        (["socket:10.0.0.5:443"], "slot 1: step app left 1 socket (socket:10.0.0.5:443) open"),
         (
             ["thread:a", "thread:b", "listener:0.0.0.0:80", "socket:x"],
-            "slot 1: step app left 2 threads (thread:a, thread:b) and 2 sockets (listener:0.0.0.0:80, socket:x)",
+            "slot 1: step app left 2 threads (thread:a, thread:b) and 2 sockets (listener:0.0.0.0:80, socket:x) open",
         ),
     ],
 )
@@ -153,7 +153,7 @@ def test_a_load_is_slow_beside_the_others():
     assert not assess(changed(slot={"loading_for": 59.0, "load_seconds": 20.0, "step": "app"}))
     (finding,) = assess(changed(slot={"loading_for": 61.0, "load_seconds": 20.0, "step": "app"}))
     assert finding.text == (
-        "slot 1: a load has taken 61 s so far, in step app now (the others took at most 20.0 s)"
+        "slot 1: the load has taken 61 s so far and is in step app (the other loads took at most 20.0 s)"
     )
 
 
@@ -164,7 +164,7 @@ def test_the_table_shows_every_slot_and_the_findings():
     text = table(shot)
     assert "back-off" in text
     assert (
-        "warning: slot 1 cannot load the application: MemoryError: no memory; 2 tries, the next in 3.0 s"
+        "warning: slot 1 cannot load the application: MemoryError: no memory; 2 tries failed, next try in 3.0 s"
         in text
     )
 
@@ -187,7 +187,7 @@ def test_the_live_screen_keeps_what_is_wrong_on_a_small_terminal(width, height, 
         assert sum("slot 64 cannot load" in line for line in shown) == servers
 
 
-def test_the_story_of_a_slot():
+def test_the_explanation_of_a_slot():
     steps = [
         {
             "name": "app",
@@ -205,10 +205,10 @@ def test_the_story_of_a_slot():
         {"number": 1, "at": 1.0, "event": "ready", "slot": 1},
         {"number": 2, "at": 2.0, "event": "ready", "slot": 2},
     ]
-    text = story(shot, shot["slots"][0], events)
+    text = explanation(shot, shot["slots"][0], events)
     assert "Traceback…" in text
     assert "200 ms" in text
-    assert "slot=2" not in text, "the events of other slots are not told"
+    assert "slot=2" not in text, "the events of other slots are not shown"
 
 
 @given(st.text())

@@ -14,4 +14,4 @@ def test_each_start_waits_for_a_time_of_its_own(monkeypatch, capsys):
         start._wait(1, GuardOptions(load_retry_delay=100.0, load_retry_max_delay=1000.0), Answer(error="no"))
     assert len(set(waits)) == 4
     assert all(200.0 <= wait <= 400.0 for wait in waits)
-    assert "next try in" in capsys.readouterr().err
+    assert "retrying in" in capsys.readouterr().err

@@ -146,7 +146,7 @@ def test_what_a_worker_wrote_is_text_and_nothing_else(text):
         fragments.tiles(shot, "/0/slot/0/"),
         svg.history(line, svg.Bars(0.0), [1], [], Axis.since(0.0, 10.0)),
         svg.waterfall([{"name": text, "seconds": 1.0, "retained_bytes": 5}]),
-        fragments.happened([event("load-failed", 1.0, message=text)]),
+        fragments.event_list([event("load-failed", 1.0, message=text)]),
     ):
         assert well_formed(html)
         assert set(TAG.findall(html)) <= KNOWN

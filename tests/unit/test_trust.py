@@ -65,7 +65,7 @@ def test_a_board_that_another_user_has_planted_is_not_read(shared):
     planted(shared / f"workerguard-{STRANGER}", "shop", uid=STRANGER)
     planted(shared / "workerguard-0", "evil", uid=STRANGER)
     assert list(find_servers(None, environ=os.environ, uid=0)) == []
-    with pytest.raises(NoServerError, match="root sees servers of other users by --name or --run-dir"):
+    with pytest.raises(NoServerError, match="root can see servers of other users with --name or --run-dir"):
         choose(asked(), here=Path("/srv/shop"))
 
 

@@ -7,7 +7,7 @@ One line in the project's ``celery.py``::
     guard(app)
 
 or one setting, ``CELERY_WORKER_POOL = "django_workerguard.contrib.celery.prefork:TaskPool"``. With the
-line, `celery inspect guard` knows its name everywhere, and a pool that cannot be guarded is told of.
+line, `celery inspect guard` knows its name everywhere, and a pool that cannot be guarded is reported.
 Its options lie in ``WORKERGUARD["CELERY"]``, which inherits the rest.
 """
 
@@ -22,8 +22,8 @@ from django_workerguard.contrib.celery import remote_control  # noqa: F401 - reg
 from django_workerguard.contrib.celery.versions import require_supported
 
 UNGUARDED = (
-    "workerguard guards Celery's prefork pool, and this worker's is %s: its tasks run without a load that is verified, "
-    "without a retry of it and without recycling. The web workers under serve_guarded are guarded as ever."
+    "workerguard guards Celery's prefork pool, and the pool of this worker is %s: its tasks run without a verified load, "
+    "without retries of a failed load and without recycling. The web workers under serve_guarded are guarded as before."
 )
 PREFORK = ("prefork", "processes", "celery.concurrency.prefork:TaskPool")
 

@@ -1,4 +1,4 @@
-"""A guarded child of Celery's pool: it loads, is told of, and takes no task before. Runs in the child."""
+"""A guarded child of Celery's pool: it takes no task before it is loaded and verified. Runs in the child."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ FAILED = 1  # what Celery's tracer returns first for a task that failed
 
 
 class GuardedChild:
-    """What the guard adds to billiard's worker: a verified load, and a word by which it leaves.
+    """What the guard adds to billiard's worker: a verified load, and an order to leave.
 
     It says that it is up only once all that Celery would have logged and forgotten has gone
     well, and it leaves between two tasks, when nothing that was sent to it is left.
     """
 
-    handle: SeatHandle
+    seat_handle: SeatHandle
     not_ours: tuple[int, ...] = ()  # descriptors of the parent's
 
-    # billiard's, as far as it is leaned on
+    # billiard's, which ships no types
     inq: Any
     on_ready_counter: Any
     _shutdown: Any
@@ -64,27 +64,27 @@ class GuardedChild:
         for fd in self.not_ours:
             with contextlib.suppress(OSError):
                 os.close(fd)
-        self.handle.board.drop_lock()
-        release_seat_after_fork(self.handle)
-        self._seat = self.handle.board.words
-        self._base = self.handle.base
-        load.dump_stacks(self.handle)
+        self.seat_handle.board.drop_lock()
+        release_seat_after_fork(self.seat_handle)
+        self._seat = self.seat_handle.board.words
+        self._base = self.seat_handle.base
+        load.dump_stacks(self.seat_handle)
         try:
-            load.attempt(self.handle, self._load)
+            load.attempt(self.seat_handle, self._load)
         except BaseException:
             self._stay_or_leave()
             raise SystemExit(ExitCode.LOAD_FAILED) from None
         faulthandler.disable()
         signal.signal(signal.SIGABRT, signal.SIG_DFL)  # what billiard has set would dump nothing
         self._ignore_signals_to_the_group()
-        load.dump_stacks(self.handle)
+        load.dump_stacks(self.seat_handle)
 
     def _ignore_signals_to_the_group(self) -> None:
-        """Take SIGTERM only from the pool: for a group of processes it is the main one that ends, with the tasks in hand done."""
+        """Take SIGTERM only from the pool: if a whole group gets it, the main process ends, and the tasks are finished."""
         before = signal.getsignal(TERM_SIGNAL)
 
         def terminate(number: int, frame: Any) -> None:
-            if not self.handle.has_order(Orders.TERMINATE):
+            if not self.seat_handle.has_order(Orders.TERMINATE):
                 return
             if callable(before):
                 before(number, frame)
@@ -100,22 +100,22 @@ class GuardedChild:
                 super().after_fork()  # type: ignore[misc]
             if failures:
                 raise _first_of(failures)
-        sentinel.load_steps(self.handle.request, reporter)
+        sentinel.load_steps(self.seat_handle.request, reporter)
 
     def _stay_or_leave(self) -> None:
         if sys.excepthook is not sys.__excepthook__:
             time.sleep(FLUSH)
-        while self.handle.state == SeatState.UNLOADED and not self.handle.has_order(Orders.LEAVE):
+        while self.seat_handle.state == SeatState.UNLOADED and not self.seat_handle.has_order(Orders.LEAVE):
             time.sleep(POLL)
 
     def on_loop_start(self, pid: int) -> None:
-        while not self.handle.has_order(Orders.ADMIT):  # until it finds itself adopted
+        while not self.seat_handle.has_order(Orders.ADMIT):  # until it finds itself adopted
             time.sleep(0.002)
         sentinel = import_module(load.SENTINEL)
         sentinel.announce_loaded(current_worker())
-        self.handle.stamp(Seat.LOAD_END)
-        self.handle.stamp(Seat.READY)
-        self.handle.set_state(SeatState.READY)
+        self.seat_handle.stamp(Seat.LOAD_END)
+        self.seat_handle.stamp(Seat.READY)
+        self.seat_handle.set_state(SeatState.READY)
         super().on_loop_start(pid)  # type: ignore[misc]
 
     # the tasks
@@ -128,7 +128,7 @@ class GuardedChild:
         self._incoming.register(self.inq._reader.fileno(), select.POLLIN)
 
     def _next_job(self) -> Any:
-        """Return the next job; None if there was none for a second. Leaves where it is told to."""
+        """Return the next job; None if none came for a second. Leaves if it was ordered to."""
         seat, base = self._seat, self._base
         if seat[base + IN_FLIGHT]:
             seat[base + IN_FLIGHT] = 0
@@ -154,7 +154,7 @@ class GuardedChild:
         return self._receive()
 
     def _leave(self) -> None:
-        self.handle.set_state(SeatState.LEAVING)
+        self.seat_handle.set_state(SeatState.LEAVING)
         import_module(load.SENTINEL).announce_retiring(current_worker())
         sys.exit(EX_RECYCLE)  # billiard's own, which keeps the code
 
@@ -197,7 +197,7 @@ class GuardedBlockingWorker(GuardedChild, BlockingWorker):
             return None
         try:
             if not reader.poll(0.0):
-                return None  # somebody else was quicker
+                return None  # another child was quicker
             payload = reader.recv_bytes()
         except (EOFError, OSError):
             raise SystemExit(EX_FAILURE) from None

@@ -1,4 +1,4 @@
-"""What keeps the guard's clock going wherever Celery's main thread waits. Runs in Celery's main process."""
+"""A consumer step that lets the pool arbiter tick wherever Celery's main thread waits. Runs in Celery's main process."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from celery import bootsteps
 
 
 class Pulse(bootsteps.Step):
-    """A step of the consumer: lets the pool look around while the broker is away, and between two blocking reads.
+    """A step of the consumer: lets the pool arbiter tick while the broker is away, and between two blocking reads.
 
-    Celery's loops turn the pool's timers; a broker that cannot be reached holds them up, and
-    the loop for blocking transports has none.
+    Celery's loops run the pool's timers. A broker that cannot be reached holds them up, and the loop for blocking
+    transports has no timers.
     """
 
     label = "workerguard"

@@ -1,7 +1,7 @@
-"""The arbiter of a pool of tasks: observe, plan, apply, in Celery's main process. Runs there.
+"""The arbiter of a pool of tasks: observe, plan, apply. Runs in Celery's main process.
 
-It holds no decision. Celery's pool makes the children and hands them tasks; this says when one
-is to be made, asks it to leave by a word in its seat, and tells what has become of it.
+It holds no decision. Celery's pool makes the children and gives them tasks. This applies the plan: it has a child made,
+and asks it to leave by an order in its seat.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ class PoolArbiter:
     # time
 
     def pulse(self) -> None:
-        """Say that the main thread goes on: what `live` asks after."""
+        """Note a sign of life of the main thread, which the probe `live` reports."""
         self._pulse = monotonic_ns()
 
     def tick(self, pool: Any) -> None:
@@ -236,12 +236,10 @@ class PoolArbiter:
             case "recycle":
                 return self.recycle(request.arguments, request.who)
             case _:
-                return (
-                    f"a pool of Celery's knows recycle, not {request.do}: restart its worker, or ask Celery"
-                )
+                return f"a Celery pool supports recycle, not {request.do}: restart the Celery worker, or use Celery's own commands"
 
     def recycle(self, which: dict[str, Any], asked_by: str) -> str | None:
-        """Have the child of a slot, or of every slot, replaced; return why not."""
+        """Have the child of a slot, or of every slot, replaced; return why it is refused, or None."""
         with self._lock:
             return self._tracker.recycle(which, asked_by)
 
@@ -252,7 +250,7 @@ class PoolArbiter:
     # the end
 
     def stopping(self) -> None:
-        """Take note that Celery closes its pool: nobody comes any more."""
+        """Note that Celery closes its pool: no child is started any more."""
         with self._lock:
             if not self._stopping:
                 self._stopping = True
@@ -260,7 +258,7 @@ class PoolArbiter:
                 self._publish()
 
     def look_on(self) -> None:
-        """Go on telling how it stands while the pool is closed."""
+        """Publish the state while the pool is being closed."""
         with self._lock:
             self.pulse()
             now = self._clock()
@@ -276,18 +274,18 @@ class PoolArbiter:
                 self._tracker.seats.order(seat, Orders.TERMINATE)
 
     def busy(self, pid: int) -> bool:
-        """Say whether a child has a task in hand."""
+        """Return whether a child has a task."""
         seat = self._children.seat_of(pid)
         return seat is not None and bool(self._tracker.seats.word(seat, Seat.IN_FLIGHT))
 
     def loading(self, pid: int) -> bool:
-        """Say whether a child is not ready yet."""
+        """Return whether a child is not ready yet."""
         seat = self._children.seat_of(pid)
         worker = None if seat is None else self._tracker.fleet.workers.get(seat)
         return worker is not None and worker.ready_at is None
 
     def close(self, code: int = 0) -> None:
-        """Take the board away; only in the process that made it."""
+        """Remove the board; only in the process that made it."""
         with self._lock:
             if os.getpid() != self._pid or self._closed:
                 return

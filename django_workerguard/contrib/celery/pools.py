@@ -31,7 +31,7 @@ class ChildSupervisor(PoolThread):
     """Looks after the children of the blocking pool, in billiard's place: often, and without its burst at the start.
 
     It makes them, and the kernel kills them when it ends: Celery asks for that with PR_SET_PDEATHSIG,
-    which goes by thread. So it stays for as long as the process does, and nobody waits for it.
+    which applies to a thread. So this thread lives as long as the process, and is not waited for.
     """
 
     def __init__(self, pool: Any) -> None:
@@ -49,7 +49,7 @@ class ChildSupervisor(PoolThread):
 
 
 class Timeouts(BlockingTimeouts):
-    """Notes whom Celery ends for a time limit, so that it is not taken for a crash."""
+    """Marks a child that Celery ends for a time limit, so that it is not taken for a crash."""
 
     def _trywaitkill(self, worker: Any) -> None:
         worker.ended_for = TIME_LIMIT
@@ -69,13 +69,13 @@ def let_be_ended(process: Any, let_end: Callable[[int], None]) -> None:
 
 
 class GuardedPool:
-    """What the guard changes of billiard's pool: who is made, when, and who is fed."""
+    """What the guard changes in billiard's pool: when children are made, and which of them get tasks."""
 
     TimeoutHandler = Timeouts
     arbiter: PoolArbiter
     Child: type[Any]
 
-    # billiard's, as far as it is leaned on
+    # billiard's, which ships no types
     _pool: list[Any]
     _processes: int
     _putlock: Any
@@ -88,7 +88,7 @@ class GuardedPool:
 
     @property
     def target(self) -> int:
-        """How many children there are to be."""
+        """Return the configured number of children."""
         return self._processes
 
     # children are made when the policy says so, never because one is missing
@@ -97,7 +97,7 @@ class GuardedPool:
         """Make the child's part of a process that `fork_child` makes."""
         worker = self.Child(*arguments, **options)
         if self._next is not None:
-            worker.handle, worker.not_ours = self._next
+            worker.seat_handle, worker.not_ours = self._next
         return worker
 
     def _create_worker_process(self, i: int) -> Any:
@@ -138,7 +138,7 @@ class GuardedPool:
         before = list(self._pool)
         for process in before:
             if process.exitcode == ExitCode.LOAD_FAILED:
-                process._controlled_termination = True  # the guard tells of it
+                process._controlled_termination = True  # the guard reports it
         try:
             joined: list[int] = super()._join_exited_workers(shutdown=shutdown)  # type: ignore[misc]
         finally:
@@ -147,7 +147,7 @@ class GuardedPool:
                     self.arbiter.gone(process.pid, process.exitcode, _why(process))
         return joined
 
-    # who is fed
+    # which children get tasks
 
     def terminate_job(self, pid: int, sig: int | None = None) -> None:
         """End the task of a child, which ``revoke(terminate=True)`` asks for, and the child with it."""
@@ -155,7 +155,7 @@ class GuardedPool:
         super().terminate_job(pid, sig)  # type: ignore[misc]
 
     def feed_no_more(self, pid: int) -> None:
-        """Send no job to a child any more; what was sent to it already it will do."""
+        """Send no more jobs to a child; it still does the ones that it has."""
 
     def shrink(self, n: int = 1) -> None:
         """Lower the target: children above it leave between two tasks. Raises ValueError where none would be left."""
@@ -223,18 +223,18 @@ class GuardedAsynPool(GuardedPool, AsynPool):
 
     @property
     def _fed_no_more(self) -> set[int]:
-        found: set[int] = self.__dict__.setdefault("_leaving", set())
-        found.intersection_update(process.pid for process in self._pool)
-        return found
+        pids: set[int] = self.__dict__.setdefault("_leaving", set())
+        pids.intersection_update(process.pid for process in self._pool)
+        return pids
 
     def _forget(self, process: Any) -> None:
         self._process_cleanup_queues(process)
 
 
 class PatientSemaphore(LaxBoundedSemaphore):
-    """Billiard's semaphore, whose waiter looks up: Celery's main thread waits here for a child to take a task.
+    """billiard's semaphore, with a call between two waits: Celery's main thread waits here until a child takes a task.
 
-    Where no child is to be had it would see neither a SIGTERM nor anything else.
+    Without a child it would not notice a SIGTERM.
     """
 
     def __init__(self, value: int, between: Callable[[], None]) -> None:

@@ -54,22 +54,24 @@ class TaskPool(prefork.TaskPool):
             raise ConfigurationError(
                 "the guarded pool forks its children",
                 option="worker_pool_start_method",
-                hint="Set it to 'fork', or take guard(app) or CELERY_WORKER_POOL away to run unguarded.",
+                hint="Set it to 'fork', or remove guard(app) or CELERY_WORKER_POOL to run unguarded.",
             )
-        found = resolve_pool(settings_layer(), os.environ)
+        resolved = resolve_pool(settings_layer(), os.environ)
         _, node = self.options["initargs"]
         peak = self.options.pop("max_memory_per_child", None)
         processes = self.limit or os.cpu_count() or 1
         self.guarded = PoolArbiter(
-            found.options,
-            open_pool_board(found.options, node, processes=processes),
+            resolved.options,
+            open_pool_board(resolved.options, node, processes=processes),
             logger,
             node=node,
             processes=processes,
             rss_limit=int(peak or 0) * KILOBYTE,
         )
-        if peak and not found.options.reload_on_rss:
-            logger.info("max_memory_per_child is taken for reload-on-rss: a child's memory now, not its peak")
+        if peak and not resolved.options.reload_on_rss:
+            logger.info(
+                "max_memory_per_child is used as reload-on-rss, which compares a child's current memory, not its peak"
+            )
         self.app.steps["consumer"].add(Pulse)
         describe_failure(Exception())  # imports what else every child that fails would import by itself
 
@@ -81,7 +83,7 @@ class TaskPool(prefork.TaskPool):
         super().on_start()
 
     def did_start_ok(self) -> bool:
-        """Say yes: what becomes of a load that fails is the policy's."""
+        """Return True: the policy decides about a load that fails."""
         return True
 
     def look_around(self) -> None:
@@ -90,7 +92,7 @@ class TaskPool(prefork.TaskPool):
             self._pool.look_around()
 
     def on_stop(self) -> None:
-        """Let the children finish what is in hand, and end: nobody waits for one that does not."""
+        """Let the children finish their tasks, and end. A child that does not end is not waited for."""
         pool = self._pool
         self.guarded.stopping()
         if pool is None:
@@ -111,10 +113,10 @@ class TaskPool(prefork.TaskPool):
 
 @contextlib.contextmanager
 def _bounded(pool: Any, arbiter: PoolArbiter) -> Iterator[None]:
-    """Bound the end of a pool: who has no task in hand and does not go is killed, and its pipes are closed.
+    """Bound the end of a pool: a child that has no task and does not leave is killed, and its pipes are closed.
 
-    Celery waits without end for a child that still loads, for one that died in the middle of a
-    word, and for jobs that nobody will do.
+    Celery waits without end for a child that still loads, for a child that died while it was writing, and
+    for jobs that no child will do.
     """
     over = threading.Event()
     mercy = arbiter.options.worker_reload_mercy
@@ -151,7 +153,7 @@ def _kill(child: Any) -> None:
 
 
 def _hang_up(children: list[Any]) -> None:
-    """Close the parent's copies of what dead children wrote into, so that whoever reads there comes to an end."""
+    """Close the parent's copies of what dead children wrote into, so that a thread that reads there ends."""
     for child in children:
         with contextlib.suppress(OSError, AttributeError, ValueError):
             child.outq._writer.close()

@@ -1,4 +1,4 @@
-"""Which Celery and which billiard the guard leans on. Their pools' hooks are internals: others are refused."""
+"""The supported versions of Celery and billiard. The guard uses internals of their pools, so other versions are refused."""
 
 from __future__ import annotations
 
@@ -11,24 +11,26 @@ SUPPORTED = {"celery": (("5", "5"), ("5", "6"), ("5", "7")), "billiard": (("4", 
 
 
 def unsupported() -> str:
-    """Say what is installed that is not supported, and what is; "" where all is well."""
-    wrong = []
+    """Return the unsupported versions that are installed, and the supported ones; "" if all are supported."""
+    problems = []
     for package, releases in SUPPORTED.items():
         try:
-            found = version(package)
+            installed = version(package)
         except PackageNotFoundError:
-            found = "none"
-        if tuple(found.split(".")[:2]) not in releases:
-            wrong.append(f"{package} {found} (supported: {', '.join('.'.join(r) + '.*' for r in releases)})")
-    return ", ".join(wrong)
+            installed = "none"
+        if tuple(installed.split(".")[:2]) not in releases:
+            problems.append(
+                f"{package} {installed} (supported: {', '.join('.'.join(r) + '.*' for r in releases)})"
+            )
+    return ", ".join(problems)
 
 
 def require_supported() -> None:
-    """End the worker with one line where the guard would lean on internals that it does not know."""
-    wrong = unsupported()
-    if wrong:
+    """End the worker with an error if Celery or billiard is not supported."""
+    problems = unsupported()
+    if problems:
         sys.stderr.write(
-            f"Error: the guard of Celery's pool cannot be used with {wrong}. "
-            "Install a supported version, or take guard(app) or CELERY_WORKER_POOL away to run unguarded.\n"
+            f"Error: the guard of Celery's pool cannot be used with {problems}. "
+            "Install a supported version, or remove guard(app) or CELERY_WORKER_POOL to run unguarded.\n"
         )
         raise SystemExit(ExitCode.USAGE)

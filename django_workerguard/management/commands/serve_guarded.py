@@ -1,4 +1,4 @@
-"""``manage.py serve_guarded``: hand what is configured to a clean interpreter, which serves. Runs in manage.py."""
+"""``manage.py serve_guarded``: hand the configuration to a clean interpreter, which serves. Runs in manage.py."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from django_workerguard.errors import WorkerguardError
 class Command(BaseCommand):
     """Serve the project with guarded workers."""
 
-    help = "Serve the project: pre-forked workers that are replaced, retried and known to be loaded."
+    help = "Serve the project with pre-forked workers. Workers serve only once they are loaded, and are replaced when they fail."
     from_command_line = False
     passed_on: list[str]
 
@@ -37,13 +37,13 @@ class Command(BaseCommand):
         super().run_from_argv(own)
 
     def get_check_kwargs(self, options: dict[str, Any]) -> dict[Any, Any]:
-        """Run the system checks without a database: Django 6.1 asks all of them, and one may be away."""
+        """Run the system checks without a database: Django 6.1 checks all databases, and one may not be reachable."""
         return super().get_check_kwargs(options) | {"databases": []}
 
     def handle(self, *args: Any, **options: Any) -> None:
         if not self.from_command_line:
             raise CommandError(
-                "serve_guarded replaces the process that runs it, so it cannot be called from a living program. "
+                "serve_guarded replaces the process that runs it, so a program cannot call it. "
                 "Run it as a command: python manage.py serve_guarded."
             )
         try:
@@ -57,7 +57,7 @@ class Command(BaseCommand):
 
 
 def _handover(**arguments: Any) -> Handover:
-    """Return what the server needs to know of this process. It reads the settings itself, unless they are no module."""
+    """Return the handover to the server. The server reads the settings itself, unless they are not a module."""
     directory = working_directory(os.environ)
     entry = _entry(directory)
     project = os.path.dirname(entry) if os.path.basename(entry) == "manage.py" else directory
@@ -78,13 +78,13 @@ def _handover(**arguments: Any) -> Handover:
 
 
 def _entry(directory: str) -> str:
-    """Return the path of the program that runs this command, by the name that it was started with; "" for Django's own."""
+    """Return the path of the program that runs this command, as it was started; "" for Django's own."""
     path = os.path.normpath(os.path.join(directory, sys.argv[0]))
-    ours = os.path.isfile(path) and not path.startswith(os.path.dirname(django.__file__))
-    return path if ours else ""
+    is_own = os.path.isfile(path) and not path.startswith(os.path.dirname(django.__file__))
+    return path if is_own else ""
 
 
 def _changes() -> dict[str, str | None]:
-    """Return what manage.py and the settings have changed in the environment, until the server knows better."""
+    """Return the changes of manage.py and the settings to the environment, until the server has found the changes itself."""
     changes = difference(as_started(), os.environ)
-    return {name: value for name, value in changes.items() if name != "TZ"}  # Django's own, for TIME_ZONE
+    return {name: value for name, value in changes.items() if name != "TZ"}  # set by Django, from TIME_ZONE

@@ -1,4 +1,4 @@
-"""``manage.py workerguard``: the ``workerguard`` command, found where Django's commands are. Runs in manage.py."""
+"""``manage.py workerguard``: the ``workerguard`` command as a management command. Runs in manage.py."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from django_workerguard.cli.main import main
 
 
 class Command(BaseCommand):
-    """Look at the running server."""
+    """Show and control the running server."""
 
-    help = "Look at the guarded server of this project: status, events, probe, explain."
+    help = "Show and control the guarded server of this project: status, events, probe, reload, recycle, scale, explain."
     requires_system_checks = ()
 
     def run_from_argv(self, argv: list[str]) -> None:

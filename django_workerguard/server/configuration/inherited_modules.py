@@ -1,7 +1,7 @@
 """Modules of the site that the configuration makes the arbiter import, and that its workers inherit. Runs in the arbiter.
 
 A worker would go on with them however often the site is reloaded. So a reload drops them first: what the
-configuration needs of them is imported anew, and the workers import the rest by themselves.
+configuration needs of them is imported again, and the workers import the rest by themselves.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from importlib import import_module
 
 import pytest
 
-from django_workerguard.server.inherited_modules import InheritedModules
+from django_workerguard.server.configuration.inherited_modules import InheritedModules
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from django_workerguard.arbiter.program import execute
 from django_workerguard.config import settings_process
 from django_workerguard.config.handover import Handover
 from django_workerguard.errors import ConfigurationError
-from django_workerguard.server.configuration import GuardedApplication
-from django_workerguard.server.early_options import EarlyOptions
+from django_workerguard.server.configuration.early_options import EarlyOptions
+from django_workerguard.server.configuration.guarded_application import GuardedApplication
 
 ANSWER = 3  # the descriptor in the child
 LONGEST = 60.0  # seconds that settings get if load-timeout sets no limit
@@ -36,10 +36,10 @@ class SettingsProcess:
         self._handover = app.handover
         self._overdue = False
         request, environ = settings_request(app, app.handover, self.early)
-        self.fd = settings_process.ask(request)
+        self.fd = settings_process.write_request(request)
         arguments = settings_process.command(ANSWER, patience=self._patience + GRACE)
         try:
-            self.pid = execute(arguments, environ, given={ANSWER: self.fd})
+            self.pid = execute(arguments, environ, descriptors={ANSWER: self.fd})
         except OSError:
             os.close(self.fd)
             raise
@@ -59,12 +59,12 @@ class SettingsProcess:
 
         Raises ConfigurationError if they say nothing, or what cannot be used.
         """
-        answer = settings_process.answer(self.fd)
+        answer = settings_process.read_answer(self.fd)
         os.close(self.fd)
         module = self._handover.settings_module
         if answer.silent and self._overdue:
             raise ConfigurationError(
-                f"{module!r}: no end of its import after {self._patience:g} s (load-timeout)"
+                f"{module!r}: its import did not end within {self._patience:g} s (load-timeout)"
             )
         if answer.error:
             raise ConfigurationError(f"{module!r} cannot be imported: {answer.error}", option="settings")

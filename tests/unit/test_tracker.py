@@ -15,8 +15,8 @@ from django_workerguard.scoreboard.layout import Layout
 @pytest.mark.parametrize(
     ("asked", "refused"),
     [
-        ({"all": True}, "no slot has a worker that could be replaced: workerguard status says why"),
-        ({"slot": 1}, "slot 1 has no worker that could be replaced: workerguard explain 1 says why"),
+        ({"all": True}, "no slot has a worker to replace: see workerguard status"),
+        ({"slot": 1}, "slot 1 has no worker to replace: see workerguard explain 1"),
         ({"slot": 3}, "there is no slot 3: the slots are 1 to 2"),
         ({"slot": True}, "there is no slot True: the slots are 1 to 2"),
         ({}, "there is no slot None: the slots are 1 to 2"),

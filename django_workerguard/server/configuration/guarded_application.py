@@ -29,20 +29,20 @@ from django_workerguard.errors import ConfigurationError
 from django_workerguard.policy.view import Policy
 from django_workerguard.probe import cgroup
 from django_workerguard.scoreboard.layout import MAX_SEATS
-from django_workerguard.server.early_options import (
+from django_workerguard.server.configuration.early_options import (
     ConfigFile,
     EarlyOptions,
     Sources,
     problem_with,
     read_sources,
 )
-from django_workerguard.server.inherited_modules import InheritedModules
-from django_workerguard.server.process_state import enter
+from django_workerguard.server.configuration.inherited_modules import InheritedModules
+from django_workerguard.server.configuration.process_state import enter
 
 REFUSED = {
-    "preload_app": "the application would be loaded in the arbiter, whose failure costs the whole server",
+    "preload_app": "the arbiter would load the application, and a failure there would stop the whole server",
     "reuse_port": "the kernel would give connections to workers that do not accept yet",
-    "daemon": "the server must stay the child of who supervises it; use systemd, a container or nohup",
+    "daemon": "the server must remain a child of its supervisor: use systemd, a container or nohup",
     "paste": "PasteDeploy applications are not Django's",
     "spew": "it would print every line that the arbiter runs",
     "check_config": "use --check, in front of the --",
@@ -90,10 +90,10 @@ class GuardedApplication(Application):
 
     def settle(self, handover: Handover) -> None:
         """Take the settings, as they have been read. Raises ConfigurationError where gunicorn would end the process."""
-        wanted = dict(self.environ_found)
-        change(wanted, handover.environ)
-        change(wanted, self._by_file)
-        change(self._environ, difference(self._environ, wanted))
+        environ = dict(self.environ_found)
+        change(environ, handover.environ)
+        change(environ, self._by_file)
+        change(self._environ, difference(self._environ, environ))
         self.handover = handover
         try:
             self.load_config()
@@ -122,7 +122,7 @@ class GuardedApplication(Application):
     def load_config(self) -> None:
         guard_setting, server_setting = split(self.handover.setting, self.cfg.settings.keys())
         self.warnings += [
-            f"{name} in the environment is no option of the guard" for name in self.read.unknown
+            f"{name} in the environment is not an option of the guard" for name in self.read.unknown
         ]
         self.cfg.set("default_proc_name", Path(self.handover.project).name or "django")
         self.cfg.set("chdir", self.handover.directory or os.getcwd())
@@ -189,7 +189,7 @@ class GuardedApplication(Application):
         if packages := self.inheritance.packages():
             self.warnings.append(
                 f"the configuration imports {', '.join(packages)} in the arbiter: the workers inherit these modules, "
-                "and a reload imports them anew"
+                "and a reload imports them again"
             )
         if self.handover.debug:
             self.warnings.append(
@@ -231,13 +231,13 @@ class GuardedApplication(Application):
         for name in ("max_requests", "max_requests_jitter"):
             self.cfg.set(name, 0)
             if name in self.sources:
-                self.sources[name] = f"taken for max-requests, {self.sources[name]}"
+                self.sources[name] = f"used as max-requests, {self.sources[name]}"
 
     def _check_together(self) -> None:
         workers, quorum = self.cfg.workers, self.guard.options.min_loaded
         if not 1 <= workers <= MOST_WORKERS:
             raise ConfigurationError(
-                f"there can be 1 to {MOST_WORKERS} workers, not {workers}",
+                f"the number of workers must be from 1 to {MOST_WORKERS}, not {workers}",
                 option="workers",
                 where=self.sources.get("workers"),
             )

@@ -206,7 +206,7 @@ def _content(location: str, named_in: str) -> dict[str, Any]:
     try:
         if location.startswith("python:"):
             name = location.removeprefix("python:")
-            sys.modules.pop(name, None)  # a reload is to read it anew
+            sys.modules.pop(name, None)  # a reload must read it again
             return dict(vars(import_module(name)))
         return dict(_run_file(location.removeprefix("file:")))
     except BaseException as error:

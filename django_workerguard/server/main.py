@@ -17,8 +17,8 @@ from django_workerguard.scoreboard.layout import layout_for
 from django_workerguard.scoreboard.places import Opened, open_board, server_name
 from django_workerguard.server.arbiter import GuardedArbiter
 from django_workerguard.server.check import check
-from django_workerguard.server.config_listing import describe
-from django_workerguard.server.configuration import GuardedApplication
+from django_workerguard.server.configuration.guarded_application import GuardedApplication
+from django_workerguard.server.configuration.listing import describe
 from django_workerguard.server.gunicorn_contract import require_contract
 from django_workerguard.server.start import open_application
 from django_workerguard.worker.package_sources import keep_sources

@@ -30,7 +30,7 @@ def test_a_process_that_is_no_server(tmp_path):
         path.write_text(f"{other.pid}\n")
         said = remove_stale(str(path), where=None)
         other.kill()
-    assert said == f"the pid file {path} was stale and has been removed: the process {other.pid} is no server"
+    assert said == f"the pid file {path} was stale and has been removed: process {other.pid} is not a server"
     assert not path.exists()
 
 

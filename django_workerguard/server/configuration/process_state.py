@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from types import ModuleType
 
 from django_workerguard.config.environment import change, difference
-from django_workerguard.server.inherited_modules import InheritedModules
+from django_workerguard.server.configuration.inherited_modules import InheritedModules
 
 
 class ProcessState:

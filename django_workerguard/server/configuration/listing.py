@@ -6,7 +6,7 @@ from typing import Any
 
 from django_workerguard.config.options import OPTIONS
 from django_workerguard.config.resolve import DEFAULT
-from django_workerguard.server.configuration import REFUSED, GuardedApplication
+from django_workerguard.server.configuration.guarded_application import REFUSED, GuardedApplication
 
 MASK = "********"
 

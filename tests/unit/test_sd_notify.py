@@ -48,7 +48,7 @@ def test_a_process_that_systemd_does_not_listen_to_says_so(environ, warns):
             4,
             True,
             "the load failed: E",
-            "4 of 4 workers ready; frozen: the new code cannot be loaded, the old serves on; the load failed: E",
+            "4 of 4 workers ready; frozen: the new code cannot load, the old code continues to serve; the load failed: E",
         ),
     ],
 )
