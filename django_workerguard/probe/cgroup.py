@@ -54,10 +54,8 @@ def oom_kills(*, root: Path = CGROUP, proc: Path = PROC) -> int:
     if v2 is not None:
         return v2
     group = _own_groups_v1("memory", root=root, proc=proc)[0]
-    counters = (
-        group / "memory.oom_control",
-        *group.glob("*/memory.oom_control"),
-    )  # each cgroup counts only its own kills
+    # each cgroup counts only its own kills
+    counters = (group / "memory.oom_control", *group.glob("*/memory.oom_control"))
     v1 = [kills for counter in counters if (kills := _counter(counter, "oom_kill")) is not None]
     return sum(v1) if v1 else _counter(proc.parent / "vmstat", "oom_kill") or 0
 

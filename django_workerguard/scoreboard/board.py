@@ -72,9 +72,8 @@ class Board:
         else:
             fd = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(
-                fd, fcntl.LOCK_EX | fcntl.LOCK_NB
-            )  # held until the arbiter ends: see `places.remove_stale_files`
+            # held until the arbiter ends: see `places.remove_stale_files`
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.posix_fallocate(fd, 0, layout.size)
             board = cls(mmap.mmap(fd, layout.size), layout, fd=fd, path=path)
             board._write_identity(pid, start)
@@ -273,14 +272,14 @@ class Board:
         for word in range(start, start + Seat.WORDS):
             self.words[word] = 0
         self.words[text + 1] = 0
-        self.words[text] = _next_sequence(
-            self.words[text]
-        )  # never reset, so that no reader takes an old text for a new one
+        # the sequence is never reset, so that no reader takes an old text for a new one
+        self.words[text] = _next_sequence(self.words[text])
 
 
 def is_held(path: Path, *, others: bool = False) -> bool:
-    """Return whether an arbiter holds the board at a path; True also if that cannot be found out. ``others``: see `Board.open`.
+    """Return whether an arbiter holds the board at a path; True also if that cannot be found out.
 
+    ``others``: see `Board.open`.
     The lock is made with `flock`: a lock of `lockf` would be lost if any reader in the arbiter's process closed the file.
     """
     try:

@@ -1,4 +1,4 @@
-"""Run directories with their scoreboards and control sockets, and the servers found there. Runs in the arbiter and in readers.
+"""Run directories with scoreboards and control sockets, and their servers. Runs in the arbiter and in readers.
 
 A server called NAME with the arbiter's pid PID owns ``NAME.PID.board`` and ``NAME.PID.sock`` in its run directory. A file
 whose arbiter is gone is stale; the next start removes it.
@@ -29,7 +29,7 @@ _BOARD = re.compile(r"(?P<name>.+)\.(?P<pid>\d+)\.board")
 
 @dataclass(frozen=True, kw_only=True)
 class RunDirectory:
-    """A run directory, and how its server must find it."""
+    """A run directory, with the mode and the checks that a server needs."""
 
     path: Path
     mode: int = 0o700  # of a directory that the server has to make
@@ -49,9 +49,8 @@ class RunDirectory:
                 and status.st_uid == uid
                 and status.st_mode & self.mode != self.mode
             ):
-                os.fchmod(
-                    fd, status.st_mode & 0o777 | self.mode
-                )  # it was made for a server with other options
+                # it was made for a server with other options
+                os.fchmod(fd, status.st_mode & 0o777 | self.mode)
         finally:
             os.close(fd)
 

@@ -31,7 +31,10 @@ def text(value: Any) -> str:
 
 
 def clean_report(report: Any) -> dict[str, Any]:
-    """Return a report in a valid form, from any input: ``step``, ``steps``, ``threads``, ``outdated`` and, if present, ``error``."""
+    """Return a report in a valid form, from any input.
+
+    Its keys are ``step``, ``steps``, ``threads``, ``outdated`` and, if present, ``error``.
+    """
     if not isinstance(report, dict):
         return {}
     cleaned = {

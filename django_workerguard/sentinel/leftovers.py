@@ -1,4 +1,4 @@
-"""Threads and sockets that a step of the load leaves open, and which of them are known to be harmless. Runs in the worker."""
+"""Threads and sockets that a step of the load leaves open, except those known to be harmless. Runs in the worker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parts that the sentinel loads because it guesses that the site needs them; failures are reported, not raised. Runs in the worker."""
+"""Parts that the site may need, by the sentinel's guess; their failures are reported, not raised. Runs in the worker."""
 
 from __future__ import annotations
 

@@ -43,9 +43,8 @@ def guarded_server(request: pytest.FixtureRequest) -> Iterator[GuardedServer]:
     environ = {**_environ(request), **(options.pop("environ", None) or {})}
     if options:
         raise TypeError(f"the marker guarded_server has no option {', '.join(options)}: {MARKER}")
-    run_dir = Path(
-        tempfile.mkdtemp(prefix="guarded-")
-    )  # a short path, because paths of unix sockets are limited
+    # a short path, because paths of unix sockets are limited
+    run_dir = Path(tempfile.mkdtemp(prefix="guarded-"))
     server = GuardedServer(
         project=request.config.rootpath,
         run_dir=run_dir,

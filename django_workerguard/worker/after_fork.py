@@ -37,21 +37,19 @@ SERVER_MODULES = (
 @contextlib.contextmanager
 def block_signals() -> Iterator[None]:
     """Block the arbiter's signals during a fork, so that no signal runs an arbiter's handler in the child."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ARBITER_SIGNALS)
+    previous_mask = signal.pthread_sigmask(signal.SIG_BLOCK, ARBITER_SIGNALS)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous_mask)
 
 
 def release_arbiter(descriptors: Iterable[int]) -> None:
     """Give up the arbiter's signal handlers and descriptors."""
     for number in ARBITER_SIGNALS:
         signal.signal(number, signal.SIG_DFL)
-    for number in (
-        signal.SIGUSR1,
-        signal.SIGHUP,
-    ):  # a log rotation or a hangup must not kill a worker that is starting
+    # a log rotation or a hangup must not kill a worker that is starting
+    for number in (signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, ignore_signal)
     for fd in descriptors:
         with contextlib.suppress(OSError):
@@ -59,7 +57,7 @@ def release_arbiter(descriptors: Iterable[int]) -> None:
 
 
 def ignore_signal(_number: int, _frame: object) -> None:
-    """Ignore a signal. Unlike SIG_IGN, programs that the worker starts do not inherit this handler."""
+    """Ignore a signal. This is not SIG_IGN, because programs that the worker starts would inherit that."""
 
 
 class IgnoresHangup:

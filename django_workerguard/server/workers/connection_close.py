@@ -59,10 +59,10 @@ class Lingerer:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: bool(self._connections))
-                watched = select.poll()
+                poller = select.poll()
                 for fd in self._connections:
-                    watched.register(fd, select.POLLIN)
-            readable = {fd for fd, _ in watched.poll(POLL * 1000)}
+                    poller.register(fd, select.POLLIN)
+            readable = {fd for fd, _ in poller.poll(POLL * 1000)}
             now = time.monotonic()
             with self._changed:
                 for fd, connection in list(self._connections.items()):
@@ -107,7 +107,7 @@ class Closer:
         """Record whether an answered request was read to its end."""
         try:
             reader, fd = request.body.reader, request.unreader.sock.fileno()
-        except AttributeError:  # HTTP/2 has no such end
+        except AttributeError:  # HTTP/2 requests have no such reader
             return
         if type(reader) is LengthReader and not reader.length:
             self._finished.add(fd)

@@ -35,7 +35,10 @@ def drain_deadline(stop_requested: float, mercy: float) -> float:
 
 
 class DrainingASGI:
-    """A mixin for gunicorn's asgi class, which otherwise loses connections it has accepted but not started, and always waits for the whole mercy."""
+    """A mixin for gunicorn's asgi class that drains it.
+
+    Without it, the class loses connections that it has accepted but not started, and always waits for the whole mercy.
+    """
 
     # attributes of the worker class
     sockets: list[Any]
