@@ -25,6 +25,7 @@ from django_workerguard.policy.action import (
     SpawnStandIn,
 )
 from django_workerguard.policy.backoff import load_timeout
+from django_workerguard.policy.need_app import why_give_up
 from django_workerguard.policy.reason import Reason, Rule
 from django_workerguard.policy.recycle import NO_ROOM, due_at, why_due, why_kill
 from django_workerguard.policy.view import Fleet, Policy, State, Stop, Worker
@@ -43,7 +44,7 @@ def plan(policy: Policy, fleet: Fleet, now: float) -> tuple[Action, ...]:
     stop = fleet.stop
     if stop is not None and (stop.quick or stop.exit_code or _is_drained(policy, fleet, now - stop.at)):
         return (*_overdue(policy, fleet, now), *_stopping(policy, fleet, stop, now))
-    reason = None if stop else _give_up(policy, fleet, now)
+    reason = None if stop else why_give_up(policy, fleet, now)
     if reason is not None:
         return (GiveUp(ExitCode.LOAD_FAILED, reason),)
     departures = tuple(_departures(policy, fleet, now))
@@ -145,31 +146,6 @@ def _stopping(policy: Policy, fleet: Fleet, stop: Stop, now: float) -> Iterator[
         pids = ", ".join(str(worker.pid) for worker in _in_order(fleet.workers.values()))
         reason = stop.reason or Reason(Rule.STOP)
         yield Halt(stop.exit_code, reason.adding(f"still running, although killed: pid {pids}"))
-
-
-def _give_up(policy: Policy, fleet: Fleet, now: float) -> Reason | None:
-    """Return the reason for which the server ends because it has no application; None if it does not."""
-    since = fleet.nobody_ready_since
-    if policy.give_up_after and since is not None and now - since >= policy.give_up_after:
-        return Reason(Rule.GIVE_UP_AFTER, f"no worker was ready for {policy.give_up_after:g} s")
-    if policy.never_give_up:
-        return None
-    slots = range(1, fleet.target + 1)
-    used_up = [slot for slot in slots if _used_up(policy, fleet, slot)]
-    if policy.need_app == "server" and used_up:
-        return _no_app(policy, f"slot {used_up[0]} could not load")
-    if policy.need_app == "worker" and not fleet.ever_ready and len(used_up) == len(slots):
-        return _no_app(policy, "no slot could load")
-    return None
-
-
-def _no_app(policy: Policy, what: str) -> Reason:
-    tries = policy.load_retries
-    return Reason(Rule.NEED_APP, f"{what} the application in {tries} tries (need-app={policy.need_app})")
-
-
-def _used_up(policy: Policy, fleet: Fleet, slot: int) -> bool:
-    return fleet.record(slot).failures >= policy.load_retries and fleet.incumbent(slot) is None
 
 
 # the 503 answers

@@ -1,0 +1,31 @@
+"""need-app and give-up-after: when the server ends because it cannot load the application. Pure. Mirrors uWSGI's need-app."""
+
+from __future__ import annotations
+
+from django_workerguard.policy.reason import Reason, Rule
+from django_workerguard.policy.view import Fleet, Policy
+
+
+def why_give_up(policy: Policy, fleet: Fleet, now: float) -> Reason | None:
+    """Return the reason for which the server ends because it has no application; None if it does not."""
+    since = fleet.nobody_ready_since
+    if policy.give_up_after and since is not None and now - since >= policy.give_up_after:
+        return Reason(Rule.GIVE_UP_AFTER, f"no worker was ready for {policy.give_up_after:g} s")
+    if policy.never_give_up:
+        return None
+    slots = range(1, fleet.target + 1)
+    used_up = [slot for slot in slots if _used_up(policy, fleet, slot)]
+    if policy.need_app == "server" and used_up:
+        return _no_app(policy, f"slot {used_up[0]} could not load")
+    if policy.need_app == "worker" and not fleet.ever_ready and len(used_up) == len(slots):
+        return _no_app(policy, "no slot could load")
+    return None
+
+
+def _no_app(policy: Policy, what: str) -> Reason:
+    tries = policy.load_retries
+    return Reason(Rule.NEED_APP, f"{what} the application in {tries} tries (need-app={policy.need_app})")
+
+
+def _used_up(policy: Policy, fleet: Fleet, slot: int) -> bool:
+    return fleet.record(slot).failures >= policy.load_retries and fleet.incumbent(slot) is None
