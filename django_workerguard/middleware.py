@@ -122,7 +122,7 @@ class Gate:
         failure = describe_failure(error)
         if self._failures == 1:
             logger.error(
-                "This worker is not loaded and answers 503; it tries again in %.1f s:\n%s",
+                "This worker is not loaded and answers 503; it tries again at the first request after %.1f s:\n%s",
                 wait,
                 failure["traceback"],
             )

@@ -47,7 +47,7 @@ def warm_up(app: Callable[..., Any], path: str, *, interface: str) -> None:
         return
     if raised:
         raise raised[0]
-    raise WarmupError(f"the warm-up request {path} was answered {status}")
+    raise WarmupError(f"the warm-up request {path} got the status {status}")
 
 
 def host() -> str:

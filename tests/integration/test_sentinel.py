@@ -118,7 +118,7 @@ def test_a_whole_load(run, interface):
     ("path", "kind", "says"),
     [
         ("/hungry", "MemoryError", "no memory for the view"),
-        ("/broken", "WarmupError", "/broken was answered 503"),
+        ("/broken", "WarmupError", "/broken got the status 503"),
     ],
 )
 def test_a_warm_up_request_that_fails_shows_the_real_cause(run, interface, path, kind, says):
