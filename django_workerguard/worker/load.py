@@ -227,3 +227,9 @@ def wait_for_admission(handle: SeatHandle, *, alive: Callable[[], bool]) -> bool
             return False
         time.sleep(0.002)
     return True
+
+
+def mark_ready(handle: SeatHandle) -> None:
+    """Mark the worker as ready: it accepts requests, or takes tasks."""
+    handle.stamp(Seat.READY)
+    handle.set_state(SeatState.READY)

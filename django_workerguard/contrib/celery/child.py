@@ -114,8 +114,7 @@ class GuardedChild:
         sentinel = import_module(load.SENTINEL)
         sentinel.announce_loaded(current_worker())
         self.seat_handle.stamp(Seat.LOAD_END)
-        self.seat_handle.stamp(Seat.READY)
-        self.seat_handle.set_state(SeatState.READY)
+        load.mark_ready(self.seat_handle)
         super().on_loop_start(pid)  # type: ignore[misc]
 
     # the tasks

@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import Any
 
 from django_workerguard.errors import ExitCode
-from django_workerguard.scoreboard.layout import Orders, Seat, SeatState
+from django_workerguard.scoreboard.layout import Orders, SeatState
 from django_workerguard.server.workers.accept_delay import defer_accept, delay_accept_while_suspect
 from django_workerguard.server.workers.certificate import load_certificate
 from django_workerguard.server.workers.connection_close import Closer, close_without_waiting
@@ -199,8 +199,7 @@ class GuardMixin(IgnoresHangup):
             self._is_ready = True
             self.notify = super().notify  # type: ignore[method-assign, misc] # called for every request
             self._report_sigterm()
-            self.seat_handle.stamp(Seat.READY)
-            self.seat_handle.set_state(SeatState.READY)
+            load.mark_ready(self.seat_handle)
 
     def _report_sigterm(self) -> None:
         """On SIGTERM, report that this worker leaves, then call the handler of the worker class."""
