@@ -102,7 +102,7 @@ def _contradictions(setting: Mapping[str, Any], values: Mapping[str, Any]) -> It
     after, give_up = values["stand_in_after"], values["give_up_after"]
     if values["stand_in"] and give_up and give_up <= after:
         yield Warning(
-            f"GIVE_UP_AFTER ({give_up:g} s) is not longer than STAND_IN_AFTER ({after:g} s): the stand-in will never answer.",
+            f"GIVE_UP_AFTER ({give_up:g} s) is not longer than STAND_IN_AFTER ({after:g} s): the server gives up before the stand-in answers.",
             hint="Raise GIVE_UP_AFTER, or set STAND_IN to False.",
             id="workerguard.W003",
         )

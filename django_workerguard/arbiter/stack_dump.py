@@ -1,4 +1,4 @@
-"""Stack dumps: memory that a child writes its stacks to when it is aborted or crashes, and that its arbiter reads. Runs in the arbiter."""
+"""Stack dumps. A child that is aborted or crashes writes its stacks into a file in memory, and its arbiter reads them. Runs in the arbiter."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         type=_seconds,
         const=1.0,
         metavar="SECONDS",
-        help="Repeat every second, or every SECONDS: a live screen on a terminal, otherwise one table after the other.",
+        help="Repeat every SECONDS seconds (1 by default): a live screen on a terminal, otherwise one table after the other.",
     )
     status.set_defaults(command=_status)
 

@@ -1,4 +1,4 @@
-"""Choice of the running server that a command is for. Runs in a process of its own, without Django."""
+"""Find the running server that a command is meant for. Runs in a process of its own, without Django."""
 
 from __future__ import annotations
 

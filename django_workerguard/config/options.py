@@ -121,10 +121,10 @@ class GuardOptions:
     need_app: str = _option(
         "worker",
         units.choice(NEED_APP, synonyms=NEED_APP_SYNONYMS),
-        "What happens when a worker cannot load: 'worker' (it exits and its slot retries while the other workers "
-        "serve; the server exits with 22 when every slot has used up its tries and no worker was ever ready), "
-        "'server' (or true: the server exits with 22 when one slot has used up its tries), 'off' (or false: the "
-        "worker stays unloaded, and answers 503 only while no worker is loaded).",
+        "What happens when a worker cannot load. 'worker': it exits and its slot retries, while the other workers "
+        "serve; the server exits with 22 only if every slot has used up its tries and no worker was ever ready. "
+        "'server' or true: the server exits with 22 when one slot has used up its tries. 'off' or false: the worker "
+        "stays unloaded, and answers 503 only while no worker is loaded.",
         metavar="worker|server|off",
         uwsgi="need-app",
     )
@@ -143,8 +143,8 @@ class GuardOptions:
     load_timeout: float = _option(
         60.0,
         units.seconds,
-        "Seconds that a load may take before the worker is aborted with a stack dump. After a time-out, the next load "
-        "gets twice as long, at most four times as long. 0: no limit.",
+        "Seconds that a load may take before the worker is aborted with a stack dump. Each time-out in "
+        "a row doubles the time for the next load, up to four times this value. 0: no limit.",
         metavar="SECONDS",
     )
     load_concurrency: int | None = _option(
@@ -156,7 +156,7 @@ class GuardOptions:
     warmup: tuple[str, ...] = _option(
         WARMUP,
         _warmup,
-        "Steps that the sentinel loads in addition to the application: urlconf, templates, lazy (everything else "
+        "Parts that are loaded besides the application: urlconf, templates, lazy (everything else "
         "that Django imports on first use), languages (the catalogue and the formats of each language in LANGUAGES, "
         "not only of LANGUAGE_CODE; off by default, because many catalogues use much memory).",
         metavar="STEP,…",
@@ -190,7 +190,7 @@ class GuardOptions:
     stand_in: bool = _option(
         True,
         units.switch,
-        "Answer 503 with Retry-After from a stand-in process while no worker is loaded after a failed load.",
+        "After a failed load, while no worker is loaded, have a stand-in process answer 503 with Retry-After.",
         metavar="on|off",
     )
     stand_in_after: float = _option(
@@ -255,7 +255,7 @@ class GuardOptions:
     max_worker_lifetime: float = _option(
         0.0,
         units.seconds,
-        "Replace a worker this number of seconds after its start; its successor is ready first. Each server adds up to "
+        "Replace a worker this number of seconds after its start. It leaves when its successor is ready. Each server adds up to "
         "5 %, so that servers that were started together do not recycle together. 0: never.",
         metavar="SECONDS",
         uwsgi="max-worker-lifetime",
@@ -270,9 +270,9 @@ class GuardOptions:
     min_worker_lifetime: float = _option(
         10.0,
         units.seconds,
-        "Seconds for which a worker that has just become ready is protected from max-requests, max-worker-lifetime, "
-        "reload-on-rss, evil-reload-on-rss, reload-on-memory-error and outlier. It is not protected from reload, "
-        "recycle, scale or stop, nor while it is not loaded. uWSGI's default is 10 s in its source, 60 in its "
+        "Seconds for which a worker that has just become ready is not replaced or killed by these rules: max-requests, "
+        "max-worker-lifetime, reload-on-rss, evil-reload-on-rss, reload-on-memory-error, outlier. A reload, recycle, "
+        "scale or stop does not wait for it. It does not apply to a worker that is not loaded. uWSGI's default is 10 s in its source, 60 in its "
         "documentation.",
         metavar="SECONDS",
         uwsgi="min-worker-lifetime",
@@ -316,8 +316,8 @@ class GuardOptions:
     worker_reload_mercy: float = _option(
         60.0,
         units.seconds,
-        "Seconds that a retiring worker gets to finish its requests, whatever the reason, before it is aborted with a "
-        "stack dump and then killed. By default gunicorn's graceful_timeout, if that is set.",
+        "Seconds that a worker gets to finish its requests when it must leave, for any reason. Then it is aborted with a "
+        "stack dump and killed. By default gunicorn's graceful_timeout, if that is set.",
         metavar="SECONDS",
         uwsgi="worker-reload-mercy",
     )

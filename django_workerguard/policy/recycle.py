@@ -40,7 +40,7 @@ def _reasons(policy: Policy, fleet: Fleet, worker: Worker, now: float) -> Iterat
 
 
 def is_old_enough(policy: Policy, worker: Worker, now: float) -> bool:
-    """Say whether min-worker-lifetime protects a ready worker no longer."""
+    """Return whether a worker has been ready for min-worker-lifetime, so that the rules apply to it."""
     return worker.ready_at is not None and now - worker.ready_at >= policy.min_worker_lifetime
 
 

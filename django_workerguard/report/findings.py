@@ -108,7 +108,7 @@ def _limits(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
 def _notes(slot: Mapping[str, Any], limit: int) -> Iterator[Finding]:
     number, size = slot["slot"], megabytes(slot["rss_bytes"])
     if "rss_baseline" in slot["notes"]:
-        text = f"slot {number}: a fresh worker uses {size} and the limit is {megabytes(limit)}, so the rule is not applied"
+        text = f"slot {number}: reload-on-rss or evil-reload-on-rss is not applied: its limit is {megabytes(limit)}, and a fresh worker already uses as much or more ({size} now)"
         yield Finding("warning", "rss-limit-below-baseline", number, text)
     if "evil_suspended" in slot["notes"]:
         text = f"slot {number}: evil-reload-on-rss killed two workers right after their load, so it is suspended until the next reload"
@@ -145,7 +145,7 @@ def _slots(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
                 "warning",
                 "suspect",
                 number,
-                f"slot {number}: its last requests all ended in 5xx, less than a minute ago",
+                f"slot {number}: all of its last requests ended in 5xx, the latest of them less than a minute ago",
             )
         for step in slot["load_steps"]:
             yield from _left_behind(number, step)

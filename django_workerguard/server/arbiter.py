@@ -275,7 +275,7 @@ class GuardedArbiter(Arbiter):
         return max(0.001, min(1.0, due[0] - now)) if due else 1.0
 
     def _tick(self) -> bool:
-        """Run every step, and return whether all succeeded. A step that fails must not keep the others from healing the fleet."""
+        """Run every step, and return whether all succeeded. If one step fails, the others still run."""
         now = self._clock()
         steps: tuple[Callable[[], Any], ...] = (
             self._promote,
@@ -299,7 +299,7 @@ class GuardedArbiter(Arbiter):
         return all(went_well)
 
     def _act(self, now: float) -> None:
-        """Apply the plan. An action that fails does not keep the others from being applied."""
+        """Apply the plan. If one action fails, the others are still applied."""
         for action in plan(self._tracker.policy, self._fleet, now):
             self._survives(self._applier.apply, action, now)
 

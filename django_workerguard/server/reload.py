@@ -101,7 +101,7 @@ class Reload:
         return None
 
     def _adopt(self, handover: Handover, asked_by: str, early: EarlyOptions) -> None:
-        """Take a new configuration and begin a generation; if it cannot be taken nothing changes.
+        """Apply a new configuration and begin a generation. If the configuration cannot be applied, nothing changes.
 
         ``early``: the options with which the settings were read. If the new configuration has other ones, the
         settings are read again with them.

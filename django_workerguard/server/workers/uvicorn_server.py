@@ -75,7 +75,7 @@ def _is_busy(connection: Any) -> bool:
 
 
 class DrainingUvicorn:
-    """A mixin for uvicorn's worker class: its server drains, and SIGQUIT stops it at once."""
+    """A mixin for uvicorn's worker class. The worker finishes its open requests before it stops; SIGQUIT stops it at once."""
 
     # attributes of the worker class
     sockets: list[Any]
