@@ -498,7 +498,7 @@ def test_a_pool_that_is_not_prefork_is_told_of_once(pool, other):
     worker = pool("filesystem", arguments=("-P", other))
     worker.wait("it is up", lambda: " ready." in worker.log)
     assert worker.log.count("workerguard guards Celery's prefork pool") == 1
-    assert "this worker's is " + {"threads": "thread"}.get(other, other) in worker.log
+    assert "the pool of this worker is " + {"threads": "thread"}.get(other, other) in worker.log
     worker.send("note", [1])
     worker.wait_ran(1)
 
