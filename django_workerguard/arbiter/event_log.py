@@ -327,7 +327,7 @@ class EventLog:
         self._about("load-failed", worker, type=failure.kind, message=failure.message, step=failure.step)
         if failure == self._logged:
             self._repeated += 1
-            text = "the load failed as before (%d times): %s"
+            text = "the load failed again with the same error (%d times in a row): %s"
             self._say("error", worker, "load-failed", text, self._repeated + 1, failure.kind)
             return failure
         self._logged, self._repeated = failure, 0

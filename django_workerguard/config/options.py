@@ -309,8 +309,8 @@ class GuardOptions:
     outlier_min_requests: int = _option(
         50,
         units.count(1),
-        "Number of requests in the last minute that a worker, and its peers together, must have before they are "
-        "compared.",
+        "Least number of requests in the last minute for a comparison: the worker needs this many, and its peers "
+        "together need this many too.",
         metavar="N",
     )
     worker_reload_mercy: float = _option(

@@ -165,7 +165,7 @@ class Bars:
 def _marks(timeline: Timeline, rows: Mapping[int, int], axis: Axis) -> tuple[list[str], int]:
     """Return the drawn marks, and the number of marks that were left out.
 
-    Marks of one kind at one place are drawn as one. Grave marks come first, then late ones.
+    Several marks of the same kind at the same place become a single mark. Grave marks come first, then late ones.
     """
     merged: dict[tuple[int, int, str], tuple[int, Mark]] = {}
     scale, first = (WIDTH - LABEL) / axis.window / 4, axis.first

@@ -39,7 +39,7 @@ def _server(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
     arbiter = snapshot["arbiter"]
     ready, target, quorum = snapshot["ready"], snapshot["target"], snapshot["min_loaded"]
     if arbiter["beat_age"] > LONGEST_SILENCE:
-        text = f"the arbiter (pid {arbiter['pid']}) has not ticked for {arbiter['beat_age']:.0f} s: is it stopped?"
+        text = f"the arbiter (pid {arbiter['pid']}) has shown no sign of life for {arbiter['beat_age']:.0f} s: it may hang, or be suspended"
         yield Finding("critical", "arbiter-silent", None, text)
     if snapshot["stand_in"]:
         yield Finding("critical", "stand-in", None, "no worker is loaded: the stand-in answers 503")

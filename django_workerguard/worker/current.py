@@ -60,5 +60,5 @@ def current_worker() -> CurrentWorker | None:
 
 
 def set_current_worker(worker: CurrentWorker | None) -> None:
-    """Set the worker that this process is. For the server's mixin, and for tests."""
+    """Record which worker this process is. For the server's worker classes, and for tests."""
     _Process.worker = worker

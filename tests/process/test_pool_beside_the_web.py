@@ -95,7 +95,9 @@ def test_a_pool_that_is_stuck_or_gone_fails_the_check_and_no_probe_of_the_web(se
     pool.wait_ready()
     os.kill(pool.pid, signal.SIGSTOP)
     server.wait("the check fails", lambda _: check(server) == 500)
-    server.wait("the dashboard tells", lambda _: "has not ticked for" in server.get("/guard/").body)
+    server.wait(
+        "the dashboard tells", lambda _: "has shown no sign of life for" in server.get("/guard/").body
+    )
     assert pool.workerguard("probe", "live").returncode == 0
     pool.end()
     assert check(server) == 500, "fewer than are expected"

@@ -24,7 +24,7 @@ from django_workerguard.errors import WorkerguardError
 class Command(BaseCommand):
     """Serve the project with guarded workers."""
 
-    help = "Serve the project with pre-forked workers. Workers serve only once they are loaded, and are replaced when they fail."
+    help = "Serve the project with pre-forked workers. A worker serves only after it is loaded, and is replaced when it fails."
     from_command_line = False
     passed_on: list[str]
 
