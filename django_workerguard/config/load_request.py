@@ -22,7 +22,7 @@ class LoadRequest:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A part that the sentinel could not load and that the site may never use, with the cleansed reason."""
+    """A part that the sentinel could not load and that the site may never use, with the redacted reason."""
 
     part: str
     type: str

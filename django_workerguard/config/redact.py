@@ -53,13 +53,13 @@ _BEARER = re.compile(r"(?P<scheme>\b(?:bearer|basic)\s+)(?=\S*\d)[\w.~+/=-]{8,}"
 
 
 def describe_failure(error: BaseException) -> dict[str, Any]:
-    """Return type, message and traceback of a failure, cleansed. Tracebacks hold no values of variables."""
+    """Return type, message and traceback of a failure, redacted. Tracebacks hold no values of variables."""
     secrets = _all_secrets(error)
     lines = traceback.format_exception(error)
     return {
         "type": type(error).__name__,
-        "message": cleanse(str(error), secrets),
-        "traceback": "".join(cleanse(line, secrets, source=True) for line in lines),
+        "message": redact(str(error), secrets),
+        "traceback": "".join(redact(line, secrets, source=True) for line in lines),
     }
 
 
@@ -67,8 +67,8 @@ def in_short(error: BaseException) -> str:
     """Return a failure in one line, with the file and the line, without secrets."""
     secrets = _all_secrets(error)
     if isinstance(error, OSError):
-        return plain(cleanse(error.strerror or str(error), secrets))
-    text = cleanse(" ".join(f"{type(error).__name__}: {error}".split()), secrets)
+        return plain(redact(error.strerror or str(error), secrets))
+    text = redact(" ".join(f"{type(error).__name__}: {error}".split()), secrets)
     return plain(text if isinstance(error, SyntaxError) else text + _place(error))
 
 
@@ -80,12 +80,12 @@ def _place(error: BaseException) -> str:
 
 
 def describe_briefly(error: BaseException) -> tuple[str, str]:
-    """Return the type of a failure and the first line of its message, cleansed and short."""
-    lines = cleanse(str(error), _all_secrets(error)).strip().splitlines() or [""]
+    """Return the type of a failure and the first line of its message, redacted and short."""
+    lines = redact(str(error), _all_secrets(error)).strip().splitlines() or [""]
     return type(error).__name__, lines[0][:BRIEF]
 
 
-def cleanse(text: str, secrets: list[str], *, source: bool = False) -> str:
+def redact(text: str, secrets: list[str], *, source: bool = False) -> str:
     """Replace secret values, ``password=…``, ``--password …``, "password is …" and credentials in URLs.
 
     ``source``: in lines of source code only literals are replaced, because ``token = read()`` shows no secret. The line
@@ -93,12 +93,12 @@ def cleanse(text: str, secrets: list[str], *, source: bool = False) -> str:
     """
     in_source = source and _FRAME.match(text) is not None
     return "\n".join(
-        line if _FRAME.match(line) else _cleansed(line, secrets, in_source=in_source)
+        line if _FRAME.match(line) else _redacted(line, secrets, in_source=in_source)
         for line in text.split("\n")
     )
 
 
-def _cleansed(line: str, secrets: list[str], *, in_source: bool) -> str:
+def _redacted(line: str, secrets: list[str], *, in_source: bool) -> str:
     for secret in secrets:
         line = _without(secret, line)
     line = _shortened(line)

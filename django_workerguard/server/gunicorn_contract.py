@@ -1,4 +1,4 @@
-"""What the guard leans on in gunicorn, and whether the installed gunicorn still has it. Runs in the arbiter, at its start."""
+"""What the guard uses of gunicorn, and whether the installed gunicorn still has it. Runs in the arbiter, at its start."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ SIGNATURES_OF_WORKERS: Mapping[str, Mapping[str, str]] = {
 def require_contract(worker_class: type) -> list[str]:
     """Return a warning about a gunicorn that is newer than the tested ones; none for a tested one.
 
-    Raises ConfigurationError if something that the guard leans on has changed there.
+    Raises ConfigurationError if something that the guard uses has changed there.
     """
     if version_info[0] <= TESTED:
         return []
@@ -80,7 +80,7 @@ def require_contract(worker_class: type) -> list[str]:
 
 
 def differences(worker_class: type) -> Iterator[str]:
-    """Yield each method that is not as the guard leans on it, of gunicorn itself and of a worker class."""
+    """Yield each method that differs from the one that the guard uses, of gunicorn itself and of a worker class."""
     used = {f"{cls.__module__}:{cls.__qualname__}" for cls in worker_class.__mro__}
     of_worker = {name: methods for name, methods in SIGNATURES_OF_WORKERS.items() if name in used}
     for place, methods in {**SIGNATURES, **of_worker}.items():

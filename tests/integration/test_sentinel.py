@@ -192,7 +192,7 @@ def test_a_probe_that_says_no(run, probe, kind):
     assert (told["step"], told["failure"]["type"]) == (f"probe:{probe}", kind)
 
 
-def test_secrets_are_cleansed(run):
+def test_secrets_are_redacted(run):
     told = run({"probes": ["probes:leaks"]})
     text = json.dumps(told["failure"])
     assert "hunter2" not in text

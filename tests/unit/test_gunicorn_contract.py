@@ -1,4 +1,4 @@
-"""What is leaned on in gunicorn: fails when a signature, or the code around it, changes."""
+"""What is used of gunicorn: fails when a signature, or the code around it, changes."""
 
 from __future__ import annotations
 

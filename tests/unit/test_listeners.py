@@ -11,7 +11,7 @@ from django_workerguard.server.listeners import close_listeners, socket_files
 
 
 class Listener:
-    """gunicorn's listener, as far as it is leaned on."""
+    """gunicorn's listener, as far as it is used."""
 
     def __init__(self, path: Path) -> None:
         self.cfg_addr = str(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from django_workerguard.config.redact import LONGEST, SUBSTITUTE, _is_secret, cleanse
+from django_workerguard.config.redact import LONGEST, SUBSTITUTE, _is_secret, redact
 
 HIDDEN = "hunter22hunter"
 
@@ -29,7 +29,7 @@ HIDDEN = "hunter22hunter"
     ],
 )
 def test_it_is_hidden(text):
-    told = cleanse(text, [])
+    told = redact(text, [])
     assert HIDDEN not in told
     assert SUBSTITUTE in told
 
@@ -44,20 +44,20 @@ def test_it_is_hidden(text):
     ],
 )
 def test_what_is_no_secret_stays(text):
-    assert cleanse(text, []) == text
+    assert redact(text, []) == text
 
 
 @pytest.mark.parametrize("unit", ["A", "A.", "key", "a:", "http://a:", "pass-"])
 @pytest.mark.timeout(20)  # it took minutes where every place was a beginning
 def test_a_long_line_is_shortened(unit):
     text = "server said: " + unit * (200_000 // len(unit))
-    told = cleanse(text, [])
+    told = redact(text, [])
     assert len(told) <= LONGEST + 40
     assert told.startswith("server said: ")
 
 
 def test_a_secret_is_hidden_before_a_line_is_cut_in_its_middle():
-    told = cleanse("x" * (LONGEST - 5) + HIDDEN, [HIDDEN])
+    told = redact("x" * (LONGEST - 5) + HIDDEN, [HIDDEN])
     assert HIDDEN[:5] not in told
 
 
@@ -73,12 +73,12 @@ def test_a_secret_is_hidden_before_a_line_is_cut_in_its_middle():
     ],
 )
 def test_a_short_secret_is_hidden_as_a_whole_value_only(text, shown):
-    assert cleanse(text, ["site"]) == shown
+    assert redact(text, ["site"]) == shown
 
 
 def test_the_frames_of_a_traceback_stay_as_they_are():
     frame = '  File "/srv/hunter22hunter/site/urls.py", line 3, in token\n    connect("site", token="hunter22hunter")\n'
-    shown = cleanse(frame, ["hunter22hunter", "site"], source=True)
+    shown = redact(frame, ["hunter22hunter", "site"], source=True)
     first, second, _ = shown.split("\n")
     assert first == frame.split("\n", maxsplit=1)[0]
     assert "site" not in second

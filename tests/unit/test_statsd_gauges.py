@@ -8,7 +8,7 @@ from django_workerguard.server.statsd_gauges import Gauges
 
 
 class Log:
-    """gunicorn's logger, as far as it is leaned on: statsd's takes the metric from ``extra``."""
+    """gunicorn's logger, as far as it is used: statsd's takes the metric from ``extra``."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, int, str]] = []
