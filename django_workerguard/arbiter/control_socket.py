@@ -168,15 +168,20 @@ class ControlSocket:
                 self.path.unlink()
 
 
-def open_beside(board: Path | None, *, owner: int, ring: bool = True) -> ControlSocket | None:
-    """Open the control socket beside a board's file, for root, this process's user and the owner; None if there is no file.
+def open_beside(board: Path | None, *, owner: int, log: Any, ring: bool = True) -> ControlSocket | None:
+    """Open the control socket beside a board's file, for root, this process's user and the owner.
 
-    Raises OSError if it cannot be opened.
+    Return None if the board has no file, and, with a warning, if the socket cannot be opened.
     """
     if board is None:
         return None
     allowed = frozenset({0, os.geteuid(), owner})
-    return ControlSocket(board.with_suffix(".sock"), owner=owner, allowed_uids=allowed, ring=ring)
+    try:
+        return ControlSocket(board.with_suffix(".sock"), owner=owner, allowed_uids=allowed, ring=ring)
+    except OSError as error:
+        text = "no control socket, so that workerguard reload, recycle and scale do not work: %s"
+        log.warning(text, error.strerror)
+        return None
 
 
 def _parsed(data: bytes) -> tuple[str, dict[str, Any]]:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from django_workerguard.arbiter.causes import KILLERS, cause_of, describe, kind_of_exit, kind_of_failure
+from django_workerguard.arbiter.causes import cause_of, describe, kind_of_exit, kind_of_failure
 from django_workerguard.arbiter.control_socket import Request
 from django_workerguard.arbiter.exits import Exit, leave_word
 from django_workerguard.arbiter.oom_kills import OOMKills
@@ -18,14 +18,13 @@ from django_workerguard.arbiter.rate_limit import RateLimit
 from django_workerguard.arbiter.seats import Seats
 from django_workerguard.config.text import plain
 from django_workerguard.policy.failure import Failure
-from django_workerguard.policy.reason import DEPARTURES, Reason, Rule
+from django_workerguard.policy.reason import DEPARTURES, Killer, Reason, Rule
 from django_workerguard.policy.view import Fleet, State, Worker
 from django_workerguard.probe import cgroup
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.journal import write_event
 from django_workerguard.scoreboard.layout import Cause, Seat
-from django_workerguard.scoreboard.places import server_name
 from django_workerguard.scoreboard.tallies import Tallies
 
 # of the control socket's requests, how many are written to the journal in each period: a flood must not wipe the rest
@@ -77,28 +76,18 @@ class EventLog:
 
     # the server
 
-    def introduce(self, app: Any, listeners: list[str], *, replaces: int) -> None:
-        """Write the server's name, addresses and settings onto the board."""
-        self._board.write_about(
-            {
-                "host": socket.gethostname(),
-                "name": server_name(app.guard.options.name, Path(app.handover.project)),
-                "project": app.handover.project,
-                "bind": listeners,
-                "debug": app.handover.debug,
-                "settings": app.handover.settings_module,
-                "worker_class": app.cfg.worker_class_str,
-                "replaces": replaces,  # the arbiter that was sent SIGUSR2; 0: none
-            }
-        )
+    def introduce(self, **about: Any) -> None:
+        """Write which server this is onto the board: name, project, bind, worker_class and others."""
+        self._board.write_about({"host": socket.gethostname(), **about})
 
     def started(self, pid: int, listeners: list[str], target: int) -> None:
         self._event("started", pid=pid, bind=listeners, target=target)
 
-    def halted(self, reason: str, code: int, failure: Failure | None) -> None:
-        self._event("halted", reason=reason, exit_code=code)
+    def halted(self, reason: str, code: int, fleet: Fleet) -> None:
+        stop = fleet.stop.reason if fleet.stop else None
+        self._event("halted", rule=stop.rule.value if stop else "", reason=reason, exit_code=code)
         if reason:
-            why = f"{reason}; {failure}" if failure else reason
+            why = "; ".join(filter(None, (reason, str(fleet.last_failure or ""))))
             with contextlib.suppress(OSError):  # a full disk must not keep it from ending
                 sys.stderr.write(f"Error: {why.splitlines()[0]}\n")
             leave_word(why)
@@ -179,7 +168,7 @@ class EventLog:
     def compare(self, before: Fleet, after: Fleet, seats: Seats) -> list[Failure]:
         """Write down the states that have changed, and return the failures of loads that are among them."""
         failures = []
-        self._compare_reload(after)
+        self._compare_reload(after, after.last_failure or before.last_failure)
         for seat, worker in after.workers.items():
             previous = before.workers.get(seat)
             if previous is None or previous.state is worker.state:
@@ -190,12 +179,13 @@ class EventLog:
                 self.retired(worker, worker.reason)
             elif worker.state is State.UNLOADED:
                 report = seats.report(seat)
-                failures.append(self._failed(worker, report.get("error", {}), cause_of(seats, seat), report))
+                kind = kind_of_failure(cause_of(seats, seat))
+                failures.append(self._failed(worker, report.get("error", {}), kind, report))
         return failures
 
-    def _compare_reload(self, fleet: Fleet) -> None:
+    def _compare_reload(self, fleet: Fleet, failure: Failure | None) -> None:
         if fleet.frozen and not self._frozen:
-            failure = fleet.last_failure or Failure("")
+            failure = failure or Failure("")
             self._event(
                 "frozen",
                 generation=fleet.generation,
@@ -260,8 +250,8 @@ class EventLog:
         if worker.state in LOADING:
             self._tallies.count("exits", "load-failed")
             return self._exited_loading(worker, end, dump, seats, now)
-        by_whom = self._by_whom(worker, end, now)
-        kind = kind_of_exit(worker, end, by_whom)
+        killer = self._killer(worker, end, now)
+        kind = kind_of_exit(worker, end, killer)
         self._tallies.count("exits", kind)
         if kind == Rule.EVIL_RELOAD_ON_RSS:
             self._tallies.count("recycles", kind)
@@ -270,7 +260,7 @@ class EventLog:
             "exited",
             worker,
             end=str(end),
-            by=by_whom,
+            by=killer.value if killer else "",
             **_fields(worker.reason),
             state=worker.state.value,
             lived=round(now - worker.spawned, 3),
@@ -281,12 +271,12 @@ class EventLog:
         )
         leaving = worker.state is State.RETIRING
         level = "info" if end.clean or (leaving and worker.aborted is None) else "error"
-        why = str(worker.reason) if worker.reason else KILLERS.get(by_whom, "")
+        why = str(worker.reason) if worker.reason else (killer.text if killer else "")
         self._say(level, worker, "exited", "ended: %s%s", end, f" ({why})" if why else "")
         if dump:
             self._say("error", worker, "stacks", "its stacks at the end:\n%s", dump)
         if not end.clean and not leaving:
-            self._board.write_last_error(worker.slot, describe(worker, end, dump, None, by_whom))
+            self._board.write_last_error(worker.slot, describe(worker, end, dump, None, killer))
         return Cause.TRANSIENT, None
 
     def _exited_loading(
@@ -295,31 +285,29 @@ class EventLog:
         report = seats.report(worker.seat)
         if "error" in report:
             cause = cause_of(seats, worker.seat)
-            return cause, self._failed(worker, report["error"], cause, report)
-        by_whom = self._by_whom(worker, end, now)
+            return cause, self._failed(worker, report["error"], kind_of_failure(cause), report)
+        killer = self._killer(worker, end, now)
         kind = (
             "timeout"
             if worker.aborted is not None
             else "out-of-memory"
-            if by_whom == "out-of-memory"
+            if killer is Killer.OUT_OF_MEMORY
             else "died"
         )
-        failure = self._failed(worker, describe(worker, end, dump, report.get("step"), by_whom), kind, report)
+        failure = self._failed(worker, describe(worker, end, dump, report.get("step"), killer), kind, report)
         cause = Cause.TRANSIENT if worker.aborted is not None or end.transient else Cause.NONE
-        return cause | (Cause.MEMORY if by_whom == "out-of-memory" else Cause.NONE), failure
+        return cause | (Cause.MEMORY if killer is Killer.OUT_OF_MEMORY else Cause.NONE), failure
 
-    def _by_whom(self, worker: Worker, end: Exit, now: float) -> str:
+    def _killer(self, worker: Worker, end: Exit, now: float) -> Killer | None:
         """Say which side sent a SIGKILL: the kernel, out of memory, only if its own counter says so."""
         if end.signal != signal.SIGKILL:
-            return ""
+            return None
         if worker.aborted is not None or worker.killed is not None:
-            return "arbiter"
-        return "out-of-memory" if self._oom_kills.claim(now) else "somebody"
+            return Killer.ARBITER
+        return Killer.OUT_OF_MEMORY if self._oom_kills.claim(now) else Killer.UNKNOWN
 
-    def _failed(
-        self, worker: Worker, error: dict[str, Any], cause: Cause | str, report: dict[str, Any]
-    ) -> Failure:
-        self._tallies.count("load_failures", cause if isinstance(cause, str) else kind_of_failure(cause))
+    def _failed(self, worker: Worker, error: dict[str, Any], kind: str, report: dict[str, Any]) -> Failure:
+        self._tallies.count("load_failures", kind)
         error = {key: plain(value) if isinstance(value, str) else value for key, value in error.items()}
         # the seat is another's soon, and how far the load got belongs to why it failed
         self._board.write_last_error(worker.slot, error, steps=report.get("steps", []))

@@ -21,6 +21,8 @@ class Failure:
     traceback: str = ""
 
     def __str__(self) -> str:
+        if not self.kind:  # a report that memory ran out for
+            return ""
         step = f" in step {self.step}" if self.step else ""
         return f"the load failed{step}: {self.kind}: {self.message}"[:LONGEST]
 

@@ -56,6 +56,25 @@ DEPARTURES = (Rule.STOP, Rule.SCALE, Rule.SUPERSEDED)
 KILLS = (Rule.TIMEOUT, Rule.WORKER_RELOAD_MERCY, Rule.EVIL_RELOAD_ON_RSS)
 
 
+class Killer(StrEnum):
+    """Which side sent a process SIGKILL: the journal's ``by``."""
+
+    ARBITER = "arbiter"
+    OUT_OF_MEMORY = "out-of-memory"  # the kernel's own counter says so
+    UNKNOWN = "unknown"
+
+    @property
+    def text(self) -> str:
+        """Return it for people; "" for the arbiter, whose reason says more."""
+        match self:
+            case Killer.OUT_OF_MEMORY:
+                return "by the kernel: out of memory"
+            case Killer.UNKNOWN:
+                return "sender unknown (no OOM kill was recorded)"
+            case _:
+                return ""
+
+
 @dataclass(frozen=True)
 class Reason:
     """A rule, and a text with its numbers. Programs compare the rule; nothing parses the text."""

@@ -57,7 +57,11 @@ def _server(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
         why = f" ({_why(failing)}{_next(failing)})" if failing else ""
         text = f"frozen: generation {arbiter['generation']} cannot be loaded{why}; the previous generation continues to serve"
         yield Finding("warning", "frozen", None, text)
-        degraded = [slot["slot"] for slot in snapshot["slots"] if slot["state"] not in SERVES]
+        degraded = [
+            slot["slot"]
+            for slot in snapshot["slots"]
+            if slot["state"] not in SERVES and (slot["failures"] or slot["not_spawned"])
+        ]
         if degraded:
             slots = (
                 f"slot {degraded[0]} has"

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from django_workerguard.policy.reason import Killer
 from django_workerguard.scoreboard.journal import LATEST
 
 WINDOW = 3600.0  # seconds
@@ -18,6 +19,9 @@ LIFE_EVENTS = ("spawned", "ready", "load-failed", "retiring", "exited")  # of a 
 SERVER = 0  # the "slot" of events of the whole server
 
 Event = Mapping[str, Any]
+
+
+KILLERS = {killer.value: killer.text for killer in Killer}
 
 
 @dataclass(eq=False)
@@ -155,8 +159,8 @@ def _mark(event: Event, name: str, at: float, slot: int) -> Mark | None:
         case "spawn-failed":
             kind, text = "failed", f"could not be started: {event.get('reason')}"
         case "exited" if event.get("state") != "retiring":
-            by = f" by {event['by']}" if event.get("by") else ""
-            kind, text = "died", f"{event.get('end')}{by} {event.get('reason') or ''}".strip()
+            why = event.get("reason") or KILLERS.get(str(event.get("by")), "")
+            kind, text = "died", f"{event.get('end')}{f' ({why})' if why else ''}"
         case "retiring" if event.get("rule") != "stop":
             kind, text = "recycled", str(event.get("reason"))
         case "aborted" | "killed":

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from gunicorn import util
@@ -20,6 +21,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
 from django_workerguard.arbiter.apply import Applier
+from django_workerguard.arbiter.burial import Burial
 from django_workerguard.arbiter.children import Child, Children
 from django_workerguard.arbiter.control_socket import ControlSocket, WakePipe, open_beside
 from django_workerguard.arbiter.event_log import EventLog
@@ -33,7 +35,7 @@ from django_workerguard.policy.reason import Reason
 from django_workerguard.policy.view import Fleet
 from django_workerguard.probe.clock import AwakeClock, monotonic_ns
 from django_workerguard.scoreboard.header import Header, Phase
-from django_workerguard.scoreboard.places import Opened
+from django_workerguard.scoreboard.places import Opened, server_name
 from django_workerguard.scoreboard.snapshot import snapshot
 from django_workerguard.server.configuration.guarded_application import GuardedApplication
 from django_workerguard.server.fork import GunicornFork
@@ -48,7 +50,6 @@ from django_workerguard.server.workers.mixin import guarded_class
 
 FAREWELL = 10.0  # seconds that the receivers of the last notice get, once no worker is left
 MOST_TRIES = 10  # of a signal whose handler fails
-MOST_BURIALS = 3  # tries to write down how a child ended
 
 
 def _ended() -> Iterator[tuple[int, int]]:
@@ -97,7 +98,6 @@ class GuardedArbiter(Arbiter):
             str, File
         ] = {}  # by path: the files of unix sockets that this arbiter removes
         self._failed_signals: list[tuple[int, int]] = []  # number, tries
-        self._burials: dict[int, int] = {}  # by pid: the failed tries to write down the end of a child
 
     @property
     def _fleet(self) -> Fleet:
@@ -156,10 +156,13 @@ class GuardedArbiter(Arbiter):
                 os.environ["NOTIFY_SOCKET"] = notify_socket
         self._socket_files = self._made_socket_files()
         self._wake = WakePipe()
-        self._open_control()
+        self._control = open_beside(self.board.path, owner=self.cfg.uid, log=self.log)
         fork = GunicornFork(self, wake=self._wake, control=self._control, secrets=self._own_descriptors)
         self._children = Children(self._tracker.seats, fork, self._event_log)
         self._applier = Applier(self._tracker, self._children, self)
+        self._burial = Burial(
+            self._tracker, self._children, bury=self._bury, survives=self._survives, clock=self._clock
+        )
         self._signals = Signals(
             self,
             self._tracker,
@@ -203,13 +206,16 @@ class GuardedArbiter(Arbiter):
         yield self._reload.fd
 
     def introduce(self) -> None:
-        self._event_log.introduce(self.app, self._addresses, replaces=self.master_pid)
-
-    def _open_control(self) -> None:
-        try:
-            self._control = open_beside(self.board.path, owner=self.cfg.uid)
-        except OSError as error:
-            self.log.warning("no control socket: %s", error.strerror)
+        app = self.app
+        self._event_log.introduce(
+            name=server_name(app.guard.options.name, Path(app.handover.project)),
+            project=app.handover.project,
+            bind=self._addresses,
+            debug=app.handover.debug,
+            settings=app.handover.settings_module,
+            worker_class=app.cfg.worker_class_str,
+            replaces=self.master_pid,  # the arbiter that was sent SIGUSR2; 0: none
+        )
 
     # the loop
 
@@ -221,7 +227,7 @@ class GuardedArbiter(Arbiter):
             be_quiet_about_ended_connections()
         self._start_control_server()
         end = self._serve()
-        self._event_log.halted(end.reason, end.exit_status, self._fleet.last_failure)
+        self._event_log.halted(end.reason, end.exit_status, self._fleet)
         self.halt(exit_status=end.exit_status)
 
     def _serve(self) -> HaltServer:
@@ -390,27 +396,9 @@ class GuardedArbiter(Arbiter):
             else:
                 self.WORKERS.pop(pid, None)
                 self._children.ended(pid, Exit.of(status))
-        dead = self._children.dead()
-        if dead:
-            self._tracker.observe(self._clock())  # what a process said that died between two ticks
-        for child, end in dead:
-            if not self._survives(self._bury, child, end) and not self._gave_up_burial(child):
-                continue
-            self._burials.pop(child.pid, None)
-            self._children.forget(child)
+        for child in self._burial.run():
             if not child.is_stand_in:
                 self.hook("child_exit", child.worker)
-
-    def _gave_up_burial(self, child: Child) -> bool:
-        """Remove a dead child from the fleet although its end could not be written down; return whether that was done.
-
-        It is tried again at the next ticks, because there may have been no memory; then the slot's healing comes first.
-        """
-        tries = self._burials[child.pid] = self._burials.get(child.pid, 0) + 1
-        if tries < MOST_BURIALS:
-            return False
-        self._tracker.tell(m.Exited(child.seat, self._clock()))
-        return True
 
     def _bury(self, child: Child, end: Exit) -> None:
         """Take a dead child out of the fleet, and write down how it ended."""

@@ -65,7 +65,7 @@ def test_a_failed_load_ends_its_life_and_a_back_off_lasts_until_the_next_try():
 
 def test_a_life_whose_beginning_is_forgotten_is_still_shown():
     (life,) = told(
-        event("exited", 100.0, state="ready", lived=40.0, end="killed by SIGKILL", by="somebody")
+        event("exited", 100.0, state="ready", lived=40.0, end="killed by SIGKILL", by="unknown")
     ).lives
     assert list(life.spans(200.0)) == [("loading", 60.0, 60.0), ("ready", 60.0, 100.0)]
 

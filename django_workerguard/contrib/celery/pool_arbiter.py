@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import math
 import os
-import socket
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,9 @@ from billiard.pool import EX_RECYCLE
 from celery.worker import state as worker_state
 
 from django_workerguard.arbiter.apply import Applier
-from django_workerguard.arbiter.children import Children, Start
-from django_workerguard.arbiter.control_socket import ControlSocket, Request, open_beside
+from django_workerguard.arbiter.burial import Burial
+from django_workerguard.arbiter.children import Child, Children, Start
+from django_workerguard.arbiter.control_socket import Request, open_beside
 from django_workerguard.arbiter.exits import Exit
 from django_workerguard.arbiter.run_files import RunFiles
 from django_workerguard.arbiter.tracker import Tracker
@@ -106,36 +106,30 @@ class PoolArbiter:
         keep_sources()
         self._children = Children(self._tracker.seats, self, self._tracker.event_log)
         self._applier = Applier(self._tracker, self._children, self)
+        self._burial = Burial(
+            self._tracker, self._children, bury=self._bury, survives=self._survives, clock=self._clock
+        )
+        self._reasons: dict[int, Reason | None] = {}  # by pid: Celery's own reason for an end
         self._pool: Any = None  # Celery's, from its first tick
         self._lock = threading.RLock()  # the blocking pool looks after its children in a thread
         self._pid = os.getpid()
         self._pulse = monotonic_ns()
         self._stopping = False
         self._closed = False
-        self._control: ControlSocket | None = None
         self._run_files = RunFiles(
             opened, restored=self._tracker.event_log.restored, lost=self._tracker.event_log.lost
         )
         if opened.warning:
             log.warning("%s", opened.warning)
-        self._open_control()
-        self.board.write_about(
-            {
-                "host": socket.gethostname(),
-                "name": server_name(options.name or node, Path(here())),
-                "project": here(),
-                "bind": [node],
-                "worker_class": "celery prefork",
-            }
+        self._control = open_beside(self.board.path, owner=os.geteuid(), log=log, ring=False)
+        self._tracker.event_log.introduce(
+            name=server_name(options.name or node, Path(here())),
+            project=here(),
+            bind=[node],
+            worker_class="celery prefork",
         )
         self._tracker.event_log.started(self._pid, [node], processes)
         self._tracker.publish(self._clock(), phase=Phase.STARTING)
-
-    def _open_control(self) -> None:
-        try:
-            self._control = open_beside(self.board.path, owner=os.geteuid(), ring=False)
-        except OSError as error:
-            self._log.warning("no control socket: %s", error.strerror)
 
     # time
 
@@ -147,10 +141,16 @@ class PoolArbiter:
         """Look at the children, decide, and do it. An error in it costs one tick."""
         with self._lock:
             self._pool = pool
-            try:
-                self._tick()
-            except Exception:
-                self._tracker.event_log.own_error()
+            self._survives(self._tick)
+
+    def _survives(self, step: Callable[..., Any], *arguments: Any) -> bool:
+        """Run a step. An error in it is logged; return whether there was none."""
+        try:
+            step(*arguments)
+        except Exception:
+            self._tracker.event_log.own_error()
+            return False
+        return True
 
     def _tick(self) -> None:
         now = self._clock()
@@ -161,9 +161,10 @@ class PoolArbiter:
             tracker.event_log.scaled(self._pool.target, "Celery")
         tracker.observe(now)
         tracker.measure(now)
+        self._bury_dead()  # what could not be written down before
         if not self._stopping and tracker.fleet.stop is None:
             for action in plan(tracker.policy, tracker.fleet, now):
-                self._applier.apply(action, now)
+                self._survives(self._applier.apply, action, now)
         self._publish()
 
     def _publish(self) -> None:
@@ -211,21 +212,24 @@ class PoolArbiter:
     def gone(self, pid: int, exit_code: int | None, why: Reason | None) -> None:
         """Take a child that has ended out of the fleet. ``why``: for what reason of Celery's own, if it was one."""
         with self._lock:
-            now = self._clock()
-            tracker = self._tracker
+            self._reasons[pid] = why
             self._children.ended(pid, Exit.of_process(exit_code))
-            dead = self._children.dead()
-            if dead:
-                tracker.observe(now)  # its last words
-            for child, end in dead:
-                reason = why if child.pid == pid else None  # another one's burial may have failed before
-                if end.code == EX_RECYCLE:
-                    reason = reason or LIMIT_REACHED
-                worker = tracker.fleet.workers.get(child.seat)
-                if worker is not None and worker.state is State.READY and reason is not None:
-                    tracker.retired(a.Retire(child.seat, reason), now)
-                tracker.buried(child.seat, end, child.read_dump(), now)
-                self._children.forget(child)
+            self._bury_dead()
+
+    def _bury_dead(self) -> None:
+        for child in self._burial.run():
+            self._reasons.pop(child.pid, None)
+
+    def _bury(self, child: Child, end: Exit) -> None:
+        """Take a child that has ended out of the fleet, and write down how it ended."""
+        now, tracker = self._clock(), self._tracker
+        reason = self._reasons.get(child.pid)
+        if end.code == EX_RECYCLE:
+            reason = reason or LIMIT_REACHED
+        worker = tracker.fleet.workers.get(child.seat)
+        if worker is not None and worker.state is State.READY and reason is not None:
+            tracker.retired(a.Retire(child.seat, reason), now)
+        tracker.buried(child.seat, end, child.read_dump(), now)
 
     # what is asked
 
@@ -292,7 +296,7 @@ class PoolArbiter:
             self._closed = True
             fleet = self._tracker.fleet
             reason, code = (str(fleet.stop.reason or ""), fleet.stop.exit_code) if fleet.stop else ("", code)
-            self._tracker.event_log.halted(reason, code, fleet.last_failure)
+            self._tracker.event_log.halted(reason, code, fleet)
             if self._control is not None:
                 self._control.close()
                 self._control = None

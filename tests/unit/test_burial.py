@@ -1,0 +1,73 @@
+"""A child whose end cannot be written down holds up no other child, and not its slot."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import pytest
+
+from django_workerguard.arbiter.burial import MOST_TRIES, Burial
+from django_workerguard.arbiter.children import Children
+from django_workerguard.arbiter.exits import Exit
+from django_workerguard.arbiter.tracker import Tracker
+from django_workerguard.policy.action import Spawn
+from django_workerguard.policy.view import Policy
+from django_workerguard.scoreboard.board import Board
+from django_workerguard.scoreboard.layout import Layout, Orders, SeatKind
+
+
+class Fork:
+    """Has no processes: the pids are those of this one and of its parent."""
+
+    orders = Orders.NONE
+
+    def __init__(self) -> None:
+        self.pids = [os.getpid(), os.getppid()]
+
+    def handle(self, start):
+        return None
+
+    def fork(self, start, handle, others):
+        return self.pids.pop(0), None
+
+
+@pytest.fixture
+def fleet():
+    board = Board.create(Layout(seats=4, slots=4), None)
+    tracker = Tracker(board, logging.getLogger("test"), Policy(), target=2)
+    children = Children(tracker.seats, Fork(), tracker.event_log)
+    for slot in (1, 2):
+        child = children.start(SeatKind.WORKER, slot, 1, Orders.NONE)
+        tracker.spawned(Spawn(slot, 1, 60.0), child.seat, 0.0)
+        children.ended(child.pid, Exit(None, 9))
+    yield tracker, children
+    board.close()
+
+
+def test_a_burial_that_fails_holds_up_no_other_and_its_slot_heals(fleet):
+    tracker, children = fleet
+    failed = []
+
+    def bury(child, end):
+        if child.start.slot == 1:
+            raise MemoryError
+        tracker.buried(child.seat, end, "", 1.0)
+
+    def survives(step, *arguments):
+        try:
+            step(*arguments)
+        except MemoryError:
+            failed.append(step)
+            return False
+        return True
+
+    burial = Burial(tracker, children, bury=bury, survives=survives, clock=lambda: 1.0)
+    assert [child.start.slot for child in burial.run()] == [2]
+    assert list(tracker.fleet.workers) == [0]
+    for _ in range(MOST_TRIES - 2):
+        assert list(burial.run()) == []
+    assert [child.start.slot for child in burial.run()] == [1]
+    assert len(failed) == MOST_TRIES
+    assert not tracker.fleet.workers
+    assert not children.dead()
