@@ -76,7 +76,7 @@ class ControlSocket:
     """The datagram socket in the run directory."""
 
     def __init__(self, path: Path, *, owner: int, allowed_uids: frozenset[int], ring: bool = True) -> None:
-        """Raise OSError where the socket cannot be made. Without ``ring`` its owner looks by itself."""
+        """Raise OSError where the socket cannot be made. Without ``ring`` the owner polls it."""
         if len(os.fsencode(path)) > LONGEST_PATH:
             raise OSError(36, f"the path is longer than {LONGEST_PATH} bytes")
         self.path = path

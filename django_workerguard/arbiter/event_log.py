@@ -68,7 +68,7 @@ class EventLog:
     def _about(self, event: str, worker: Worker, **fields: Any) -> None:
         self._event(event, slot=worker.slot, pid=worker.pid, generation=worker.generation, **fields)
 
-    def _say(self, level: str, worker: Worker, action: str, text: str, *values: Any) -> None:
+    def _log_worker(self, level: str, worker: Worker, action: str, text: str, *values: Any) -> None:
         prefix = f"slot={worker.slot} gen={worker.generation} pid={worker.pid}"
         extra = {"action": action, "slot": worker.slot, "generation": worker.generation, "worker": worker.pid}
         cleaned = (plain(value) if isinstance(value, str) else value for value in values)
@@ -150,12 +150,9 @@ class EventLog:
         if slot:
             self._board.write_last_error(slot, {"type": "spawn-failed", "message": reason, "at": time.time()})
         if reason != self._not_spawned:
-            self._log.error(
-                "slot=%d no process can be started: %s; it is retried after a back-off",
-                slot,
-                reason,
-                extra={"action": "spawn-failed"},
-            )
+            place = f"slot={slot}" if slot else "stand-in:"
+            text = "%s no process can be started: %s; it is retried after a back-off"
+            self._log.error(text, place, reason, extra={"action": "spawn-failed"})
         self._not_spawned = reason
 
     def signal_denied(self, pid: int, error: OSError) -> None:
@@ -218,7 +215,9 @@ class EventLog:
         self._about(
             "ready", worker, load_seconds=round(took, 3), ready=fleet.ready, target=fleet.target, steps=steps
         )
-        self._say("info", worker, "ready", "ready after %.2f s (%d of %d)", took, fleet.ready, fleet.target)
+        self._log_worker(
+            "info", worker, "ready", "ready after %.2f s (%d of %d)", took, fleet.ready, fleet.target
+        )
         self._logged, self._repeated = None, 0
         self._tallies.count_load(took)
         if first:
@@ -231,17 +230,17 @@ class EventLog:
         if reason.rule not in DEPARTURES:
             self._tallies.count("recycles", reason.rule)
         self._about("retiring", worker, **_fields(reason))
-        self._say("info", worker, "retiring", "asked to leave: %s", str(reason))
+        self._log_worker("info", worker, "retiring", "asked to leave: %s", str(reason))
 
     def aborted(self, worker: Worker | None, reason: Reason) -> None:
         if worker is not None:
             self._about("aborted", worker, **_fields(reason))
-            self._say("critical", worker, "aborted", "aborted: %s", str(reason))
+            self._log_worker("critical", worker, "aborted", "aborted: %s", str(reason))
 
     def killed(self, worker: Worker | None, reason: Reason) -> None:
         if worker is not None:
             self._about("killed", worker, **_fields(reason))
-            self._say("critical", worker, "killed", "killed: %s", str(reason))
+            self._log_worker("critical", worker, "killed", "killed: %s", str(reason))
 
     def exited(
         self, worker: Worker, end: Exit, dump: str, seats: Seats, *, now: float
@@ -272,9 +271,9 @@ class EventLog:
         leaving = worker.state is State.RETIRING
         level = "info" if end.clean or (leaving and worker.aborted is None) else "error"
         why = str(worker.reason) if worker.reason else (killer.text if killer else "")
-        self._say(level, worker, "exited", "ended: %s%s", end, f" ({why})" if why else "")
+        self._log_worker(level, worker, "exited", "ended: %s%s", end, f" ({why})" if why else "")
         if dump:
-            self._say("error", worker, "stacks", "its stacks at the end:\n%s", dump)
+            self._log_worker("error", worker, "stacks", "its stacks at the end:\n%s", dump)
         if not end.clean and not leaving:
             self._board.write_last_error(worker.slot, describe(worker, end, dump, None, killer))
         return Cause.TRANSIENT, None
@@ -316,13 +315,13 @@ class EventLog:
         if failure == self._logged:
             self._repeated += 1
             text = "the load failed again with the same error (%d times in a row): %s"
-            self._say("error", worker, "load-failed", text, self._repeated + 1, failure.kind)
+            self._log_worker("error", worker, "load-failed", text, self._repeated + 1, failure.kind)
             return failure
         self._logged, self._repeated = failure, 0
         where = f" in step {failure.step}" if failure.step else ""
         text = "the load failed%s: %s: %s\n%s"
         values = (where, failure.kind, failure.message, failure.traceback)
-        self._say("error", worker, "load-failed", text, *values)
+        self._log_worker("error", worker, "load-failed", text, *values)
         return failure
 
     def next_try(self, fleet: Fleet, gone: Worker, now: float) -> None:
@@ -331,7 +330,7 @@ class EventLog:
         if gone.state in LOADING and due > now:
             wait = due - now
             self._about("back-off", gone, seconds=round(wait, 3), failures=record.failures)
-            self._say(
+            self._log_worker(
                 "info",
                 gone,
                 "back-off",

@@ -1,4 +1,4 @@
-"""Execute another program, which gets nothing of the server's but what it is given. Runs in the arbiter.
+"""Start another program, which gets the descriptors that it is given and no others. Runs in the arbiter.
 
 Not by `subprocess`, which would wait for its child: the arbiter collects every child itself. gunicorn
 makes its listeners inheritable, for SIGUSR2, and so is the handover: a program that had them
@@ -22,7 +22,7 @@ def execute(
     descriptors: Mapping[int, int],
     group: bool = False,
 ) -> int:
-    """Start a program, found in the path, and return its pid. Raises OSError.
+    """Start a program, descriptors in the path, and return its pid. Raises OSError.
 
     ``descriptors``: by number in the program, which descriptor of ours it gets there. ``group``: in a
     process group of its own.
@@ -42,9 +42,9 @@ def execute(
 
 
 def _inheritable() -> list[int]:
-    found = []
+    descriptors = []
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):  # the directory's own descriptor
             if int(name) > STANDARD and os.get_inheritable(int(name)):
-                found.append(int(name))
-    return found
+                descriptors.append(int(name))
+    return descriptors

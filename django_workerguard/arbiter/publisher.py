@@ -30,7 +30,7 @@ STATES = {
 
 
 class Publisher:
-    """Keeps the arbiter's words of the board true."""
+    """Writes header, slots and samples."""
 
     def __init__(self, board: Board, seats: Seats) -> None:
         self._board = board
@@ -133,7 +133,7 @@ class Publisher:
 
 
 def _sum(*values: int) -> int:
-    """Add words; what a worker wrote into its own may be anything, and a word holds no more than this."""
+    """Add counters, capped at what a word holds: a worker may have written any value into its own."""
     return min(sum(values), LARGEST_WORD)
 
 

@@ -30,19 +30,19 @@ class RunFiles:
     ) -> None:
         self._board = board = opened.board
         self._directory = opened.directory
-        self._shown = board  # the board that readers find at the path: this one, or a copy
+        self._visible = board  # the board that readers find at the path: this one, or a copy
         self._restored = restored
         self._lost = lost
         self._reported: set[Path] = set()  # paths that are reported as lost
         self._looked = 0.0
         self._removed = False
 
-    def look(self, control: ControlSocket | None, now: float) -> None:
+    def restore_missing(self, control: ControlSocket | None, now: float) -> None:
         """Make again what is gone, and bring a copy up to date."""
         if self._board.path is None or self._removed:
             return
-        if self._shown is not self._board:
-            self._shown.copy_from(self._board)
+        if self._visible is not self._board:
+            self._visible.copy_from(self._board)
         if now - self._looked < LOOK_EVERY:
             return
         self._looked = now
@@ -71,7 +71,7 @@ class RunFiles:
             path.unlink(missing_ok=True)
 
     def _is_there(self, path: Path) -> bool:
-        ours = os.fstat(self._shown.fd)
+        ours = os.fstat(self._visible.fd)
         try:
             there = os.lstat(path)
         except OSError:
@@ -84,6 +84,6 @@ class RunFiles:
         pid = self._board.words[Header.PID]
         copy = Board.create(self._board.layout, path, pid=pid, start=start_time(pid))
         copy.copy_from(self._board)
-        if self._shown is not self._board:
-            self._shown.close()
-        self._shown = copy
+        if self._visible is not self._board:
+            self._visible.close()
+        self._visible = copy

@@ -22,7 +22,7 @@ from django_workerguard.config.environment import change, difference
 from django_workerguard.config.handover import applications_of, plain
 from django_workerguard.config.memfd import read_all, write_all
 from django_workerguard.config.redact import in_short
-from django_workerguard.config.settings_process import Answer, Request
+from django_workerguard.config.settings_exchange import Answer, Request
 
 DJANGO = "django.conf"  # imported by name: modules that the server may import must not import Django
 

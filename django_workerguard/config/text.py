@@ -14,6 +14,6 @@ def plain(text: str) -> str:
     )
 
 
-def megabytes(size: int, *, digits: int = 0, sign: str = "") -> str:
+def in_megabytes(size: int, *, digits: int = 0, sign: str = "") -> str:
     """Return bytes as ``N MB``. ``sign`` "+" shows the sign of a growth too."""
     return f"{size / MEGABYTE:{sign}.{digits}f} MB"

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
-from django_workerguard.config.text import megabytes, plain
+from django_workerguard.config.text import in_megabytes, plain
 from django_workerguard.report.findings import Finding, assess
 from django_workerguard.report.tables import event_line, headlines, span
 
@@ -94,7 +94,7 @@ def _tile(
     age = span(now - slot["since"]) if slot["since"] else "–"
     requests, errors = slot["requests"], slot["errors_5xx"]
     last_minute = f", {recent[1]} of {recent[0]} in the last minute" if recent is not None and errors else ""
-    memory = megabytes(slot["rss_bytes"]) if slot["rss_bytes"] else "–"
+    memory = in_megabytes(slot["rss_bytes"]) if slot["rss_bytes"] else "–"
     load = f"{slot['load_seconds']:.2f} s" if slot["load_seconds"] is not None else "–"
     pid = f"pid {slot['pid']}" if slot["pid"] else "no process"
     if slot["successor"]:

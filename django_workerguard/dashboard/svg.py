@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from django_workerguard.config.text import megabytes, plain
+from django_workerguard.config.text import in_megabytes, plain
 from django_workerguard.report.rates import Rate
 from django_workerguard.report.tables import utc
 from django_workerguard.report.timeline import SERVER, WINDOW, Life, Mark, Timeline
@@ -263,7 +263,7 @@ def waterfall(steps: Sequence[Mapping[str, Any]]) -> str:
     for row, step in enumerate(steps):
         x, y = 300 + 600 * begun / total, row * 18
         begun += float(step["seconds"])
-        memory = megabytes(step["retained_bytes"], digits=1, sign="+")
+        memory = in_megabytes(step["retained_bytes"], digits=1, sign="+")
         parts.append(
             f'<text x="0" y="{y + 12}">{escape(plain(str(step["name"])))}</text>'
             f'<rect class="wg-bar-loading" x="{x:.1f}" y="{y + 2}" width="{max(600 * step["seconds"] / total, 1):.1f}" '

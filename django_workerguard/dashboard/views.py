@@ -18,7 +18,7 @@ from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.http import require_http_methods, require_safe
 
 from django_workerguard.access import may_act, may_see, requires
-from django_workerguard.config.text import megabytes
+from django_workerguard.config.text import in_megabytes
 from django_workerguard.dashboard.fragments import event_list
 from django_workerguard.dashboard.snapshots import events_of, html_cache
 from django_workerguard.dashboard.static_files import asset
@@ -105,7 +105,7 @@ def _of_slot(number: int) -> dict[str, Any]:
         "slot": slot,
         "state": slot["state"].replace("_", "-"),
         "since": since,
-        "memory": megabytes(slot["rss_bytes"]) if slot["rss_bytes"] else "–",
+        "memory": in_megabytes(slot["rss_bytes"]) if slot["rss_bytes"] else "–",
         "findings": [finding for finding in assess(shot) if finding.slot == number],
         "waterfall": waterfall(slot["load_steps"]),
         "failed_waterfall": waterfall(failed.get("steps") or []),

@@ -36,7 +36,7 @@ QUICK_MERCY = 2.0  # seconds that a quick stop gives
 KILL_AGAIN = 10.0  # seconds until SIGKILL is sent again to a process that the kernel has not ended
 LAST_WAIT = 10.0  # seconds after every mercy until a stop no longer waits for a process that was killed
 PARK_GRACE = 3.0  # seconds in which a process that answers 503 has to stop accepting
-STILL_ANSWERS = Reason(Rule.DUTY, "it was told to stop accepting, and still accepts")
+STILL_ANSWERS = Reason(Rule.DUTY, "it was ordered to stop accepting connections, and still accepts")
 
 
 def plan(policy: Policy, fleet: Fleet, now: float) -> tuple[Action, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from django_workerguard.config.text import megabytes
+from django_workerguard.config.text import in_megabytes
 from django_workerguard.policy.backoff import jitter
 from django_workerguard.policy.reason import Reason, Rule
 from django_workerguard.policy.view import Fleet, Policy, State, Worker
@@ -88,7 +88,7 @@ def _too_large(policy: Policy, worker: Worker) -> Reason | None:
 
 
 def _size(worker: Worker, limit: int) -> str:
-    return f"{megabytes(worker.rss)} of {megabytes(limit)}"
+    return f"{in_megabytes(worker.rss)} of {in_megabytes(limit)}"
 
 
 def is_large_at_first(policy: Policy, worker: Worker) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from django_workerguard.config.text import megabytes
+from django_workerguard.config.text import in_megabytes
 from django_workerguard.report.verdict import LONGEST_SILENCE
 
 SLOW_LOAD = 15.0  # seconds; a load that takes longer, and three times as long as any other, may hang
@@ -103,16 +103,16 @@ def _limits(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
     room = limits["memory_bytes"] - limits["memory_used_bytes"]
     if limits["memory_bytes"] and limits["surge"] and largest * limits["surge"] > room:
         text = (
-            f"surge is {limits['surge']} and a worker uses {megabytes(largest)}, but the memory limit of "
-            f"{megabytes(limits['memory_bytes'])} leaves {megabytes(max(0, room))}: there may be no memory for a successor"
+            f"surge is {limits['surge']} and a worker uses {in_megabytes(largest)}, but the memory limit of "
+            f"{in_megabytes(limits['memory_bytes'])} leaves {in_megabytes(max(0, room))}: there may be no memory for a successor"
         )
         yield Finding("warning", "no-room-for-surge", None, text)
 
 
 def _notes(slot: Mapping[str, Any], limit: int) -> Iterator[Finding]:
-    number, size = slot["slot"], megabytes(slot["rss_bytes"])
+    number, size = slot["slot"], in_megabytes(slot["rss_bytes"])
     if "rss_baseline" in slot["notes"]:
-        text = f"slot {number}: reload-on-rss or evil-reload-on-rss is not applied: its limit is {megabytes(limit)}, and a fresh worker already uses as much or more ({size} now)"
+        text = f"slot {number}: reload-on-rss or evil-reload-on-rss is not applied: its limit is {in_megabytes(limit)}, and a fresh worker already uses as much or more ({size} now)"
         yield Finding("warning", "rss-limit-below-baseline", number, text)
     if "evil_suspended" in slot["notes"]:
         text = f"slot {number}: evil-reload-on-rss killed two workers right after their load, so it is suspended until the next reload"

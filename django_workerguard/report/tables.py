@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from django_workerguard.config.text import megabytes, plain
+from django_workerguard.config.text import in_megabytes, plain
 from django_workerguard.report.findings import assess
 
 COLUMNS = (
@@ -69,7 +69,7 @@ def row(slot: Mapping[str, Any], now: float) -> tuple[str, ...]:
         str(slot["requests"]),
         str(slot["errors_5xx"]),
         str(slot["in_flight"]),
-        megabytes(slot["rss_bytes"]) if slot["rss_bytes"] else "-",
+        in_megabytes(slot["rss_bytes"]) if slot["rss_bytes"] else "-",
         f"{slot['load_seconds']:.2f} s" if slot["load_seconds"] is not None else "-",
         f"{wait:.1f} s" if wait is not None else "-",
         slot["release"] or "-",
@@ -147,7 +147,7 @@ def explanation(
 
 
 def _step(step: Mapping[str, Any]) -> tuple[str, ...]:
-    peak, kept = (megabytes(step[key], digits=1) for key in ("peak_bytes", "retained_bytes"))
+    peak, kept = (in_megabytes(step[key], digits=1) for key in ("peak_bytes", "retained_bytes"))
     return (
         f"  {step['name']}",
         f"{step['seconds'] * 1000:.0f} ms",

@@ -239,7 +239,7 @@ class GuardedArbiter(Arbiter):
 
     def _turn(self) -> None:
         """Run one round. A step that fails costs a second, and neither the other steps nor a signal."""
-        patience = self._patience() if self._tick() else 1.0
+        patience = self._seconds_to_next_tick() if self._tick() else 1.0
         retried, self._failed_signals = self._failed_signals, []
         received: list[int] = []
         self._survives(lambda: received.extend(self.wait_for_signals(patience)))
@@ -273,7 +273,7 @@ class GuardedArbiter(Arbiter):
         (self.log.debug if number == signal.SIGCHLD else self.log.info)("Handling signal: %s", name)
         handler()
 
-    def _patience(self) -> float:
+    def _seconds_to_next_tick(self) -> float:
         """Return the seconds until the next tick is due, if nothing happens before."""
         due: list[float] = []
         now = self._clock()
@@ -294,7 +294,7 @@ class GuardedArbiter(Arbiter):
             lambda: self._tracker.measure(now, self.LISTENERS),
             lambda: self._act(now),
             lambda: self._tracker.publish(self._clock(), phase=self._phase()),
-            lambda: self._run_files.look(self._control, now),
+            lambda: self._run_files.restore_missing(self._control, now),
             lambda: self._tell_systemd(now),
             lambda: self._children.kill_strays({*self._fleet.workers, self._fleet.stand_in.seat}),
             self.manage_dirty_arbiter,

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from django_workerguard.config.text import megabytes, plain
+from django_workerguard.config.text import in_megabytes, plain
 from django_workerguard.errors import ExitCode
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.layout import Layout
@@ -82,7 +82,7 @@ def _tell(board: Board, warmup: tuple[str, ...], *, failed: bool) -> int:
 
 def _line(step: Mapping[str, Any], warmup: tuple[str, ...]) -> str:
     """Return a step's time and memory, and the option that leaves it out; the first requests then pay for it."""
-    peak, kept = (megabytes(step[key], digits=1) for key in ("peak_bytes", "retained_bytes"))
+    peak, kept = (in_megabytes(step[key], digits=1) for key in ("peak_bytes", "retained_bytes"))
     line = f"{step['name']:24} {step['seconds'] * 1000:8.0f} ms {peak:>11} peak {kept:>11} kept"
     if step["name"] not in warmup:
         return line

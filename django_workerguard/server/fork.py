@@ -65,7 +65,7 @@ class GunicornFork:
         if not stand_in:
             try:
                 host.cfg.pre_fork(host, worker)
-            except SystemExit as error:  # this is the arbiter: it is the worker that is not to be
+            except SystemExit as error:  # it must cost this worker, not the arbiter
                 raise RuntimeError(f"the pre_fork hook raised SystemExit({error.code!r})") from error
         with block_signals():
             pid = os.fork()

@@ -18,7 +18,7 @@ from django_workerguard.scoreboard.places import server_name
 from django_workerguard.server.configuration.early_options import EarlyOptions
 from django_workerguard.server.configuration.guarded_application import GuardedApplication
 from django_workerguard.server.configuration.process_state import ReloadTrial
-from django_workerguard.server.configuration.settings_reading import SettingsProcess
+from django_workerguard.server.configuration.settings_process import SettingsProcess
 from django_workerguard.server.host import Host
 
 UNSTEADY = "chdir, pythonpath or raw_env in gunicorn.conf.py change each time the file is read"

@@ -13,14 +13,14 @@ from dataclasses import replace
 from types import FrameType
 from typing import NoReturn
 
-from django_workerguard.config import settings_process
+from django_workerguard.config import settings_exchange
 from django_workerguard.config.handover import Handover
 from django_workerguard.config.options import GuardOptions
-from django_workerguard.config.settings_process import Answer
+from django_workerguard.config.settings_exchange import Answer
 from django_workerguard.errors import CannotLoadError, ConfigurationError, ExitCode
 from django_workerguard.policy.backoff import back_off, seed_of
 from django_workerguard.server.configuration.guarded_application import GuardedApplication
-from django_workerguard.server.configuration.settings_reading import settings_request, with_settings
+from django_workerguard.server.configuration.settings_process import settings_request, with_settings
 
 
 def open_application(handover: Handover) -> GuardedApplication:
@@ -70,10 +70,10 @@ def _with_module(app: GuardedApplication) -> Handover:
 
 def _read(app: GuardedApplication, handover: Handover, patience: float | None) -> Answer:
     request, environ = settings_request(app, handover)
-    fd = settings_process.write_request(request)
+    fd = settings_exchange.write_request(request)
     try:
         overdue = _wait_for_reader(fd, environ, patience)
-        answer = settings_process.read_answer(fd)
+        answer = settings_exchange.read_answer(fd)
     finally:
         os.close(fd)
     if answer.silent and overdue:
@@ -83,7 +83,7 @@ def _read(app: GuardedApplication, handover: Handover, patience: float | None) -
 
 def _wait_for_reader(fd: int, environ: dict[str, str], patience: float | None) -> bool:
     """Run the process that reads, and say whether it was ended because it took too long."""
-    arguments = settings_process.command(fd, patience=0.0)
+    arguments = settings_exchange.command(fd, patience=0.0)
     try:
         subprocess.run(arguments, env=environ, pass_fds=(fd,), timeout=patience, check=False)
     except subprocess.TimeoutExpired:

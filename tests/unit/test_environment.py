@@ -9,7 +9,7 @@ import os
 import pytest
 
 from django_workerguard.config import handover as crossing
-from django_workerguard.config import memfd, settings_process
+from django_workerguard.config import memfd, settings_exchange
 from django_workerguard.config.environment import as_started, change, difference
 from django_workerguard.config.handover import Handover
 from django_workerguard.config.project_path import through_link, working_directory
@@ -93,17 +93,17 @@ def test_a_handover_crosses_to_another_release():
 
 @pytest.mark.parametrize("written", ["", "{", "[]", "3", '{"setting": {}, "unknown": 1}', '{"module": "x"}'])
 def test_an_answer_that_is_none_is_silence(written):
-    fd = settings_process.write_request(settings_process.Request(module="shop.settings"))
-    assert settings_process.read_answer(fd) is settings_process.SILENT
+    fd = settings_exchange.write_request(settings_exchange.Request(module="shop.settings"))
+    assert settings_exchange.read_answer(fd) is settings_exchange.SILENT
     memfd.write_all(fd, written.encode())
-    assert settings_process.read_answer(fd).silent
+    assert settings_exchange.read_answer(fd).silent
     os.close(fd)
 
 
 def test_an_answer_with_nothing_in_it_is_an_answer():
-    fd = settings_process.write_request(settings_process.Request(module="shop.settings"))
+    fd = settings_exchange.write_request(settings_exchange.Request(module="shop.settings"))
     memfd.write_all(fd, b"{}")
-    assert settings_process.read_answer(fd) == settings_process.Answer()
+    assert settings_exchange.read_answer(fd) == settings_exchange.Answer()
     os.close(fd)
 
 

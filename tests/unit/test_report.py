@@ -85,7 +85,10 @@ def test_a_healthy_server_has_no_findings():
         (changed(arbiter={"errors": 2}), "arbiter-errors"),
         (changed(release="mixed"), "mixed-releases"),
         (changed(arbiter={"frozen": True}, slot={"failures": 1, "last_error": ERROR}), "frozen"),
-        (changed(arbiter={"frozen": True}, slot={"pid": None, "state": "back_off", "failures": 1}), "degraded"),
+        (
+            changed(arbiter={"frozen": True}, slot={"pid": None, "state": "back_off", "failures": 1}),
+            "degraded",
+        ),
         (changed(limits={**LIMITS, "max_worker_lifetime": 0.2}), "lifetime-below-load"),
         (
             changed(limits={**LIMITS, "memory_bytes": 90 << 20, "memory_used_bytes": 60 << 20}),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from django_workerguard.config.options import GuardOptions
-from django_workerguard.config.settings_process import Answer
+from django_workerguard.config.settings_exchange import Answer
 from django_workerguard.server import start
 
 

@@ -26,7 +26,7 @@ def test_what_cannot_be_made_again_is_said_once_and_tried_again(tmp_path):
     )
 
     def look(number: int) -> list[tuple[str, str]]:
-        place.look(control, number * (LOOK_EVERY + 1))
+        place.restore_missing(control, number * (LOOK_EVERY + 1))
         return sorted(said)
 
     assert look(1) == []

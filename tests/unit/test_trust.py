@@ -181,10 +181,10 @@ def test_a_board_that_was_removed_at_the_end_is_not_made_again(tmp_path):
         lost=lambda path, error: None,
     )
     path.unlink()
-    place.look(None, 10.0)
+    place.restore_missing(None, 10.0)
     assert (path.exists(), restored) == (True, [path])
     place.remove()
-    place.look(None, 20.0)
+    place.restore_missing(None, 20.0)
     assert not path.exists()
     board.close()
 

@@ -146,7 +146,7 @@ class GuardedChild:
         return job
 
     def _has_jobs_of_its_own(self) -> bool:
-        """Say whether something was sent to this child alone: nothing more will be, so what is there is all."""
+        """Return whether jobs wait in this child's own pipe. No more will arrive."""
         return bool(self._incoming.poll(0))
 
     def _take(self) -> Any:

@@ -170,7 +170,7 @@ class PoolArbiter:
     def _publish(self) -> None:
         phase = Phase.STOPPING if self._stopping or self._tracker.fleet.stop else Phase.SERVING
         self._tracker.publish(self._clock(), phase=phase, beat=self._pulse)
-        self._run_files.look(self._control, self._clock())
+        self._run_files.restore_missing(self._control, self._clock())
 
     # what the actions need
 
@@ -261,7 +261,7 @@ class PoolArbiter:
                 self._tracker.event_log.stopping(quick=False, drain_delay=0.0)
                 self._publish()
 
-    def look_on(self) -> None:
+    def publish_while_closing(self) -> None:
         """Publish the state while the pool is being closed."""
         with self._lock:
             self.pulse()

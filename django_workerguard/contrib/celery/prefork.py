@@ -125,7 +125,7 @@ def _bounded(pool: Any, arbiter: PoolArbiter) -> Iterator[None]:
     def watch() -> None:
         idle_since = time.monotonic()
         while not over.wait(TICK):
-            arbiter.look_on()
+            arbiter.publish_while_closing()
             now = time.monotonic()
             children = list(pool._pool)
             late = mercy and now - started > mercy

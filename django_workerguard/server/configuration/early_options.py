@@ -138,7 +138,7 @@ def _set(cfg: Config, name: str, layer: Layer) -> None:
 
 
 def problem_with(value: Any, error: Exception) -> str:
-    """Say in one line what gunicorn has against a value."""
+    """Return gunicorn's objection to a value in one line. Its texts are not ours, so they are recognized by their beginning."""
     said = str(error).strip(" ].\n")
     if said.startswith("invalid literal for int"):
         return f"{value!r} is not a whole number"

@@ -207,7 +207,7 @@ class GuardedApplication(Application):
             self.cfg.set("pidfile", os.path.join(self.cfg.chdir, self.cfg.pidfile))
 
     def _settle_mercy(self) -> None:
-        """Make one figure of worker-reload-mercy and gunicorn's graceful_timeout, which bounds a drain from inside."""
+        """Use one value for worker-reload-mercy and gunicorn's graceful_timeout, which bounds a drain from inside."""
         if "graceful_timeout" in self.sources and not self.guard.is_set("worker_reload_mercy"):
             mercy = float(self.cfg.graceful_timeout)
             where = f"graceful-timeout, {self.sources['graceful_timeout']}"

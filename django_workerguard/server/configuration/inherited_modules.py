@@ -21,7 +21,7 @@ INSTALLED = frozenset({"site-packages", "dist-packages"})
 
 
 class InheritedModules:
-    """What the arbiter holds of the site, beyond what it had imported when this was made."""
+    """Modules of the site that the arbiter has imported since this object was made."""
 
     def __init__(self) -> None:
         self._own = {_package(name) for name in sys.modules} | SERVERS | sys.stdlib_module_names

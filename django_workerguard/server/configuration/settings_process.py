@@ -8,7 +8,7 @@ import signal
 from dataclasses import replace
 
 from django_workerguard.arbiter.program import execute
-from django_workerguard.config import settings_process
+from django_workerguard.config import settings_exchange
 from django_workerguard.config.handover import Handover
 from django_workerguard.errors import ConfigurationError
 from django_workerguard.server.configuration.early_options import EarlyOptions
@@ -36,8 +36,8 @@ class SettingsProcess:
         self._handover = app.handover
         self._overdue = False
         request, environ = settings_request(app, app.handover, self.early)
-        self.fd = settings_process.write_request(request)
-        arguments = settings_process.command(ANSWER, patience=self._patience + GRACE)
+        self.fd = settings_exchange.write_request(request)
+        arguments = settings_exchange.command(ANSWER, patience=self._patience + GRACE)
         try:
             self.pid = execute(arguments, environ, descriptors={ANSWER: self.fd})
         except OSError:
@@ -51,7 +51,7 @@ class SettingsProcess:
             os.kill(self.pid, signal.SIGKILL)
 
     def drop(self) -> None:
-        """Forget what an ended process has said: it is not wanted any more."""
+        """Close the answer of a process, which is not wanted any more."""
         os.close(self.fd)
 
     def conclude(self) -> Handover:
@@ -59,7 +59,7 @@ class SettingsProcess:
 
         Raises ConfigurationError if they say nothing, or what cannot be used.
         """
-        answer = settings_process.read_answer(self.fd)
+        answer = settings_exchange.read_answer(self.fd)
         os.close(self.fd)
         module = self._handover.settings_module
         if answer.silent and self._overdue:
@@ -73,13 +73,13 @@ class SettingsProcess:
 
 def settings_request(
     app: GuardedApplication, handover: Handover, early: EarlyOptions | None = None
-) -> tuple[settings_process.Request, dict[str, str]]:
+) -> tuple[settings_exchange.Request, dict[str, str]]:
     """Return what the process that reads the settings is to do, and its environment."""
     early = early or app.early
     directory = early.chdir or handover.directory
     path = [*early.pythonpath, *([early.chdir] if early.chdir else ()), *handover.sys_path]
     named = (app.read.app, *handover.applications.values())
-    request = settings_process.Request(
+    request = settings_exchange.Request(
         module=early.environ.get("DJANGO_SETTINGS_MODULE") or handover.settings_module,
         entry=handover.entry,
         environ=handover.environ,
@@ -88,10 +88,10 @@ def settings_request(
         path=tuple(path),
     )
     pwd = {"PWD": directory} if directory else {}
-    return request, settings_process.environment(app.environ_found, pwd, early.environ, path=path)
+    return request, settings_exchange.environment(app.environ_found, pwd, early.environ, path=path)
 
 
-def with_settings(answer: settings_process.Answer, handover: Handover) -> Handover:
+def with_settings(answer: settings_exchange.Answer, handover: Handover) -> Handover:
     """Return the handover with what the settings say. Raises ConfigurationError if it cannot be used."""
     if answer.wrong:
         raise ConfigurationError(answer.wrong, option="WORKERGUARD", where=handover.settings_module)
