@@ -46,7 +46,7 @@ class EventLog:
         self._oom_kills = OOMKills(cgroup.oom_kills)
         self._frozen = False  # as the fleet was at the last comparison
         self._reloading = False  # the same
-        self._all_said = False  # that all workers are ready
+        self._all_ready = False  # that all workers are ready
         self._requests = RateLimit(ASKED_MOST, ASKED_PERIOD)
 
     def own_error(self) -> None:
@@ -160,7 +160,7 @@ class EventLog:
 
     def look_for_kills(self, now: float) -> None:
         """Take in what the kernel has killed since the last look."""
-        self._oom_kills.look(now)
+        self._oom_kills.update(now)
 
     def compare(self, before: Fleet, after: Fleet, seats: Seats) -> list[Failure]:
         """Write down the states that have changed, and return the failures of loads that are among them."""
@@ -208,7 +208,7 @@ class EventLog:
     def _became_ready(self, worker: Worker, seats: Seats, fleet: Fleet) -> None:
         spawned, loaded = seats.word(worker.seat, Seat.SPAWNED), seats.word(worker.seat, Seat.LOAD_END)
         took = max(0.0, (loaded - spawned) / 1e9)
-        first = fleet.ready == fleet.target and not self._all_said
+        first = fleet.ready == fleet.target and not self._all_ready
         steps = ", ".join(
             f"{step['name']} {step['seconds']:.2f}" for step in seats.report(worker.seat).get("steps", [])
         )
@@ -221,7 +221,7 @@ class EventLog:
         self._logged, self._repeated = None, 0
         self._tallies.count_load(took)
         if first:
-            self._all_said = True
+            self._all_ready = True
             self._log.info("All %d workers are ready", fleet.target, extra={"action": "all-ready"})
 
     def retired(self, worker: Worker | None, reason: Reason | None) -> None:

@@ -21,7 +21,7 @@ class OOMKills:
         self._seen = count()
         self._unclaimed: deque[float] = deque()  # when each was first seen
 
-    def look(self, now: float) -> None:
+    def update(self, now: float) -> None:
         """Add the kills that the kernel has counted since, and drop old ones: their victims were other processes."""
         count = self._count()
         self._unclaimed.extend([now] * max(0, count - self._seen))
@@ -31,7 +31,7 @@ class OOMKills:
 
     def claim(self, now: float) -> bool:
         """Say whether a process that SIGKILL has ended was one of the kernel's kills; each counts for one process."""
-        self.look(now)
+        self.update(now)
         if not self._unclaimed:
             return False
         self._unclaimed.popleft()

@@ -334,7 +334,7 @@ class GuardedArbiter(Arbiter):
 
     def _tell_systemd(self, now: float) -> None:
         fleet = self._fleet
-        standing = ServerStatus(
+        status = ServerStatus(
             ready=fleet.ready,
             target=fleet.target,
             reached=bool(self.board.words[Header.REACHED]),
@@ -344,7 +344,7 @@ class GuardedArbiter(Arbiter):
             frozen=fleet.frozen,
             successor=self.reexec_pid,
         )
-        self._systemd.tell(standing, now, monotonic_us=monotonic_ns() // 1000)
+        self._systemd.update(status, now, monotonic_us=monotonic_ns() // 1000)
 
     # what the actions need
 

@@ -85,19 +85,19 @@ class Systemd:
             self._send(f"MAINPID={pid}")
             self._last = None
 
-    def tell(self, standing: ServerStatus, now: float, *, monotonic_us: int) -> None:
+    def update(self, status: ServerStatus, now: float, *, monotonic_us: int) -> None:
         """Send what has changed, ask for more time during a start, a reload or a stop, and feed the watchdog."""
         if not self._address:
             return
-        lines = [*changes(self._last, standing, monotonic_us=monotonic_us), *self._regularly(standing, now)]
-        self._last = standing
+        lines = [*changes(self._last, status, monotonic_us=monotonic_us), *self._regularly(status, now)]
+        self._last = status
         if lines:
             self._send("\n".join(lines))
 
-    def _regularly(self, standing: ServerStatus, now: float) -> Iterator[str]:
-        if standing.stopping and standing.successor:
+    def _regularly(self, status: ServerStatus, now: float) -> Iterator[str]:
+        if status.stopping and status.successor:
             return
-        under_way = not standing.reached or standing.reloading or standing.stopping
+        under_way = not status.reached or status.reloading or status.stopping
         if under_way and now - self._more_time_at >= MORE_TIME_EVERY:
             self._more_time_at = now
             yield f"EXTEND_TIMEOUT_USEC={MORE_TIME}"

@@ -16,8 +16,8 @@ def test_a_victim_that_ends_after_the_count_was_seen_is_still_the_kernels():
     kernel = Kernel()
     kills = OOMKills(kernel)
     kernel.kills += 1
-    kills.look(10.0)  # the tick between the kill and the end of the process
-    kills.look(11.0)
+    kills.update(10.0)  # the tick between the kill and the end of the process
+    kills.update(11.0)
     assert kills.claim(11.2)
     assert not kills.claim(11.2), "one kill for one process"
 
@@ -26,7 +26,7 @@ def test_a_kill_of_another_process_is_forgotten():
     kernel = Kernel()
     kills = OOMKills(kernel)
     kernel.kills += 2
-    kills.look(10.0)
+    kills.update(10.0)
     assert not kills.claim(10.0 + KEPT + 0.1)
 
 

@@ -44,13 +44,13 @@ def guard(app: Any) -> None:
 
             sender.pool_cls = TaskPool
 
-    def tell(instance: Any, **_: Any) -> None:
+    def warn(instance: Any, **_: Any) -> None:
         pool = _name_of(instance.pool_cls)
         if _is_of(instance, app) and "workerguard" not in pool:
             logger.warning(UNGUARDED, pool)
 
     signals.worker_init.connect(choose, weak=False, dispatch_uid=f"workerguard.{id(app)}")
-    signals.celeryd_after_setup.connect(tell, weak=False, dispatch_uid=f"workerguard.{id(app)}")
+    signals.celeryd_after_setup.connect(warn, weak=False, dispatch_uid=f"workerguard.{id(app)}")
 
 
 def _is_of(worker: Any, app: Any) -> bool:

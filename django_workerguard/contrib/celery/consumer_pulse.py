@@ -19,28 +19,28 @@ class Pulse(bootsteps.Step):
 
     def __init__(self, consumer: Any, **options: Any) -> None:
         super().__init__(consumer, **options)
-        look = getattr(consumer.pool, "look_around", None)
-        if look is None:  # this worker's pool is not ours
+        tick = getattr(consumer.pool, "look_around", None)
+        if tick is None:  # this worker's pool is not ours
             return
-        consumer.ensure_connected = _around(consumer.ensure_connected, look)
+        consumer.ensure_connected = _around(consumer.ensure_connected, tick)
         pending = consumer.perform_pending_operations
 
         def perform_pending_operations() -> Any:
-            look()
+            tick()
             return pending()
 
         consumer.perform_pending_operations = perform_pending_operations
 
 
-def _around(ensure_connected: Callable[[Any], Any], look: Callable[[], None]) -> Callable[[Any], Any]:
-    """Have the pool look around at every second of every wait for a connection."""
+def _around(ensure_connected: Callable[[Any], Any], tick: Callable[[], None]) -> Callable[[Any], Any]:
+    """Have the pool arbiter tick every second while Celery waits for a connection."""
 
     def patient(connection: Any) -> Any:
         ensure = connection.ensure_connection
 
         def ensure_connection(*arguments: Any, callback: Callable[[], Any] | None = None, **more: Any) -> Any:
             def between() -> Any:
-                look()
+                tick()
                 return callback() if callback else None
 
             return ensure(*arguments, callback=between, **more)

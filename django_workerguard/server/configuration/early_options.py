@@ -117,11 +117,11 @@ class Sources:
         for name, layer in stated.items():
             _set(cfg, name, layer)
         chdir = cfg.chdir if "chdir" in stated else ""
-        given = (cfg.pythonpath or "").split(",")
+        paths = (cfg.pythonpath or "").split(",")
         return EarlyOptions(
             chdir=chdir,
             pythonpath=tuple(
-                os.path.normpath(os.path.join(chdir or os.getcwd(), path)) for path in given if path
+                os.path.normpath(os.path.join(chdir or os.getcwd(), path)) for path in paths if path
             ),
             environ={**by_file, **_environ(cfg)},
         )
@@ -139,12 +139,12 @@ def _set(cfg: Config, name: str, layer: Layer) -> None:
 
 def problem_with(value: Any, error: Exception) -> str:
     """Return gunicorn's objection to a value in one line. Its texts are not ours, so they are recognized by their beginning."""
-    said = str(error).strip(" ].\n")
-    if said.startswith("invalid literal for int"):
+    problem = str(error).strip(" ].\n")
+    if problem.startswith("invalid literal for int"):
         return f"{value!r} is not a whole number"
-    if said.startswith("class uri"):  # a whole traceback follows, whose last line is the cause
-        return f"{value!r} cannot be imported: {said.splitlines()[-1]}"
-    return said or f"{value!r} is not understood"
+    if problem.startswith("class uri"):  # a whole traceback follows, whose last line is the cause
+        return f"{value!r} cannot be imported: {problem.splitlines()[-1]}"
+    return problem or f"{value!r} is not understood"
 
 
 def _environ(cfg: Config) -> Mapping[str, str]:

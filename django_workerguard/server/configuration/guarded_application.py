@@ -107,17 +107,16 @@ class GuardedApplication(Application):
     def leave_environment(self) -> None:
         """Take back what this configuration has changed in the environment, as gunicorn does with `raw_env`."""
         changed = {*self.handover.environ, *self._by_file, *self.cfg.env}
-        found = self.environ_found
-        change(self._environ, {name: found.get(name) for name in changed})
+        change(self._environ, {name: self.environ_found.get(name) for name in changed})
 
     def blame(self, error: Exception) -> ConfigurationError:
-        """Turn what gunicorn says of a file into an error that names the setting and where it was set."""
-        said = str(error).removeprefix("Error: ")
+        """Turn gunicorn's error about a file into one that names the setting and where it was set. gunicorn names only the path."""
+        problem = str(error).removeprefix("Error: ")
         for name, where in self.sources.items():
             value = str(self.cfg.settings[name].get())
-            if "/" in value and (value in said or os.path.dirname(value) in said.split()):
-                return ConfigurationError(said, option=name.replace("_", "-"), where=where)
-        return ConfigurationError(said)
+            if "/" in value and (value in problem or os.path.dirname(value) in problem.split()):
+                return ConfigurationError(problem, option=name.replace("_", "-"), where=where)
+        return ConfigurationError(problem)
 
     def load_config(self) -> None:
         guard_setting, server_setting = split(self.handover.setting, self.cfg.settings.keys())
