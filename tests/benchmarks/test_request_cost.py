@@ -84,7 +84,7 @@ def test_wsgi():
         plain = least(block_of(a_worker(), app))
         closer = close_without_waiting()
         assert closer is not None
-        chain_hooks(worker, count, answered=closer.note)
+        chain_hooks(worker, count, answered=closer.record)
         guarded = least(block_of(worker, GuardedWSGI(app, HealthURLs(handle))))
     added = guarded - plain
     judge(
