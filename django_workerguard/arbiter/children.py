@@ -80,9 +80,6 @@ class Children:
         self._children: dict[int, Child] = {}
         self._dead: dict[int, tuple[Child, Exit]] = {}
 
-    def __contains__(self, pid: int) -> bool:
-        return pid in self._children
-
     def start(self, kind: SeatKind, slot: int, generation: int, orders: Orders) -> Child:
         """Start a child in a free seat. Raises CannotStartError; the seat is free again then."""
         seat = self._seats.take(kind, slot=slot, generation=generation, orders=orders | self._fork.orders)

@@ -212,7 +212,8 @@ class PoolArbiter:
     def gone(self, pid: int, exit_code: int | None, why: Reason | None) -> None:
         """Take a child that has ended out of the fleet. ``why``: for what reason of Celery's own, if it was one."""
         with self._lock:
-            self._reasons[pid] = why
+            if self._children.seat_of(pid) is not None:
+                self._reasons[pid] = why
             self._children.ended(pid, Exit.of_process(exit_code))
             self._bury_dead()
 
