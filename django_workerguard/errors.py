@@ -70,6 +70,13 @@ class CannotLoadError(WorkerguardError):
     exit_code = ExitCode.LOAD_FAILED
 
 
+class PairError(CannotLoadError):
+    """A function that the site registered for the time around a fork has raised.
+
+    It is a pair's `stop` or `start`, or a receiver of `before_mold_fork` or `after_fork_in_worker`.
+    """
+
+
 class AlreadyRunningError(CannotListenError):
     """Another server holds the pid file. It may end, so a service manager may retry."""
 
