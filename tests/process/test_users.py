@@ -7,6 +7,7 @@ import pwd
 import signal
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -31,11 +32,16 @@ def a_python_that_nobody_may_run() -> str:
 
 
 @pytest.fixture
+def tmp_path():
+    """A directory that nobody may read. pytest closes its own to other users each time that another run of pytest starts."""
+    with tempfile.TemporaryDirectory(prefix="workerguard-users-") as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
+
+
+@pytest.fixture
 def as_nobody(serve, tmp_path):
     """Serve as nobody, from a copy of the project that nobody may read."""
-    for directory in (tmp_path, *tmp_path.parents[:3]):
-        if str(directory).startswith("/tmp/"):
-            directory.chmod(0o755)
 
     def start(*arguments: str):
         log = tmp_path / "error.log"
