@@ -41,7 +41,7 @@ SUBJECTS = {
         *("accept_left_behind", "release"),
     ),
     "When a load fails": (
-        *("need_app", "load_retries", "load_retry_delay", "load_retry_max_delay", "min_loaded"),
+        *("load", "need_app", "load_retries", "load_retry_delay", "load_retry_max_delay", "min_loaded"),
         *("stand_in", "stand_in_after", "give_up_after"),
     ),
     "When a worker is replaced": (

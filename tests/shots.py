@@ -10,6 +10,7 @@ SLOT = {
     "slot": 1,
     "pid": 11,
     "successor": None,
+    "mold": None,
     "state": "ready",
     "generation": 1,
     "since": 900.0,
@@ -62,6 +63,9 @@ WELL = {
     "min_loaded": 1,
     "quorum_reached": True,
     "stand_in": False,
+    "load": "lazy",
+    "unfit": False,
+    "mold": None,
     "events": 7,
     "backlog": 0,
     "tallies": {

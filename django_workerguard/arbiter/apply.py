@@ -45,6 +45,10 @@ class Applier:
         match action:
             case a.Spawn():
                 self._spawn(action, now)
+            case a.SpawnMold():
+                self._spawn_mold(action, now)
+            case a.Convert():
+                self._convert(action, now)
             case a.SpawnStandIn():
                 self._spawn_stand_in(now)
             case a.Admit(seat):
@@ -74,16 +78,41 @@ class Applier:
 
     def _spawn(self, action: a.Spawn, now: float) -> None:
         orders = Orders.STAY if action.stay else Orders.NONE
+        seat = None
         try:
-            child = self._children.start(SeatKind.WORKER, action.slot, action.generation, orders)
+            start = self._children.reserve(SeatKind.WORKER, action.slot, action.generation, orders)
+            seat = start.seat
+            self._tracker.spawning(action, seat, now)
+            if action.mold is None:
+                self._children.start(start)
+                self._tracker.spawned(seat, now)
+            else:
+                self._children.ask(action.mold, start)
         except CannotStartError as error:
-            self._tracker.not_spawned(action.slot, str(error), now)
+            excused = action.mold is not None  # its end is on the way
+            self._tracker.not_spawned(action.slot, str(error), now, seat=seat, excused=excused)
+
+    def _spawn_mold(self, action: a.SpawnMold, now: float) -> None:
+        try:
+            start = self._children.reserve(SeatKind.MOLD, 0, action.generation, Orders.NONE)
+            child = self._children.start(start)
+        except CannotStartError as error:
+            self._tracker.not_spawned(0, str(error), now)
         else:
-            self._tracker.spawned(action, child.seat, now)
+            self._tracker.mold_spawned(action, child.seat, now)
+
+    def _convert(self, action: a.Convert, now: float) -> None:
+        try:
+            self._children.convert(action.seat, action.slot)
+        except CannotStartError as error:
+            self._children.signal(action.seat, signal.SIGKILL)
+            self._tracker.not_spawned(action.slot, str(error), now, excused=True)
+        else:
+            self._tracker.converted(action, now)
 
     def _spawn_stand_in(self, now: float) -> None:
         try:
-            child = self._children.start(SeatKind.STAND_IN, 0, 0, Orders.NONE)
+            child = self._children.start(self._children.reserve(SeatKind.STAND_IN, 0, 0, Orders.NONE))
         except CannotStartError as error:
             self._tracker.stand_in_not_spawned(str(error), now)
         else:

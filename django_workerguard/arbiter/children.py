@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Container, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from django_workerguard.arbiter.event_log import EventLog
@@ -21,7 +21,7 @@ from django_workerguard.worker.seat_handle import SeatHandle
 
 @dataclass(frozen=True)
 class Start:
-    """What a new child is: its seat, its slot (0: the stand-in's), its generation, and where it dumps its stacks."""
+    """What a new child is: its seat, its slot (0: not a worker's), its generation, and where it dumps its stacks."""
 
     kind: SeatKind
     seat: int
@@ -43,8 +43,8 @@ class Child:
         return self.start.seat
 
     @property
-    def is_stand_in(self) -> bool:
-        return self.start.kind is SeatKind.STAND_IN
+    def is_worker(self) -> bool:
+        return self.start.kind is SeatKind.WORKER
 
     def read_dump(self) -> str:
         """Return the stacks that the process has dumped."""
@@ -70,22 +70,48 @@ class Fork(Protocol):
         """
 
 
-class Children:
-    """Every child that has a seat, by pid."""
+class MoldFork(Protocol):
+    """How a server gets a worker from a mold."""
 
-    def __init__(self, seats: Seats, fork: Fork, event_log: EventLog) -> None:
+    def ask(self, mold: int, start: Start) -> Any:
+        """Ask the mold in a seat for a worker, and return the server's object for it. Raises what keeps it from being asked."""
+
+    def convert(self, start: Start) -> Any:
+        """Have a mold become a worker, and return the server's object for it. Raises what keeps it from being told."""
+
+    def arrived(self, pid: int, worker: Any) -> None:
+        """Take note of a worker that a mold has forked, or has become."""
+
+
+class Children:
+    """Every child that has a seat, by pid, and those that a mold was asked for."""
+
+    def __init__(
+        self, seats: Seats, fork: Fork, event_log: EventLog, *, mold_fork: MoldFork | None = None
+    ) -> None:
+        """``mold_fork``: for a server that has molds."""
         self._seats = seats
         self._fork = fork
+        self._mold_fork: Any = mold_fork
         self._event_log = event_log
         self._children: dict[int, Child] = {}
         self._dead: dict[int, tuple[Child, Exit]] = {}
+        self._asked: dict[
+            int, tuple[Start, int, Any]
+        ] = {}  # by seat, with its mold's seat and the server's object
+        self._early: dict[
+            int, Exit
+        ] = {}  # by pid: how processes ended that were not known, while some are asked for
 
-    def start(self, kind: SeatKind, slot: int, generation: int, orders: Orders) -> Child:
-        """Start a child in a free seat. Raises CannotStartError; the seat is free again then."""
+    def reserve(self, kind: SeatKind, slot: int, generation: int, orders: Orders) -> Start:
+        """Reserve what a child needs. Raises CannotStartError if there is no free seat."""
         seat = self._seats.take(kind, slot=slot, generation=generation, orders=orders | self._fork.orders)
         if seat is None:
             raise CannotStartError("no seat is free")
-        start = Start(kind, seat, slot, generation, open_dump())
+        return Start(kind, seat, slot, generation, open_dump())
+
+    def start(self, start: Start) -> Child:
+        """Start a child. Raises CannotStartError; its seat is free again then."""
         pid = 0
         try:
             pid, worker = self._fork.fork(start, self._fork.handle(start), self._dumps(but=start))
@@ -95,8 +121,58 @@ class Children:
                 os.kill(pid, signal.SIGKILL)
             self._give_back(start)
             raise CannotStartError(str(error) or type(error).__name__) from error
-        self._seats.adopt(seat, pid)
+        self._seats.adopt(start.seat, pid)
         return child
+
+    # workers that a mold forks
+
+    def ask(self, mold: int, start: Start) -> None:
+        """Ask the mold in a seat for a worker. Raises CannotStartError; the worker's seat is free again then."""
+        try:
+            self._asked[start.seat] = (start, mold, self._mold_fork.ask(mold, start))
+        except Exception as error:
+            self._give_back(start)
+            raise CannotStartError(str(error) or type(error).__name__) from error
+
+    def arrived(self, seat: int, pid: int) -> Child:
+        """Take in the worker that a mold has forked for a seat. Raises CannotStartError if it is not a new child."""
+        start, _, worker = self._asked[seat]
+        if pid in self._children or not (pid in self._early or _is_child(pid)):
+            raise CannotStartError(f"the mold named pid {pid}, which is not a new child of the arbiter")
+        del self._asked[seat]
+        child = self._children[pid] = Child(pid, start, worker)
+        self._mold_fork.arrived(pid, worker)
+        self._seats.adopt(seat, pid)
+        if pid in self._early:  # it has ended before its mold could name it
+            self.ended(pid, self._early.pop(pid))
+        self._forget_early()
+        return child
+
+    def did_not_arrive(self, seat: int) -> None:
+        """Give back the seat of a worker that its mold could not fork."""
+        start, _, _ = self._asked.pop(seat)
+        self._give_back(start)
+        self._forget_early()
+
+    def asked_of(self, mold: int) -> list[Start]:
+        """Return the workers that the mold in a seat was asked for and that are not there yet."""
+        return [start for start, of, _ in self._asked.values() if of == mold]
+
+    def convert(self, seat: int, slot: int) -> None:
+        """Make the mold in a seat the worker of a slot. Raises CannotStartError if it cannot be told."""
+        pid = self._seats.pids[seat]
+        start = replace(self._children[pid].start, kind=SeatKind.WORKER, slot=slot)
+        try:
+            worker = self._mold_fork.convert(start)
+        except Exception as error:
+            raise CannotStartError(str(error) or type(error).__name__) from error
+        self._children[pid] = Child(pid, start, worker)
+        self._mold_fork.arrived(pid, worker)
+        self._seats.convert(seat, slot)
+
+    def _forget_early(self) -> None:
+        if not self._asked:
+            self._early.clear()
 
     def _give_back(self, start: Start) -> None:
         self._seats.free(start.seat)
@@ -109,11 +185,13 @@ class Children:
         return None if child is None else child.seat
 
     def ended(self, pid: int, end: Exit) -> None:
-        """Note that a child has ended; do nothing if there is no such child."""
+        """Note that a child has ended. One that is not known may be a worker that its mold has not named yet."""
         child = self._children.get(pid)
         if child is not None:
             self._dead[pid] = (child, end)
             del self._children[pid]
+        elif self._asked:
+            self._early[pid] = end
 
     def dead(self) -> list[tuple[Child, Exit]]:
         """Return the children that have ended and are not buried yet, with how each ended."""
@@ -126,9 +204,11 @@ class Children:
 
     def _dumps(self, *, but: Start) -> Iterator[int]:
         """Yield the descriptors of the other children's stacks."""
-        for child in self._children.values():
-            if child.start.dump_fd not in (-1, but.dump_fd):
-                yield child.start.dump_fd
+        starts = [child.start for child in self._children.values()]
+        starts += [start for start, _, _ in self._asked.values()]
+        for start in starts:
+            if start.dump_fd not in (-1, but.dump_fd):
+                yield start.dump_fd
 
     def signal(self, seat: int, number: int) -> None:
         """Send a signal to the child in a seat. Nothing happens if it has ended: its burial is on the way."""
@@ -159,3 +239,12 @@ class Children:
             os.kill(pid, signal.SIGKILL)
         for pid in self._children:
             os.waitpid(pid, 0)
+
+
+def _is_child(pid: int) -> bool:
+    """Return whether a process is a child of this one; its status stays to be collected."""
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except (ChildProcessError, OverflowError):
+        return False
+    return pid > 0

@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -141,16 +142,47 @@ class EventLog:
 
     # workers
 
-    def spawned(self, worker: Worker, reason: Reason | None) -> None:
+    def spawned(self, worker: Worker, reason: Reason | None, *, mold: int | None = None) -> None:
+        """Write down a new worker. ``mold``: the pid of the mold that it was forked from, or was itself."""
         self._not_spawned = ""
-        self._about("spawned", worker, **_fields(reason))
+        self._about("spawned", worker, **_fields(reason), **({"mold": mold} if mold else {}))
 
-    def not_spawned(self, slot: int, reason: str) -> None:
+    def mold_spawned(self, mold: Worker) -> None:
+        self._not_spawned = ""
+        self._about("mold-spawned", mold)
+        self._log_worker("info", mold, "mold-spawned", "the mold loads the application")
+
+    def _compare_molds(self, before: Fleet, after: Fleet, seats: Seats) -> Iterator[Failure]:
+        for seat, mold in after.molds.items():
+            previous = before.molds.get(seat)
+            if previous is None or previous.state is mold.state:
+                continue
+            if mold.state is State.READY:
+                took, steps = self._load_of(mold, seats)
+                self._about("mold-ready", mold, load_seconds=round(took, 3), steps=steps)
+                self._log_worker("info", mold, "mold-ready", "the mold is ready after %.2f s", took)
+            elif mold.state is State.UNFIT:
+                hazards = [str(hazard) for hazard in seats.report(seat).get("hazards", [])]
+                self._about("mold-unfit", mold, hazards=hazards)
+                text = "no worker can be forked from the mold: %s"
+                self._log_worker("warning", mold, "mold-unfit", text, "; ".join(hazards))
+                yield Failure("Unfit", "; ".join(hazards))
+
+    def _load_of(self, worker: Worker, seats: Seats) -> tuple[float, str]:
+        """Return how long a load took, in seconds, and its steps."""
+        spawned, loaded = seats.word(worker.seat, Seat.SPAWNED), seats.word(worker.seat, Seat.LOAD_END)
+        steps = seats.report(worker.seat).get("steps", [])
+        return max(0.0, (loaded - spawned) / 1e9), ", ".join(
+            f"{step['name']} {step['seconds']:.2f}" for step in steps
+        )
+
+    def not_spawned(self, slot: int | None, reason: str) -> None:
+        """Write down a process that could not be started: in a slot, the mold (0), or the stand-in (None)."""
         self._event("spawn-failed", slot=slot, reason=reason)
-        if slot:
+        if slot is not None:
             self._board.write_last_error(slot, {"type": "spawn-failed", "message": reason, "at": time.time()})
         if reason != self._not_spawned:
-            place = f"slot={slot}" if slot else "stand-in:"
+            place = "stand-in:" if slot is None else f"slot={slot}" if slot else "mold:"
             text = "%s no process can be started: %s; it is retried after a back-off"
             self._log.error(text, place, reason, extra={"action": "spawn-failed"})
         self._not_spawned = reason
@@ -164,7 +196,7 @@ class EventLog:
 
     def compare(self, before: Fleet, after: Fleet, seats: Seats) -> list[Failure]:
         """Write down the states that have changed, and return the failures of loads that are among them."""
-        failures = []
+        failures = list(self._compare_molds(before, after, seats))
         self._compare_reload(after, after.last_failure or before.last_failure)
         for seat, worker in after.workers.items():
             previous = before.workers.get(seat)
@@ -206,12 +238,8 @@ class EventLog:
         self._frozen, self._reloading = fleet.frozen, fleet.reloading
 
     def _became_ready(self, worker: Worker, seats: Seats, fleet: Fleet) -> None:
-        spawned, loaded = seats.word(worker.seat, Seat.SPAWNED), seats.word(worker.seat, Seat.LOAD_END)
-        took = max(0.0, (loaded - spawned) / 1e9)
+        took, steps = self._load_of(worker, seats)
         first = fleet.ready == fleet.target and not self._all_ready
-        steps = ", ".join(
-            f"{step['name']} {step['seconds']:.2f}" for step in seats.report(worker.seat).get("steps", [])
-        )
         self._about(
             "ready", worker, load_seconds=round(took, 3), ready=fleet.ready, target=fleet.target, steps=steps
         )
@@ -227,7 +255,7 @@ class EventLog:
     def retired(self, worker: Worker | None, reason: Reason | None) -> None:
         if worker is None or reason is None:
             return
-        if reason.rule not in DEPARTURES:
+        if not worker.is_mold and reason.rule not in DEPARTURES:
             self._tallies.count("recycles", reason.rule)
         self._about("retiring", worker, **_fields(reason))
         self._log_worker("info", worker, "retiring", "asked to leave: %s", str(reason))
@@ -325,7 +353,7 @@ class EventLog:
         return failure
 
     def next_try(self, fleet: Fleet, gone: Worker, now: float) -> None:
-        record = fleet.record(gone.slot)
+        record = fleet.mold_record if gone.is_mold else fleet.record(gone.slot)
         due = fleet.due(gone.slot)
         if gone.state in LOADING and due > now:
             wait = due - now

@@ -10,7 +10,7 @@ from django_workerguard.policy.recycle import is_large_at_first
 from django_workerguard.policy.view import Fleet, Policy, State, Worker
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.scoreboard.board import Board
-from django_workerguard.scoreboard.header import Header
+from django_workerguard.scoreboard.header import Header, LoadKind
 from django_workerguard.scoreboard.layout import SAMPLES, Note, Sample, Seat, Slot, SlotState
 
 SAMPLE_EVERY = 10.0  # seconds
@@ -21,7 +21,13 @@ COUNTS = {
     Slot.ERRORS_5XX: Seat.ERRORS_5XX,
     Slot.IN_FLIGHT: Seat.IN_FLIGHT,
 }
+MOLD_STATES = {
+    State.READY: SlotState.READY,
+    State.UNFIT: SlotState.UNFIT,
+    State.RETIRING: SlotState.RETIRING,
+}
 STATES = {
+    State.SPAWNING: SlotState.LOADING,
     State.LOADING: SlotState.LOADING,
     State.LOADED: SlotState.LOADING,
     State.READY: SlotState.READY,
@@ -56,6 +62,10 @@ class Publisher:
         limits = [limit for limit in (policy.reload_on_rss, policy.evil_reload_on_rss) if limit]
         words[Header.RSS_LIMIT] = min(limits, default=0)
         words[Header.SURGE] = policy.surge
+        words[Header.LOAD] = LoadKind.NAMES.index(policy.load)
+        words[Header.UNFIT] = fleet.unfit
+        if policy.load != "lazy" or fleet.molds:
+            self._mold(fleet, lambda at: beat + int((at - now) * 1e9) if at > now else 0)
         if fleet.ready >= policy.min_loaded:
             words[Header.REACHED] = 1
         self._used = max((self._used, fleet.target, *(worker.slot for worker in fleet.workers.values())))
@@ -66,16 +76,34 @@ class Publisher:
             self._sampled = now
             self._sample(fleet)
 
+    def _mold(self, fleet: Fleet, deadline: Callable[[float], int]) -> None:
+        """Write the mold into slot 0: the newest one that is ready, or the newest."""
+        words, at = self._board.words, self._board.layout.slot(0)
+        molds = sorted(fleet.molds.values(), key=lambda mold: (mold.state is State.READY, mold.generation))
+        mold = molds[-1] if molds else None
+        state = MOLD_STATES.get(mold.state, SlotState.LOADING) if mold else SlotState.BACK_OFF
+        self._since(0, state, mold, at)
+        words[at + Slot.STATE] = state
+        words[at + Slot.SEAT] = mold.seat + 1 if mold else 0
+        words[at + Slot.GENERATION] = mold.generation if mold else fleet.generation
+        words[at + Slot.FAILURES] = fleet.mold_record.failures
+        words[at + Slot.NEXT_TRY] = deadline(fleet.mold_record.next_try)
+        if mold is not None:
+            words[at + Slot.LOAD_NS] = self._load_ns(mold)
+
+    def _since(self, slot: int, state: SlotState, process: Worker | None, at: int) -> None:
+        identity = (state, process.pid if process else 0)
+        if self._states.get(slot) != identity:
+            self._states[slot] = identity
+            self._board.words[at + Slot.SINCE] = int(time.time() * 1e6)
+
     def _slot(self, fleet: Fleet, slot: int, deadline: Callable[[float], int]) -> None:
         words, at = self._board.words, self._board.layout.slot(slot)
         incumbent, successor = fleet.incumbent(slot), fleet.successor(slot)
         record = fleet.record(slot)
         state = slot_state(fleet, slot)
         visible = incumbent or _leaving(fleet, slot)
-        identity = (state, visible.pid if visible else 0)
-        if self._states.get(slot) != identity:
-            self._states[slot] = identity
-            words[at + Slot.SINCE] = int(time.time() * 1e6)
+        self._since(slot, state, visible, at)
         words[at + Slot.STATE] = state
         words[at + Slot.SEAT] = visible.seat + 1 if visible else 0
         words[at + Slot.SUCCESSOR] = successor.seat + 1 if successor else 0

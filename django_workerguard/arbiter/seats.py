@@ -10,7 +10,7 @@ from typing import Any
 from django_workerguard.policy.message import Reading
 from django_workerguard.policy.view import State
 from django_workerguard.probe.clock import monotonic_ns
-from django_workerguard.probe.process import resident_bytes, start_time
+from django_workerguard.probe.process import private_bytes, resident_bytes, start_time
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.layout import Orders, Seat, SeatKind, SeatState
 
@@ -21,6 +21,7 @@ STATES: dict[int, State] = {
     SeatState.FAILED: State.FAILED,
     SeatState.UNLOADED: State.UNLOADED,
     SeatState.LEAVING: State.RETIRING,
+    SeatState.UNFIT: State.UNFIT,
 }
 
 
@@ -31,6 +32,11 @@ class Seats:
         self._board = board
         self.pids: dict[int, int] = {}  # by seat
         self._orders: dict[int, Orders] = {}
+
+    def forked(self, index: int, mold: int) -> None:
+        """Note that the process in a seat was forked from the mold in another."""
+        self._write(index, Seat.MOLD, self.pids[mold])
+        self._write(mold, Seat.FORKS, self.word(mold, Seat.FORKS) + 1)
 
     def take(self, kind: SeatKind, *, slot: int, generation: int, orders: Orders) -> int | None:
         """Reserve and reset a free seat, and return its index; None where all are taken."""
@@ -53,6 +59,11 @@ class Seats:
         self.pids[index] = pid
         self._write(index, Seat.START, start_time(pid))
         self._write(index, Seat.PID, pid)
+
+    def convert(self, index: int, slot: int) -> None:
+        """Make the mold in a seat the worker of a slot: it loads, as far as the fleet is concerned."""
+        self._write(index, Seat.KIND, SeatKind.WORKER)
+        self._write(index, Seat.SLOT, slot)
 
     def free(self, index: int) -> None:
         """Give a seat back."""
@@ -92,11 +103,19 @@ class Seats:
         return self._board.read_seat_report(index)
 
     def measure(self) -> tuple[tuple[int, int], ...]:
-        """Write the resident memory of every process into its seat, and return it in bytes by seat."""
-        measured = tuple((index, resident_bytes(pid)) for index, pid in self.pids.items() if pid)
+        """Write the memory of every process into its seat, and return it in bytes by seat.
+
+        It is the resident memory. Of a worker that a mold has forked it is only its private memory: it shares the rest
+        with the mold, and replacing it would not free that.
+        """
+        measured = tuple((index, self._memory(index, pid)) for index, pid in self.pids.items() if pid)
         for index, resident in measured:
             self._write(index, Seat.RSS, resident)
         return measured
+
+    def _memory(self, index: int, pid: int) -> int:
+        forked = self.word(index, Seat.MOLD)
+        return (private_bytes(pid) if forked else 0) or resident_bytes(pid)
 
     def _write(self, index: int, word: Seat, value: int) -> None:
         self._board.words[self._board.layout.seat(index) + word] = value

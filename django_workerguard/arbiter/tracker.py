@@ -91,19 +91,44 @@ class Tracker:
 
     # what the arbiter has done
 
-    def spawned(self, action: a.Spawn, seat: int, now: float) -> None:
+    def spawning(self, action: a.Spawn, seat: int, now: float) -> None:
         self.tell(
-            m.Spawned(action.slot, seat, self.seats.pids[seat], action.load_timeout, now, action.reason)
+            m.Spawning(
+                action.slot, seat, action.generation, action.load_timeout, now, action.reason, action.mold
+            )
         )
-        self.event_log.spawned(self.fleet.workers[seat], action.reason)
 
-    def not_spawned(self, slot: int, refusal: str, now: float) -> None:
-        self.tell(m.SpawnFailed(slot, now))
+    def spawned(self, seat: int, now: float) -> None:
+        self.tell(m.Spawned(seat, self.seats.pids[seat], now))
+        worker = self.fleet.workers[seat]
+        reason = self.fleet.record(worker.slot).wanted_out
+        mold = None if worker.mold is None else self.seats.pids.get(worker.mold)
+        self.event_log.spawned(worker, reason, mold=mold)
+
+    def forked(self, seat: int, mold: int, now: float) -> None:
+        """Take in a worker that the mold in a seat has forked."""
+        self.seats.forked(seat, mold)
+        self.spawned(seat, now)
+
+    def not_spawned(
+        self, slot: int, refusal: str, now: float, *, seat: int | None = None, excused: bool = False
+    ) -> None:
+        self.tell(m.SpawnFailed(slot, now, seat, excused))
         self.event_log.not_spawned(slot, refusal)
+
+    def mold_spawned(self, action: a.SpawnMold, seat: int, now: float) -> None:
+        pid = self.seats.pids[seat]
+        self.tell(m.MoldSpawned(seat, pid, action.generation, action.load_timeout, now))
+        self.event_log.mold_spawned(self.fleet.molds[seat])
+
+    def converted(self, action: a.Convert, now: float) -> None:
+        self.tell(m.Converted(action.seat, action.slot, now, action.reason))
+        worker = self.fleet.workers[action.seat]
+        self.event_log.spawned(worker, action.reason, mold=worker.pid)
 
     def stand_in_not_spawned(self, refusal: str, now: float) -> None:
         self.tell(m.StandInGone(now))
-        self.event_log.not_spawned(0, refusal)
+        self.event_log.not_spawned(None, refusal)
 
     def duty_set(self, action: a.Duty, now: float) -> None:
         self.tell(m.DutySet(action.seat, action.on, now))
@@ -115,19 +140,19 @@ class Tracker:
 
     def retired(self, action: a.Retire, now: float) -> None:
         self.tell(m.Asked(action.seat, action.reason, now, action.quick, action.makes_room))
-        self.event_log.retired(self.fleet.workers.get(action.seat), action.reason)
+        self.event_log.retired(self.fleet.process(action.seat), action.reason)
 
     def aborted(self, action: a.Abort, now: float) -> None:
         self.tell(m.Aborted(action.seat, action.reason, now))
-        self.event_log.aborted(self.fleet.workers.get(action.seat), action.reason)
+        self.event_log.aborted(self.fleet.process(action.seat), action.reason)
 
     def killed(self, action: a.Kill, now: float) -> None:
         self.tell(m.Killed(action.seat, action.reason, now, action.evil))
-        self.event_log.killed(self.fleet.workers.get(action.seat), action.reason)
+        self.event_log.killed(self.fleet.process(action.seat), action.reason)
 
     def buried(self, seat: int, end: Exit, dump: str, now: float) -> None:
         """Take a worker that has ended out of the fleet; its last words have been observed."""
-        gone = self.fleet.workers.get(seat)
+        gone = self.fleet.process(seat)
         if gone is None:
             return
         cause, failure = self.event_log.exited(gone, end, dump, self.seats, now=now)
@@ -135,7 +160,8 @@ class Tracker:
             self.tell(m.LoadFailed(failure))
         transient, memory = bool(cause & Cause.TRANSIENT), bool(cause & Cause.MEMORY)
         self.tell(m.Exited(seat, now, clean=end.clean, transient=transient, memory=memory))
-        self._publisher.fold(gone.slot, seat)
+        if not gone.is_mold:
+            self._publisher.fold(gone.slot, seat)
         self.event_log.next_try(self.fleet, gone, now)
 
     def recycle(self, arguments: dict[str, Any], asked_by: str) -> str | None:

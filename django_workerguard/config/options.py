@@ -118,6 +118,14 @@ class GuardOptions:
         "(ASGI_APPLICATION on an ASGI worker class), or Django's own if that is not set.",
         metavar="MODULE:CALLABLE",
     )
+    load: str = _option(
+        "lazy",
+        units.choice(("lazy", "mold", "auto")),
+        "How the workers come to the application. 'lazy': each worker loads it. 'mold': one process per generation, the "
+        "mold, loads it, and the workers are forked from the mold; an application from which no worker can be forked is "
+        "an error. 'auto': the same, but the workers of such an application load it themselves, and a finding says why.",
+        metavar="lazy|mold|auto",
+    )
     need_app: str = _option(
         "worker",
         units.choice(NEED_APP, synonyms=NEED_APP_SYNONYMS),

@@ -39,7 +39,7 @@ def tiles(shot: Snapshot, slot_url: str, recent: Mapping[int, tuple[int, int]] |
     """
     findings = assess(shot)
     worst = findings[0].severity if findings else "well"
-    first, second = (escape(plain(line)) for line in headlines(shot))
+    first, *rest = (escape(plain(line)) for line in headlines(shot))
     items = "".join(_finding(finding, slot_url) for finding in findings)
     slots = sorted(shot["slots"], key=_is_well) if len(shot["slots"]) > MANY else shot["slots"]
     tile_list = "".join(
@@ -47,7 +47,7 @@ def tiles(shot: Snapshot, slot_url: str, recent: Mapping[int, tuple[int, int]] |
     )
     return (
         f'<p class="wg-headline wg-{worst}" data-wg-events="{shot["events"]}" data-wg-say="{escape(summary(shot))}">{first}</p>'
-        f'<p class="wg-quiet">{second}'
+        f'<p class="wg-quiet">{"<br>".join(rest)}'
         f'{_release(shot)}</p><ul class="wg-findings">{items}</ul><ol class="wg-tiles">{tile_list}</ol>'
     )
 
@@ -60,12 +60,12 @@ def pool_tiles(shot: Snapshot) -> str:
     """Render the state of a Celery pool. Its slots have no pages of their own."""
     findings = assess(shot)
     worst = findings[0].severity if findings else "well"
-    first, second = (escape(plain(line)) for line in headlines(shot))
+    first, *rest = (escape(plain(line)) for line in headlines(shot))
     items = "".join(_finding(finding, "") for finding in findings)
     tile_list = "".join(_tile(slot, shot["at"], "", labels=TASKS) for slot in shot["slots"])
     return (
         f'<section class="wg-pool"><h2>Celery: {escape(plain(shot["name"]))}</h2>'
-        f'<p class="wg-headline wg-{worst}">{first}</p><p class="wg-quiet">{second}{_release(shot)}</p>'
+        f'<p class="wg-headline wg-{worst}">{first}</p><p class="wg-quiet">{"<br>".join(rest)}{_release(shot)}</p>'
         f'<ul class="wg-findings">{items}</ul><ol class="wg-tiles">{tile_list}</ol></section>'
     )
 

@@ -11,7 +11,8 @@ from django_workerguard.policy.reason import Reason
 class Spawn:
     """Start a worker in a slot.
 
-    ``stay``: should its load fail, it stays unloaded. ``reason``: why it is to succeed the incumbent.
+    ``stay``: should its load fail, it stays unloaded. ``reason``: why it is to succeed the incumbent. ``mold``: the seat
+    of the mold that forks it; None: the arbiter forks it, and it loads by itself.
     """
 
     slot: int
@@ -19,7 +20,24 @@ class Spawn:
     load_timeout: float
     stay: bool = False
     reason: Reason | None = None
-    method: str = "fork"
+    mold: int | None = None
+
+
+@dataclass(frozen=True)
+class SpawnMold:
+    """Start the mold of a generation."""
+
+    generation: int
+    load_timeout: float
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Make an unfit mold the worker of a slot, so that its load is not wasted."""
+
+    seat: int
+    slot: int
+    reason: Reason | None = None
 
 
 @dataclass(frozen=True)
@@ -94,4 +112,17 @@ class Halt:
     reason: Reason | None = None
 
 
-Action = Spawn | SpawnStandIn | Admit | Duty | Retire | Abort | Kill | CloseListeners | GiveUp | Halt
+Action = (
+    Spawn
+    | SpawnMold
+    | Convert
+    | SpawnStandIn
+    | Admit
+    | Duty
+    | Retire
+    | Abort
+    | Kill
+    | CloseListeners
+    | GiveUp
+    | Halt
+)

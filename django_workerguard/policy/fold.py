@@ -27,10 +27,16 @@ def fold(policy: Policy, fleet: Fleet, message: m.Message) -> Fleet:
 
 def _folded(policy: Policy, fleet: Fleet, message: m.Message) -> Fleet:
     match message:
-        case m.Spawned():
-            return _spawned(fleet, message)
-        case m.SpawnFailed(slot, at):
-            return _not_spawned(policy, fleet, slot, at)
+        case m.Spawning():
+            return _spawning(fleet, message)
+        case m.Spawned(seat, pid, at):
+            return _change(fleet, seat, state=State.LOADING, pid=pid, spawned=at, since=at, beat_seen=at)
+        case m.SpawnFailed():
+            return _not_spawned(policy, fleet, message)
+        case m.MoldSpawned():
+            return _mold_spawned(fleet, message)
+        case m.Converted():
+            return _converted(fleet, message)
         case m.Observed():
             return _observed(policy, fleet, message)
         case m.Measured():
@@ -74,11 +80,17 @@ def _folded(policy: Policy, fleet: Fleet, message: m.Message) -> Fleet:
             return replace(fleet, listening=False)
 
 
-def _not_spawned(policy: Policy, fleet: Fleet, slot: int, at: float) -> Fleet:
+def _not_spawned(policy: Policy, fleet: Fleet, message: m.SpawnFailed) -> Fleet:
+    slot, at = message.slot, message.at
+    workers = {seat: worker for seat, worker in fleet.workers.items() if seat != message.seat}
+    fleet = replace(fleet, workers=workers, spawns=fleet.spawns + 1)
+    if message.excused:
+        return fleet
+    if not slot:
+        return replace(fleet, mold_record=_strike(policy, fleet.mold_record, at, transient=True))
     record = _strike(policy, fleet.record(slot), at, transient=True)
-    record = replace(record, last_spawn=fleet.spawns + 1, not_spawned=record.not_spawned + 1)
-    fleet = _with_record(replace(fleet, spawns=fleet.spawns + 1), record)
-    return _strike_canary(policy, fleet, slot, at, transient=True)
+    record = replace(record, last_spawn=fleet.spawns, not_spawned=record.not_spawned + 1)
+    return _strike_canary(policy, _with_record(fleet, record), slot, at, transient=True)
 
 
 def _sent_sigkill(fleet: Fleet, message: m.Killed) -> Fleet:
@@ -91,25 +103,63 @@ def _sent_sigkill(fleet: Fleet, message: m.Killed) -> Fleet:
     return _nobody(fleet, at)
 
 
-def _spawned(fleet: Fleet, message: m.Spawned) -> Fleet:
-    ordinal = fleet.spawns + 1
+def _spawning(fleet: Fleet, message: m.Spawning) -> Fleet:
     worker = Worker(
         seat=message.seat,
         slot=message.slot,
-        pid=message.pid,
-        generation=fleet.generation,
-        ordinal=ordinal,
+        pid=0,
+        generation=message.generation,
+        ordinal=fleet.spawns + 1,
         spawned=message.at,
         since=message.at,
         beat_seen=message.at,
         load_timeout=message.load_timeout,
+        mold=message.mold,
+        state=State.SPAWNING,
     )
-    fleet = replace(fleet, spawns=ordinal, workers={**fleet.workers, message.seat: worker})
+    return _taken(replace(fleet, spawns=worker.ordinal), worker, message.reason)
+
+
+def _taken(fleet: Fleet, worker: Worker, reason: Reason | None) -> Fleet:
+    """Put a process into a slot. ``reason``: why the incumbent is to be succeeded."""
+    fleet = _with_worker(fleet, worker)
     # once a successor has been started, the incumbent is replaced even if the rule no longer applies
-    wanted_out = message.reason if fleet.successor(message.slot) is not None else None
-    record = fleet.record(message.slot)
-    record = replace(record, last_spawn=ordinal, wanted_out=wanted_out, not_spawned=0)
+    wanted_out = reason if fleet.successor(worker.slot) is not None else None
+    record = fleet.record(worker.slot)
+    record = replace(record, last_spawn=worker.ordinal, wanted_out=wanted_out, not_spawned=0)
     return _with_record(fleet, record)
+
+
+def _mold_spawned(fleet: Fleet, message: m.MoldSpawned) -> Fleet:
+    mold = Worker(
+        seat=message.seat,
+        slot=0,
+        pid=message.pid,
+        generation=message.generation,
+        ordinal=fleet.spawns + 1,
+        spawned=message.at,
+        since=message.at,
+        load_timeout=message.load_timeout,
+    )
+    return _with_worker(replace(fleet, spawns=mold.ordinal), mold)
+
+
+def _converted(fleet: Fleet, message: m.Converted) -> Fleet:
+    """The mold is a worker that still loads: what a fork does for itself is ahead of it."""
+    mold = fleet.molds[message.seat]
+    molds = {seat: other for seat, other in fleet.molds.items() if seat != message.seat}
+    at = message.at
+    worker = replace(
+        mold,
+        slot=message.slot,
+        ordinal=fleet.spawns + 1,
+        spawned=at,
+        since=at,
+        beat_seen=at,
+        state=State.LOADING,
+        ready_at=None,
+    )
+    return _taken(replace(fleet, molds=molds, spawns=worker.ordinal), worker, message.reason)
 
 
 def _observed(policy: Policy, fleet: Fleet, message: m.Observed) -> Fleet:
@@ -121,8 +171,34 @@ def _observed(policy: Policy, fleet: Fleet, message: m.Observed) -> Fleet:
             fleet = replace(fleet, stand_in=replace(fleet.stand_in, on_duty=reading.on_duty))
     fleet = replace(fleet, workers=workers)
     for reading in message.readings:
-        if reading.seat in workers and reading.state not in (None, workers[reading.seat].state):
-            fleet = _changed_state(policy, fleet, reading, message.at)
+        worker = workers.get(reading.seat) or fleet.molds.get(reading.seat)
+        if worker is not None and reading.state not in (None, worker.state):
+            changed = _changed_mold if worker.is_mold else _changed_state
+            fleet = changed(policy, fleet, reading, message.at)
+    return fleet
+
+
+def _changed_mold(policy: Policy, fleet: Fleet, reading: m.Reading, at: float) -> Fleet:
+    mold = fleet.molds[reading.seat]
+    if reading.state is None or mold.state is State.RETIRING or mold.aborted is not None:
+        return fleet
+    if reading.state is State.RETIRING:
+        return _asked(fleet, mold.seat, BY_ITSELF, at, quick=False)
+    fleet = _change(fleet, mold.seat, state=reading.state, since=at)
+    newest = mold.generation == fleet.generation
+    match reading.state:
+        case State.READY:
+            fleet = _change(fleet, mold.seat, ready_at=at)
+            return replace(fleet, mold_record=Record(slot=0)) if newest else fleet
+        case State.UNFIT if newest:
+            fleet = replace(fleet, unfit=True)
+            return (
+                fleet
+                if policy.load == "auto"
+                else _mold_failed(policy, fleet, mold, m.Exited(0, at, transient=False))
+            )
+        case State.FAILED:  # known before it has gone
+            return replace(fleet, load_failed=True, failed_ordinal=fleet.spawns)
     return fleet
 
 
@@ -148,6 +224,8 @@ def _changed_state(policy: Policy, fleet: Fleet, reading: m.Reading, at: float) 
     worker = fleet.workers[reading.seat]
     if reading.state is None or worker.state is State.RETIRING or worker.aborted is not None:
         return fleet  # it leaves, whatever it says
+    if reading.state is State.UNFIT:  # it was a mold, and has not begun to be a worker
+        return fleet
     if reading.state is State.FAILED:  # known before it has gone
         fleet = replace(fleet, load_failed=True, failed_ordinal=fleet.spawns)
     if reading.state is State.RETIRING:
@@ -212,7 +290,7 @@ def _sized(policy: Policy, worker: Worker, resident: int, at: float) -> Worker:
 def _exited(policy: Policy, fleet: Fleet, message: m.Exited) -> Fleet:
     worker = fleet.workers.get(message.seat)
     if worker is None:
-        return fleet
+        return _mold_exited(policy, fleet, message)
     at = message.at
     rest = {seat: other for seat, other in fleet.workers.items() if seat != message.seat}
     outlying = {seat: reason for seat, reason in fleet.outliers.items() if seat != message.seat}
@@ -225,6 +303,31 @@ def _exited(policy: Policy, fleet: Fleet, message: m.Exited) -> Fleet:
             return _with_record(fleet, _killed(policy, record, worker, at))
         case _:
             return _failed_load(policy, fleet, worker, message)
+
+
+def _mold_exited(policy: Policy, fleet: Fleet, message: m.Exited) -> Fleet:
+    """The back-off belongs to the load of a generation: it ends only when a mold of it is ready."""
+    mold = fleet.molds.get(message.seat)
+    if mold is None:
+        return fleet
+    rest = {seat: other for seat, other in fleet.molds.items() if seat != message.seat}
+    fleet = replace(fleet, molds=rest)
+    if mold.generation != fleet.generation:
+        return fleet
+    match mold.state:
+        case State.RETIRING | State.UNFIT:
+            return fleet
+        case State.READY:
+            record = _died(policy, fleet.mold_record, mold, message.at, clean=message.clean)
+            return replace(fleet, mold_record=record)
+        case _:
+            return _mold_failed(policy, fleet, mold, message)
+
+
+def _mold_failed(policy: Policy, fleet: Fleet, mold: Worker, message: m.Exited) -> Fleet:
+    record = _failed(policy, fleet.mold_record, mold, message)
+    fleet = replace(fleet, mold_record=record, load_failed=True, failed_ordinal=fleet.spawns)
+    return _strike_canary(policy, fleet, 0, message.at, transient=message.transient)
 
 
 def _died(policy: Policy, record: Record, worker: Worker, at: float, *, clean: bool) -> Record:
@@ -249,19 +352,23 @@ def _failed_load(policy: Policy, fleet: Fleet, worker: Worker, message: m.Exited
     incumbent = fleet.incumbent(worker.slot)
     if incumbent is not None and incumbent.ready_at is not None and message.at - incumbent.ready_at >= STABLE:
         record = replace(record, strikes=record.failures)  # what was before it became ready is over
-    record = _strike(policy, record, message.at, transient=message.transient)
-    timed_out = worker.aborted is not None
-    record = replace(
-        record,
-        failures=record.failures + 1,
-        timeouts=record.timeouts + 1 if timed_out else 0,
-        superseded_after=0.0,
-        no_memory=record.no_memory + 1 if message.memory else 0,
-    )
+    record = _failed(policy, record, worker, message)
     fleet = replace(fleet, load_failed=True, failed_ordinal=fleet.spawns)
     if worker.generation == fleet.generation:
         fleet = _strike_canary(policy, fleet, worker.slot, message.at, transient=message.transient)
     return _with_record(fleet, record)
+
+
+def _failed(policy: Policy, record: Record, worker: Worker, message: m.Exited) -> Record:
+    """Count a failed load."""
+    record = _strike(policy, record, message.at, transient=message.transient)
+    return replace(
+        record,
+        failures=record.failures + 1,
+        timeouts=record.timeouts + 1 if worker.aborted is not None else 0,
+        superseded_after=0.0,
+        no_memory=record.no_memory + 1 if message.memory else 0,
+    )
 
 
 def _strike_canary(policy: Policy, fleet: Fleet, slot: int, at: float, *, transient: bool) -> Fleet:
@@ -305,6 +412,8 @@ def _new_generation(fleet: Fleet, at: float, target: int | None) -> Fleet:
         fleet,
         generation=fleet.generation + 1,
         records=records,
+        mold_record=Record(slot=0, next_try=at),
+        unfit=False,
         canary_strikes=0,
         canary_next_try=0.0,
         load_failed=False,
@@ -320,6 +429,10 @@ def _duty(fleet: Fleet, seat: int, at: float, *, on: bool) -> Fleet:
 
 
 def _asked(fleet: Fleet, seat: int, reason: Reason, at: float, *, quick: bool) -> Fleet:
+    if seat in fleet.molds:
+        return _change(
+            fleet, seat, state=State.RETIRING, since=at, asked_to_leave=at, reason=reason, quick=quick
+        )
     worker = fleet.workers.get(seat)
     if worker is None:
         return fleet
@@ -342,7 +455,8 @@ def _asked(fleet: Fleet, seat: int, reason: Reason, at: float, *, quick: bool) -
 
 
 def _change(fleet: Fleet, seat: int, **changes: Any) -> Fleet:
-    worker = fleet.workers.get(seat)
+    """Change the worker or the mold in a seat."""
+    worker = fleet.process(seat)
     return fleet if worker is None else _with_worker(fleet, replace(worker, **changes))
 
 
@@ -353,6 +467,8 @@ def _nobody(fleet: Fleet, at: float) -> Fleet:
 
 
 def _with_worker(fleet: Fleet, worker: Worker) -> Fleet:
+    if worker.is_mold:
+        return replace(fleet, molds={**fleet.molds, worker.seat: worker})
     return replace(fleet, workers={**fleet.workers, worker.seat: worker})
 
 

@@ -10,21 +10,54 @@ from django_workerguard.policy.view import State
 
 
 @dataclass(frozen=True)
-class Spawned:
+class Spawning:
+    """A process was asked for; `Spawned` or `SpawnFailed` follows."""
+
     slot: int
     seat: int
-    pid: int
+    generation: int
     load_timeout: float
     at: float
     reason: Reason | None = None  # why the incumbent is to be succeeded, if there is one
+    mold: int | None = None  # the seat of the mold that was asked
+
+
+@dataclass(frozen=True)
+class Spawned:
+    """The process in a seat is there."""
+
+    seat: int
+    pid: int
+    at: float
 
 
 @dataclass(frozen=True)
 class SpawnFailed:
-    """The fork failed, or there was no seat."""
+    """The fork failed, or there was no seat. ``excused``: the mold is to blame, so the slot need not wait."""
 
     slot: int
     at: float
+    seat: int | None = None
+    excused: bool = False
+
+
+@dataclass(frozen=True)
+class MoldSpawned:
+    seat: int
+    pid: int
+    generation: int
+    load_timeout: float
+    at: float
+
+
+@dataclass(frozen=True)
+class Converted:
+    """An unfit mold has become the worker of a slot."""
+
+    seat: int
+    slot: int
+    at: float
+    reason: Reason | None = None  # why the incumbent is to be succeeded, if there is one
 
 
 @dataclass(frozen=True)
@@ -166,8 +199,11 @@ class ListenersClosed:
 
 
 Message = (
-    Spawned
+    Spawning
+    | Spawned
     | SpawnFailed
+    | MoldSpawned
+    | Converted
     | Observed
     | Measured
     | LoadFailed

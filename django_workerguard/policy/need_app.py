@@ -13,6 +13,9 @@ def why_give_up(policy: Policy, fleet: Fleet, now: float) -> Reason | None:
         return Reason(Rule.GIVE_UP_AFTER, f"no worker was ready for {policy.give_up_after:g} s")
     if policy.never_give_up:
         return None
+    if policy.load == "mold" and fleet.unfit and not fleet.ever_ready:
+        hazards = fleet.last_failure.message if fleet.last_failure else ""
+        return Reason(Rule.UNFIT, f"load=mold, but no worker can be forked from the application: {hazards}")
     slots = range(1, fleet.target + 1)
     used_up = [slot for slot in slots if _used_up(policy, fleet, slot)]
     if policy.need_app == "server" and used_up:
@@ -28,4 +31,6 @@ def _no_app(policy: Policy, what: str) -> Reason:
 
 
 def _used_up(policy: Policy, fleet: Fleet, slot: int) -> bool:
-    return fleet.record(slot).failures >= policy.load_retries and fleet.incumbent(slot) is None
+    """Return whether a slot without a worker has used up its tries, its own or those of the mold."""
+    failures = max(fleet.record(slot).failures, fleet.mold_record.failures)
+    return failures >= policy.load_retries and fleet.incumbent(slot) is None

@@ -11,11 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from django_workerguard.errors import ExitCode
+from django_workerguard.policy import mold
 from django_workerguard.policy.action import (
     Abort,
     Action,
     Admit,
     CloseListeners,
+    Convert,
     Duty,
     GiveUp,
     Halt,
@@ -36,6 +38,7 @@ QUICK_MERCY = 2.0  # seconds that a quick stop gives
 KILL_AGAIN = 10.0  # seconds until SIGKILL is sent again to a process that the kernel has not ended
 LAST_WAIT = 10.0  # seconds after every mercy until a stop no longer waits for a process that was killed
 PARK_GRACE = 3.0  # seconds in which a process that answers 503 has to stop accepting
+COMING = (State.SPAWNING, State.LOADING, State.LOADED, State.FAILED)  # it takes the place of a load
 STILL_ANSWERS = Reason(Rule.DUTY, "it was ordered to stop accepting connections, and still accepts")
 
 
@@ -46,7 +49,8 @@ def plan(policy: Policy, fleet: Fleet, now: float) -> tuple[Action, ...]:
         return (*_overdue(policy, fleet, now), *_stopping(policy, fleet, stop, now))
     reason = None if stop else why_give_up(policy, fleet, now)
     if reason is not None:
-        return (GiveUp(ExitCode.LOAD_FAILED, reason),)
+        code = ExitCode.USAGE if reason.rule is Rule.UNFIT else ExitCode.LOAD_FAILED
+        return (GiveUp(code, reason),)
     departures = tuple(_departures(policy, fleet, now))
     return (
         *_overdue(policy, fleet, now),
@@ -54,6 +58,7 @@ def plan(policy: Policy, fleet: Fleet, now: float) -> tuple[Action, ...]:
         *_admissions(fleet),
         *_emergency(policy, fleet, now),
         *departures,
+        *mold.departures(policy, fleet),
         *_spawns(policy, fleet, now, making_room=any(leaving.makes_room for leaving in departures)),
     )
 
@@ -72,8 +77,10 @@ def _is_drained(policy: Policy, fleet: Fleet, since: float) -> bool:
 def next_deadline(policy: Policy, fleet: Fleet, now: float) -> float:
     """Return when something becomes due that no event announces, in the same clock."""
     times = [fleet.record(slot).next_try for slot in range(1, fleet.target + 1) if not fleet.in_slot(slot)]
-    times.append(fleet.canary_next_try)
-    times.extend(w.spawned + w.load_timeout for w in fleet.of(State.LOADING) if w.load_timeout)
+    times.extend((fleet.canary_next_try, fleet.mold_record.next_try))
+    loading = (*fleet.of(State.LOADING), *mold.loading(fleet))
+    times.extend(w.spawned + w.load_timeout for w in loading if w.load_timeout)
+    times.extend(w.spawned + mold.FORK_TIMEOUT for w in fleet.of(State.SPAWNING))
     times.extend(at for w in fleet.of(State.READY, State.UNLOADED) if (at := due_at(policy, w)) is not None)
     if fleet.nobody_ready_since is not None:
         times.append(fleet.nobody_ready_since + policy.stand_in_after)
@@ -86,7 +93,8 @@ def next_deadline(policy: Policy, fleet: Fleet, now: float) -> float:
 
 
 def _overdue(policy: Policy, fleet: Fleet, now: float) -> Iterator[Action]:
-    for worker in _in_order(fleet.workers.values()):
+    yield from mold.hung(fleet, now)
+    for worker in _in_order((*fleet.workers.values(), *fleet.molds.values())):
         if worker.killed is not None and now - worker.killed < KILL_AGAIN:
             continue
         if worker.aborted is not None:
@@ -114,7 +122,9 @@ def _past_its_time(policy: Policy, worker: Worker, now: float) -> Iterator[Actio
         case State.LOADED if worker.admitted and policy.timeout and now - worker.beat_seen > policy.timeout:
             text = f"loaded, but not accepting after {policy.timeout:g} s"
             yield Abort(worker.seat, Reason(Rule.TIMEOUT, text))
-        case State.READY | State.UNLOADED if policy.timeout and now - worker.beat_seen > policy.timeout:
+        case State.READY | State.UNLOADED if (
+            policy.timeout and not worker.is_mold and now - worker.beat_seen > policy.timeout
+        ):
             waits = "" if worker.in_flight else "; no request is in hand, so a client may have sent nothing"
             text = f"no sign of life for {policy.timeout:g} s{waits}"
             yield Abort(worker.seat, Reason(Rule.TIMEOUT, text))
@@ -138,8 +148,12 @@ def _stopping(policy: Policy, fleet: Fleet, stop: Stop, now: float) -> Iterator[
         yield CloseListeners()
     for worker in _in_order(fleet.workers.values()):
         again = stop.quick and not worker.quick
-        if worker.state is not State.RETIRING or again:
+        if worker.state is not State.SPAWNING and (worker.state is not State.RETIRING or again):
             yield Retire(worker.seat, Reason(Rule.STOP), quick=stop.quick)
+    if not fleet.of(State.SPAWNING):
+        for one in _in_order(fleet.molds.values()):
+            if one.state is not State.RETIRING:
+                yield Retire(one.seat, Reason(Rule.STOP), quick=True)
     if not fleet.workers:
         yield Halt(stop.exit_code, stop.reason)
     elif now - stop.at > 2 * policy.worker_reload_mercy + policy.drain_delay + LAST_WAIT:
@@ -194,7 +208,7 @@ def _emergency(policy: Policy, fleet: Fleet, now: float) -> Iterator[Action]:
 def _departures(policy: Policy, fleet: Fleet, now: float) -> Iterator[Retire]:
     spare = len(fleet.of(State.READY)) - fleet.target
     for worker in reversed(_in_order(fleet.workers.values())):
-        if worker.slot <= fleet.target or worker.state in (State.RETIRING, State.FAILED):
+        if worker.slot <= fleet.target or worker.state in (State.SPAWNING, State.RETIRING, State.FAILED):
             continue
         if worker.state is State.READY:
             spare -= 1
@@ -240,7 +254,7 @@ def _break_before_make(policy: Policy, fleet: Fleet, now: float) -> Iterator[Ret
     if policy.surge == 0:
         yield from _make_room(policy, fleet, incumbents, now)
         return
-    if fleet.of(State.RETIRING, State.LOADING, State.LOADED, State.FAILED) or len(incumbents) < fleet.target:
+    if fleet.of(*COMING, State.RETIRING) or len(incumbents) < fleet.target:
         return
     starved = [w for w in incumbents if fleet.record(w.slot).no_memory >= NO_ROOM and w.state is State.READY]
     if not starved or fleet.frozen or fleet.ready - 1 < max(policy.min_loaded, 1):
@@ -273,24 +287,48 @@ def _why_out(policy: Policy, fleet: Fleet, incumbent: Worker, now: float) -> Rea
 
 
 def _spawns(policy: Policy, fleet: Fleet, now: float, *, making_room: bool) -> Iterator[Action]:
-    room = 1 if fleet.load_failed else policy.load_concurrency
-    room -= len(fleet.of(State.LOADING, State.LOADED, State.FAILED))
-    empty = [(slot, None) for slot in _empty(policy, fleet, now)]
+    room = _room(policy, fleet)
     # while a worker leaves to make room in memory, no load begins beside a worker that serves
     making_room = making_room or any(worker.makes_room for worker in fleet.of(State.RETIRING))
-    for slot, reason in (*empty, *(() if making_room else _to_succeed(policy, fleet, now))):
+    first, successor = mold.source(policy, fleet, now), mold.source_of_successor(policy, fleet, now)
+    empty = [(slot, None, first) for slot in _empty(policy, fleet, now)]
+    due = [] if making_room else [(*pair, successor) for pair in _to_succeed(policy, fleet, now)]
+    unfit = mold.convertible(policy, fleet)
+    for slot, reason, source in (*empty, *due):
+        if source is None:
+            continue
         if room <= 0:
             return
         room -= 1
+        if unfit is not None:
+            yield Convert(unfit.seat, slot, reason)
+            unfit = None
+            continue
         record = fleet.record(slot)
         yield Spawn(
             slot,
-            fleet.generation,
+            source.generation,
             load_timeout(policy.load_timeout, record.timeouts),
             # beside an incumbent it would only be a second one that cannot serve
             stay=policy.need_app == "off" and not reason and record.failures + 1 >= policy.load_retries,
             reason=reason,
+            mold=source.mold,
         )
+    started = mold.start(policy, fleet, now)
+    if started is not None and room > 0 and not making_room:
+        yield started
+
+
+def _room(policy: Policy, fleet: Fleet) -> int:
+    """Return how many loads and forks may begin now: after a failed load one worker at a time.
+
+    After a proven want of memory a mold and a worker never load at the same time.
+    """
+    coming, molds = len(fleet.of(*COMING)), len(mold.loading(fleet))
+    room = policy.load_concurrency - coming - molds
+    if fleet.no_memory:
+        return min(room, 1 - coming - molds)
+    return min(room, 1 - coming) if fleet.load_failed else room
 
 
 def _empty(policy: Policy, fleet: Fleet, now: float) -> list[int]:
@@ -324,9 +362,7 @@ def _to_succeed(policy: Policy, fleet: Fleet, now: float) -> list[tuple[int, Rea
             if reason:
                 due.append((slot, reason))
     if not fleet.proven:  # the first of a new generation is the canary
-        trying = any(
-            w.generation == fleet.generation for w in fleet.of(State.LOADING, State.LOADED, State.FAILED)
-        )
+        trying = any(w.generation == fleet.generation for w in fleet.of(*COMING))
         budget = 0 if trying else 1
     return sorted(due, key=lambda pair: (fleet.record(pair[0]).last_spawn, pair[0]))[:budget]
 

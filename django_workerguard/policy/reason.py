@@ -28,8 +28,13 @@ class Rule(StrEnum):
     SCALE = "scale"
     SUPERSEDED = "superseded"
     LEFT = "left"  # no one asked it to
+    # a mold leaves
+    NEWER_MOLD = "newer-mold"
+    UNFIT = "unfit"
+    NOT_NEEDED = "not-needed"
     # a worker is ended, because it does not do what it has to
     LOAD_TIMEOUT = "load-timeout"
+    FORK_TIMEOUT = "fork-timeout"  # a mold that does not fork
     TIMEOUT = "timeout"
     WORKER_RELOAD_MERCY = "worker-reload-mercy"
     FAILED_LOAD = "failed-load"

@@ -16,21 +16,24 @@ from django_workerguard.policy.reason import Reason
 class State(Enum):
     """Where a worker is in its life."""
 
+    SPAWNING = "spawning"  # a mold was asked for it; its pid is not known yet
     LOADING = "loading"
     LOADED = "loaded"  # waits to be admitted
     READY = "ready"
     UNLOADED = "unloaded"  # could not load and stays (need-app=off)
     FAILED = "failed"  # could not load and is leaving
+    UNFIT = "unfit"  # a mold that has loaded, and from which no worker can be forked
     RETIRING = "retiring"
 
 
-SERVING_OR_COMING = frozenset({State.LOADING, State.LOADED, State.READY, State.UNLOADED})
+SERVING_OR_COMING = frozenset({State.SPAWNING, State.LOADING, State.LOADED, State.READY, State.UNLOADED})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
     """The options that the plan depends on. Durations are in seconds; 0 switches a limit off."""
 
+    load: str = "lazy"
     need_app: str = "worker"
     load_retries: int = 3
     load_retry_delay: float = 0.5
@@ -79,7 +82,7 @@ class Counts:
 
 @dataclass(frozen=True, kw_only=True)
 class Worker:
-    """One process that loads or serves the application."""
+    """One process that loads or serves the application; a mold is one too, in slot 0."""
 
     seat: int
     slot: int
@@ -88,6 +91,7 @@ class Worker:
     ordinal: int  # counts the spawns of this arbiter
     spawned: float
     load_timeout: float
+    mold: int | None = None  # the seat of the mold that it is forked from; None: it loads by itself
     state: State = State.LOADING
     since: float = 0.0
     ready_at: float | None = None
@@ -111,6 +115,10 @@ class Worker:
     rss_at_first: int = 0  # bytes, the first measure when it was ready
     rss_over: int = 0  # measures in a row at or above reload-on-rss
     marks: tuple[Counts, ...] = ()  # of the last minute, oldest first
+
+    @property
+    def is_mold(self) -> bool:
+        return self.slot == 0
 
     def having(self, **changes: Any) -> Worker:
         """Return a copy with other values: `dataclasses.replace` in a tenth of its time, for what each tick changes."""
@@ -175,6 +183,9 @@ class Fleet:
     workers: Mapping[int, Worker] = field(default_factory=dict)  # by seat
     records: Mapping[int, Record] = field(default_factory=dict)  # by slot
     stand_in: StandIn = StandIn()
+    molds: Mapping[int, Worker] = field(default_factory=dict)  # by seat
+    mold_record: Record = Record(slot=0)  # of the newest generation's molds
+    unfit: bool = False  # no worker can be forked from the newest generation's mold
     ever_ready: bool = False
     nobody_ready_since: float | None = 0.0
     load_failed: bool = False  # and no worker spawned after it has become ready
@@ -194,6 +205,10 @@ class Fleet:
 
     def record(self, slot: int) -> Record:
         return self.records.get(slot) or Record(slot=slot)
+
+    def process(self, seat: int) -> Worker | None:
+        """The worker or the mold in a seat."""
+        return self.workers.get(seat) or self.molds.get(seat)
 
     @cached_property
     def _by_slot(self) -> Mapping[int, list[Worker]]:
@@ -238,11 +253,18 @@ class Fleet:
         return [worker for state in states for worker in self._by_state.get(state, ())]
 
     def due(self, slot: int) -> float:
-        """When the slot may be tried again: its own back-off, and a reload's while an old worker serves on."""
+        """When the slot may be tried again: its own back-off, and a reload's while an old worker serves on. 0: the mold's."""
+        if not slot:
+            return self.mold_record.next_try
         own = self.record(slot).next_try
         incumbent = self.incumbent(slot)
         behind = incumbent is not None and incumbent.generation < self.generation
         return max(own, self.canary_next_try) if behind else own
+
+    @property
+    def no_memory(self) -> bool:
+        """Say whether the last load of a slot, or of the mold, has failed for want of memory."""
+        return any(record.no_memory for record in (self.mold_record, *self.records.values()))
 
     @cached_property
     def proven(self) -> bool:

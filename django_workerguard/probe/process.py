@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 PROC = "/proc"
@@ -34,6 +35,19 @@ def started_at(pid: int, *, proc: str = PROC) -> float | None:
 def is_alive(pid: int, started: int, *, proc: str = PROC) -> bool:
     """Return whether the process with this pid is alive and has this start time."""
     return pid > 0 and started > 0 and start_time(pid, proc=proc) == started
+
+
+def private_bytes(pid: int, *, proc: str = PROC) -> int:
+    """Return the memory in bytes that only this process has, resident or swapped out; 0 if that cannot be read."""
+    total = 0
+    with (
+        contextlib.suppress(OSError, IndexError, ValueError),
+        open(f"{proc}/{pid}/smaps_rollup", "rb") as file,
+    ):
+        for line in file:
+            if line.startswith((b"Private_Clean:", b"Private_Dirty:", b"Private_Hugetlb:", b"SwapPss:")):
+                total += int(line.split()[1]) * 1024
+    return total
 
 
 def resident_bytes(pid: int, *, proc: str = PROC) -> int:

@@ -73,6 +73,7 @@ def _server(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
                 f"{ready} of {target} workers serve until the reload succeeds"
             )
             yield Finding("warning", "degraded", None, text)
+    yield from _mold(snapshot)
     if snapshot.get("debug"):
         text = f"the settings {snapshot['settings']} have DEBUG = True: visitors see error pages with code and values"
         yield Finding("warning", "debug", None, text)
@@ -89,6 +90,20 @@ def _server(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding(
             "warning", "mixed-releases", None, f"the workers run different releases: {', '.join(releases)}"
         )
+
+
+def _mold(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
+    mold = snapshot["mold"]
+    if mold is None:
+        return
+    if snapshot["unfit"]:
+        hazards = "; ".join(mold["hazards"]) or (mold["last_error"] or {}).get("message") or "see the log"
+        then = "so each worker loads it by itself" if snapshot["load"] == "auto" else "so it is not used"
+        text = f"no worker can be forked from the application ({hazards}), {then}"
+        yield Finding("warning", "mold-unfit", None, text)
+    if mold["failures"]:
+        text = f"the mold cannot load the application: {_why(mold)}; {_tries(mold['failures'])}{_next(mold)}"
+        yield Finding("warning", "mold-failing", None, text)
 
 
 def _limits(snapshot: Mapping[str, Any]) -> Iterator[Finding]:

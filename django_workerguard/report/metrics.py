@@ -15,7 +15,7 @@ from django_workerguard.scoreboard.layout import SlotState
 from django_workerguard.scoreboard.tallies import LOAD_BUCKETS, LOAD_SECONDS
 
 PREFIX = "workerguard"
-STATES = tuple(state.name.lower() for state in SlotState)
+STATES = tuple(state.name.lower() for state in SlotState if state is not SlotState.UNFIT)  # that a mold has
 Snapshot = Mapping[str, Any]
 
 
@@ -80,6 +80,7 @@ def families(shot: Snapshot) -> Iterator[Family]:
         "frozen", "1 while the newest generation cannot be loaded and an older one serves.", arbiter["frozen"]
     )
     yield _one("stand_in_on_duty", "1 while no worker is loaded and 503 is answered.", shot["stand_in"])
+    yield from _mold(shot)
     yield from _counts(shot["tallies"])
     yield from _slots(slots)
     if shot["backlog"] is not None:
@@ -87,6 +88,19 @@ def families(shot: Snapshot) -> Iterator[Family]:
             "listen_backlog_connections", "Number of connections that wait to be accepted.", shot["backlog"]
         )
     yield _findings(shot)
+
+
+def _mold(shot: Snapshot) -> Iterator[Family]:
+    mold = shot["mold"]
+    if mold is None:
+        return
+    yield _one("mold_ready", "1 while workers can be forked from a mold.", mold["state"] == "ready")
+    yield _one(
+        "mold_unfit", "1 if no worker can be forked from the newest generation's mold.", shot["unfit"]
+    )
+    yield _one("mold_forks", "Number of workers that were forked from the present mold.", mold["forks"])
+    yield _one("mold_resident_memory_bytes", "Resident memory of the mold.", mold["rss_bytes"])
+    yield _one("mold_load_failures_in_a_row", "Failed loads of the mold in a row.", mold["failures"])
 
 
 # metrics of a pool of tasks, by the server's name: the pool's name, and the help text if it differs

@@ -45,15 +45,27 @@ def table(snapshot: Mapping[str, Any]) -> str:
     return plain("\n".join(lines))
 
 
-def headlines(snapshot: Mapping[str, Any]) -> tuple[str, str]:
-    """Return two lines: the server with its state, and its worker class with its addresses."""
+def headlines(snapshot: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return two lines: the server with its state, and its worker class with its addresses; a third if it has a mold."""
     arbiter = snapshot["arbiter"]
     server = (
         f"{snapshot['name']} on {snapshot['host']}: {snapshot['ready']} of {snapshot['target']} ready, "
         f"generation {arbiter['generation']}, {arbiter['phase']}; arbiter pid {arbiter['pid']}, up "
         f"{span(snapshot['at'] - arbiter['started_at'])}"
     )
-    return server, f"{snapshot['worker_class']} at {', '.join(snapshot['bind'])}"
+    lines = (server, f"{snapshot['worker_class']} at {', '.join(snapshot['bind'])}")
+    return lines if snapshot["mold"] is None else (*lines, mold_line(snapshot["mold"], snapshot["at"]))
+
+
+def mold_line(mold: Mapping[str, Any], now: float) -> str:
+    """Return the line about the mold."""
+    parts = [f"mold: {mold['state'].replace('_', '-')} for {span(now - mold['since'])}"]
+    if mold["pid"]:
+        parts.append(f"pid {mold['pid']}, generation {mold['generation']}")
+        parts.append(f"{mold['forks']} forks, {in_megabytes(mold['rss_bytes'])}")
+    if mold["next_try_in"]:
+        parts.append(f"next load in {mold['next_try_in']:.1f} s")
+    return ", ".join(parts)
 
 
 def row(slot: Mapping[str, Any], now: float) -> tuple[str, ...]:
@@ -125,6 +137,10 @@ def explanation(
     ]
     if slot["pid"]:
         lines[0] += f", pid {slot['pid']}, generation {slot['generation']}"
+    if slot["mold"]:
+        lines[0] += f", forked from the mold with pid {slot['mold']}"
+    if snapshot["mold"] is not None:
+        lines.append(mold_line(snapshot["mold"], snapshot["at"]))
     if slot["next_try_in"] is not None:
         lines.append(
             f"next try in {slot['next_try_in']:.1f} s, after {slot['failures']} failed loads in a row"

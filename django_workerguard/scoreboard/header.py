@@ -7,7 +7,7 @@ from __future__ import annotations
 
 WORD = 8
 MAGIC = 0x4452415547524B57  # "WKRGUARD"
-VERSION = 1
+VERSION = 2
 FEATURES = 0
 
 
@@ -43,7 +43,15 @@ class Header:
     BACKLOG = 26  # connections that wait to be accepted, + 1; 0: unknown
     KIND = 27  # ServerKind
     PROJECT = 28  # path_word of the project's directory
+    LOAD = 29  # LoadKind, the option `load`
+    UNFIT = 30  # 1 if no worker can be forked from the newest generation's mold
     WORDS = 64
+
+
+class LoadKind:
+    """The values of the option `load`."""
+
+    NAMES = ("lazy", "mold", "auto")
 
 
 def path_word(path: str) -> int:

@@ -19,6 +19,9 @@ TEXT_WORDS = 1536  # 12 KiB for a traceback or the steps of a load
 ABOUT_WORDS = 512
 TALLY_WORDS = 256
 MAX_SEATS = 1024
+OTHERS = (
+    6  # seats for the stand-in, and for molds: of this generation, of the one before, and of those that leave
+)
 
 
 class Seat(IntEnum):
@@ -31,7 +34,9 @@ class Seat(IntEnum):
     GENERATION = 4  # A
     SPAWNED = 5  # A, monotonic ns
     ORDERS = 6  # A, Orders
-    RSS = 7  # A, bytes, sampled
+    RSS = 7  # A, bytes, sampled: resident memory; of a worker that a mold has forked only its own
+    FORKS = 8  # A, workers forked from this mold
+    MOLD = 9  # A, the pid of the mold that it was forked from; 0: none
     STATE = 16  # W, SeatState
     BEAT = 17  # W, monotonic ns of the last notify()
     LOAD_END = 18  # W, monotonic ns
@@ -54,6 +59,7 @@ class SeatKind(IntEnum):
     FREE = 0
     WORKER = 1
     STAND_IN = 2
+    MOLD = 3
 
 
 class SeatState(IntEnum):
@@ -67,6 +73,7 @@ class SeatState(IntEnum):
     UNLOADED = 5  # its load failed, and it stays (need-app=off)
     PARKED = 6  # a stand-in; Seat.DUTY says whether it accepts
     LEAVING = 7  # it was asked to stop, by the arbiter or by any other process
+    UNFIT = 8  # a mold that has loaded, and from which no worker can be forked
 
 
 class Orders(IntFlag):
@@ -126,6 +133,7 @@ class SlotState(IntEnum):
     BACK_OFF = 3
     RETIRING = 4
     UNLOADED = 5
+    UNFIT = 6  # of the mold
 
 
 class Sample(IntEnum):
@@ -155,7 +163,8 @@ class Layout:
         return self.about + ABOUT_WORDS + index * (Seat.WORDS + TEXT_WORDS)
 
     def slot(self, number: int) -> int:
-        return self.seat(self.seats) + (number - 1) * (Slot.WORDS + TEXT_WORDS)
+        """The offset of a slot; slot 0 is the mold's."""
+        return self.seat(self.seats) + number * (Slot.WORDS + TEXT_WORDS)
 
     def event(self, index: int) -> int:
         return self.slot(self.slots + 1) + index * EVENT_WORDS
@@ -176,4 +185,4 @@ class Layout:
 def layout_for(workers: int, *, surge: int) -> Layout:
     """Choose the number of seats of a new board: for the target, surge and retiring workers, and for growth by SIGTTIN."""
     slots = min(MAX_SEATS // 2, max(16, 2 * workers))
-    return Layout(seats=min(MAX_SEATS, 2 * slots + surge + 2), slots=slots)
+    return Layout(seats=min(MAX_SEATS, 2 * slots + surge + OTHERS), slots=slots)

@@ -33,7 +33,7 @@ def text(value: Any) -> str:
 def clean_report(report: Any) -> dict[str, Any]:
     """Return a report in a valid form, from any input.
 
-    Its keys are ``step``, ``steps``, ``threads``, ``outdated`` and, if present, ``error``.
+    Its keys are ``step``, ``steps``, ``threads``, ``outdated``, ``hazards`` and, if present, ``error``.
     """
     if not isinstance(report, dict):
         return {}
@@ -42,6 +42,7 @@ def clean_report(report: Any) -> dict[str, Any]:
         "threads": _text_or_none(report.get("threads")),
         "steps": [_step(step) for step in _list(report.get("steps")) if isinstance(step, dict)],
         "outdated": [text(name) for name in _list(report.get("outdated"))],
+        "hazards": [text(name) for name in _list(report.get("hazards"))],
     }
     error = report.get("error")
     return {**cleaned, "error": _error(error)} if isinstance(error, dict) else cleaned

@@ -7,7 +7,7 @@ from typing import Any
 
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.scoreboard.board import Board
-from django_workerguard.scoreboard.header import Header, Phase, ServerKind
+from django_workerguard.scoreboard.header import Header, LoadKind, Phase, ServerKind
 from django_workerguard.scoreboard.layout import Note, Seat, SeatState, Slot, SlotState
 from django_workerguard.scoreboard.tallies import read_tallies
 
@@ -51,6 +51,9 @@ def snapshot(board: Board) -> dict[str, Any]:
         "min_loaded": words[Header.QUORUM],
         "quorum_reached": bool(words[Header.REACHED]),
         "stand_in": bool(words[Header.STAND_IN]),
+        "load": LoadKind.NAMES[min(words[Header.LOAD], len(LoadKind.NAMES) - 1)],
+        "unfit": bool(words[Header.UNFIT]),
+        "mold": _mold(board, now),
         "limits": {
             "max_worker_lifetime": words[Header.LIFETIME] / 1000,
             "rss_bytes": words[Header.RSS_LIMIT],
@@ -65,6 +68,31 @@ def snapshot(board: Board) -> dict[str, Any]:
     }
 
 
+def _mold(board: Board, now: int) -> dict[str, Any] | None:
+    """Read slot 0, the mold's; None if the server has none."""
+    words, offset = board.words, board.layout.slot(0)
+    if words[offset + Slot.STATE] == SlotState.EMPTY:
+        return None
+    seat = _seat(board, words[offset + Slot.SEAT], now)
+    next_try = words[offset + Slot.NEXT_TRY]
+    report = seat.get("report", {})
+    return {
+        "pid": seat.get("pid"),
+        "state": _name(words[offset + Slot.STATE]),
+        "generation": words[offset + Slot.GENERATION],
+        "since": words[offset + Slot.SINCE] / 1e6,
+        "forks": seat.get("forks", 0),
+        "hazards": report.get("hazards", []),
+        "rss_bytes": seat.get("rss", 0),
+        "load_seconds": words[offset + Slot.LOAD_NS] / 1e9 if words[offset + Slot.LOAD_NS] else None,
+        "load_steps": report.get("steps", []),
+        "step": report.get("step"),
+        "failures": words[offset + Slot.FAILURES],
+        "next_try_in": max(0.0, (next_try - now) / 1e9) if next_try else None,
+        "last_error": board.read_last_error(0),
+    }
+
+
 def _slot(board: Board, number: int, now: int) -> dict[str, Any]:
     words = board.words
     offset = board.layout.slot(number)
@@ -76,6 +104,7 @@ def _slot(board: Board, number: int, now: int) -> dict[str, Any]:
         "slot": number,
         "pid": incumbent.get("pid"),
         "successor": successor.get("pid"),
+        "mold": incumbent.get("mold"),
         "state": _name(words[offset + Slot.STATE]),
         "generation": words[offset + Slot.GENERATION],
         "since": words[offset + Slot.SINCE] / 1e6,
@@ -126,6 +155,8 @@ def _seat(board: Board, index_plus_one: int, now: int) -> dict[str, Any]:
         "memory_errors": words[offset + Seat.MEMORY_ERRORS],
         "suspect": is_suspect(words[offset + Seat.STREAK], now - words[offset + Seat.LAST_5XX]),
         "rss": words[offset + Seat.RSS],
+        "mold": words[offset + Seat.MOLD] or None,
+        "forks": words[offset + Seat.FORKS],
         "release": board.read_release(index),
         "report": board.read_seat_report(index),
     }

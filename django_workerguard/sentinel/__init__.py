@@ -10,17 +10,25 @@ from collections.abc import Callable
 from typing import Any
 
 from django_workerguard.config.redact import describe_failure
+from django_workerguard.sentinel.fork_safety import Baseline, hazards
 from django_workerguard.sentinel.measurement import measure_step
-from django_workerguard.sentinel.steps import load, load_steps, release
+from django_workerguard.sentinel.settle import resume, settle
+from django_workerguard.sentinel.steps import load, load_own, load_shared, load_steps, release
 
 __all__ = [
+    "Baseline",
     "announce_loaded",
     "announce_retiring",
     "describe_failure",
+    "hazards",
     "load",
+    "load_own",
+    "load_shared",
     "load_steps",
     "measure_step",
     "release",
+    "resume",
+    "settle",
     "watch_memory_errors",
 ]
 

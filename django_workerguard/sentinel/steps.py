@@ -34,23 +34,41 @@ class ProbeError(Exception):
 
 
 def load(request: LoadRequest, reporter: Reporter) -> Callable[..., Any]:
-    """Load and verify the application, and return it. Raises any exception of the load.
+    """Load and verify the application, and return it. Raises any exception of the load."""
+    app = load_shared(request, reporter)
+    load_own(app, request, reporter)
+    return app
+
+
+def load_steps(request: LoadRequest, reporter: Reporter) -> None:
+    """Run every step that follows the import of the application, but for the warm-up requests."""
+    load_parts(request, reporter)
+    load_own(None, request, reporter)
+
+
+def load_shared(request: LoadRequest, reporter: Reporter) -> Callable[..., Any]:
+    """Load the application and what a fork can share of it, and return it. Raises any exception of the load.
 
     The project's own module is imported first, because it may set environment variables that Django reads.
     """
     with close_new_connections(forget=False):
         with measure_step("app", reporter):
             app = _application(request)
-        load_steps(request, reporter, app)
+        load_parts(request, reporter)
     return app
 
 
-def load_steps(request: LoadRequest, reporter: Reporter, app: Callable[..., Any] | None = None) -> None:
-    """Run every step that follows the import of the application; without ``app``, skip the warm-up requests."""
+def load_parts(request: LoadRequest, reporter: Reporter) -> None:
+    """Load the parts besides the application that Django would import on first use."""
     with close_new_connections(forget=True):
         for name in request.warmup:
             with measure_step(name, reporter) as parts:
                 STEPS[name](request, parts)
+
+
+def load_own(app: Callable[..., Any] | None, request: LoadRequest, reporter: Reporter) -> None:
+    """Do what each worker does for itself: the warm-up requests to ``app``, if there is one, and the load probes."""
+    with close_new_connections(forget=True):
         if app is not None:
             for path in request.warmup_path:
                 with measure_step(f"warmup:{path}", reporter, shareable=False):

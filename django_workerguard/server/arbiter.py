@@ -26,6 +26,7 @@ from django_workerguard.arbiter.children import Child, Children
 from django_workerguard.arbiter.control_socket import ControlSocket, WakePipe, open_beside
 from django_workerguard.arbiter.event_log import EventLog
 from django_workerguard.arbiter.exits import Exit
+from django_workerguard.arbiter.molds import Channels, Molds
 from django_workerguard.arbiter.run_files import RunFiles
 from django_workerguard.arbiter.tracker import Tracker
 from django_workerguard.notify.runner import Notifier
@@ -35,6 +36,7 @@ from django_workerguard.policy.reason import Reason
 from django_workerguard.policy.view import Fleet
 from django_workerguard.probe.clock import AwakeClock, monotonic_ns
 from django_workerguard.scoreboard.header import Header, Phase
+from django_workerguard.scoreboard.layout import SeatKind
 from django_workerguard.scoreboard.places import Opened, server_name
 from django_workerguard.scoreboard.snapshot import snapshot
 from django_workerguard.server.configuration.guarded_application import GuardedApplication
@@ -157,8 +159,12 @@ class GuardedArbiter(Arbiter):
         self._socket_files = self._made_socket_files()
         self._wake = WakePipe()
         self._control = open_beside(self.board.path, owner=self.cfg.uid, log=self.log)
-        fork = GunicornFork(self, wake=self._wake, control=self._control, secrets=self._own_descriptors)
-        self._children = Children(self._tracker.seats, fork, self._event_log)
+        channels = Channels()
+        fork = GunicornFork(
+            self, wake=self._wake, control=self._control, channels=channels, secrets=self._own_descriptors
+        )
+        self._children = Children(self._tracker.seats, fork, self._event_log, mold_fork=fork)
+        self._molds = Molds(self._tracker, self._children, channels)
         self._applier = Applier(self._tracker, self._children, self)
         self._burial = Burial(
             self._tracker, self._children, bury=self._bury, survives=self._survives, clock=self._clock
@@ -289,6 +295,7 @@ class GuardedArbiter(Arbiter):
             lambda: self._tracker.serve(self._control, self._signals.respond, now),
             lambda: self._follow_gunicornc(now),
             self.reap_workers,
+            lambda: self._molds.receive(now),
             lambda: self._reload.bound(now),
             lambda: self._tracker.observe(now),
             lambda: self._tracker.measure(now, self.LISTENERS),
@@ -296,7 +303,9 @@ class GuardedArbiter(Arbiter):
             lambda: self._tracker.publish(self._clock(), phase=self._phase()),
             lambda: self._run_files.restore_missing(self._control, now),
             lambda: self._tell_systemd(now),
-            lambda: self._children.kill_strays({*self._fleet.workers, self._fleet.stand_in.seat}),
+            lambda: self._children.kill_strays(
+                {*self._fleet.workers, *self._fleet.molds, self._fleet.stand_in.seat}
+            ),
             self.manage_dirty_arbiter,
             self._send_gauges,
             lambda: self._notifier.tick(lambda: snapshot(self.board), now),
@@ -397,16 +406,18 @@ class GuardedArbiter(Arbiter):
                 self.WORKERS.pop(pid, None)
                 self._children.ended(pid, Exit.of(status))
         for child in self._burial.run():
-            if not child.is_stand_in:
+            if child.is_worker:
                 self.hook("child_exit", child.worker)
 
     def _bury(self, child: Child, end: Exit) -> None:
         """Take a dead child out of the fleet, and write down how it ended."""
         now = self._clock()
-        if child.is_stand_in:
+        if child.start.kind is SeatKind.STAND_IN:
             self._tracker.tell(m.StandInGone(now))
             self._event_log.stand_in_gone(end, stopping=self._fleet.stop is not None)
             return
+        if child.start.kind is SeatKind.MOLD:
+            self._molds.gone(child, now)
         self._tracker.buried(child.seat, end, child.read_dump(), now)
 
     # the end

@@ -6,6 +6,7 @@ import os
 import signal
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from socket import socket
 from typing import Any
 
 from gunicorn import util
@@ -13,12 +14,14 @@ from gunicorn import util
 from django_workerguard.arbiter.children import Start
 from django_workerguard.arbiter.control_socket import ControlSocket, WakePipe
 from django_workerguard.arbiter.exits import exit_code_of
+from django_workerguard.arbiter.molds import Channels
 from django_workerguard.errors import ExitCode
 from django_workerguard.scoreboard.layout import Orders, SeatKind, SeatState
 from django_workerguard.server.host import Host
 from django_workerguard.server.workers.mixin import is_asgi
+from django_workerguard.server.workers.mold import Mold, wait_for_adoption
 from django_workerguard.server.workers.stand_in import StandIn, without_hooks
-from django_workerguard.worker.after_fork import block_signals, release_arbiter
+from django_workerguard.worker.after_fork import become_subreaper, block_signals, release_arbiter
 from django_workerguard.worker.load import record_failure
 from django_workerguard.worker.seat_handle import SeatHandle
 from django_workerguard.worker.shutdown import limit_threads
@@ -35,10 +38,12 @@ class GunicornFork:
         *,
         wake: WakePipe,
         control: ControlSocket | None,
+        channels: Channels,
         secrets: Callable[[], Iterable[int]],
     ) -> None:
         """``secrets``: the descriptors with secrets in them, which no child gets."""
         self._host = host
+        self._channels = channels
         self._wake = wake
         self._control = control
         self._secrets = secrets
@@ -58,30 +63,75 @@ class GunicornFork:
 
     def fork(self, start: Start, handle: SeatHandle, others: Iterable[int]) -> tuple[int, Any]:
         """Make gunicorn's worker object, run the hook, fork. The child never comes back from here."""
-        host = self._host
-        stand_in = start.kind is SeatKind.STAND_IN
-        worker = self._worker(StandIn if stand_in else host.worker_class)
+        match start.kind:
+            case SeatKind.MOLD:
+                return self._fork_mold(start, handle, others), None
+            case SeatKind.STAND_IN:
+                worker = self._worker(StandIn)
+            case _:
+                worker = self._prepare()
         worker.take_seat(handle)
-        if not stand_in:
-            try:
-                host.cfg.pre_fork(host, worker)
-            except SystemExit as error:  # it must cost this worker, not the arbiter
-                raise RuntimeError(f"the pre_fork hook raised SystemExit({error.code!r})") from error
-        with block_signals():
-            pid = os.fork()
-            if pid == 0:
-                _never_back(release_arbiter, self._not_for_children(others))
-                _never_back(host.board.drop_lock)
+        pid = self._fork(others)
         if pid == 0:
-            _never_back(_live, host, worker, handle, stand_in=stand_in)
+            _never_back(_live, self._host, worker, handle, stand_in=start.kind is SeatKind.STAND_IN)
         try:
             worker.pid = pid
-            if not stand_in:
-                host.WORKERS[pid] = worker
+            if start.kind is SeatKind.WORKER:
+                self._host.WORKERS[pid] = worker
         except MemoryError:  # a child that is not in the tables would wait for its admission for ever
             os.kill(pid, signal.SIGKILL)
             raise
         return pid, worker
+
+    def _fork(self, others: Iterable[int]) -> int:
+        with block_signals():
+            pid = os.fork()
+            if pid == 0:
+                _never_back(release_arbiter, self._not_for_children(others))
+                _never_back(self._host.board.drop_lock)
+        return pid
+
+    def _fork_mold(self, start: Start, handle: SeatHandle, others: Iterable[int]) -> int:
+        become_subreaper()
+        channel = self._channels.open(start.seat)
+        try:
+            pid = self._fork(others)
+        except OSError:
+            channel.close()
+            self._channels.close(start.seat)
+            raise
+        if pid == 0:
+            _never_back(_be_mold, self._host, handle, channel)
+        channel.close()
+        return pid
+
+    def ask(self, mold: int, start: Start) -> Any:
+        """Run the hook, and ask a mold for a worker."""
+        worker = self._prepare()
+        descriptors = (start.dump_fd,) if start.dump_fd >= 0 else ()
+        self._channels.send(mold, {"fork": start.seat, "slot": start.slot}, descriptors)
+        return worker
+
+    def convert(self, start: Start) -> Any:
+        """Run the hook, and have a mold become a worker."""
+        worker = self._prepare()
+        self._channels.send(start.seat, {"serve": start.slot})
+        self._channels.close(start.seat)
+        return worker
+
+    def arrived(self, pid: int, worker: Any) -> None:
+        worker.pid = pid
+        self._host.WORKERS[pid] = worker
+
+    def _prepare(self) -> Any:
+        """Make the arbiter's object of a worker, and run the hook, which must cost this worker at most."""
+        host = self._host
+        worker = self._worker(host.worker_class)
+        try:
+            host.cfg.pre_fork(host, worker)
+        except SystemExit as error:
+            raise RuntimeError(f"the pre_fork hook raised SystemExit({error.code!r})") from error
+        return worker
 
     def _worker(self, make: type[Any]) -> Any:
         host = self._host
@@ -92,6 +142,7 @@ class GunicornFork:
 
     def _not_for_children(self, others: Iterable[int]) -> Iterator[int]:
         yield self._wake.read_fd
+        yield from self._channels.descriptors()
         yield from self._secrets()
         if self._control is not None:
             yield self._control.surrender()
@@ -106,6 +157,30 @@ def _never_back(step: Callable[..., None], *arguments: Any, **more: Any) -> None
         raise
     except BaseException:
         os._exit(ExitCode.UNEXPECTED)
+
+
+def _be_mold(host: Host, handle: SeatHandle, channel: socket) -> None:
+    """Be a mold until it ends, and be a worker in each of its forks. Always raises SystemExit at the end."""
+    mold = Mold(host, handle, channel)
+    util._setproctitle(f"mold [{host.proc_name}]")
+    try:
+        mold.load()
+    except SystemExit:
+        raise
+    except BaseException as error:
+        if handle.state in (SeatState.NONE, SeatState.LOADING):
+            record_failure(handle, error)
+        limit_threads(host.log, handle)
+        raise SystemExit(ExitCode.LOAD_FAILED) from None
+    own = mold.serve()
+    wait_for_adoption(own, host.pid)
+    host.worker_age += 1
+    worker = host.worker_class(
+        host.worker_age, host.pid, host.LISTENERS, host.app, host.timeout / 2.0, host.cfg, host.log
+    )
+    worker.take_seat(own)
+    worker.loaded = mold.application
+    _live(host, worker, own, stand_in=False)
 
 
 def _live(host: Host, worker: Any, handle: SeatHandle, *, stand_in: bool) -> None:

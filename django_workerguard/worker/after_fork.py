@@ -18,6 +18,7 @@ from django_workerguard.worker.current import set_current_worker
 from django_workerguard.worker.seat_handle import SeatHandle
 
 PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
 ARBITER_SIGNALS = [
     getattr(signal, f"SIG{name}")
     for name in ["HUP", "QUIT", "INT", "TERM", "TTIN", "TTOU", "USR1", "USR2", "WINCH", "CHLD", "IO", "ABRT"]
@@ -79,18 +80,44 @@ def die_with_parent(parent: int) -> bool:
     return os.getppid() == parent
 
 
+class _Owner:
+    """The process that a seat belongs to."""
+
+    handle: SeatHandle | None = None
+    pid = 0
+    has_hook = False
+
+
+def become_subreaper() -> None:
+    """Have the kernel make orphans among the descendants of this process its children. Raises OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "this process cannot become a child subreaper")
+
+
 def release_seat_after_fork(handle: SeatHandle) -> None:
-    """Make every process that this worker forks from now on give up the worker's seat. Call it once per process."""
-    worker = os.getpid()
-
-    def release_seat() -> None:
-        if os.getpid() != worker:
-            _release_seat(handle)
-
-    os.register_at_fork(after_in_child=release_seat)
+    """Make every process that this one forks from now on give up the seat."""
+    _Owner.handle, _Owner.pid = handle, os.getpid()
+    if not _Owner.has_hook:
+        _Owner.has_hook = True
+        os.register_at_fork(after_in_child=_release_seat)
 
 
-def _release_seat(handle: SeatHandle) -> None:
+@contextlib.contextmanager
+def keep_seat() -> Iterator[None]:
+    """Let a process that is forked in the block keep what it needs of the seat: it becomes a worker with a seat of its own."""
+    handle, _Owner.handle = _Owner.handle, None
+    try:
+        yield
+    finally:
+        if os.getpid() == _Owner.pid:
+            _Owner.handle = handle
+
+
+def _release_seat() -> None:
+    handle = _Owner.handle
+    if handle is None or os.getpid() == _Owner.pid:
+        return
     steps: tuple[Callable[[], object], ...] = (
         handle.board.make_private,
         lambda: _redirect_to_devnull(handle.wake_fd),

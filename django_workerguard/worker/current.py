@@ -60,5 +60,12 @@ def current_worker() -> CurrentWorker | None:
 
 
 def set_current_worker(worker: CurrentWorker | None) -> None:
-    """Record which worker this process is. For the server's worker classes, and for tests."""
-    _Process.worker = worker
+    """Record which worker this process is. For the server's worker classes, and for tests.
+
+    A worker that was forked from a mold is another one than its mold. Code that has kept the mold's at its import must see
+    the new one, so the object stays, and its fields change.
+    """
+    if worker is not None and _Process.worker is not None:
+        _Process.worker.__dict__.update(worker.__dict__)
+    else:
+        _Process.worker = worker

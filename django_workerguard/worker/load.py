@@ -29,6 +29,7 @@ from django_workerguard.worker.seat_handle import SeatHandle
 RESERVE = 4 << 20
 SENTINEL = "django_workerguard.sentinel"
 Loaded = TypeVar("Loaded")
+Application = Callable[..., Any]
 DIRECT = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
 
 
@@ -58,28 +59,79 @@ class SeatReporter:
     def fail(self, error: dict[str, Any]) -> None:
         self._write(error=error)
 
+    def unfit(self, hazards: list[str]) -> None:
+        """Report why no worker can be forked from this process."""
+        self._write(hazards=hazards)
+
 
 def load(
     handle: SeatHandle,
     *,
     on_stop: Callable[[], None],
     server_steps: Mapping[str, Callable[[], None]] | None = None,
-) -> Callable[..., Any]:
+    loaded: Application | None = None,
+) -> Application:
     """Load the application with the sentinel, verify it and return it.
 
     Any error is written into the seat and raised again. If the worker is asked to leave during the load, ``on_stop`` is
-    called and the process ends. ``server_steps``: steps of the server, by name, that run first.
+    called and the process ends. ``server_steps``: steps of the server, by name, that run first. ``loaded``: the
+    application that the mold has loaded, if this process was forked from one; only what no fork can share is left to do.
     """
 
-    def application(sentinel: Any, reporter: SeatReporter) -> Callable[..., Any]:
+    def application(sentinel: Any, reporter: SeatReporter) -> Application:
+        if loaded is not None:
+            with sentinel.measure_step("resume", reporter, shareable=False):
+                sentinel.resume()
         for name, step in (server_steps or {}).items():
             with sentinel.measure_step(name, reporter, shareable=False):
                 step()
-        app: Callable[..., Any] = sentinel.load(handle.request, reporter)
+        app: Application = loaded or sentinel.load_shared(handle.request, reporter)
+        sentinel.load_own(app, handle.request, reporter)
         return app
 
     with _direct_signals(handle, on_stop):
+        if loaded is not None:
+            resume_collection()
         return attempt(handle, application)
+
+
+def load_in_mold(handle: SeatHandle) -> tuple[Application, SeatReporter]:
+    """Load in a mold what its workers share, and settle it for the forks; return it with the reporter of its steps.
+
+    Any error is written into the seat and raised again. Afterwards signals are still handled at once.
+    """
+    reporters = []
+
+    def application(sentinel: Any, reporter: SeatReporter) -> Application:
+        reporters.append(reporter)
+        app: Application = sentinel.load_shared(handle.request, reporter)
+        with sentinel.measure_step("settle", reporter, shareable=False):
+            sentinel.settle()
+        return app
+
+    take_signals(handle, on_stop=lambda: None)
+    pause_collection()
+    app = attempt(handle, application)
+    # what is garbage now would be copied by each worker when it is collected there
+    gc.collect()
+    gc.freeze()
+    return app, reporters[0]
+
+
+def pause_collection() -> None:
+    """Collect no garbage from now on: a collection writes to the pages of live objects, which forks then no longer share."""
+    _Collection.thresholds = gc.get_threshold()
+    gc.set_threshold(0)
+
+
+def resume_collection() -> None:
+    """Collect garbage again in a worker, unless the site itself has set another threshold during its load."""
+    if gc.get_threshold()[0] == 0:
+        gc.set_threshold(*_Collection.thresholds)
+
+
+class _Collection:
+    thresholds: tuple[int, ...] = ()
 
 
 def attempt(handle: SeatHandle, work: Callable[[Any, SeatReporter], Loaded]) -> Loaded:
@@ -117,7 +169,21 @@ def attempt(handle: SeatHandle, work: Callable[[Any, SeatReporter], Loaded]) -> 
 
 @contextlib.contextmanager
 def _direct_signals(handle: SeatHandle, on_stop: Callable[[], None]) -> Iterator[None]:
-    """During the load, handle signals at once, and let SIGABRT dump the stack of every thread.
+    """Take the signals during the load."""
+    before = {number: signal.getsignal(number) for number in (*DIRECT, signal.SIGABRT)}
+    take_signals(handle, on_stop)
+    try:
+        yield
+    finally:
+        faulthandler.disable()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+            signal.siginterrupt(number, False)
+        dump_stacks(handle)
+
+
+def take_signals(handle: SeatHandle, on_stop: Callable[[], None]) -> None:
+    """Handle signals at once, and let SIGABRT dump the stack of every thread.
 
     asyncio worker classes queue signals until their event loop runs, and a load that hangs never starts it.
     """
@@ -133,19 +199,10 @@ def _direct_signals(handle: SeatHandle, on_stop: Callable[[], None]) -> Iterator
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
 
-    before = {number: signal.getsignal(number) for number in (*DIRECT, signal.SIGABRT)}
     for number in DIRECT:
         signal.signal(number, leave)
     signal.signal(signal.SIGABRT, abort)
     dump_stacks(handle)
-    try:
-        yield
-    finally:
-        faulthandler.disable()
-        for number, handler in before.items():
-            signal.signal(number, handler)
-            signal.siginterrupt(number, False)
-        dump_stacks(handle)
 
 
 def dump_stacks(handle: SeatHandle) -> None:

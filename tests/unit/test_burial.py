@@ -38,8 +38,10 @@ def fleet():
     tracker = Tracker(board, logging.getLogger("test"), Policy(), target=2)
     children = Children(tracker.seats, Fork(), tracker.event_log)
     for slot in (1, 2):
-        child = children.start(SeatKind.WORKER, slot, 1, Orders.NONE)
-        tracker.spawned(Spawn(slot, 1, 60.0), child.seat, 0.0)
+        start = children.reserve(SeatKind.WORKER, slot, 1, Orders.NONE)
+        tracker.spawning(Spawn(slot, 1, 60.0), start.seat, 0.0)
+        child = children.start(start)
+        tracker.spawned(child.seat, 0.0)
         children.ended(child.pid, Exit(None, 9))
     yield tracker, children
     board.close()

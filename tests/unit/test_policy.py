@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from django_workerguard.policy import action as a
@@ -21,16 +22,36 @@ from django_workerguard.probe.clock import AwakeClock
 POLICY = Policy(load_concurrency=2, stand_in=False, timeout=0.0)
 
 
-def told(fleet: Fleet, *messages: m.Message, policy: Policy = POLICY) -> Fleet:
+@dataclass(frozen=True)
+class Start:
+    """A worker of the newest generation was asked for, and is there at once."""
+
+    slot: int
+    seat: int
+    pid: int
+    load_timeout: float
+    at: float
+    reason: Reason | None = None
+    mold: int | None = None
+
+    def messages(self, fleet: Fleet) -> tuple[m.Message, ...]:
+        asked = m.Spawning(
+            self.slot, self.seat, fleet.generation, self.load_timeout, self.at, self.reason, self.mold
+        )
+        return (asked, m.Spawned(self.seat, self.pid, self.at))
+
+
+def told(fleet: Fleet, *messages: m.Message | Start, policy: Policy = POLICY) -> Fleet:
     for message in messages:
-        fleet = fold(policy, fleet, message)
+        for one in message.messages(fleet) if isinstance(message, Start) else (message,):
+            fleet = fold(policy, fleet, one)
     return fleet
 
 
 def ready_fleet(count: int, *, policy: Policy = POLICY, at: float = 0.0) -> Fleet:
     fleet = Fleet(target=count)
     for slot in range(1, count + 1):
-        fleet = told(fleet, m.Spawned(slot, slot, 100 + slot, 60.0, at), m.Admitted(slot, at), policy=policy)
+        fleet = told(fleet, Start(slot, slot, 100 + slot, 60.0, at), m.Admitted(slot, at), policy=policy)
         fleet = told(fleet, m.Observed((m.Reading(slot, State.READY, 1),), at), policy=policy)
     return fleet
 
@@ -63,7 +84,7 @@ def test_what_may_pass_by_itself(names, transient):
 def test_a_failed_load_waits_and_a_killed_worker_does_not():
     fleet = told(ready_fleet(2), m.Exited(1, 20.0))
     assert [type(action) for action in plan(POLICY, fleet, 20.0)] == [a.Spawn]
-    fleet = told(fleet, m.Spawned(1, 1, 201, 60.0, 20.0), m.Exited(1, 21.0, transient=False))
+    fleet = told(fleet, Start(1, 1, 201, 60.0, 20.0), m.Exited(1, 21.0, transient=False))
     assert plan(POLICY, fleet, 21.0) == ()
     due = fleet.record(1).next_try
     assert next_deadline(POLICY, fleet, 21.0) == due
@@ -72,18 +93,18 @@ def test_a_failed_load_waits_and_a_killed_worker_does_not():
 
 def test_a_worker_that_loaded_before_the_failure_does_not_reset_it():
     fleet = Fleet(target=2)
-    fleet = told(fleet, m.Spawned(1, 1, 101, 60, 0), m.Spawned(2, 2, 102, 60, 0), m.Exited(2, 1.0))
+    fleet = told(fleet, Start(1, 1, 101, 60, 0), Start(2, 2, 102, 60, 0), m.Exited(2, 1.0))
     assert fleet.load_failed
     fleet = told(fleet, m.Observed((m.Reading(1, State.READY, 1),), 2.0))
     assert fleet.load_failed, "it was spawned before the failure"
-    fleet = told(fleet, m.Spawned(2, 2, 103, 60, 3), m.Observed((m.Reading(2, State.READY, 1),), 4.0))
+    fleet = told(fleet, Start(2, 2, 103, 60, 3), m.Observed((m.Reading(2, State.READY, 1),), 4.0))
     assert not fleet.load_failed
 
 
 def test_need_app():
     fleet = Fleet(target=1)
     for number in range(3):
-        fleet = told(fleet, m.Spawned(1, 1, number, 60, 0.0), m.Exited(1, 0.0))
+        fleet = told(fleet, Start(1, 1, number, 60, 0.0), m.Exited(1, 0.0))
     for need_app, expected in (("worker", a.GiveUp), ("server", a.GiveUp), ("off", None)):
         policy = Policy(need_app=need_app, stand_in=False)
         actions = plan(policy, fleet, 0.0)
@@ -93,7 +114,7 @@ def test_need_app():
 def test_need_app_worker_never_ends_a_server_that_was_ready_once():
     fleet = told(ready_fleet(1), m.Exited(1, 20.0))
     for number in range(9):
-        fleet = told(fleet, m.Spawned(1, 1, number, 60, 0.0), m.Exited(1, 0.0))
+        fleet = told(fleet, Start(1, 1, number, 60, 0.0), m.Exited(1, 0.0))
     assert not any(isinstance(action, a.GiveUp) for action in plan(POLICY, fleet, 0.0))
 
 
@@ -101,7 +122,7 @@ def test_a_new_generation_has_one_canary():
     policy = Policy(surge=3, load_concurrency=3, stand_in=False, timeout=0.0)
     fleet = told(ready_fleet(4, policy=policy), m.GenerationStarted(50.0), policy=policy)
     assert len(plan(policy, fleet, 50.0)) == 1
-    fleet = told(fleet, m.Spawned(1, 9, 900, 60, 50.0), policy=policy)
+    fleet = told(fleet, Start(1, 9, 900, 60, 50.0), policy=policy)
     assert plan(policy, fleet, 50.0) == ()
     fleet = told(fleet, m.Observed((m.Reading(9, State.READY, 1),), 51.0), policy=policy)
     kinds = [type(action) for action in plan(policy, fleet, 51.0)]
@@ -110,7 +131,7 @@ def test_a_new_generation_has_one_canary():
 
 
 def test_a_canary_that_fails_holds_the_whole_reload_back():
-    fleet = told(ready_fleet(4), m.GenerationStarted(50.0), m.Spawned(1, 9, 900, 60, 50.0), m.Exited(9, 51.0))
+    fleet = told(ready_fleet(4), m.GenerationStarted(50.0), Start(1, 9, 900, 60, 50.0), m.Exited(9, 51.0))
     assert plan(POLICY, fleet, 51.0) == ()
     assert fleet.canary_next_try > 51.0
     assert fleet.ready == 4
@@ -142,7 +163,7 @@ def test_exits_are_bounded():
 def test_the_stand_in_comes_after_its_time_and_goes_before_anybody_is_admitted():
     policy = Policy(stand_in_after=5.0)
     fleet = told(ready_fleet(1, policy=policy), m.StandInSpawned(50, 500, 0.0), policy=policy)
-    fleet = told(fleet, m.Exited(1, 20.0), m.Spawned(1, 1, 201, 60, 20.0), m.Exited(1, 21.0), policy=policy)
+    fleet = told(fleet, m.Exited(1, 20.0), Start(1, 1, 201, 60, 20.0), m.Exited(1, 21.0), policy=policy)
     assert a.Duty(50, on=True) not in plan(policy, fleet, 24.9)
     assert a.Duty(50, on=True) in plan(policy, fleet, 25.0)
     fleet = told(
@@ -150,7 +171,7 @@ def test_the_stand_in_comes_after_its_time_and_goes_before_anybody_is_admitted()
     )
     fleet = told(fleet, m.GenerationStarted(25.5), policy=policy)
     assert not any(isinstance(action, a.Duty) for action in plan(policy, fleet, 25.5)), "a reload is no load"
-    fleet = told(fleet, m.Spawned(1, 2, 202, 60, 26.0), policy=policy)
+    fleet = told(fleet, Start(1, 2, 202, 60, 26.0), policy=policy)
     fleet = told(fleet, m.Observed((m.Reading(2, State.LOADED, 1),), 27.0), policy=policy)
     assert plan(policy, fleet, 27.0) == (a.Duty(50, on=False),)
     fleet = told(fleet, m.DutySet(50, False, 27.0), policy=policy)
@@ -184,7 +205,7 @@ def test_a_worker_that_is_aborted_is_not_ready_whatever_it_says():
     policy = Policy(stand_in=False, timeout=0.0)
     fleet = told(ready_fleet(1, policy=policy), m.RecycleAsked(1, Reason(Rule.BY_HAND)), policy=policy)
     fleet = told(
-        fleet, m.Spawned(1, 9, 900, 5.0, 20.0), m.Aborted(9, Reason(Rule.LOAD_TIMEOUT), 26.0), policy=policy
+        fleet, Start(1, 9, 900, 5.0, 20.0), m.Aborted(9, Reason(Rule.LOAD_TIMEOUT), 26.0), policy=policy
     )
     fleet = told(fleet, m.Observed((m.Reading(9, State.READY, 1),), 26.1), policy=policy)
     assert plan(policy, fleet, 26.2) == ()
@@ -197,7 +218,7 @@ def test_a_worker_that_is_aborted_is_not_ready_whatever_it_says():
 def test_shrinking_never_takes_the_last_who_can_serve():
     fleet = told(ready_fleet(2), m.Exited(1, 20.0), m.TargetChanged(1))
     assert a.Retire(2, Reason(Rule.SCALE, "above the target")) not in plan(POLICY, fleet, 20.0)
-    fleet = told(fleet, m.Spawned(1, 1, 201, 60.0, 20.0), m.Observed((m.Reading(1, State.READY, 1),), 21.0))
+    fleet = told(fleet, Start(1, 1, 201, 60.0, 20.0), m.Observed((m.Reading(1, State.READY, 1),), 21.0))
     assert plan(POLICY, fleet, 21.0) == (a.Retire(2, Reason(Rule.SCALE, "above the target")),)
 
 
@@ -211,7 +232,7 @@ def test_a_worker_that_stops_by_itself_is_succeeded_at_once_and_gets_its_mercy()
 def test_one_that_always_stops_by_itself_is_no_storm_of_forks():
     fleet, now = Fleet(target=1), 0.0
     for seat in range(1, 5):
-        fleet = told(fleet, m.Spawned(1, seat, seat, 60.0, now), m.Admitted(seat, now))
+        fleet = told(fleet, Start(1, seat, seat, 60.0, now), m.Admitted(seat, now))
         fleet = told(fleet, m.Observed((m.Reading(seat, State.READY, 1),), now))
         fleet = told(fleet, m.Observed((m.Reading(seat, State.RETIRING, 2),), now), m.Exited(seat, now))
     assert fleet.record(1).next_try > now
@@ -220,15 +241,15 @@ def test_one_that_always_stops_by_itself_is_no_storm_of_forks():
 def test_a_slot_that_was_healthy_for_long_is_tried_again_soon():
     fleet = Fleet(target=1)
     for number in range(6):
-        fleet = told(fleet, m.Spawned(1, 1, number, 60, 0.0), m.Exited(1, 0.0))
-    fleet = told(fleet, m.Spawned(1, 1, 7, 60, 0.0), m.Observed((m.Reading(1, State.READY, 1),), 0.0))
-    fleet = told(fleet, m.GenerationStarted(1000.0), m.Spawned(1, 2, 8, 60, 1000.0), m.Exited(2, 1001.0))
+        fleet = told(fleet, Start(1, 1, number, 60, 0.0), m.Exited(1, 0.0))
+    fleet = told(fleet, Start(1, 1, 7, 60, 0.0), m.Observed((m.Reading(1, State.READY, 1),), 0.0))
+    fleet = told(fleet, m.GenerationStarted(1000.0), Start(1, 2, 8, 60, 1000.0), m.Exited(2, 1001.0))
     assert fleet.record(1).next_try - 1001.0 <= POLICY.load_retry_delay
 
 
 def test_who_comes_into_an_empty_slot_is_not_wanted_out():
     fleet = told(ready_fleet(1), m.Exited(1, 20.0), m.RecycleAsked(1, Reason(Rule.BY_HAND)))
-    fleet = told(fleet, m.Spawned(1, 1, 201, 60.0, 20.0), m.Observed((m.Reading(1, State.READY, 1),), 21.0))
+    fleet = told(fleet, Start(1, 1, 201, 60.0, 20.0), m.Observed((m.Reading(1, State.READY, 1),), 21.0))
     assert plan(POLICY, fleet, 21.0) == ()
 
 
@@ -241,6 +262,7 @@ def test_a_second_stop_does_not_forget_why_the_first_came():
     assert fleet.stop == Stop(at=20.0, quick=True, exit_code=22, reason=Reason(Rule.GIVE_UP_AFTER))
 
 
+@settings(deadline=None)
 @given(st.floats(0.5, 30.0), st.floats(0.05, 20.0))
 def test_a_slot_heals_however_fast_reloads_come(load, every):
     """Reloads never stop, and each begins while the load before it is under way."""
@@ -251,7 +273,7 @@ def test_a_slot_heals_however_fast_reloads_come(load, every):
                 fleet = told(fleet, m.Asked(action.seat, action.reason, now), m.Exited(action.seat, now))
         for action in plan(POLICY, fleet, now):
             if isinstance(action, a.Spawn):
-                fleet, begun = told(fleet, m.Spawned(1, number, number, 0.0, now)), now
+                fleet, begun = told(fleet, Start(1, number, number, 0.0, now)), now
         if now + every >= begun + load:
             break
         now += every
@@ -266,7 +288,7 @@ def test_a_successor_that_loads_older_code_is_superseded_each_time():
     fleet = told(ready_fleet(1), m.GenerationStarted(20.0))
     for number in range(2, 6):
         now = 20.0 + number
-        fleet = told(fleet, m.Spawned(1, number, 200 + number, 60.0, now), m.GenerationStarted(now + 0.5))
+        fleet = told(fleet, Start(1, number, 200 + number, 60.0, now), m.GenerationStarted(now + 0.5))
         (action,) = (one for one in plan(POLICY, fleet, now + 0.5) if isinstance(one, a.Retire))
         assert action.seat == number
         fleet = told(fleet, m.Asked(number, action.reason, now + 0.5), m.Exited(number, now + 0.6))
@@ -275,7 +297,7 @@ def test_a_successor_that_loads_older_code_is_superseded_each_time():
 @pytest.mark.parametrize("state", [State.FAILED, State.READY])
 def test_a_process_is_killed_once_and_again_only_when_the_kernel_has_not_ended_it(state):
     policy = Policy(stand_in=False, timeout=5.0)
-    fleet = told(Fleet(target=1), m.Spawned(1, 1, 101, 60.0, 0.0), policy=policy)
+    fleet = told(Fleet(target=1), Start(1, 1, 101, 60.0, 0.0), policy=policy)
     fleet = told(fleet, m.Observed((m.Reading(1, state, 1),), 1.0), policy=policy)
     killed = []
     for tenth in range(10, 400):
@@ -303,7 +325,7 @@ def test_servers_of_another_seed_wait_for_another_time(strikes, slot):
 def test_whoever_loads_older_code_makes_room_for_newer(state, surge, concurrency):
     """It may hang in it for as long as load-timeout lets it, and take the place of the load that would heal."""
     policy = Policy(surge=surge, load_concurrency=concurrency, load_timeout=0.0, stand_in=False)
-    fleet = told(Fleet(target=1), m.Spawned(1, 1, 101, 0.0, 0.0), policy=policy)
+    fleet = told(Fleet(target=1), Start(1, 1, 101, 0.0, 0.0), policy=policy)
     fleet = told(fleet, m.Observed((m.Reading(1, state, 1),), 1.0), m.GenerationStarted(2.0), policy=policy)
     retired = [action for action in plan(policy, fleet, 2.0) if isinstance(action, a.Retire)]
     assert [(action.seat, action.reason) for action in retired] == [
@@ -326,7 +348,7 @@ def test_without_a_surge_a_load_that_fails_freezes_the_reload_as_with_one():
         fleet, m.Asked(out.seat, out.reason, 20.0), m.Exited(out.seat, 20.1, clean=True), policy=policy
     )
     fleet = told(
-        fleet, m.Spawned(out.seat, 5, 105, 60.0, 20.2), m.Exited(5, 20.5, transient=False), policy=policy
+        fleet, Start(out.seat, 5, 105, 60.0, 20.2), m.Exited(5, 20.5, transient=False), policy=policy
     )
     assert fleet.frozen
     assert not [action for action in plan(policy, fleet, 30.0) if isinstance(action, a.Retire)]

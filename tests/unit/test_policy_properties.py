@@ -13,15 +13,25 @@ from hypothesis import strategies as st
 from django_workerguard.policy import action as a
 from django_workerguard.policy import message as m
 from django_workerguard.policy.fold import fold
-from django_workerguard.policy.plan import ABORT_GRACE, FLUSH, PARK_GRACE, QUICK_MERCY, next_deadline, plan
+from django_workerguard.policy.mold import PATIENCE, loading
+from django_workerguard.policy.plan import (
+    ABORT_GRACE,
+    COMING,
+    FLUSH,
+    PARK_GRACE,
+    QUICK_MERCY,
+    next_deadline,
+    plan,
+)
 from django_workerguard.policy.reason import Reason, Rule
 from django_workerguard.policy.view import SERVING_OR_COMING, Fleet, Policy, State
 
-STARTS = (a.Spawn, a.SpawnStandIn, a.Duty, a.Admit)
+STARTS = (a.Spawn, a.SpawnMold, a.Convert, a.SpawnStandIn, a.Duty, a.Admit)
 pytestmark = pytest.mark.timeout(600)  # many examples, on a machine that may be busy
 
 policies = st.builds(
     Policy,
+    load=st.sampled_from(["lazy", "mold", "auto"]),
     need_app=st.sampled_from(["worker", "off"]),
     load_retries=st.integers(1, 4),
     load_retry_delay=st.floats(0.1, 2),
@@ -62,6 +72,7 @@ class World:
     counts: dict[int, list[int]] = field(default_factory=dict)  # requests, errors, memory errors, rss
     killed_at: list[float] = field(default_factory=list)  # by evil-reload-on-rss
     seen: list[tuple[Fleet, float, tuple[a.Action, ...]]] = field(default_factory=list)
+    forks: dict[int, int] = field(default_factory=dict)  # by seat of a worker that is asked for: its mold's
     given_up: Reason | None = None
     halted: int | None = None
 
@@ -86,18 +97,46 @@ class World:
 
     def apply(self, action: a.Action) -> None:
         match action:
-            case a.Spawn(slot, _, load_timeout, _, reason):
+            case a.Spawn(slot, generation, load_timeout, _, reason, mold):
                 leaving = [worker for worker in self.fleet.workers.values() if worker.makes_room]
                 assert not any(worker.slot == slot for worker in leaving), "its memory is not free yet"
                 assert not (leaving and reason), "no load beside a worker while another makes room"
-                under_way = self.fleet.of(State.LOADING, State.LOADED, State.FAILED)
+                under_way = self.fleet.of(*COMING)
                 had_failed = self.seen[-1][0].load_failed  # when this was planned
                 assert not (had_failed and under_way), "one load at a time once one has failed"
+                if mold is not None:
+                    assert self.fleet.molds[mold].generation == generation, "forked from its own generation"
+                elif self.policy.load != "lazy":
+                    assert self.seen[-1][0].unfit or self.seen[-1][0].mold_record.failures >= PATIENCE
+                    assert not (self.seen[-1][0].no_memory and loading(self.fleet)), (
+                        "one load in want of memory"
+                    )
+                incumbent = self.fleet.incumbent(slot)
+                if incumbent is not None and incumbent.generation < generation and self.policy.load != "lazy":
+                    rolls = mold is not None or self.fleet.unfit or self.fleet.proven
+                    assert rolls, "a reload rolls only after its mold is ready"
+                seat = self.free_seat()
+                self.tell(m.Spawning(slot, seat, generation, load_timeout, self.now, reason, mold))
+                self.spawned_at.setdefault(slot, []).append(self.now)
+                if mold is None:
+                    self.there(seat)
+                else:
+                    self.forks[seat] = mold
+            case a.SpawnMold(generation, load_timeout):
+                assert self.policy.load != "lazy"
+                assert generation == self.fleet.generation
+                assert generation not in {mold.generation for mold in self.fleet.molds.values()}, "one each"
+                if self.fleet.no_memory:
+                    assert not self.fleet.of(State.LOADING), "one load at a time in want of memory"
+                seat = self.free_seat()
                 self.pids += 1
-                seat = next(n for n in range(900) if n not in self.fleet.workers)
-                self.tell(m.Spawned(slot, seat, self.pids, load_timeout, self.now, reason))
+                self.tell(m.MoldSpawned(seat, self.pids, generation, load_timeout, self.now))
                 self.said[seat] = State.LOADING
                 self.counts[seat] = [0, 0, 0, 100]
+            case a.Convert(seat, slot, reason):
+                assert self.policy.load == "auto"
+                self.tell(m.Converted(seat, slot, self.now, reason))
+                self.said[seat] = State.LOADING
                 self.spawned_at.setdefault(slot, []).append(self.now)
             case a.SpawnStandIn():
                 self.tell(m.StandInSpawned(999, 99, self.now))
@@ -116,6 +155,9 @@ class World:
                 self.duty[seat] = on
             case a.Retire(seat, reason, quick, makes_room):
                 worker = self.fleet.workers.get(seat)
+                if seat in self.fleet.molds:
+                    self.tell(m.Asked(seat, reason, self.now, quick))
+                    return
                 if worker is None:
                     return  # killed a moment before, in the same plan
                 ready = self.fleet.ready
@@ -150,7 +192,26 @@ class World:
                 assert not self.fleet.workers, "nobody is left behind"
                 self.halted = code
 
+    def free_seat(self) -> int:
+        return next(n for n in range(900) if n not in self.fleet.workers and n not in self.fleet.molds)
+
+    def there(self, seat: int) -> None:
+        """A process that was asked for has started."""
+        self.forks.pop(seat, None)
+        self.pids += 1
+        self.tell(m.Spawned(seat, self.pids, self.now))
+        self.said[seat] = State.LOADING
+        self.counts[seat] = [0, 0, 0, 100]
+
+    def not_there(self, seat: int, *, excused: bool) -> None:
+        del self.forks[seat]
+        self.tell(m.SpawnFailed(self.fleet.workers[seat].slot, self.now, seat, excused))
+
     def exit(self, seat: int, *, clean: bool = False, transient: bool = True, memory: bool = False) -> None:
+        if seat in self.forks:
+            self.there(seat)
+        for asked in [asked for asked, mold in self.forks.items() if mold == seat]:
+            self.not_there(asked, excused=True)
         self.said.pop(seat, None)
         self.counts.pop(seat, None)
         self.duty.pop(seat, None)
@@ -176,6 +237,13 @@ chances = st.lists(
                 "err",
                 "grow",
                 "quit",
+                "mold-ready",
+                "mold-unfit",
+                "mold-fails",
+                "mold-starves",
+                "mold-dies",
+                "mold-forks",
+                "mold-forks-not",
             ]
         ),
         st.integers(0, 30),
@@ -198,7 +266,12 @@ def chance(world: World, what: str, which: int) -> None:
             world.tell(m.TargetChanged(which % 6 + 1))
         case "refork":
             world.tell(m.SpawnFailed(which % world.fleet.target + 1, world.now))
-        case _ if worker is None:
+        case "mold-forks" | "mold-forks-not" if world.forks:
+            seat = sorted(world.forks)[which % len(world.forks)]
+            world.there(seat) if what == "mold-forks" else world.not_there(seat, excused=bool(which % 2))
+        case "mold-ready" | "mold-unfit" | "mold-fails" | "mold-starves" | "mold-dies":
+            mold_chance(world, what, which)
+        case _ if worker is None or worker.state is State.SPAWNING:
             pass
         case "load" if world.said[worker.seat] is State.LOADING:
             world.said[worker.seat] = State.LOADED
@@ -224,6 +297,43 @@ def chance(world: World, what: str, which: int) -> None:
             world.exit(worker.seat, clean=True)
 
 
+def mold_chance(world: World, what: str, which: int) -> None:
+    molds = sorted(world.fleet.molds)
+    if not molds:
+        return
+    seat = molds[which % len(molds)]
+    loads = world.said[seat] is State.LOADING
+    match what:
+        case "mold-ready" if loads:
+            world.said[seat] = State.READY
+        case "mold-unfit" if loads or world.said[seat] is State.READY:
+            world.said[seat] = State.UNFIT
+        case "mold-fails" if loads:
+            world.exit(seat, transient=bool(which % 2))
+        case "mold-starves" if loads:
+            world.exit(seat, memory=True)
+        case "mold-dies":
+            ready = world.fleet.ready
+            world.exit(seat)
+            assert world.fleet.ready == ready, "a mold that dies costs no ready worker"
+
+
+def go_on(world: World) -> None:
+    """Let everything that loads become loaded, every fork succeed and every process leave that was asked to."""
+    for seat, mold in list(world.fleet.molds.items()):
+        if mold.state is State.RETIRING:
+            world.exit(seat, clean=True)
+        elif world.said[seat] is State.LOADING:
+            world.said[seat] = State.READY
+    for seat in list(world.forks):
+        world.there(seat)
+    for seat, worker in list(world.fleet.workers.items()):
+        if worker.state is State.RETIRING:
+            world.exit(seat, clean=True)
+        elif world.said[seat] is State.LOADING:
+            world.said[seat] = State.LOADED
+
+
 def simulate(policy: Policy, target: int, history: list[tuple[str, int, float]]) -> World:
     world = World(replace(policy, never_give_up=True), Fleet(target=target))
     world.turn()
@@ -247,8 +357,9 @@ def check_invariants(world: World) -> None:
     if policy.surge:
         beside = [slot for slot in range(1, fleet.target + 1) if fleet.successor(slot) is not None]
         assert len(beside) <= policy.surge, "one budget for every reason"
-    loading = fleet.of(State.LOADING)
-    assert len(loading) <= max(1, policy.load_concurrency)
+    assert len(fleet.of(State.SPAWNING, State.LOADING)) <= max(1, policy.load_concurrency)
+    generations = [mold.generation for mold in fleet.molds.values()]
+    assert len(generations) == len(set(generations)), "one mold per generation"
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -263,13 +374,9 @@ def test_it_heals_when_the_cause_is_gone(policy, target, history):
     world = simulate(policy, target, history)
     most = 0
     for number in range(200):
-        for seat, worker in list(world.fleet.workers.items()):
-            if worker.state is State.RETIRING:
-                world.exit(seat, clean=True)
-            elif world.said[seat] is State.LOADING:
-                world.said[seat] = State.LOADED
-            elif worker.state is State.UNLOADED:
-                world.exit(seat)
+        go_on(world)
+        for seat in [worker.seat for worker in world.fleet.of(State.UNLOADED)]:
+            world.exit(seat)
         world.now += 1.0
         world.turn()
         most = max(most, world.fleet.ready if number >= 100 else 0)
@@ -277,7 +384,7 @@ def test_it_heals_when_the_cause_is_gone(policy, target, history):
         assert world.fleet.ready == world.fleet.target
     else:
         assert world.fleet.ready >= world.fleet.target - 1, "one at a time is away"
-        assert most == world.fleet.target or policy.max_worker_lifetime <= 2 * target, "and comes back"
+        assert most == world.fleet.target or policy.max_worker_lifetime <= 3 * target, "and comes back"
     assert not any(world.duty.values()), "who stood in has stopped"
 
 
@@ -289,7 +396,7 @@ def test_failing_loads_are_bounded_by_the_back_off_and_starve_no_slot(policy, ta
     )
     for _ in range(1200):
         world.turn()
-        for seat in list(world.fleet.workers):
+        for seat in (*world.fleet.workers, *world.fleet.molds):
             world.exit(seat, transient=transient)
         world.now += 0.5
     longest = policy.load_retry_max_delay
@@ -306,9 +413,7 @@ def test_a_fleet_seen_again_after_any_sleep_of_its_own_clock_is_left_alone(polic
     policy = replace(policy, never_give_up=True, max_worker_lifetime=0.0)
     world = World(policy, Fleet(target=target), now=start)
     for _ in range(40):
-        for seat in world.fleet.workers:
-            if world.said[seat] is State.LOADING:
-                world.said[seat] = State.LOADED
+        go_on(world)
         world.turn()
         world.now += 0.2
     assert world.fleet.ready == target
@@ -351,11 +456,7 @@ def test_workers_that_are_always_due_are_replaced_in_turn(policy, target, lifeti
     )
     world = World(policy, Fleet(target=target))
     for _ in range(400):
-        for seat, worker in list(world.fleet.workers.items()):
-            if worker.state is State.RETIRING:
-                world.exit(seat, clean=True)
-            elif world.said[seat] is State.LOADING:
-                world.said[seat] = State.LOADED
+        go_on(world)
         world.now += 0.5
         world.turn()
         check_invariants(world)
@@ -368,8 +469,7 @@ def test_a_fleet_that_came_due_while_the_arbiter_slept_is_replaced_within_the_bu
     policy = Policy(never_give_up=True, load_concurrency=8, max_worker_lifetime=60.0, stand_in=False)
     world = World(policy, Fleet(target=4))
     for _ in range(10):
-        for seat in world.fleet.workers:
-            world.said[seat] = State.LOADED if world.said[seat] is State.LOADING else world.said[seat]
+        go_on(world)
         world.now += 0.2
         world.turn()
     world.now += 120.0
@@ -407,17 +507,16 @@ def test_it_gives_up_when_need_app_says_so_and_never_before(policy, target, need
     if ready_once:
         for _ in range(20 * target):
             world.turn()
-            for seat, state in world.said.items():
-                if state is State.LOADING:
-                    world.said[seat] = State.LOADED
+            go_on(world)
             world.now += 0.2
         assert world.fleet.ready == target
     for _ in range(1500):
-        before = [world.fleet.record(slot).failures for slot in range(1, target + 1)]
+        mold_failures = world.fleet.mold_record.failures
+        before = [max(mold_failures, world.fleet.record(slot).failures) for slot in range(1, target + 1)]
         world.turn()
         if world.given_up:
             break
-        for seat in list(world.fleet.workers):
+        for seat in (*world.fleet.workers, *world.fleet.molds):
             world.exit(seat)
         world.now += 0.5
     used_up = [failures >= policy.load_retries for failures in before]

@@ -10,6 +10,7 @@ from django_workerguard.policy import message as m
 from django_workerguard.policy.fold import fold
 from django_workerguard.policy.plan import plan
 from django_workerguard.policy.view import Fleet, Policy, State
+from tests.unit.test_policy import Start, told
 
 TICK = 0.5
 
@@ -53,10 +54,11 @@ class Pool:
                 self.tell(m.Observed((m.Reading(seat, State.READY, 0),), self.now))
         for action in plan(self.policy, self.fleet, self.now):
             match action:
-                case a.Spawn(slot):
+                case a.Spawn(slot, generation):
                     self.seats += 1
                     self.spawned.append(slot)
-                    self.tell(m.Spawned(slot, self.seats, self.seats, 60.0, self.now))
+                    self.tell(m.Spawning(slot, self.seats, generation, 60.0, self.now))
+                    self.tell(m.Spawned(self.seats, self.seats, self.now))
                     self.due[self.seats] = self.now + loads
                 case a.Retire(seat, reason):
                     self.tell(m.Asked(seat, reason, self.now))
@@ -99,6 +101,6 @@ def test_all_come_due_at_once_and_every_one_has_its_turn():
 def test_nobody_is_told_to_answer_for_a_pool_that_cannot_load():
     """Tasks wait by themselves: there is no stand-in, and an unloaded child has no duty."""
     policy = pool_policy(away=1, need_app="off", load_retries=1)
-    fleet = fold(policy, Fleet(target=1), m.Spawned(1, 0, 7, 60.0, 0.0))
+    fleet = told(Fleet(target=1), Start(1, 0, 7, 60.0, 0.0), policy=policy)
     fleet = fold(policy, fleet, m.Observed((m.Reading(0, State.UNLOADED, 0),), 1.0))
     assert plan(policy, fleet, 20.0) == ()

@@ -14,7 +14,7 @@ from django_workerguard.policy.plan import next_deadline, plan
 from django_workerguard.policy.reason import Reason, Rule
 from django_workerguard.policy.recycle import lifetime, why_due
 from django_workerguard.policy.view import Fleet, Policy, State
-from tests.unit.test_policy import ready_fleet, told
+from tests.unit.test_policy import Start, ready_fleet, told
 
 MB = 1 << 20
 BASE = {"stand_in": False, "timeout": 0.0, "load_concurrency": 2, "min_worker_lifetime": 10.0}
@@ -68,7 +68,7 @@ def test_min_worker_lifetime_protects_from_the_moment_of_being_ready():
 
 def test_an_unloaded_worker_is_not_protected_and_leaves_at_its_lifetime():
     policy = Policy(need_app="off", max_worker_lifetime=5.0, **BASE)
-    fleet = told(Fleet(target=2), m.Spawned(1, 1, 101, 60.0, 0.0), policy=policy)
+    fleet = told(Fleet(target=2), Start(1, 1, 101, 60.0, 0.0), policy=policy)
     fleet = told(fleet, m.Observed((m.Reading(1, State.UNLOADED, 1),), 1.0), policy=policy)
     assert not [action for action in plan(policy, fleet, 4.9) if isinstance(action, a.Retire)]
     assert a.Retire(1, Reason(Rule.MAX_WORKER_LIFETIME, "5 s of 5")) in plan(policy, fleet, 5.0)
@@ -102,7 +102,7 @@ def test_evil_kills_one_at_a_time_never_the_last_and_stops_where_it_leads_nowher
     for kills in (1, 2):
         assert not fleet.record(2).evil_suspended
         at = 100.0 * kills
-        fleet = told(fleet, m.Spawned(2, 2, 300, 60.0, at), m.Admitted(2, at), policy=policy)
+        fleet = told(fleet, Start(2, 2, 300, 60.0, at), m.Admitted(2, at), policy=policy)
         fleet = counted(fleet, 2, at=at, policy=policy)
         fleet = measured(fleet, 2, 50, 150, at=at, policy=policy)
         fleet = told(fleet, m.Killed(2, kill.reason, at + 10, evil=True), m.Exited(2, at + 10), policy=policy)
@@ -118,7 +118,7 @@ def test_where_a_successor_finds_no_memory_the_largest_goes_first():
     for number, slot in enumerate((1, 1, 2, 2)):
         fleet = told(
             fleet,
-            m.Spawned(slot, 9, 900, 60.0, 40.0 + number, Reason(Rule.MAX_WORKER_LIFETIME)),
+            Start(slot, 9, 900, 60.0, 40.0 + number, Reason(Rule.MAX_WORKER_LIFETIME)),
             policy=policy,
         )
         fleet = told(fleet, m.Exited(9, 40.5 + number, memory=True), policy=policy)
@@ -141,7 +141,7 @@ def test_the_quorum_is_kept_even_where_there_is_no_memory():
     for number in range(2):
         fleet = told(
             fleet,
-            m.Spawned(1, 9, 900, 60.0, 40.0 + number, Reason(Rule.MAX_WORKER_LIFETIME)),
+            Start(1, 9, 900, 60.0, 40.0 + number, Reason(Rule.MAX_WORKER_LIFETIME)),
             m.Exited(9, 40.5 + number, memory=True),
             policy=policy,
         )
@@ -223,11 +223,9 @@ def test_a_target_of_a_new_generation_counts_once_it_has_proved_itself():
     policy = Policy(**BASE)
     fleet = told(ready_fleet(2, policy=policy), m.GenerationStarted(50.0, 4), policy=policy)
     assert fleet.target == 2
-    fleet = told(
-        fleet, m.Spawned(1, 9, 900, 60.0, 50.0, Reason(Rule.RELOAD)), m.Exited(9, 51.0), policy=policy
-    )
+    fleet = told(fleet, Start(1, 9, 900, 60.0, 50.0, Reason(Rule.RELOAD)), m.Exited(9, 51.0), policy=policy)
     assert (fleet.target, fleet.frozen) == (2, True)
-    fleet = told(fleet, m.Spawned(1, 9, 901, 60.0, 52.0, Reason(Rule.RELOAD)), policy=policy)
+    fleet = told(fleet, Start(1, 9, 901, 60.0, 52.0, Reason(Rule.RELOAD)), policy=policy)
     fleet = counted(fleet, 9, at=53.0, policy=policy)
     assert (fleet.target, fleet.frozen) == (4, False)
 

@@ -52,11 +52,11 @@ def test_regions_do_not_overlap():
     edges = [
         layout.about,
         *(layout.seat(n) for n in range(3)),
-        *(layout.slot(n) for n in (1, 2, 3)),
+        *(layout.slot(n) for n in (0, 1, 2, 3)),
         layout.event(0),
     ]
     assert edges == sorted(edges)
-    assert layout.slot(1) == layout.seat(2) + Seat.WORDS + TEXT_WORDS
+    assert layout.slot(0) == layout.seat(2) + Seat.WORDS + TEXT_WORDS
     assert layout.event(0) == layout.slot(3) + Slot.WORDS + TEXT_WORDS
     assert layout.size % WORD == 0
 

@@ -49,6 +49,7 @@ def policy_of(options: GuardOptions, *, rss_limit: int = 0) -> Policy:
     """Return the policy of a pool, which cannot surge: the child that is replaced goes first."""
     return Policy.of(
         options,
+        load="lazy",
         load_concurrency=options.load_concurrency or cgroup.cpus(),
         stand_in=False,
         answers=False,

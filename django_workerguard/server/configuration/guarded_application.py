@@ -277,6 +277,8 @@ class GuardedApplication(Application):
         developing = bool(self.cfg.reload)
         return Policy.of(
             options,
+            # a worker that ends because a file has changed must not be forked from the code before the change
+            load="lazy" if developing else options.load,
             load_retry_max_delay=1.0 if developing else options.load_retry_max_delay,
             load_concurrency=options.load_concurrency or cgroup.cpus(),
             timeout=float(self.cfg.timeout),

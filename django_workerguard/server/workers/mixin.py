@@ -76,6 +76,7 @@ class GuardMixin(IgnoresHangup):
     server: Any  # the arbiter, as gunicorn hands it to hooks; set after the fork
     asynchronous = False
     _is_ready = False
+    loaded: load.Application | None = None  # by the mold that this worker was forked from, if there is one
     _retiring = False
     _leaving_announced = False
     _closer: Closer | None = None
@@ -105,6 +106,7 @@ class GuardMixin(IgnoresHangup):
                 self.seat_handle,
                 on_stop=lambda: self.cfg.worker_exit(self.server, self),
                 server_steps=server_steps(self.cfg),
+                loaded=self.loaded,
             )
         except BaseException:
             self._stay_or_leave()

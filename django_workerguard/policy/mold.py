@@ -1,0 +1,134 @@
+"""The molds: when one is started, which one a worker is forked from, and when one leaves. Pure.
+
+A mold is one process per generation that has loaded the application and serves nothing. Its promises are held by
+property tests: one mold per generation, a reload rolls only after its mold is ready, a worker is of the generation of
+its mold, and a mold that dies, hangs or cannot load costs no ready worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from django_workerguard.policy.action import Kill, Retire, SpawnMold
+from django_workerguard.policy.backoff import load_timeout
+from django_workerguard.policy.reason import Reason, Rule
+from django_workerguard.policy.view import Fleet, Policy, State, Worker
+
+FORK_TIMEOUT = 5.0  # seconds that a mold has for a fork, which takes milliseconds
+PATIENCE = 2  # failed loads of the mold after which a slot without a worker loads by itself
+LOADING = (State.LOADING, State.LOADED)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the next worker comes from. ``mold``: the seat of the mold that forks it; None: it loads by itself."""
+
+    generation: int
+    mold: int | None = None
+
+
+def is_lazy(policy: Policy, fleet: Fleet) -> bool:
+    """Return whether each worker of the newest generation loads by itself."""
+    return policy.load == "lazy" or (policy.load == "auto" and fleet.unfit)
+
+
+def source(policy: Policy, fleet: Fleet, now: float) -> Source | None:
+    """Return where the worker of an empty slot comes from; None: it waits for the mold."""
+    lazily = Source(fleet.generation)
+    if is_lazy(policy, fleet):
+        return lazily
+    late = _late(fleet, now)
+    ready = [mold for seat, mold in fleet.molds.items() if mold.state is State.READY and seat not in late]
+    if ready:
+        mold = max(ready, key=lambda mold: mold.generation)
+        return Source(mold.generation, mold.seat)
+    return lazily if fleet.mold_record.failures >= PATIENCE else None
+
+
+def source_of_successor(policy: Policy, fleet: Fleet, now: float) -> Source | None:
+    """Return where a successor comes from: it is of the newest generation, whose load has been proved in the mold."""
+    where = source(policy, fleet, now)
+    if where is None or where.generation < fleet.generation:
+        return None
+    if where.mold is None and not is_lazy(policy, fleet) and not fleet.proven:
+        return None
+    return where
+
+
+def loading(fleet: Fleet) -> list[Worker]:
+    """Return the molds that load."""
+    return [mold for mold in fleet.molds.values() if mold.state in LOADING]
+
+
+def start(policy: Policy, fleet: Fleet, now: float) -> SpawnMold | None:
+    """Return the start of the newest generation's mold, if it is due."""
+    record = fleet.mold_record
+    if is_lazy(policy, fleet) or newest(fleet) is not None or record.next_try > now:
+        return None
+    return SpawnMold(fleet.generation, load_timeout(policy.load_timeout, record.timeouts))
+
+
+def newest(fleet: Fleet) -> Worker | None:
+    """Return the mold of the newest generation, also one that ends; there is at most one."""
+    molds = (mold for mold in fleet.molds.values() if mold.generation == fleet.generation)
+    return next(molds, None)
+
+
+def convertible(policy: Policy, fleet: Fleet) -> Worker | None:
+    """Return the unfit mold that becomes a worker, if there is one."""
+    mold = newest(fleet)
+    if policy.load != "auto" or mold is None or mold.state is not State.UNFIT or mold.aborted is not None:
+        return None
+    return mold
+
+
+def departures(policy: Policy, fleet: Fleet) -> Iterator[Retire]:
+    """Yield the molds that leave: from which no worker will be forked any more, and which has nothing in hand."""
+    busy = {worker.mold for worker in fleet.workers.values() if worker.state is State.SPAWNING}
+    for mold in sorted(fleet.molds.values(), key=lambda mold: mold.ordinal):
+        if mold.seat in busy or mold.state in (State.RETIRING, State.FAILED) or mold.aborted is not None:
+            continue
+        reason = _why_out(policy, fleet, mold)
+        if reason is not None:
+            yield Retire(mold.seat, reason, quick=True)
+
+
+def _why_out(policy: Policy, fleet: Fleet, mold: Worker) -> Reason | None:
+    current = newest(fleet)
+    if mold is current:
+        if policy.load == "lazy":
+            return Reason(Rule.NOT_NEEDED, "each worker loads by itself")
+        if mold.state is State.UNFIT and (policy.load == "mold" or _is_served(fleet)):
+            return Reason(Rule.UNFIT, "no worker can be forked from it")
+        return None
+    superseded = mold.state in LOADING and bool(fleet.ready)
+    if superseded or fleet.proven or (current is not None and current.state is State.READY):
+        return Reason(Rule.NEWER_MOLD, f"generation {fleet.generation} has begun")
+    return None
+
+
+def _is_served(fleet: Fleet) -> bool:
+    """Return whether every slot has a ready worker of the newest generation, so that no slot needs one more."""
+    incumbents = (fleet.incumbent(slot) for slot in range(1, fleet.target + 1))
+    return all(
+        worker is not None and worker.state is State.READY and worker.generation == fleet.generation
+        for worker in incumbents
+    )
+
+
+def hung(fleet: Fleet, now: float) -> Iterator[Kill]:
+    """Yield the molds that have not forked in time."""
+    for seat in sorted(_late(fleet, now)):
+        mold = fleet.molds.get(seat)
+        if mold is not None and mold.killed is None:
+            yield Kill(seat, Reason(Rule.FORK_TIMEOUT, f"{FORK_TIMEOUT:g} s"))
+
+
+def _late(fleet: Fleet, now: float) -> set[int]:
+    """Return the seats of the molds that were asked for a worker too long ago."""
+    return {
+        worker.mold
+        for worker in fleet.workers.values()
+        if worker.state is State.SPAWNING and worker.mold is not None and now - worker.spawned > FORK_TIMEOUT
+    }
