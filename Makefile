@@ -2,6 +2,7 @@
 # make test   set everything up and run the whole suite: lint, types, import direction, tests (ARGS=, JOBS=)
 # make bench  the benchmarks
 # make docs   the documentation, as HTML
+# make test-libraries   Sentry, OpenTelemetry, ddtrace and others in workers that are forked from a mold (ARGS=)
 # make soak   a thousand replacements by every cause (REPLACEMENTS=), and a storm of faults under load (MINUTES=)
 # make lint   ruff, mypy and import-linter alone
 # make clean  remove whatever the others made
@@ -15,7 +16,7 @@ ADDRPORT ?= 127.0.0.1:8000
 # the process tests wait more than they compute
 JOBS ?= 4
 
-.PHONY: run test bench docs soak lint clean
+.PHONY: run test test-libraries bench docs soak lint clean
 .DEFAULT_GOAL := test
 
 run: $(VENV)/.run
@@ -46,7 +47,7 @@ lint: $(VENV)/.test
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf $(VENV) .nox build dist test-screenshots .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-libraries .nox build dist test-screenshots .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	rm -rf example_project/db.sqlite3* example_project/faults example_project/broker
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -66,4 +67,16 @@ $(VENV)/.run: $(VENV)/.made pyproject.toml example_project/requirements.txt
 
 $(VENV)/.test: $(VENV)/.made pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
+# real libraries in forked workers, in an environment of their own: they are pinned, and nothing else needs them
+LIBRARIES := .venv-libraries
+
+test-libraries: $(LIBRARIES)/.made
+	$(LIBRARIES)/bin/python -m pytest -c tests/libraries/pytest.ini --rootdir . tests/libraries $(ARGS)
+
+$(LIBRARIES)/.made: tests/libraries/requirements.txt pyproject.toml
+	test -d $(LIBRARIES) || $(PYTHON) -m venv $(LIBRARIES)
+	$(LIBRARIES)/bin/python -m pip install --quiet --disable-pip-version-check --editable . \
+		--requirement tests/libraries/requirements.txt
 	touch $@

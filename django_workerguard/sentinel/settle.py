@@ -45,12 +45,9 @@ def settle() -> None:
 
     _send(before_mold_fork, "before_mold_fork", None)
     set_phase(Phase.SETTLED)
-    pairs = (*registered_pairs()[::-1], *pairs_of_known_libraries())
-    for pair in pairs:
-        _call("stop", pair)
-        mark_stopped(pair)
-    if pairs:
-        _wait_for_threads()
+    _stop(registered_pairs()[::-1])
+    # asked only now: a library that a pair of the site's has stopped must not be started twice
+    _stop(tuple(pairs_of_known_libraries()))
     for step in GENERIC:
         with _our_guess(step.__name__):
             step()
@@ -72,6 +69,14 @@ def resume() -> None:
         _call("start", pair)
     _send(after_fork_in_worker, "after_fork_in_worker", CurrentWorker, worker=current_worker())
     set_phase(Phase.RESUMED)
+
+
+def _stop(pairs: tuple[Pair, ...]) -> None:
+    for pair in pairs:
+        _call("stop", pair)
+        mark_stopped(pair)
+    if pairs:
+        _wait_for_threads()
 
 
 def _call(half: str, pair: Pair) -> None:
