@@ -221,8 +221,11 @@ def _departures(policy: Policy, fleet: Fleet, now: float) -> Iterator[Retire]:
             continue
         if successor.state is State.READY and successor.aborted is None:
             yield Retire(incumbent.seat, _why_out(policy, fleet, incumbent, now) or Reason(Rule.REPLACED))
+    where = mold.source(policy, fleet, now)
+    newest = where.generation if where else 0  # of which a worker could be started now
     for worker in _in_order(fleet.of(State.LOADING, State.LOADED)):
-        if worker.slot <= fleet.target and worker.aborted is None and _is_superseded(fleet, worker, now):
+        superseded = worker.generation < newest and _is_superseded(fleet, worker, now)
+        if superseded and worker.slot <= fleet.target and worker.aborted is None:
             yield Retire(worker.seat, Reason(Rule.SUPERSEDED, f"generation {fleet.generation} has begun"))
     for worker in _in_order(fleet.of(State.UNLOADED)):
         reason = why_due(policy, fleet, worker, now)
@@ -239,8 +242,6 @@ def _is_superseded(fleet: Fleet, worker: Worker, now: float) -> bool:
     In a slot without a ready worker each load gets at least twice the time of the one that was taken
     away before it. Reloads that come faster than a load would otherwise keep the slot empty for ever.
     """
-    if worker.generation >= fleet.generation:
-        return False
     incumbent = fleet.incumbent(worker.slot)
     if incumbent is not None and incumbent.state is State.READY:
         return True

@@ -95,9 +95,7 @@ def _mold(shot: Snapshot) -> Iterator[Family]:
     if mold is None:
         return
     yield _one("mold_ready", "1 while workers can be forked from a mold.", mold["state"] == "ready")
-    yield _one(
-        "mold_unfit", "1 if no worker can be forked from the newest generation's mold.", shot["unfit"]
-    )
+    yield _one("mold_unfit", "1 if no worker can be forked from the newest generation's mold.", shot["unfit"])
     yield _one("mold_forks", "Number of workers that were forked from the present mold.", mold["forks"])
     yield _one("mold_resident_memory_bytes", "Resident memory of the mold.", mold["rss_bytes"])
     yield _one("mold_load_failures_in_a_row", "Failed loads of the mold in a row.", mold["failures"])

@@ -37,9 +37,9 @@ def test_every_worker_is_forked_from_the_mold_and_is_a_child_of_the_arbiter(serv
     assert not server._remaining_processes()
 
 
-def test_a_killed_worker_is_replaced_by_a_fork_while_no_load_can_succeed(serve, worker_class):
+def test_a_killed_worker_is_replaced_by_a_fork_while_no_load_can_succeed(serve, faults, worker_class):
     server = serve_mold(serve, worker_class=worker_class)
-    server.break_loads()
+    faults.set("settings", "memory")
     for number in range(1, 4):
         gone = server.kill_worker()
         server.wait("its successor", lambda status, gone=gone: status["slots"][0]["pid"] not in (None, gone))
@@ -49,10 +49,10 @@ def test_a_killed_worker_is_replaced_by_a_fork_while_no_load_can_succeed(serve, 
     assert not server.events("load-failed")
 
 
-def test_a_reload_rolls_only_once_its_mold_is_ready(serve, worker_class):
+def test_a_reload_rolls_only_once_its_mold_is_ready(serve, faults, worker_class):
     server = serve_mold(serve, worker_class=worker_class)
     before, old = server.pids(), mold_of(server)["pid"]
-    server.break_loads("error")
+    faults.set("urlconf", "exception")
     server.signal(signal.SIGHUP)
     server.wait_event("frozen")
     assert server.pids() == before
@@ -60,7 +60,7 @@ def test_a_reload_rolls_only_once_its_mold_is_ready(serve, worker_class):
     gone = server.kill_worker()
     server.wait("its successor", lambda status: status["slots"][0]["pid"] not in (None, gone))
     assert server.slot(1)["generation"] == 1, "forked from the old mold"
-    server.repair()
+    faults.clear()
     server.wait("generation 2", lambda status: {slot["generation"] for slot in status["slots"]} == {2})
     server.wait("the old mold's end", lambda _: not Path(f"/proc/{old}").exists())
     assert server.statuses(10) == {200: 10}
@@ -108,22 +108,62 @@ def test_a_mold_that_comes_back_in_time_forks_one_worker(serve):
     assert {*server.pids(), mold} <= {int(pid) for pid in children}
 
 
-def test_while_the_mold_cannot_load_a_dead_worker_loads_by_itself_once_it_can(serve):
+def test_while_the_mold_cannot_load_a_dead_worker_loads_by_itself_once_it_can(serve, faults):
     server = serve_mold(serve)
-    server.break_loads("error")
+    faults.set("urlconf", "exception")
     os.kill(mold_of(server)["pid"], signal.SIGKILL)
     server.wait("two failures", lambda status: status["mold"]["failures"] >= 2, 60)
     server.kill_worker()
-    server.repair()
+    faults.clear()
     server.wait_ready(timeout=60)
     assert server.statuses(6) == {200: 6}
 
 
-def test_a_server_whose_mold_cannot_load_gives_up_as_need_app_says(serve):
-    server = serve(
-        "--load", "mold", environ={"GUINEA_BROKEN": "1", "DJANGO_SETTINGS_MODULE": "no_such_settings"}
-    )
+@pytest.mark.parametrize("kind", ["exception", "exit", "kill", "segv", "memory", "system-exit"])
+def test_a_server_whose_mold_cannot_load_gives_up_as_need_app_says(serve, faults, kind):
+    faults.set("urlconf", kind)
+    server = serve("--load", "mold", "--load-retry-delay", "0.1")
     assert server.wait_exit(60) == 22
+
+
+def test_a_mold_that_hangs_in_its_load_is_ended_and_loaded_again(serve, faults):
+    faults.set("urlconf", "hang", 1)
+    server = serve("--load", "mold", "--load-timeout", "2", "--load-retry-delay", "0.1")
+    server.wait_ready(timeout=60)
+    assert [event["rule"] for event in server.events("aborted")] == ["load-timeout"]
+    assert mold_of(server)["forks"] == 2
+
+
+def test_reloads_that_come_during_the_load_of_a_mold_end_with_the_last_one(serve, faults):
+    server = serve_mold(serve)
+    faults.set("urlconf", "slow", 4)
+    for _ in range(4):
+        server.signal(signal.SIGHUP)
+        time.sleep(0.4)
+    last = server.wait(
+        "the last",
+        lambda status: (
+            not status["arbiter"]["frozen"]
+            and {slot["generation"] for slot in status["slots"]} == {status["arbiter"]["generation"]} != {1}
+        ),
+        60,
+    )
+    assert last["mold"]["generation"] == last["arbiter"]["generation"]
+    assert server.statuses(6) == {200: 6}
+    server.wait("one mold", lambda _: _molds_of(server) == 1)
+
+
+def _molds_of(server) -> int:
+    children = Path(f"/proc/{server.arbiter}/task/{server.arbiter}/children").read_text().split()
+    known = {*server.pids()}
+    return (
+        sum(1 for pid in map(int, children) if pid not in known and _command(pid) == _command(server.arbiter))
+        - 1
+    )
+
+
+def _command(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def test_the_arbiter_is_killed_and_nothing_stays_behind(serve):
@@ -139,11 +179,18 @@ def test_the_arbiter_is_killed_and_nothing_stays_behind(serve):
 def test_two_arbiters_have_a_mold_each(serve):
     server = serve_mold(serve)
     old = mold_of(server)["pid"]
+    arbiter = server.arbiter
     server.signal(signal.SIGUSR2)
-    server.wait("the second arbiter", lambda status: bool(status.get("replaces")), 60)
-    server.wait_ready()
-    assert mold_of(server)["pid"] != old
-    assert Path(f"/proc/{old}").exists()
+    status = server.wait(
+        "the second", lambda status: status["arbiter"]["pid"] != arbiter and status["ready"] == 2, 60
+    )
+    assert status["mold"]["pid"] != old
+    assert server.status(arbiter)["mold"]["pid"] == old
+    os.kill(arbiter, signal.SIGTERM)
+    assert server.wait_exit() == 0
+    assert server.statuses(6) == {200: 6}
+    os.kill(status["arbiter"]["pid"], signal.SIGTERM)
+    server._poll("the end of its mold", lambda: not Path(f"/proc/{status['mold']['pid']}").exists(), 20)
 
 
 def test_the_current_worker_is_the_fork_and_not_the_mold(serve):

@@ -1,0 +1,125 @@
+"""Single decisions about the mold."""
+
+from __future__ import annotations
+
+import pytest
+
+from django_workerguard.errors import ExitCode
+from django_workerguard.policy import action as a
+from django_workerguard.policy import message as m
+from django_workerguard.policy.mold import FORK_TIMEOUT, PATIENCE
+from django_workerguard.policy.plan import next_deadline, plan
+from django_workerguard.policy.reason import Rule
+from django_workerguard.policy.view import Fleet, Policy, State
+from tests.unit.test_policy import Start, told
+
+POLICY = Policy(load="mold", load_concurrency=2, stand_in=False, timeout=0.0)
+AUTO = Policy(load="auto", load_concurrency=2, stand_in=False, timeout=0.0)
+MOLD, NEXT_MOLD = 50, 51  # seats
+
+
+def with_mold(target: int = 2, state: State = State.READY, *, policy: Policy = POLICY) -> Fleet:
+    fleet = told(Fleet(target=target), m.MoldSpawned(MOLD, 500, 1, 60.0, 0.0), policy=policy)
+    return told(fleet, m.Observed((m.Reading(MOLD, state, 0),), 1.0), policy=policy)
+
+
+def served(target: int = 2, *, policy: Policy = POLICY) -> Fleet:
+    """A fleet whose workers were forked from a mold and are ready."""
+    fleet = with_mold(target, policy=policy)
+    for slot in range(1, target + 1):
+        fleet = told(fleet, Start(slot, slot, 100 + slot, 60.0, 1.0, mold=MOLD), policy=policy)
+        fleet = told(fleet, m.Observed((m.Reading(slot, State.READY, 1),), 1.0), policy=policy)
+    return fleet
+
+
+def test_the_mold_is_loaded_first_and_every_worker_is_forked_from_it():
+    assert plan(POLICY, Fleet(target=3), 0.0) == (a.SpawnMold(1, 60.0),)
+    assert plan(POLICY, with_mold(3, State.LOADING), 0.5) == ()
+    spawns = plan(POLICY, with_mold(3), 1.0)
+    assert spawns == tuple(a.Spawn(slot, 1, 60.0, mold=MOLD) for slot in (1, 2))
+
+
+def test_a_worker_of_the_old_mold_stays_while_the_new_generation_cannot_load():
+    """It is not superseded: no worker of the new generation could take its place."""
+    fleet = told(served(), m.GenerationStarted(20.0), m.Exited(1, 20.0), policy=POLICY)
+    assert a.SpawnMold(2, 60.0) in plan(POLICY, fleet, 20.0)
+    fleet = told(
+        fleet, m.MoldSpawned(NEXT_MOLD, 501, 2, 60.0, 20.0), m.Exited(NEXT_MOLD, 21.0, transient=False)
+    )
+    (spawn,) = (one for one in plan(POLICY, fleet, 21.0) if isinstance(one, a.Spawn))
+    assert (spawn.generation, spawn.mold) == (1, MOLD)
+    fleet = told(fleet, m.Spawning(1, 9, 1, 60.0, 21.0, mold=MOLD), m.Spawned(9, 900, 21.0), policy=POLICY)
+    fleet = told(fleet, m.Observed((m.Reading(9, State.LOADED, 1),), 21.1), policy=POLICY)
+    assert plan(POLICY, fleet, 21.1) == (a.Admit(9),)
+    assert fleet.frozen
+
+
+def test_a_reload_rolls_once_the_new_mold_is_ready_and_the_old_one_leaves():
+    fleet = told(served(), m.GenerationStarted(20.0), m.MoldSpawned(NEXT_MOLD, 501, 2, 60.0, 20.0))
+    assert plan(POLICY, fleet, 20.5) == ()
+    fleet = told(fleet, m.Observed((m.Reading(NEXT_MOLD, State.READY, 0),), 21.0))
+    actions = plan(POLICY, fleet, 21.0)
+    (retired,) = (one for one in actions if isinstance(one, a.Retire))
+    assert (retired.seat, retired.reason.rule) == (MOLD, Rule.NEWER_MOLD)
+    (spawn,) = (one for one in actions if isinstance(one, a.Spawn))
+    assert (spawn.generation, spawn.mold, spawn.reason.rule) == (2, NEXT_MOLD, Rule.RELOAD)
+
+
+def test_a_mold_that_does_not_fork_in_time_is_killed_and_nothing_else_happens():
+    fleet = told(served(), m.Exited(1, 20.0), m.Spawning(1, 9, 1, 60.0, 20.0, mold=MOLD))
+    assert plan(POLICY, fleet, 20.0 + FORK_TIMEOUT) == ()
+    assert next_deadline(POLICY, fleet, 20.0) <= 20.0 + FORK_TIMEOUT
+    (kill,) = plan(POLICY, fleet, 20.1 + FORK_TIMEOUT)
+    assert (kill.seat, kill.reason.rule) == (MOLD, Rule.FORK_TIMEOUT)
+
+
+def test_an_excused_fork_costs_its_slot_no_back_off():
+    fleet = told(served(), m.Exited(1, 20.0), m.Spawning(1, 9, 1, 60.0, 20.0, mold=MOLD))
+    fleet = told(fleet, m.SpawnFailed(1, 20.1, 9, excused=True))
+    assert fleet.record(1).next_try <= 20.1
+    assert 9 not in fleet.workers
+
+
+def test_a_slot_waits_for_the_mold_and_loads_by_itself_once_the_mold_has_failed_twice():
+    fleet, now = told(served(), m.Exited(MOLD, 20.0), m.Exited(1, 20.0)), 20.0
+    for number in range(PATIENCE):
+        assert not [one for one in plan(POLICY, fleet, now) if isinstance(one, a.Spawn)], number
+        fleet = told(fleet, m.MoldSpawned(MOLD, 510 + number, 1, 60.0, now), m.Exited(MOLD, now + 1.0))
+        now += 1.0
+    (spawn,) = (one for one in plan(POLICY, fleet, now) if isinstance(one, a.Spawn))
+    assert (spawn.slot, spawn.mold) == (1, None)
+
+
+@pytest.mark.parametrize("reloaded", [False, True])
+def test_an_unfit_mold_becomes_a_worker_under_auto_and_the_others_load(reloaded):
+    fleet = with_mold(3, State.UNFIT, policy=AUTO)
+    assert plan(AUTO, fleet, 1.0) == (a.Convert(MOLD, 1), a.Spawn(2, 1, 60.0))
+    fleet = told(fleet, m.Converted(MOLD, 1, 1.0), policy=AUTO)
+    assert fleet.workers[MOLD].slot == 1
+    assert not fleet.molds
+    assert not [one for one in plan(AUTO, fleet, 1.0) if isinstance(one, a.SpawnMold)]
+    if reloaded:  # the next generation may be fit
+        fleet = told(fleet, m.GenerationStarted(30.0), policy=AUTO)
+        assert a.SpawnMold(2, 60.0) in plan(AUTO, fleet, 30.0)
+
+
+def test_an_unfit_application_is_an_error_of_the_configuration_under_mold():
+    (action,) = plan(POLICY, with_mold(2, State.UNFIT), 1.0)
+    assert isinstance(action, a.GiveUp)
+    assert (action.exit_code, action.reason.rule) == (ExitCode.USAGE, Rule.UNFIT)
+
+
+def test_a_mold_that_becomes_unfit_later_costs_no_worker_and_is_loaded_again():
+    fleet = told(served(), m.Observed((m.Reading(MOLD, State.UNFIT, 0),), 20.0))
+    (retired,) = plan(POLICY, fleet, 20.0)
+    assert (retired.seat, retired.reason.rule) == (MOLD, Rule.UNFIT)
+    fleet = told(fleet, m.Asked(MOLD, retired.reason, 20.0, quick=True), m.Exited(MOLD, 20.1, clean=True))
+    assert a.SpawnMold(1, 60.0) in plan(POLICY, fleet, 60.0)
+
+
+def test_a_mold_and_a_worker_never_load_at_once_in_want_of_memory():
+    fleet = told(served(), m.Exited(MOLD, 20.0), m.Exited(1, 20.0))
+    fleet = told(fleet, m.MoldSpawned(MOLD, 510, 1, 60.0, 20.0), m.Exited(MOLD, 21.0, memory=True))
+    fleet = told(fleet, m.MoldSpawned(MOLD, 511, 1, 60.0, 22.0), m.Exited(MOLD, 23.0, memory=True))
+    (spawn,) = plan(POLICY, fleet, 60.0)
+    assert isinstance(spawn, a.Spawn)
