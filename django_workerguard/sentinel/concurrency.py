@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ def described_greenlets(known: frozenset[int]) -> Iterator[Hazard]:
     """Yield a hazard for each greenlet of this thread that is alive, other than the main one and gevent's hub."""
     for greenlet in _greenlets():
         if id(greenlet) not in known:
-            yield Hazard(HazardKind.GREENLET, f"{type(greenlet).__name__}, which runs {_code_of(greenlet)}")
+            yield Hazard(HazardKind.GREENLET, f"{_name_of(greenlet)}, which runs {_code_of(greenlet)}")
 
 
 def _greenlets() -> Iterator[Any]:
@@ -85,6 +86,12 @@ def _root(greenlet: Any) -> Any:
 def _is_scheduled(greenlet: Any) -> bool:
     """Return whether a greenlet of gevent waits for its first turn."""
     return not greenlet.dead and bool(getattr(greenlet, "started", False))
+
+
+def _name_of(greenlet: Any) -> str:
+    """Return the name of the thread that a greenlet stands for since gevent has patched threading, or its class."""
+    thread = getattr(getattr(greenlet, "_run", None), "__self__", None)
+    return f"thread {thread.name}" if isinstance(thread, threading.Thread) else type(greenlet).__name__
 
 
 def _code_of(greenlet: Any) -> str:

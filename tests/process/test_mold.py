@@ -14,8 +14,8 @@ def mold_of(server) -> dict:
     return server.status()["mold"]
 
 
-def serve_mold(serve, *arguments, worker_class="sync", **options):
-    server = serve("--load", "mold", "--", "-k", worker_class, *arguments, **options)
+def serve_mold(serve, *arguments, worker_class="sync", guard=(), **options):
+    server = serve("--load", "mold", *guard, "--", "-k", worker_class, *arguments, **options)
     server.wait_ready()
     return server
 
@@ -193,9 +193,99 @@ def test_two_arbiters_have_a_mold_each(serve):
     server._poll("the end of its mold", lambda: not Path(f"/proc/{status['mold']['pid']}").exists(), 20)
 
 
-def test_the_current_worker_is_the_fork_and_not_the_mold(serve):
-    server = serve_mold(serve)
-    for slot in server.status()["slots"]:
-        assert slot["pid"] != mold_of(server)["pid"]
-    pids = {server.get("/").pid for _ in range(20)}
-    assert pids <= set(server.pids())
+def test_code_that_has_kept_the_current_worker_sees_the_fork(serve):
+    server = serve_mold(serve, environ={"GUINEA_KEEPS_WORKER": "1"})
+    told = {server.get("/kept").body for _ in range(40)}
+    assert told <= {f"slot={slot['slot']} pid={slot['pid']}\n" for slot in server.status()["slots"]}
+
+
+def test_an_application_with_a_thread_is_refused_under_mold_and_named(serve):
+    server = serve("--load", "mold", environ={"GUINEA_SCHEDULER": "the-scheduler"})
+    assert server.wait_exit(60) == 2
+    (line,) = [line for line in server.log.splitlines() if line.startswith("Error:")]
+    assert "the-scheduler" in line
+    assert "load=mold" in line
+    assert not server._remaining_processes()
+
+
+def test_an_application_with_a_thread_is_served_lazily_under_auto_and_its_mold_becomes_a_worker(
+    serve, worker_class
+):
+    server = serve("--load", "auto", "--", "-k", worker_class, environ={"GUINEA_SCHEDULER": "the-scheduler"})
+    status = server.wait_ready()
+    (mold,) = server.events("mold-spawned")
+    assert mold["pid"] in server.pids(), "its load is not wasted"
+    assert status["unfit"]
+    (unfit,) = server.events("mold-unfit")
+    assert "the-scheduler" in unfit["hazards"][0]
+    assert server.statuses(10) == {200: 10}
+    before = server.pids()
+    server.signal(signal.SIGHUP)
+    server.wait(
+        "generation 2",
+        lambda status: status["ready"] == 2 and {slot["generation"] for slot in status["slots"]} == {2},
+        60,
+    )
+    assert not set(before) & set(server.pids())
+    assert server.statuses(10) == {200: 10}
+    assert server.stop() == 0
+
+
+def test_a_thread_that_starts_after_the_first_fork_makes_the_mold_unfit_for_the_second(serve):
+    server = serve("--load", "auto", environ={"GUINEA_LATE_THREAD": "late"})
+    server.wait_ready()
+    (unfit,) = server.events("mold-unfit")
+    assert "late" in unfit["hazards"][0]
+    assert server.statuses(6) == {200: 6}
+    for _ in range(3):
+        gone = server.kill_worker()
+        server.wait(
+            "its successor", lambda status, gone=gone: status["slots"][0]["pid"] not in (None, gone), 60
+        )
+        server.wait_ready()
+    assert server.stop() == 0
+
+
+def test_workers_that_are_forked_after_a_log_rotation_write_into_the_new_file(serve, tmp_path):
+    log = tmp_path / "access.log"
+    server = serve_mold(serve, "--access-logfile", str(log))
+    assert server.statuses(4) == {200: 4}
+    old = log.rename(log.with_suffix(".1"))
+    server.signal(signal.SIGUSR1)
+    server._poll("a new log", log.exists, 20)
+    for slot in (1, 2):
+        server.kill_worker(slot)
+        server.wait_event("ready", count=2 + slot)
+    size = old.stat().st_size
+    assert server.statuses(10) == {200: 10}
+    server._poll("ten lines", lambda: len(log.read_text().splitlines()) == 10, 20)
+    assert old.stat().st_size == size
+    mold = mold_of(server)["pid"]
+    assert str(old) not in {os.readlink(fd) for fd in Path(f"/proc/{mold}/fd").iterdir()}
+
+
+def test_replacements_from_one_mold_leave_nothing_behind(serve):
+    """MOLD_REPLACEMENTS: how many. The arbiter and the mold keep no descriptor, no child and no seat of any."""
+    server = serve_mold(serve, guard=("--load-retry-delay", "1ms", "--load-retry-max-delay", "2ms"))
+
+    def held() -> tuple[int, ...]:
+        mold = mold_of(server)["pid"]
+        children = Path(f"/proc/{server.arbiter}/task/{server.arbiter}/children").read_text().split()
+        return (
+            len(os.listdir(f"/proc/{server.arbiter}/fd")),
+            len(os.listdir(f"/proc/{mold}/fd")),
+            len(children),
+            len(Path(f"/proc/{mold}/task/{mold}/children").read_text().split()),
+        )
+
+    before = held()
+    for number in range(int(os.environ.get("MOLD_REPLACEMENTS", "60"))):
+        gone = server.kill_worker(number % 2 + 1)
+        server.wait(
+            "its successor",
+            lambda status, gone=gone: (
+                status["ready"] == 2 and gone not in {s["pid"] for s in status["slots"]}
+            ),
+        )
+    assert held() == before
+    assert server.statuses(6) == {200: 6}

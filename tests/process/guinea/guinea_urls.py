@@ -23,6 +23,7 @@ urlpatterns = [
     path("starve", views.starve),
     path("warm", views.warm),
     path("who", views.who),
+    path("kept", views.kept),
     path("sicken", views.sicken),
     path("health/", include("django_workerguard.urls")),
     path("guard/", include("django_workerguard.dashboard.urls")),

@@ -16,10 +16,22 @@ class GuineaConfig(AppConfig):
             listen()
         if "GUINEA_REPORTER" in os.environ:
             report(os.environ["GUINEA_REPORTER"])
+        if "GUINEA_LATE_THREAD" in os.environ:
+            start_thread_after_fork(os.environ["GUINEA_LATE_THREAD"])
         if "GUINEA_SCHEDULER" in os.environ:
             name = os.environ["GUINEA_SCHEDULER"]
             threading.Thread(target=time.sleep, args=(3600,), name=name).start()
         fault("ready")
+
+
+def start_thread_after_fork(name: str) -> None:
+    """Start a thread in the process that forks, after its first fork, as some libraries do."""
+
+    def start() -> None:
+        if name not in {thread.name for thread in threading.enumerate()}:
+            threading.Thread(target=time.sleep, args=(3600,), name=name, daemon=True).start()
+
+    os.register_at_fork(after_in_parent=start)
 
 
 def say(text: str) -> None:

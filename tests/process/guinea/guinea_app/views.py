@@ -32,6 +32,13 @@ def who(request):
     return HttpResponse(f"slot={worker.slot} release={worker.release} loaded={worker.loaded}\n")
 
 
+KEPT = current_worker()  # at the import
+
+
+def kept(request):
+    return HttpResponse(f"slot={KEPT.slot} pid={KEPT.pid}\n")
+
+
 def page(request):
     return render(request, "page.html", {"pid": os.getpid()})
 
