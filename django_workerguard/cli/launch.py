@@ -2,19 +2,58 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from django_workerguard.arbiter.program import execute
 from django_workerguard.config import handover as handovers
+from django_workerguard.config import settings_exchange
 from django_workerguard.config.environment import as_started
 from django_workerguard.config.handover import Handover
-from django_workerguard.errors import ConfigurationError
+from django_workerguard.errors import ConfigurationError, WorkerguardError
 
 # by its path: the package may be in a directory that only manage.py adds to the import path
 SERVER = Path(__file__).parents[1] / "server" / "__main__.py"
+
+
+ANSWER = 3  # the descriptor in the process that reads the settings
+LONGEST = 65.0  # seconds after which that process ends itself, should the server not have ended it
+
+
+@contextlib.contextmanager
+def reading_ahead(handover: Handover) -> Iterator[dict[str, Any]]:
+    """Have a process read the settings while the block runs, and give what the handover needs for the server to take over.
+
+    The block ends by `launch`; if it ends otherwise, so does the process. The server reads the settings again if its
+    configuration asks for another reading.
+    """
+    app = handover.guard.get("app") or os.environ.get("WORKERGUARD_APP", "")
+    request = settings_exchange.request_for(handover, app=app)
+    environ = {**as_started(), "DJANGO_SETTINGS_MODULE": handover.settings_module}
+    try:
+        fd = settings_exchange.write_request(request)
+    except WorkerguardError:  # the handover has the same difficulty, and reports it
+        yield {}
+        return
+    arguments = settings_exchange.command(ANSWER, patience=LONGEST)
+    try:
+        pid = execute(arguments, settings_exchange.environment(environ, request), descriptors={ANSWER: fd})
+    except OSError:  # the server tries again
+        os.close(fd)
+        yield {}
+        return
+    try:
+        yield {"pid": pid, "fd": fd, "request": settings_exchange.encode(request)}
+    finally:  # this process has not become the server
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(fd)
 
 
 def launch(handover: Handover) -> NoReturn:
@@ -29,6 +68,8 @@ def launch(handover: Handover) -> NoReturn:
     environ = dict(os.environ) if handover.configured else as_started()
     if handover.settings_module:
         environ["DJANGO_SETTINGS_MODULE"] = handover.settings_module
+    if handover.reading:
+        os.set_inheritable(handover.reading["fd"], True)
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(sys.executable, command, environ)  # noqa: S606 - no shell, on purpose

@@ -40,6 +40,8 @@ class Handover:
     guard: dict[str, str] = field(default_factory=dict)  # the guard's options from the command line
     server: dict[str, Any] = field(default_factory=dict)  # gunicorn's options that the command has, too
     passed_on: list[str] = field(default_factory=list)  # the arguments after --
+    # a reading of the settings that has begun before the system checks: pid, fd, request; {}: none
+    reading: dict[str, Any] = field(default_factory=dict)
     # device and inode by path, for the server that SIGUSR2 starts
     socket_files: dict[str, list[int]] = field(default_factory=dict)
 

@@ -1,4 +1,4 @@
-"""Request to and answer of the process that reads the settings. Runs in the arbiter, and in the server before it serves."""
+"""Request to and answer of the process that reads the settings. Runs in the arbiter, before it serves too, and in manage.py."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from django_workerguard.config.environment import Changes
+from django_workerguard.config.handover import Handover
 from django_workerguard.config.memfd import need_anonymous, read_all, write_all
 
 READER = "django_workerguard.config.settings_reader"
@@ -42,13 +43,36 @@ class Answer:
 SILENT = Answer(error="the process that imported it ended without an answer", silent=True)
 
 
+def request_for(
+    handover: Handover, *, app: str = "", module: str = "", chdir: str = "", pythonpath: Sequence[str] = ()
+) -> Request:
+    """Return the request for the settings of a handover.
+
+    ``module``, ``chdir`` and ``pythonpath`` come from gunicorn's configuration and take precedence; ``app``: the
+    application, if an option names it.
+    """
+    return Request(
+        module=module or handover.settings_module,
+        entry=handover.entry,
+        environ=handover.environ,
+        directory=chdir or handover.directory,
+        applications=tuple(name for name in (app, *handover.applications.values()) if name),
+        path=(*pythonpath, *([chdir] if chdir else ()), *handover.sys_path),
+    )
+
+
+def encode(request: Request) -> str:
+    """Return the request as it is written to the file."""
+    return json.dumps(asdict(request))
+
+
 def write_request(request: Request) -> int:
     """Write a request to a new file, in which the process leaves its answer. Return the descriptor.
 
     Raises ConfigurationError if the file cannot be created.
     """
     fd = need_anonymous("workerguard-settings")
-    write_all(fd, json.dumps(asdict(request)).encode())
+    write_all(fd, encode(request).encode())
     return fd
 
 
@@ -60,12 +84,13 @@ def command(fd: int, *, patience: float) -> list[str]:
     return [sys.executable, "-P", "-m", READER, str(fd), str(patience)]
 
 
-def environment(base: Mapping[str, str], *changes: Changes, path: Sequence[str]) -> dict[str, str]:
+def environment(base: Mapping[str, str], request: Request, changes: Changes | None = None) -> dict[str, str]:
     """Return the environment of the process: that of the server's start, with the changes and the import path."""
     environ: dict[str, str | None] = dict(base)
-    for change in changes:
-        environ.update(change)
-    environ["PYTHONPATH"] = ":".join(path)
+    if request.directory:
+        environ["PWD"] = request.directory
+    environ.update(changes or {})
+    environ["PYTHONPATH"] = ":".join(request.path)
     return {name: value for name, value in environ.items() if value is not None}
 
 

@@ -21,14 +21,20 @@ from django_workerguard.errors import CannotLoadError, ConfigurationError, ExitC
 from django_workerguard.policy.backoff import back_off, seed_of
 from django_workerguard.server.configuration.guarded_application import GuardedApplication
 from django_workerguard.server.configuration.settings_process import settings_request, with_settings
+from django_workerguard.server.early_answer import EarlyAnswer
 
 
 def open_application(handover: Handover) -> GuardedApplication:
     """Read the configuration and the settings, with retries. Raises ConfigurationError and CannotLoadError."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, _leave)  # as process 1 it would not end otherwise; gunicorn takes over later
-    app = GuardedApplication(handover)
-    app.settle(handover if handover.configured else _read_with_retries(app))
+    early_answer = EarlyAnswer(handover.reading)
+    handover = replace(handover, reading={})
+    try:
+        app = GuardedApplication(handover)
+        app.settle(handover if handover.configured else _read_with_retries(app, early_answer))
+    finally:
+        early_answer.end()
     return app
 
 
@@ -36,9 +42,14 @@ def _leave(_number: int, _frame: FrameType | None) -> NoReturn:
     raise SystemExit(ExitCode.OK)
 
 
-def _read_with_retries(app: GuardedApplication) -> Handover:
+def _read_with_retries(app: GuardedApplication, early_answer: EarlyAnswer) -> Handover:
     options = app.read.guard_options().options
     handover = _with_module(app)
+    if not app.early.environ:  # manage.py could not know it
+        request, _ = settings_request(app, handover)
+        early = early_answer.take(request, options.load_timeout or None)
+        if early is not None:
+            return with_settings(early, handover)
     for attempt in range(1, options.load_retries + 1):
         answer = _read(app, handover, options.load_timeout or None)
         if answer.silent and handover.entry:  # the project's own program has not led to the settings

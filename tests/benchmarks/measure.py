@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +72,35 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def compiling() -> dict[str, str]:
+    """Return an environment in which Python keeps compiled code, as it does on a host that serves a site."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
+@contextmanager
+def each_answers_once() -> Iterator[Callable[[int], int]]:
+    """Give a function that suspends a worker which has answered, and returns how many have been suspended.
+
+    The next request then waits for another worker, and the client takes no processor time from loads: a client that asks
+    again and again keeps the workers busy which are ready while others still load.
+    """
+    suspended: set[int] = set()
+
+    def suspend(pid: int) -> int:
+        os.kill(pid, signal.SIGSTOP)
+        while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+            time.sleep(0.0005)  # until then it may accept the next connection
+        suspended.add(pid)
+        return len(suspended)
+
+    try:
+        yield suspend
+    finally:
+        for pid in suspended:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
 def pinned(core: str) -> list[str]:
     return ["taskset", "--cpu-list", core] if shutil.which("taskset") else []
 
@@ -110,7 +139,7 @@ def server(
         extra = ["--app", app, *guard, "--", "--log-level", "warning", *arguments]
         command = [sys.executable, "-m", "django_workerguard", "serve", *common, *extra]
     environ = {
-        **os.environ,
+        **compiling(),
         "DJANGO_SETTINGS_MODULE": "bench_settings",
         "PYTHONPATH": f"{ROOT}:{SITE}",
         "PYTHONHASHSEED": "0",

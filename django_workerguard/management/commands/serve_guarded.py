@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from argparse import ArgumentParser
+from dataclasses import replace
 from typing import Any
 
 import django
@@ -12,7 +14,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.db import connections
 
-from django_workerguard.cli.launch import launch, require_linux
+from django_workerguard.cli.launch import launch, reading_ahead, require_linux
 from django_workerguard.conf import settings_layer
 from django_workerguard.config.arguments import add_arguments, collect, split_at_dashes
 from django_workerguard.config.environment import as_started, difference
@@ -27,6 +29,7 @@ class Command(BaseCommand):
     help = "Serve the project with pre-forked workers. A worker serves only after it is loaded, and is replaced when it fails."
     from_command_line = False
     passed_on: list[str]
+    reading: dict[str, Any]
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         add_arguments(parser)
@@ -40,6 +43,26 @@ class Command(BaseCommand):
         """Run the system checks without a database: Django 6.1 checks all databases, and one may not be reachable."""
         return super().get_check_kwargs(options) | {"databases": []}
 
+    def execute(self, *args: Any, **options: Any) -> str | None:
+        """Have the settings read for the server while the system checks run, and until the server can take the answer."""
+        with self._reading_ahead(options) as self.reading:
+            return super().execute(*args, **options)
+
+    def _reading_ahead(self, options: dict[str, Any]) -> contextlib.AbstractContextManager[dict[str, Any]]:
+        none = contextlib.nullcontext[dict[str, Any]]({})
+        if not self.from_command_line or not settings.configured:
+            return none
+        try:
+            require_linux()
+            handover = self._handover(options)
+        except WorkerguardError:  # `handle` raises it, after the system checks
+            return none
+        return none if handover.configured else reading_ahead(handover)
+
+    def _handover(self, options: dict[str, Any]) -> Handover:
+        action, guard, server = collect(options)
+        return _handover(action=action, guard=guard, server=server, passed_on=self.passed_on)
+
     def handle(self, *args: Any, **options: Any) -> None:
         if not self.from_command_line:
             raise CommandError(
@@ -48,8 +71,7 @@ class Command(BaseCommand):
             )
         try:
             require_linux()
-            action, guard, server = collect(options)
-            handover = _handover(action=action, guard=guard, server=server, passed_on=self.passed_on)
+            handover = replace(self._handover(options), reading=self.reading)
             connections.close_all()
             launch(handover)
         except WorkerguardError as error:

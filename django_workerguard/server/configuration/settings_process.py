@@ -76,19 +76,14 @@ def settings_request(
 ) -> tuple[settings_exchange.Request, dict[str, str]]:
     """Return what the process that reads the settings is to do, and its environment."""
     early = early or app.early
-    directory = early.chdir or handover.directory
-    path = [*early.pythonpath, *([early.chdir] if early.chdir else ()), *handover.sys_path]
-    named = (app.read.app, *handover.applications.values())
-    request = settings_exchange.Request(
-        module=early.environ.get("DJANGO_SETTINGS_MODULE") or handover.settings_module,
-        entry=handover.entry,
-        environ=handover.environ,
-        directory=directory,
-        applications=tuple(name for name in named if name),
-        path=tuple(path),
+    request = settings_exchange.request_for(
+        handover,
+        app=app.read.app,
+        module=early.environ.get("DJANGO_SETTINGS_MODULE") or "",
+        chdir=early.chdir,
+        pythonpath=early.pythonpath,
     )
-    pwd = {"PWD": directory} if directory else {}
-    return request, settings_exchange.environment(app.environ_found, pwd, early.environ, path=path)
+    return request, settings_exchange.environment(app.environ_found, request, early.environ)
 
 
 def with_settings(answer: settings_exchange.Answer, handover: Handover) -> Handover:
