@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import http.client
 import os
+import re
+import socket
 import statistics
 import subprocess
 import sys
@@ -68,17 +69,16 @@ def started(kind: str, port: int, environ: dict[str, str]) -> Iterator[subproces
 
 
 def worker_that_answers(port: int) -> int | None:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    """Return the pid of a worker that has answered and closed the connection: it holds no lock of the database then."""
     try:
-        connection.request("GET", "/", headers={"Connection": "close"})
-        response = connection.getresponse()
-        response.read()
-        return int(response.headers["X-Worker-Pid"]) if response.status == 200 else None
-    except (OSError, http.client.HTTPException):
+        with socket.create_connection(("127.0.0.1", port), PATIENCE) as connection:
+            connection.sendall(b"GET / HTTP/1.0\r\nHost: localhost\r\n\r\n")
+            answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    except OSError:
         time.sleep(0.005)
         return None
-    finally:
-        connection.close()
+    pid = re.search(rb"^X-Worker-Pid: (\d+)\r$", answer, re.MULTILINE)
+    return int(pid[1]) if pid and b" 200 " in answer[:16] else None
 
 
 def spent(process: subprocess.Popen[bytes], workers: set[int]) -> float:
