@@ -86,9 +86,14 @@ def each_answers_once() -> Iterator[Callable[[int], int]]:
     """
     suspended: set[int] = set()
 
+    def state(pid: int) -> str:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
     def suspend(pid: int) -> int:
+        while {state(pid), time.sleep(0.0005), state(pid)} != {"S", None}:
+            pass  # it still closes its database, whose lock it would keep while it is suspended
         os.kill(pid, signal.SIGSTOP)
-        while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+        while state(pid) != "T":
             time.sleep(0.0005)  # until then it may accept the next connection
         suspended.add(pid)
         return len(suspended)
