@@ -27,7 +27,7 @@ from django_workerguard.errors import ExitCode
 from django_workerguard.report import findings
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header
-from django_workerguard.scoreboard.layout import Layout
+from django_workerguard.scoreboard.layout import Layout, Slot, SlotState
 from django_workerguard.scoreboard.snapshot import snapshot
 from docs.generate_reference import PAGES as GENERATED
 from docs.generate_reference import REFERENCE
@@ -237,10 +237,13 @@ def test_every_exit_code_is_described():
 def test_every_field_and_finding_of_status_is_described():
     board = Board.create(Layout(seats=1, slots=1), None)
     board.words[Header.TARGET] = 1
+    board.words[board.layout.slot(0) + Slot.STATE] = SlotState.LOADING
     shot = findings.with_findings(snapshot(board))
     board.close()
     arbiter = {f"arbiter.{key}" for key in shot["arbiter"]}
-    fields = set(shot) - {"arbiter"} | arbiter | set(shot["slots"][0]) | {"replaces", "pools"}
+    fields = (
+        set(shot) - {"arbiter"} | arbiter | set(shot["slots"][0]) | set(shot["mold"]) | {"replaces", "pools"}
+    )
     steps = {field.name for field in dataclasses.fields(Step)}
     codes = set(_finding_codes()) | {"draining", "stopping"}
     assert first_column("status.md") == fields | steps | codes
