@@ -18,7 +18,11 @@ from django_workerguard.config.resolve import parse as parse_option
 from django_workerguard.errors import ConfigurationError
 
 MIDDLEWARE = "django_workerguard.middleware.GuardMiddleware"
-REFUSED = ("PRELOAD_APP", "REUSE_PORT", "DAEMON")
+REFUSED = {
+    "PRELOAD_APP": 'Remove it, and set "LOAD": "auto": one process loads the application, and the workers are forked from it.',
+    "REUSE_PORT": "Remove it. The options reference gives the reason.",
+    "DAEMON": "Remove it, and use systemd, a container or nohup.",
+}
 
 
 @register("workerguard")
@@ -84,11 +88,11 @@ def _contradictions(setting: Mapping[str, Any], values: Mapping[str, Any]) -> It
             hint="Lower MIN_LOADED, or raise WORKERS.",
             id="workerguard.E004",
         )
-    for key in REFUSED:
+    for key, hint in REFUSED.items():
         if setting.get(key):
             yield Error(
                 f"{key} cannot be used with serve_guarded.",
-                hint="Remove it: the workers load the application themselves. The options reference gives the details.",
+                hint=hint,
                 id="workerguard.E005",
             )
     if values["load_retry_delay"] > values["load_retry_max_delay"]:

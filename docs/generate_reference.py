@@ -19,7 +19,7 @@ from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.layout import Layout
 from django_workerguard.scoreboard.snapshot import snapshot
-from django_workerguard.server.configuration.guarded_application import REFUSED
+from django_workerguard.server.configuration.guarded_application import INSTEAD, REFUSED
 
 REFERENCE = Path(__file__).resolve().parent / "reference"
 UNITS: dict[Callable[[Any], Any], str] = {
@@ -173,8 +173,12 @@ def _row(family: Family, labels: tuple[str, ...]) -> str:
 def options() -> str:
     """Return the page of the options."""
     sections = "\n".join("\n".join(_section(option)) for option in OPTIONS.values())
-    refused = "".join(_wrapped(f"- `{name}`: {why}", indent="  ") + "\n" for name, why in REFUSED.items())
+    refused = "".join(_wrapped(f"- `{name}`: {_refusal(name)}", indent="  ") + "\n" for name in REFUSED)
     return f"{HEAD}{_summary()}\n{sections}\n{SERVER}{refused}"
+
+
+def _refusal(name: str) -> str:
+    return f"{REFUSED[name]}. {INSTEAD[name]}" if name in INSTEAD else REFUSED[name]
 
 
 def _summary() -> str:

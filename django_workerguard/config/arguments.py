@@ -53,7 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Print every value and where it was set. Secrets are masked.",
     )
     instead.add_argument(
-        "--check", action="store_true", help="Load the application once, as a worker does, and exit."
+        "--check",
+        action="store_true",
+        help="Load the application once, as a worker does, say whether it can be forked if load is mold or auto, and exit.",
     )
     guard = parser.add_argument_group("guard")
     for option in OPTIONS.values():

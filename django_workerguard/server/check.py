@@ -1,83 +1,119 @@
-"""Load the application once, as a worker would, and say what happened. Runs in place of the arbiter."""
+"""Load the application once, as a worker would, and print the result. Runs in place of the arbiter.
+
+With a mold the load is that of a mold; then a worker is forked from it, if one can be.
+"""
 
 from __future__ import annotations
 
-import faulthandler
-import os
+import signal
 import sys
-import threading
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 from django_workerguard.config.text import in_megabytes, plain
-from django_workerguard.errors import ExitCode
-from django_workerguard.scoreboard.board import Board
-from django_workerguard.scoreboard.layout import Layout
+from django_workerguard.errors import ConfigurationError, ExitCode, WorkerguardError
+from django_workerguard.scoreboard.layout import SeatState
 from django_workerguard.server.configuration.guarded_application import GuardedApplication
-from django_workerguard.server.workers.mixin import is_asgi, server_steps
-from django_workerguard.worker import load
-from django_workerguard.worker.seat_handle import SeatHandle
+from django_workerguard.server.trial import Process, Trial, TrialError
 
 
-def check(app: GuardedApplication) -> NoReturn:
-    """Print the load's steps, or why it failed, and end the process with the exit code."""
-    board = Board.create(Layout(seats=1, slots=1), None)
-    handle = SeatHandle(
-        board=board,
-        seat=0,
-        slot=1,
-        generation=1,
-        wake_fd=-1,
-        dump_fd=-1,
-        request=app.load_request(asgi=is_asgi(app.cfg.worker_class)),
-        options=app.guard.options,
-    )
-    patience = app.guard.options.load_timeout
-    overdue = threading.Timer(patience, _give_up, (board, patience)) if patience else None
-    if overdue is not None:
-        overdue.daemon = True
-        overdue.start()
+def check(app: GuardedApplication) -> int:
+    """Print the load's steps, or why it failed, and whether workers can be forked; return the exit code.
+
+    Raises ConfigurationError if load=mold and no worker can be forked.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    trial = Trial(app)
     try:
-        load.load(handle, on_stop=lambda: None, server_steps=server_steps(app.cfg))
-        failed = False
-    except BaseException:
-        failed = True
-    if overdue is not None:
-        overdue.cancel()
-    code = _tell(board, app.guard.options.warmup, failed=failed)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)  # a thread that the project has started must not hold it up
+        return _try(app, trial)
+    except OSError as error:
+        raise WorkerguardError(f"the check cannot start its processes: {error}") from error
+    finally:
+        trial.end()
 
 
-def _give_up(board: Board, patience: float) -> None:
-    faulthandler.dump_traceback(sys.stderr, all_threads=True)
-    step = board.read_seat_report(0).get("step")
-    print(f"Error: the load failed in step {step}: load-timeout: {patience:g} s", file=sys.stderr, flush=True)
-    os._exit(ExitCode.LOAD_FAILED)
-
-
-def _tell(board: Board, warmup: tuple[str, ...], *, failed: bool) -> int:
-    report = board.read_seat_report(0)
-    steps = report.get("steps", [])
-    for step in steps:
-        print(_line(step, warmup))
-    if failed:
-        error = report.get("error") or {}
-        place = f" in step {error['step']}" if error.get("step") else ""
-        print(f"{error.get('traceback', '')}", file=sys.stderr)
-        print(
-            f"Error: the load failed{place}: {error.get('type')}: {plain(str(error.get('message')))}",
-            file=sys.stderr,
-        )
+def _try(app: GuardedApplication, trial: Trial) -> int:
+    warmup = app.guard.options.warmup
+    process: Process | None = None
+    try:
+        if app.policy.load == "lazy":
+            process = trial.worker()
+        else:
+            process = mold = trial.mold()
+            trial.finish_mold(mold)
+            if _is_failed(mold, warmup):
+                return ExitCode.LOAD_FAILED
+            _show_load(mold, warmup)
+            _show_verdict(app, mold)
+            process = trial.fork_from(mold) if mold.is_fit else trial.convert(mold)
+        trial.finish(process)
+    except TrialError as error:
+        return _show_end(process, str(error), warmup)
+    if _is_failed(process, warmup):
         return ExitCode.LOAD_FAILED
-    for step in steps:
+    _show_load(process, warmup)
+    print(f"The application loads (pid {process.pid}).")
+    return ExitCode.OK
+
+
+def _show_verdict(app: GuardedApplication, mold: Process) -> None:
+    """Print whether workers can be forked. Raises ConfigurationError if none can be, and none may load by itself."""
+    hazards = mold.report.get("hazards", [])
+    for hazard in hazards:
+        print(f"hazard: {plain(hazard)}")
+    if mold.is_fit:
+        print("Workers can be forked from the application.")
+    elif app.policy.load == "mold":
+        number = f"{len(hazards)} hazard{'s' if len(hazards) != 1 else ''}"
+        raise ConfigurationError(
+            f"no worker can be forked from the application: {number}",
+            option="load",
+            where=app.guard.sources["load"],
+            hint="Remove what the lines above name, or set load=auto.",
+        )
+    else:
+        print(
+            "No worker can be forked from the application, so with load=auto each worker loads it by itself."
+        )
+
+
+def _is_failed(process: Process, warmup: tuple[str, ...]) -> bool:
+    """Return whether the process has reported a failed load, and print the error if it has."""
+    if process.handle.state != SeatState.FAILED:
+        return False
+    error = process.report.get("error") or {}
+    _show_steps(process, warmup)
+    print(f"{error.get('traceback', '')}", file=sys.stderr)
+    _show_error(error.get("step"), f"{error.get('type')}: {plain(str(error.get('message')))}")
+    return True
+
+
+def _show_end(process: Process | None, reason: str, warmup: tuple[str, ...]) -> int:
+    """Print why a process did not load that has reported no error itself."""
+    if process is not None:
+        _show_steps(process, warmup)
+    _show_error(process.report.get("step") if process is not None else None, reason)
+    return ExitCode.LOAD_FAILED
+
+
+def _show_error(step: str | None, reason: str) -> None:
+    sys.stdout.flush()
+    place = f" in step {step}" if step else ""
+    print(f"Error: the load failed{place}: {reason}", file=sys.stderr)
+
+
+def _show_load(process: Process, warmup: tuple[str, ...]) -> None:
+    _show_steps(process, warmup)
+    for step in process.report.get("steps", []):
         for part in step["skipped"]:
             print(f"left out in step {step['name']}: {part['part']}: {part['type']}: {part['message']}")
         for left in step["left"]:
             print(f"left open by step {step['name']}: {left}")
-    print(f"The application loads (pid {os.getpid()}).")
-    return ExitCode.OK
+
+
+def _show_steps(process: Process, warmup: tuple[str, ...]) -> None:
+    for step in process.report.get("steps", []):
+        print(_line(step, warmup))
 
 
 def _line(step: Mapping[str, Any], warmup: tuple[str, ...]) -> str:

@@ -49,7 +49,7 @@ def _run(handover: Handover, handover_fd: int) -> int:
             return ExitCode.OK
         app.warnings += require_contract(app.cfg.worker_class)
         if handover.action == "check":
-            check(app)
+            return check(app)
         _serve(app, handover_fd)
     except WorkerguardError as error:
         print(f"Error: {error}", file=sys.stderr)

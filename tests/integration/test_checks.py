@@ -36,7 +36,7 @@ def test_nothing_is_found_in_good_settings():
         ({"HEALTH_PATH": "health"}, "E003", "slash at both ends"),
         ({"WARMUP": ["everything"]}, "E003", "urlconf"),
         ({"MIN_LOADED": 4, "WORKERS": 2}, "E004", "2 WORKERS"),
-        ({"PRELOAD_APP": True}, "E005", "PRELOAD_APP"),
+        ({"PRELOAD_APP": True}, "E005", '"LOAD": "auto"'),
         ({"LOAD_RETRY_DELAY": 60}, "E006", "LOAD_RETRY_MAX_DELAY"),
         ({"GIVE_UP_AFTER": 2}, "W003", "STAND_IN_AFTER"),
         ({"RELOAD_ON_RSS": 400, "EVIL_RELOAD_ON_RSS": 300}, "W006", "well above"),

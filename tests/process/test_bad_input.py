@@ -120,7 +120,7 @@ ON_THE_COMMAND_LINE = {
     "gunicorn's value": (("--", "--timeout", "x"), "--timeout", "'x'", "after --"),
     "gunicorn's positional": (("--", "site:app"), "'site:app'", "--app"),
     "a quorum": (("-w", "2", "--min-loaded", "3"), "min-loaded: a quorum of 3", "2 workers", "--workers on"),
-    "preload": (("--", "--preload"), "preload-app: ", "the arbiter would load", "--preload on"),
+    "preload": (("--", "--preload"), "preload-app: ", "the arbiter would load", "--preload on", "load=auto"),
     "reuse-port": (("--", "--reuse-port"), "reuse-port: ", "do not accept yet", "--reuse-port on"),
     "daemon": (("--", "--daemon"), "daemon: ", "a child of its supervisor", "--daemon on"),
     "gunicorn's check": (("--", "--check-config"), "check-config: ", "use --check"),
@@ -156,7 +156,7 @@ IN_THE_SETTINGS = {
     "a value of gunicorn": ('{"WORKERS": "some"}', "workers: 'some'", 'WORKERGUARD["WORKERS"]'),
     "no dictionary": ("[1, 2]", "WORKERGUARD is not a dictionary"),
     "what cannot cross": ('{"NEED_APP": print}', "WORKERGUARD", "cannot be passed", "guinea_settings"),
-    "preload": ('{"PRELOAD_APP": True}', "preload-app: ", 'WORKERGUARD["PRELOAD_APP"]'),
+    "preload": ('{"PRELOAD_APP": True}', "preload-app: ", 'WORKERGUARD["PRELOAD_APP"]', "load=auto"),
     "the quorum": ('{"MIN_LOADED": 5, "WORKERS": 2}', "min-loaded: ", 'WORKERGUARD["MIN_LOADED"]'),
 }
 
@@ -182,7 +182,13 @@ IN_THE_CONF_FILE = {
     "a value": ("workers = 'many'", "workers: 'many'", "gunicorn.conf.py"),
     "a misspelt key": ('WORKERGUARD = {"NAEM": "x"}', "'NAEM'", "'NAME'", "gunicorn.conf.py"),
     "a hook": ("def pre_fork(): pass", "pre-fork: ", "gunicorn.conf.py"),
-    "preload": ("preload_app = True", "preload-app: ", "gunicorn.conf.py"),
+    "preload": (
+        "preload_app = True",
+        "preload-app: ",
+        "(set in ",
+        "gunicorn.conf.py",
+        "Remove it, and set load=auto",
+    ),
 }
 
 

@@ -48,6 +48,11 @@ REFUSED = {
     "check_config": "use --check, in front of the --",
     "print_config": "use --print-config, in front of the --",
 }
+# what to do about a refused setting, if its reason does not say it already
+INSTEAD = {
+    "preload_app": "Remove it, and set load=auto: one process, which is not the arbiter, loads the application, and the "
+    "workers are forked from it.",
+}
 MOST_WORKERS = MAX_SEATS // 2
 # settings whose value is a class or an address, and what reads them
 READ = {"worker_class": "worker_class", "logger_class": "logger_class", "bind": "address"}
@@ -170,6 +175,7 @@ class GuardedApplication(Application):
                     f"it cannot be used here: {why}",
                     option=name.replace("_", "-"),
                     where=self.sources.get(name),
+                    hint=INSTEAD.get(name),
                 )
         if "http_parser" not in self.sources:
             self.cfg.set(
