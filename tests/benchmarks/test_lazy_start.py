@@ -114,21 +114,27 @@ def test_until_every_worker_has_answered(tmp_path):
         for kind in kinds[first:] + kinds[:first]:
             runs[kind].append(start(kind, environ))
     seconds = {kind: [took for took, _ in found] for kind, found in runs.items()}
-    ratios = {kind: statistics.median(seconds[kind]) / statistics.median(seconds[PLAIN]) for kind in GUARDED}
+    pairs = {
+        kind: [ours / theirs for ours, theirs in zip(seconds[kind], seconds[PLAIN], strict=True)]
+        for kind in GUARDED
+    }
+    ratios = {kind: statistics.median(found) for kind, found in pairs.items()}
     lines = [
-        f"{kind}: median {statistics.median(seconds[kind]):.2f} s, at most {max(seconds[kind]):.2f} s; "
+        f"{kind}: median {statistics.median(seconds[kind]):.2f} s, {min(seconds[kind]):.2f} to {max(seconds[kind]):.2f} s; "
         f"{statistics.median(cpu for _, cpu in found):.2f} s of CPU"
         for kind, found in runs.items()
     ]
-    for kind in GUARDED:
-        pairs = [ours / theirs for ours, theirs in zip(seconds[kind], seconds[PLAIN], strict=True)]
-        mean, low, high = interval(pairs)
+    for kind, found in pairs.items():
+        mean, low, high = interval(found)
         lines.append(f"{kind}: by pairs {mean:.2f}, 95 % interval {low:.2f} to {high:.2f}")
     judge(
         f"until {WORKERS} workers have answered, the example site, {RUNS} interleaved runs",
         *lines,
         figures=[
-            (ratio <= GOAL, f"{kind}: {ratio:.2f} times plain gunicorn, at most {GOAL:g}")
+            (
+                ratio <= GOAL,
+                f"{kind}: {ratio:.2f} times plain gunicorn (median of the pairs), at most {GOAL:g}",
+            )
             for kind, ratio in ratios.items()
         ],
     )
