@@ -189,7 +189,7 @@ def _changed_mold(policy: Policy, fleet: Fleet, reading: m.Reading, at: float) -
     match reading.state:
         case State.READY:
             fleet = _change(fleet, mold.seat, ready_at=at)
-            return replace(fleet, mold_record=Record(slot=0)) if newest else fleet
+            return replace(fleet, mold_record=Record(slot=0), unfit=False) if newest else fleet
         case State.UNFIT if newest:
             fleet = replace(fleet, unfit=True)
             return (

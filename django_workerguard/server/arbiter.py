@@ -299,7 +299,7 @@ class GuardedArbiter(Arbiter):
             lambda: self._reload.bound(now),
             lambda: self._tracker.observe(now),
             lambda: self._tracker.measure(now, self.LISTENERS),
-            lambda: self._act(now),
+            self._act,
             lambda: self._tracker.publish(self._clock(), phase=self._phase()),
             lambda: self._run_files.restore_missing(self._control, now),
             lambda: self._tell_systemd(now),
@@ -313,8 +313,12 @@ class GuardedArbiter(Arbiter):
         went_well = [self._survives(step) for step in steps]  # every one of them
         return all(went_well)
 
-    def _act(self, now: float) -> None:
-        """Apply the plan. If one action fails, the others are still applied."""
+    def _act(self) -> None:
+        """Apply the plan. If one action fails, the others are still applied.
+
+        Its time is later than that of every message of this tick: a slot whose worker was just buried is due now.
+        """
+        now = self._clock()
         for action in plan(self._tracker.policy, self._fleet, now):
             self._survives(self._applier.apply, action, now)
 

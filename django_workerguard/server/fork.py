@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import traceback
@@ -173,6 +174,7 @@ def _be_mold(host: Host, handle: SeatHandle, channel: socket) -> None:
         limit_threads(host.log, handle)
         raise SystemExit(ExitCode.LOAD_FAILED) from None
     own = mold.serve()
+    faulthandler.disable()  # the mold's: its handlers would stay, and the worker's own would not be installed
     wait_for_adoption(own, host.pid)
     host.worker_age += 1
     worker = host.worker_class(

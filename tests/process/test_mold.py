@@ -289,3 +289,13 @@ def test_replacements_from_one_mold_leave_nothing_behind(serve):
         )
     assert held() == before
     assert server.statuses(6) == {200: 6}
+
+
+def test_a_fork_that_hangs_in_what_it_does_for_itself_is_ended_with_its_stacks(serve, faults):
+    server = serve_mold(serve, guard=("--warmup-path", "/warm", "--load-timeout", "2"))
+    faults.set("warm", "hang", 1)
+    server.kill_worker()
+    server.wait_event("load-failed")
+    assert "guinea_faults" in server.slot(1)["last_error"]["traceback"]
+    server.wait_ready()
+    assert server.statuses(6) == {200: 6}

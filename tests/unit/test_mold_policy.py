@@ -115,6 +115,10 @@ def test_a_mold_that_becomes_unfit_later_costs_no_worker_and_is_loaded_again():
     assert (retired.seat, retired.reason.rule) == (MOLD, Rule.UNFIT)
     fleet = told(fleet, m.Asked(MOLD, retired.reason, 20.0, quick=True), m.Exited(MOLD, 20.1, clean=True))
     assert a.SpawnMold(1, 60.0) in plan(POLICY, fleet, 60.0)
+    fleet = told(
+        fleet, m.MoldSpawned(MOLD, 501, 1, 60.0, 60.0), m.Observed((m.Reading(MOLD, State.READY, 0),), 61.0)
+    )
+    assert not fleet.unfit
 
 
 def test_a_mold_and_a_worker_never_load_at_once_in_want_of_memory():

@@ -164,6 +164,9 @@ class PoolArbiter:
         tracker.measure(now)
         self._bury_dead()  # what could not be written down before
         if not self._stopping and tracker.fleet.stop is None:
+            now = (
+                self._clock()
+            )  # later than that of every burial: a slot whose child was just buried is due now
             for action in plan(tracker.policy, tracker.fleet, now):
                 self._survives(self._applier.apply, action, now)
         self._publish()
