@@ -22,7 +22,8 @@ def check(app: GuardedApplication) -> int:
 
     Raises ConfigurationError if load=mold and no worker can be forked.
     """
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)  # the processes end with this one
     trial = Trial(app)
     try:
         return _try(app, trial)

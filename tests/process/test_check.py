@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 
 from django_workerguard.errors import ExitCode
-from tests.process.harness import WORKER_CLASSES
-from tests.process.test_bad_input import project
+from tests.process.harness import TIMEOUT, WORKER_CLASSES
+from tests.process.test_bad_input import SERVE, project
 
 __all__ = ["project"]  # the fixture
 
@@ -133,3 +139,24 @@ def test_a_load_that_hangs_in_c_is_ended_with_its_stacks(project, load):
     assert outcome.code == ExitCode.LOAD_FAILED
     assert "the load failed in step urlconf: load-timeout: 3 s" in outcome.error
     assert "guinea_urls.py" in outcome.err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("load", ["lazy", "mold"])
+def test_a_check_that_is_ended_is_no_success_and_leaves_no_process(project, load, number):
+    started = project.path / "started"
+    project.write(
+        "hang.py",
+        f"import os, time\ndef probe(): open({str(started)!r}, 'a').write(f'{{os.getpid()}}\\n'); time.sleep(3600)",
+    )
+    command = [sys.executable, *SERVE, "--check", "--load", load, "--load-probe", "hang.probe"]
+    check = subprocess.Popen(command, cwd=project.path, env=project.environ, start_new_session=True)
+    deadline = time.monotonic() + TIMEOUT
+    while not started.exists() or not (pid := started.read_text().strip()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    check.send_signal(number)
+    assert check.wait(TIMEOUT) == -number
+    while Path(f"/proc/{pid}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -1,34 +1,39 @@
-"""The first tutorial, done as it is written: its commands in a fresh project, and what they print, by its shape."""
+"""Two tutorials, done as they are written: their commands in a fresh project, and what they print, by its shape."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.process.harness import ROOT, TIMEOUT
 
-PAGE = (ROOT / "docs" / "tutorial" / "first-steps.md").read_text()
+FIRST_STEPS = (ROOT / "docs" / "tutorial" / "first-steps.md").read_text()
+LESS_MEMORY = (ROOT / "docs" / "tutorial" / "less-memory.md").read_text()
 BLOCK = re.compile(r"```(?P<language>\w+)\n(?P<text>.*?)```", re.DOTALL)
 BIN = Path(sys.executable).parent
 
 
-def blocks(language: str) -> list[str]:
-    return [block["text"] for block in BLOCK.finditer(PAGE) if block["language"] == language]
+def blocks(language: str, page: str = FIRST_STEPS) -> list[str]:
+    return [block["text"] for block in BLOCK.finditer(page) if block["language"] == language]
 
 
-def printed(command: str) -> list[list[str]]:
+def printed(command: str, page: str = FIRST_STEPS) -> list[list[str]]:
     """Return what the page shows below a command, each time that it calls it."""
     found = []
-    for block in blocks("console"):
+    for block in blocks("console", page):
         for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
             called, _, output = part.partition("\n")
             if called == command:
@@ -36,9 +41,17 @@ def printed(command: str) -> list[list[str]]:
     return found
 
 
+def commands(page: str) -> list[str]:
+    """Return the commands of a page."""
+    return [
+        line[2:] for block in blocks("console", page) for line in block.splitlines() if line.startswith("$ ")
+    ]
+
+
 def shape(line: str) -> str:
     """Return a line without what differs from run to run: numbers, names of hosts, widths."""
     line = re.sub(r" on \S+:", " on HOST:", line)
+    line = re.sub(r"/\S+/threading.py", "threading.py", line)
     line = re.sub(r"[\d.:]*\d[\d.:]*", "N", line)
     return " ".join(line.split())
 
@@ -75,6 +88,26 @@ class Reader:
             time.sleep(0.1)
         return told
 
+    @contextlib.contextmanager
+    def serving(self, command: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Run a server in the first terminal. What it says is in the file `log`."""
+        with (self.directory / "log").open("wb") as log:
+            server = subprocess.Popen(
+                command.replace("8000", str(self.port)).split(),
+                cwd=self.directory,
+                env=self.environ,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        try:
+            yield server
+        finally:
+            if server.poll() is None:
+                os.killpg(server.pid, signal.SIGKILL)
+                server.wait()
+            print((self.directory / "log").read_text())
+
     def write_settings(self) -> None:
         """Do what the page says of the settings: lines in front of two lists, and the setting."""
         path = self.directory / "mysite" / "settings.py"
@@ -108,12 +141,7 @@ def test_first_steps(reader):
     checked = reader.do("python manage.py serve_guarded --check").splitlines()
     assert [shape(line) for line in checked] == [shape(line) for line in shown]
 
-    log = (reader.directory / "log").open("wb")
-    command = ["python", "manage.py", "serve_guarded", f"127.0.0.1:{reader.port}"]
-    server = subprocess.Popen(
-        command, cwd=reader.directory, env=reader.environ, stdout=log, stderr=log, start_new_session=True
-    )
-    try:
+    with reader.serving("python manage.py serve_guarded 127.0.0.1:8000") as server:
         table = reader.until("2 of 2 ready", "workerguard status || true").splitlines()
         well, frozen = printed("workerguard status")
         assert [shape(line).split(" on ")[1] for line in table[:1]] == [
@@ -142,9 +170,84 @@ def test_first_steps(reader):
 
         os.kill(server.pid, signal.SIGTERM)
         assert server.wait(TIMEOUT) == 0
-    finally:
-        if server.poll() is None:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
-        log.close()
-        print((reader.directory / "log").read_text())
+
+
+def same_table(shown: list[str], table: list[str]) -> None:
+    """Compare the first lines and the columns."""
+    first = [shape(lines[0]).split(" on ")[-1].partition(", up ")[0] for lines in (shown, table)]
+    assert first[0] == first[1]
+    assert shape(table[1]) == shape(shown[1])
+    headings = [[line.split() for line in lines if line.startswith("SLOT")] for lines in (shown, table)]
+    assert headings[0] == headings[1]
+
+
+def same_steps(shown: list[str], checked: list[str]) -> None:
+    assert [shape(line) for line in checked] == [shape(line) for line in shown]
+
+
+@pytest.mark.timeout(300)
+def test_less_memory(reader):
+    shutil.copytree(
+        ROOT / "example_project",
+        reader.directory,
+        dirs_exist_ok=True,
+        ignore=shutil.ignore_patterns("db.sqlite3*", "faults", "broker", "__pycache__"),
+    )
+    reader.do("python manage.py migrate --verbosity 0")
+    lazily, forked, without_a_mold = printed("workerguard status", LESS_MEMORY)
+    (summing,) = (one for one in commands(LESS_MEMORY) if "Pss" in one)
+    check = "python manage.py serve_guarded --check --load auto"
+    fit, unfit = printed(check, LESS_MEMORY)
+
+    def status() -> dict:
+        return json.loads(reader.do("workerguard status --json"))
+
+    def mb(server: subprocess.Popen[bytes]) -> int:
+        return int(reader.do(f"arbiter={server.pid}; {summing}").split()[0])
+
+    with reader.serving("python manage.py serve_guarded 127.0.0.1:8000 --workers 8") as server:
+        same_table(lazily, reader.until("8 of 8 ready", "workerguard status || true").splitlines())
+        before = mb(server)
+        os.kill(server.pid, signal.SIGINT)
+        assert server.wait(TIMEOUT) == 0
+
+    same_steps(fit, reader.do(check).splitlines())
+
+    command = "python manage.py serve_guarded 127.0.0.1:8000 --workers 8 --load auto"
+    with reader.serving(command) as server:
+        table = reader.until("8 of 8 ready", "workerguard status || true").splitlines()
+        same_table(forked, table)
+        assert shape(table[2]) == shape(forked[2])
+        assert mb(server) < before
+        (started,) = printed(command, LESS_MEMORY)
+        said = (reader.directory / "log").read_text().replace(str(reader.port), "8000").splitlines()
+        assert {shape(line) for line in started} - {"…"} <= {shape(line) for line in said}
+
+        reader.do("python fault.py fail-loads-until 120")
+        gone = [slot["pid"] for slot in status()["slots"][:2]]
+        reader.do(f"kill -9 {gone[0]} {gone[1]}")
+        ready = "workerguard events | grep ' ready '"
+        (shown,) = printed(ready, LESS_MEMORY)
+        reader.until(
+            "8 of 8 ready",
+            "workerguard events | grep -c ' ready ' | grep -q 10 && workerguard status || true",
+        )
+        words = [shape(line).split("Z ")[-1] for line in reader.do(ready).splitlines()[-2:]]
+        assert {re.sub(r"slot=N.*(load_seconds)", r"\1", word.partition("steps")[0]) for word in words} == {
+            re.sub(r"slot=N.*(load_seconds)", r"\1", shape(line).split("Z ")[-1].partition("steps")[0])
+            for line in shown[1:]
+        }
+
+        reader.do(f"kill -9 {status()['mold']['pid']}")
+        table = reader.until("the mold cannot load the application", "workerguard status").splitlines()
+        same_table(without_a_mold, table)
+        assert "MemoryError: the fault fail-loads-until is on" in table[-1]
+        reader.do("python fault.py clear")
+        reader.until("mold: ready", "workerguard status")
+        assert reader.do("workerguard events | grep mold-").splitlines()[-1].split()[1] == "mold-ready"
+        os.kill(server.pid, signal.SIGINT)
+        assert server.wait(TIMEOUT) == 0
+
+    (thread,) = (one for one in commands(LESS_MEMORY) if one.startswith("echo"))
+    reader.do(thread)
+    same_steps(unfit, reader.do(check).splitlines())
