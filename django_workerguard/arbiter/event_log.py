@@ -187,6 +187,12 @@ class EventLog:
             self._log.error(text, place, reason, extra={"action": "spawn-failed"})
         self._not_spawned = reason
 
+    def not_forked(self, slot: int, reason: str) -> None:
+        """Write down a worker that its mold could not fork, which is no failure of the slot's."""
+        self._event("not-forked", slot=slot, reason=reason)
+        text = "slot=%d the mold has not forked a worker: %s"
+        self._log.warning(text, slot, reason, extra={"action": "not-forked", "slot": slot})
+
     def signal_denied(self, pid: int, error: OSError) -> None:
         self._log.error("cannot signal pid %s: %s", pid, error.strerror)
 

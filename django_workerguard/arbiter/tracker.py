@@ -114,7 +114,10 @@ class Tracker:
         self, slot: int, refusal: str, now: float, *, seat: int | None = None, excused: bool = False
     ) -> None:
         self.tell(m.SpawnFailed(slot, now, seat, excused))
-        self.event_log.not_spawned(slot, refusal)
+        if excused:
+            self.event_log.not_forked(slot, refusal)
+        else:
+            self.event_log.not_spawned(slot, refusal)
 
     def mold_spawned(self, action: a.SpawnMold, seat: int, now: float) -> None:
         pid = self.seats.pids[seat]

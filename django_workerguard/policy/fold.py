@@ -87,7 +87,8 @@ def _not_spawned(policy: Policy, fleet: Fleet, message: m.SpawnFailed) -> Fleet:
     if message.excused:
         return fleet
     if not slot:
-        return replace(fleet, mold_record=_strike(policy, fleet.mold_record, at, transient=True))
+        record = _strike(policy, fleet.mold_record, at, transient=True)
+        return replace(fleet, mold_record=replace(record, not_spawned=record.not_spawned + 1))
     record = _strike(policy, fleet.record(slot), at, transient=True)
     record = replace(record, last_spawn=fleet.spawns, not_spawned=record.not_spawned + 1)
     return _strike_canary(policy, _with_record(fleet, record), slot, at, transient=True)
@@ -189,7 +190,8 @@ def _changed_mold(policy: Policy, fleet: Fleet, reading: m.Reading, at: float) -
     match reading.state:
         case State.READY:
             fleet = _change(fleet, mold.seat, ready_at=at)
-            return replace(fleet, mold_record=Record(slot=0), unfit=False) if newest else fleet
+            record = replace(fleet.mold_record, failures=0, timeouts=0, no_memory=0, not_spawned=0)
+            return replace(fleet, mold_record=record, unfit=False) if newest else fleet
         case State.UNFIT if newest:
             fleet = replace(fleet, unfit=True)
             return (

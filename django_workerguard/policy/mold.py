@@ -16,7 +16,9 @@ from django_workerguard.policy.reason import Reason, Rule
 from django_workerguard.policy.view import Fleet, Policy, State, Worker
 
 FORK_TIMEOUT = 5.0  # seconds that a mold has for a fork, which takes milliseconds
-PATIENCE = 2  # failed loads of the mold after which a slot without a worker loads by itself
+PATIENCE = (
+    2  # failed starts, failed loads and early deaths of molds in a row after which a slot loads by itself
+)
 LOADING = (State.LOADING, State.LOADED)
 
 
@@ -43,7 +45,7 @@ def source(policy: Policy, fleet: Fleet, now: float) -> Source | None:
     if ready:
         mold = max(ready, key=lambda mold: mold.generation)
         return Source(mold.generation, mold.seat)
-    return lazily if fleet.mold_record.failures >= PATIENCE else None
+    return lazily if fleet.mold_record.strikes >= PATIENCE else None
 
 
 def source_of_successor(policy: Policy, fleet: Fleet, now: float) -> Source | None:

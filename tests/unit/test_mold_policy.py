@@ -127,3 +127,29 @@ def test_a_mold_and_a_worker_never_load_at_once_in_want_of_memory():
     fleet = told(fleet, m.MoldSpawned(MOLD, 511, 1, 60.0, 22.0), m.Exited(MOLD, 23.0, memory=True))
     (spawn,) = plan(POLICY, fleet, 60.0)
     assert isinstance(spawn, a.Spawn)
+
+
+def test_a_mold_that_cannot_be_started_is_done_without_in_the_end():
+    """For example where the kernel or a sandbox refuses what a mold needs."""
+    fleet, now = Fleet(target=1), 0.0
+    for _ in range(PATIENCE):
+        assert a.SpawnMold(1, 60.0) in plan(POLICY, fleet, now)
+        fleet = told(fleet, m.SpawnFailed(0, now))
+        assert fleet.mold_record.next_try > now
+        now = fleet.mold_record.next_try
+    assert a.Spawn(1, 1, 60.0) in plan(POLICY, fleet, now)
+
+
+def test_molds_that_die_as_soon_as_they_are_ready_wait_longer_each_time_and_are_done_without():
+    fleet, now, waits = Fleet(target=1), 0.0, []
+    for number in range(4):
+        fleet = told(fleet, m.MoldSpawned(MOLD, 500 + number, 1, 60.0, now))
+        fleet = told(fleet, m.Observed((m.Reading(MOLD, State.READY, 0),), now))
+        assert [one.mold for one in plan(POLICY, fleet, now) if isinstance(one, a.Spawn)] == [MOLD]
+        fleet = told(fleet, m.Exited(MOLD, now))
+        waits.append(fleet.mold_record.next_try - now)
+        spawns = [one.mold for one in plan(POLICY, fleet, now) if isinstance(one, a.Spawn)]
+        assert spawns == ([] if number + 1 < PATIENCE else [None])
+        now = fleet.mold_record.next_try
+    assert waits[0] == 0.0
+    assert waits[1] < waits[3]

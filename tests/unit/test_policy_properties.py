@@ -107,7 +107,7 @@ class World:
                 if mold is not None:
                     assert self.fleet.molds[mold].generation == generation, "forked from its own generation"
                 elif self.policy.load != "lazy":
-                    assert self.seen[-1][0].unfit or self.seen[-1][0].mold_record.failures >= PATIENCE
+                    assert self.seen[-1][0].unfit or self.seen[-1][0].mold_record.strikes >= PATIENCE
                     assert not (self.seen[-1][0].no_memory and loading(self.fleet)), (
                         "one load in want of memory"
                     )
