@@ -17,7 +17,7 @@ from django_workerguard.config.options import OPTIONS, Option
 from django_workerguard.report.metrics import Family, families, families_of_pools
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header
-from django_workerguard.scoreboard.layout import Layout
+from django_workerguard.scoreboard.layout import Layout, Slot, SlotState
 from django_workerguard.scoreboard.snapshot import snapshot
 from django_workerguard.server.configuration.guarded_application import INSTEAD, REFUSED
 
@@ -158,6 +158,7 @@ def metrics() -> str:
     """Return the page of the metrics."""
     board = Board.create(Layout(seats=1, slots=1), None)
     board.words[Header.TARGET] = board.words[Header.BACKLOG] = 1
+    board.words[board.layout.slot(0) + Slot.STATE] = SlotState.READY  # a mold
     shot = snapshot(board)
     board.close()
     of_servers = "".join(_row(family, family.labels) for family in families(shot))

@@ -32,6 +32,21 @@ SLOT = {
     "next_try_in": None,
     "last_error": None,
 }
+MOLD = {
+    "pid": 10,
+    "state": "ready",
+    "generation": 1,
+    "since": 900.0,
+    "forks": 3,
+    "hazards": [],
+    "rss_bytes": 60 << 20,
+    "load_seconds": 0.5,
+    "load_steps": [],
+    "step": None,
+    "failures": 0,
+    "next_try_in": None,
+    "last_error": None,
+}
 WELL = {
     "version": 1,
     "kind": "web",

@@ -94,7 +94,11 @@ def _mold(shot: Snapshot) -> Iterator[Family]:
     mold = shot["mold"]
     if mold is None:
         return
-    yield _one("mold_ready", "1 while workers can be forked from a mold.", mold["state"] == "ready")
+    yield _one(
+        "mold_ready",
+        "Only with load=mold or auto: 1 while workers can be forked from a mold.",
+        mold["state"] == "ready",
+    )
     yield _one("mold_unfit", "1 if no worker can be forked from the newest generation's mold.", shot["unfit"])
     yield _one("mold_forks", "Number of workers that were forked from the present mold.", mold["forks"])
     yield _one("mold_resident_memory_bytes", "Resident memory of the mold.", mold["rss_bytes"])

@@ -14,7 +14,7 @@ from django_workerguard.report.metrics import POOL_METRICS, PREFIX, families, fa
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.layout import TALLY_WORDS, Layout
 from django_workerguard.scoreboard.tallies import LOAD_BUCKETS, LOAD_SECONDS, TALLIES, Tallies, read_tallies
-from tests.shots import changed
+from tests.shots import MOLD, changed
 
 PROMETHEUS = Path(__file__).resolve().parents[2] / "docs" / "prometheus"
 
@@ -133,3 +133,16 @@ def test_the_labels_that_alerts_choose_by_exist():
         assert label in {*TALLIES["exits"], *TALLIES["load_failures"]}
     for label in re.findall(r'rule!?="([^"]+)"', text):
         assert label in TALLIES["recycles"]
+
+
+def test_a_mold_has_its_own_metrics_and_a_server_without_one_has_none():
+    assert not [name for name in by_name(changed()) if "_mold_" in name]
+    found = by_name(changed(load="mold", mold={**MOLD, "failures": 2}, unfit=True))
+    values = {name: family.samples for name, family in found.items() if "_mold_" in name}
+    assert values == {
+        "workerguard_mold_ready": [((), 1)],
+        "workerguard_mold_unfit": [((), 1)],
+        "workerguard_mold_forks": [((), 3)],
+        "workerguard_mold_resident_memory_bytes": [((), 60 << 20)],
+        "workerguard_mold_load_failures_in_a_row": [((), 2)],
+    }

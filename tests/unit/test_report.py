@@ -20,7 +20,7 @@ from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header, Phase, Vitals
 from django_workerguard.scoreboard.layout import Layout
 from django_workerguard.scoreboard.snapshot import snapshot
-from tests.shots import ERROR, LIMITS, WELL, changed
+from tests.shots import ERROR, LIMITS, MOLD, WELL, changed
 
 SPARE = {"part": "DATABASES: legacy", "type": "ImportError", "message": "no driver"}
 
@@ -235,3 +235,25 @@ def test_every_snapshot_can_be_assessed_and_shown():
     board.close()
     assert table(with_findings(shot))
     assert json.loads(json.dumps(shot)) == shot
+
+
+def test_a_mold_is_a_line_of_status_and_says_what_is_wrong_with_it():
+    shot = changed(load="mold", mold=MOLD)
+    assert "mold: ready for 1m40s, pid 10, generation 1, 3 forks, 60 MB" in table(shot)
+    assert not assess(shot)
+    unfit = {**MOLD, "state": "unfit", "hazards": ["thread: poller, which runs jobs.py:7"]}
+    (finding,) = assess(changed(load="auto", unfit=True, mold=unfit))
+    assert (finding.code, finding.slot) == ("mold-unfit", None)
+    assert "thread: poller, which runs jobs.py:7" in finding.text
+    assert "each worker loads it by itself" in finding.text
+    failing = {
+        **MOLD,
+        "pid": None,
+        "state": "back_off",
+        "failures": 2,
+        "next_try_in": 3.0,
+        "last_error": ERROR,
+    }
+    (finding,) = assess(changed(load="mold", mold=failing))
+    assert finding.code == "mold-failing"
+    assert "MemoryError: no memory; 2 tries failed, next try in 3.0 s" in finding.text
