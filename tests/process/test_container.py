@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -14,11 +15,11 @@ from tests.process.harness import ROOT
 UNSHARE = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
 
 
-@pytest.fixture
-def container(serve):
+@pytest.fixture(params=["lazy", "mold"])
+def container(serve, request):
     if subprocess.run((*UNSHARE, "true"), capture_output=True).returncode:
         leave_out("a PID namespace of its own needs rights that this user does not have")
-    server = serve(prefix=UNSHARE)
+    server = serve("--load", request.param, prefix=UNSHARE)
     server._poll("ready", lambda: "All 2 workers are ready" in server.log, 60)
     return server
 
@@ -50,6 +51,28 @@ def test_process_1_collects_orphans_and_the_probe_finds_it(container):
         told = enter(container, *probe, kind)
         assert told.returncode == 0, told.stderr
     container._poll("no zombie is left", lambda: "<defunct>" not in enter(container, "ps", "ax").stdout, 20)
+
+
+def status(container) -> dict:
+    """Return the status, with pids as seen from inside."""
+    told = enter(container, sys.executable, "-m", "django_workerguard.cli", "status", "--json")
+    return json.loads(told.stdout)
+
+
+def test_a_worker_that_dies_is_replaced(container):
+    before = status(container)
+    gone = before["slots"][1]["pid"]
+    assert enter(container, "kill", "-KILL", str(gone)).returncode == 0
+
+    def is_replaced() -> bool:
+        now = status(container)
+        return now["ready"] == 2 and now["slots"][1]["pid"] != gone
+
+    container._poll("its successor", is_replaced, 60)
+    after = status(container)
+    assert after["slots"][0]["pid"] == before["slots"][0]["pid"]
+    assert after["slots"][1]["mold"] == (before["mold"] and before["mold"]["pid"])
+    assert container.statuses(6) == {200: 6}
 
 
 def test_process_1_stops_on_a_signal_from_outside(container):

@@ -57,8 +57,9 @@ def uid_of(pid: int) -> int:
     return Path(f"/proc/{pid}").stat().st_uid
 
 
-def test_workers_are_nobody_and_still_tell_the_arbiter_at_once(as_nobody):
-    server, _ = as_nobody()
+@pytest.mark.parametrize("load", ["lazy", "mold"])
+def test_workers_are_nobody_and_still_tell_the_arbiter_at_once(as_nobody, load):
+    server, _ = as_nobody("--load", load)
     server.wait_ready()
     assert {uid_of(pid) for pid in server.pids()} == {NOBODY}
     assert uid_of(server.arbiter) == 0
@@ -68,11 +69,15 @@ def test_workers_are_nobody_and_still_tell_the_arbiter_at_once(as_nobody):
     os.kill(server.pids()[0], signal.SIGKILL)
     server.wait_event("exited")
     server.wait_ready()
+    if load == "mold":
+        assert uid_of(server.status()["mold"]["pid"]) == NOBODY
+        assert {slot["mold"] for slot in server.status()["slots"]} == {server.status()["mold"]["pid"]}
     assert server.stop() == 0
 
 
-def test_a_log_rotation_kills_no_worker(as_nobody):
-    server, log = as_nobody()
+@pytest.mark.parametrize("load", ["lazy", "mold"])
+def test_a_log_rotation_kills_no_worker(as_nobody, load):
+    server, log = as_nobody("--load", load)
     server.wait_ready()
     before = server.pids()
     log.rename(log.with_suffix(".1"))
