@@ -245,6 +245,6 @@ def _is_child(pid: int) -> bool:
     """Return whether a process is a child of this one; its status stays to be collected."""
     try:
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except (ChildProcessError, OverflowError):
+    except (OSError, OverflowError):  # ChildProcessError, or no pid at all
         return False
-    return pid > 0
+    return True

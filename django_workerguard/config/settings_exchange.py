@@ -101,5 +101,5 @@ def read_answer(fd: int) -> Answer:
         if "module" in content:  # still the request
             return SILENT
         return Answer(**content)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return SILENT

@@ -68,7 +68,7 @@ def receive(end: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
         return None, list(descriptors)
     try:
         message = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         message = {}
     return message if isinstance(message, dict) else {}, list(descriptors)
 

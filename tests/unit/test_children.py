@@ -1,0 +1,124 @@
+"""The table of children, where a mold names the worker that it has forked: early, late, twice, or a process of others."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+
+import pytest
+
+from django_workerguard.arbiter.children import CannotStartError, Children
+from django_workerguard.arbiter.event_log import EventLog
+from django_workerguard.arbiter.exits import Exit
+from django_workerguard.arbiter.seats import Seats
+from django_workerguard.scoreboard.board import Board
+from django_workerguard.scoreboard.layout import Layout, Orders, Seat, SeatKind
+
+MOLD = 7  # a seat
+
+
+class Fork:
+    """A server that takes note of what it is told."""
+
+    orders = Orders.NONE
+
+    def __init__(self) -> None:
+        self.arrivals: list[int] = []
+
+    def ask(self, mold, start):
+        return object()
+
+    def arrived(self, pid, worker):
+        self.arrivals.append(pid)
+
+
+@pytest.fixture
+def fork():
+    return Fork()
+
+
+@pytest.fixture
+def children(fork):
+    board = Board.create(Layout(seats=4, slots=2), None)
+    seats = Seats(board)
+    children = Children(seats, fork, EventLog(board, logging.getLogger("test")), mold_fork=fork)
+    children.seats = seats
+    yield children
+    board.close()
+
+
+@pytest.fixture
+def process():
+    """A child of this process."""
+    started = subprocess.Popen(["sleep", "60"])
+    yield started
+    started.kill()
+    started.wait()
+
+
+def asked(children: Children) -> int:
+    start = children.reserve(SeatKind.WORKER, 1, 1, Orders.NONE)
+    children.ask(MOLD, start)
+    assert children.seats.word(start.seat, Seat.PID) == 0, "nobody may act on the orders of this seat yet"
+    return start.seat
+
+
+def test_a_worker_that_its_mold_has_named_is_registered_in_its_seat(children, fork, process):
+    seat = asked(children)
+    child = children.arrived(seat, process.pid)
+    assert (child.seat, fork.arrivals) == (seat, [process.pid])
+    assert children.seats.word(seat, Seat.PID) == process.pid
+    assert children.asked_of(MOLD) == []
+
+
+def test_a_worker_that_ends_before_its_mold_has_named_it_is_buried_all_the_same(children, process):
+    seat = asked(children)
+    process.kill()
+    process.wait()
+    children.ended(process.pid, Exit(None, signal.SIGKILL))
+    assert children.dead() == [], "it is not known yet"
+    children.arrived(seat, process.pid)
+    ((child, end),) = children.dead()
+    assert (child.seat, end.signal) == (seat, signal.SIGKILL)
+    children.forget(child)
+    assert children.seats.pids == {}
+
+
+def test_the_end_of_a_stranger_is_kept_only_while_a_worker_is_asked_for(children, process):
+    children.ended(99, Exit(0, None))
+    seat = asked(children)
+    with pytest.raises(CannotStartError):
+        children.arrived(seat, 99)
+    children.ended(98, Exit(0, None))
+    children.arrived(seat, process.pid)
+    seat = asked(children)
+    with pytest.raises(CannotStartError):
+        children.arrived(seat, 98)
+
+
+@pytest.mark.parametrize("pid", [1, os.getppid(), os.getpid(), 2**31, 2**80, 0, -5])
+def test_a_process_that_is_no_child_of_the_arbiter_is_refused(children, pid):
+    """The mold runs the site's code: the arbiter must never send signals to what it names."""
+    seat = asked(children)
+    with pytest.raises(CannotStartError, match="not a new child"):
+        children.arrived(seat, pid)
+    children.did_not_arrive(seat)
+    assert children.seats.pids == {}
+
+
+def test_a_child_that_has_a_seat_is_not_given_a_second_one(children, process):
+    children.arrived(asked(children), process.pid)
+    with pytest.raises(CannotStartError, match="not a new child"):
+        children.arrived(asked(children), process.pid)
+
+
+def test_a_worker_that_did_not_arrive_gives_its_seat_back(children):
+    open_before = len(os.listdir("/proc/self/fd"))
+    seat = asked(children)
+    assert [start.seat for start in children.asked_of(MOLD)] == [seat]
+    children.did_not_arrive(seat)
+    assert children.asked_of(MOLD) == []
+    assert children.seats.pids == {}
+    assert len(os.listdir("/proc/self/fd")) == open_before
