@@ -9,14 +9,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 from django_workerguard.arbiter.program import execute
 from django_workerguard.config import handover as handovers
 from django_workerguard.config import settings_exchange
 from django_workerguard.config.environment import as_started
-from django_workerguard.config.handover import Handover
-from django_workerguard.errors import ConfigurationError, WorkerguardError
+from django_workerguard.config.handover import STOP_SIGNALS, Handover
+from django_workerguard.errors import ConfigurationError, ExitCode, WorkerguardError
 
 # by its path: the package may be in a directory that only manage.py adds to the import path
 SERVER = Path(__file__).parents[1] / "server" / "__main__.py"
@@ -49,11 +50,27 @@ def reading_ahead(handover: Handover) -> Iterator[dict[str, Any]]:
         yield {}
         return
     try:
-        yield {"pid": pid, "fd": fd, "request": settings_exchange.encode(request)}
+        with _ended_by_signals():
+            yield {"pid": pid, "fd": fd, "request": settings_exchange.encode(request)}
     finally:  # this process has not become the server
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         os.close(fd)
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let a signal that stops the server end the block, so that the process that reads the settings ends too."""
+
+    def leave(_number: int, _frame: FrameType | None) -> NoReturn:
+        raise SystemExit(ExitCode.OK)
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGQUIT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def launch(handover: Handover) -> NoReturn:
@@ -72,6 +89,8 @@ def launch(handover: Handover) -> NoReturn:
         os.set_inheritable(handover.reading["fd"], True)
     sys.stdout.flush()
     sys.stderr.flush()
+    # kept for the server, which takes signals later: as process 1 it would lose them, else be ended by them
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     os.execve(sys.executable, command, environ)  # noqa: S606 - no shell, on purpose
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -15,6 +16,11 @@ from django_workerguard.config.memfd import need_anonymous, read_all, write_all
 from django_workerguard.errors import ConfigurationError
 
 VERSION = 2
+STOP_SIGNALS = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGQUIT,
+)  # blocked during the exec, until the server takes them
 
 
 @dataclass(frozen=True, kw_only=True)

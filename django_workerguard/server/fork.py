@@ -7,6 +7,7 @@ import os
 import signal
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from importlib import import_module
 from socket import socket
 from typing import Any
 
@@ -20,7 +21,6 @@ from django_workerguard.errors import ExitCode
 from django_workerguard.scoreboard.layout import Orders, SeatKind, SeatState
 from django_workerguard.server.host import Host
 from django_workerguard.server.workers.mixin import is_asgi
-from django_workerguard.server.workers.mold import Mold, wait_for_adoption
 from django_workerguard.server.workers.stand_in import StandIn, without_hooks
 from django_workerguard.worker.after_fork import become_subreaper, block_signals, release_arbiter
 from django_workerguard.worker.load import record_failure
@@ -162,7 +162,10 @@ def _never_back(step: Callable[..., None], *arguments: Any, **more: Any) -> None
 
 def _be_mold(host: Host, handle: SeatHandle, channel: socket) -> None:
     """Be a mold until it ends, and be a worker in each of its forks. Always raises SystemExit at the end."""
-    mold = Mold(host, handle, channel)
+    module = import_module(
+        "django_workerguard.server.workers.mold"
+    )  # here, because the arbiter needs none of it
+    mold = module.Mold(host, handle, channel)
     util._setproctitle(f"mold [{host.proc_name}]")
     try:
         mold.load()
@@ -175,7 +178,7 @@ def _be_mold(host: Host, handle: SeatHandle, channel: socket) -> None:
         raise SystemExit(ExitCode.LOAD_FAILED) from None
     own = mold.serve()
     faulthandler.disable()  # the mold's: its handlers would stay, and the worker's own would not be installed
-    wait_for_adoption(own, host.pid)
+    module.wait_for_adoption(own, host.pid)
     host.worker_age += 1
     worker = host.worker_class(
         host.worker_age, host.pid, host.LISTENERS, host.app, host.timeout / 2.0, host.cfg, host.log

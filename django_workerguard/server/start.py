@@ -14,7 +14,7 @@ from types import FrameType
 from typing import NoReturn
 
 from django_workerguard.config import settings_exchange
-from django_workerguard.config.handover import Handover
+from django_workerguard.config.handover import STOP_SIGNALS, Handover
 from django_workerguard.config.options import GuardOptions
 from django_workerguard.config.settings_exchange import Answer
 from django_workerguard.errors import CannotLoadError, ConfigurationError, ExitCode
@@ -26,8 +26,9 @@ from django_workerguard.server.early_answer import EarlyAnswer
 
 def open_application(handover: Handover) -> GuardedApplication:
     """Read the configuration and the settings, with retries. Raises ConfigurationError and CannotLoadError."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+    for number in STOP_SIGNALS:
         signal.signal(number, _leave)  # as process 1 it would not end otherwise; gunicorn takes over later
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # blocked since before the exec
     early_answer = EarlyAnswer(handover.reading)
     handover = replace(handover, reading={})
     try:
