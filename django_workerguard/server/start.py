@@ -28,10 +28,10 @@ def open_application(handover: Handover) -> GuardedApplication:
     """Read the configuration and the settings, with retries. Raises ConfigurationError and CannotLoadError."""
     for number in STOP_SIGNALS:
         signal.signal(number, _leave)  # as process 1 it would not end otherwise; gunicorn takes over later
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # blocked since before the exec
     early_answer = EarlyAnswer(handover.reading)
     handover = replace(handover, reading={})
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # blocked since before the exec
         app = GuardedApplication(handover)
         app.settle(handover if handover.configured else _read_with_retries(app, early_answer))
     finally:
