@@ -98,12 +98,12 @@ def test_the_end_of_a_stranger_is_kept_only_while_a_worker_is_asked_for(children
         children.arrived(seat, 98)
 
 
-@pytest.mark.parametrize("pid", [1, os.getppid(), os.getpid(), 2**31, 2**80, 0, -5])
-def test_a_process_that_is_no_child_of_the_arbiter_is_refused(children, pid):
+def test_a_process_that_is_no_child_of_the_arbiter_is_refused(children):
     """The mold runs the site's code: the arbiter must never send signals to what it names."""
     seat = asked(children)
-    with pytest.raises(CannotStartError, match="not a new child"):
-        children.arrived(seat, pid)
+    for pid in (1, os.getppid(), os.getpid(), 2**31, 2**80, 0, -5):
+        with pytest.raises(CannotStartError, match="not a new child"):
+            children.arrived(seat, pid)
     children.did_not_arrive(seat)
     assert children.seats.pids == {}
 
