@@ -5,13 +5,14 @@ from __future__ import annotations
 MEGABYTE = 1 << 20
 
 
+REPLACEMENT = "\ufffd"  # not by its name, for which Python would import unicodedata when it compiles this
+
+
 def plain(text: str) -> str:
     """Replace characters that could control a terminal, because exceptions and file names may contain them."""
     if text.isprintable():
         return text
-    return "".join(
-        char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text
-    )
+    return "".join(char if char.isprintable() or char in "\n\t" else REPLACEMENT for char in text)
 
 
 def in_megabytes(size: int, *, digits: int = 0, sign: str = "") -> str:
