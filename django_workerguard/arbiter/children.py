@@ -159,7 +159,7 @@ class Children:
         return [start for start, of, _ in self._asked.values() if of == mold]
 
     def convert(self, seat: int, slot: int) -> None:
-        """Make the mold in a seat the worker of a slot. Raises CannotStartError if it cannot be told."""
+        """Turn the mold in a seat into the worker of a slot. Raises CannotStartError if the mold cannot be told."""
         pid = self._seats.pids[seat]
         start = replace(self._children[pid].start, kind=SeatKind.WORKER, slot=slot)
         try:

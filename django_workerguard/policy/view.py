@@ -263,7 +263,7 @@ class Fleet:
 
     @property
     def no_memory(self) -> bool:
-        """Say whether the last load of a slot, or of the mold, has failed for want of memory."""
+        """Say whether the last load of any slot, or of the mold, failed because there was not enough memory."""
         return any(record.no_memory for record in (self.mold_record, *self.records.values()))
 
     @cached_property

@@ -18,7 +18,7 @@ class HazardKind(StrEnum):
     OPEN_FILE = "open-file"  # for writing, and not for appending
     GREENLET = "greenlet"
     EVENT_LOOP = "event-loop"
-    LIBRARY = "library"
+    UNFIT_LIBRARY = "library"
     NOT_EXAMINED = "not-examined"  # the scan could not look at something
 
 

@@ -86,13 +86,13 @@ def unfit_libraries() -> Iterator[Hazard]:
         if library.is_running() and not library.is_tested:
             tested = ", ".join(f"{beginning}*" for beginning in library.tested)
             yield Hazard(
-                HazardKind.LIBRARY,
+                HazardKind.UNFIT_LIBRARY,
                 f"{library.distribution} {library.version()} is running; only {tested} is known to survive a fork. "
                 "Register a pair with mold.pause that stops and starts it",
             )
     if _new_relic_has_an_application():
         yield Hazard(
-            HazardKind.LIBRARY,
+            HazardKind.UNFIT_LIBRARY,
             "newrelic has an active application; nothing that forked workers record would arrive. "
             "Do not call register_application() during the load",
         )

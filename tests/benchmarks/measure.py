@@ -90,8 +90,10 @@ def each_answers_once() -> Iterator[Callable[[int], int]]:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
     def suspend(pid: int) -> int:
-        while {state(pid), time.sleep(0.0005), state(pid)} != {"S", None}:
-            pass  # it still closes its database, whose lock it would keep while it is suspended
+        asleep = 0  # looks in a row: until then it may still close its database, whose lock it would keep
+        while asleep < 2:
+            asleep = asleep + 1 if state(pid) == "S" else 0
+            time.sleep(0.0005)
         os.kill(pid, signal.SIGSTOP)
         while state(pid) != "T":
             time.sleep(0.0005)  # until then it may accept the next connection

@@ -99,7 +99,7 @@ def test_a_mold_that_comes_back_in_time_forks_one_worker(serve):
     mold = mold_of(server)["pid"]
     os.kill(mold, signal.SIGSTOP)
     server.kill_worker()
-    time.sleep(1.0)  # a late answer, well before the time limit of a fork
+    server.wait("it was asked", lambda status: status["slots"][0]["state"] == "loading")
     os.kill(mold, signal.SIGCONT)
     server.wait_ready()
     assert mold_of(server)["pid"] == mold
@@ -137,9 +137,9 @@ def test_a_mold_that_hangs_in_its_load_is_ended_and_loaded_again(serve, faults):
 def test_reloads_that_come_during_the_load_of_a_mold_end_with_the_last_one(serve, faults):
     server = serve_mold(serve)
     faults.set("urlconf", "slow", 4)
-    for _ in range(4):
+    for number in range(1, 5):
         server.signal(signal.SIGHUP)
-        time.sleep(0.4)
+        server.wait_event("reload", count=number)
     last = server.wait(
         "the last",
         lambda status: (

@@ -33,7 +33,7 @@ def a_python_that_nobody_may_run() -> str:
 
 @pytest.fixture
 def tmp_path():
-    """A directory that nobody may read. pytest closes its own to other users each time that another run of pytest starts."""
+    """A directory that the user nobody may read. Each run of pytest that starts closes pytest's own directory to others."""
     with tempfile.TemporaryDirectory(prefix="workerguard-users-") as directory:
         Path(directory).chmod(0o755)
         yield Path(directory)

@@ -20,7 +20,7 @@ MOLD = 7  # a seat
 
 
 class Fork:
-    """A server that takes note of what it is told."""
+    """A server that records the workers that have arrived."""
 
     orders = Orders.NONE
 
@@ -61,7 +61,7 @@ def process():
 def asked(children: Children) -> int:
     start = children.reserve(SeatKind.WORKER, 1, 1, Orders.NONE)
     children.ask(MOLD, start)
-    assert children.seats.word(start.seat, Seat.PID) == 0, "nobody may act on the orders of this seat yet"
+    assert children.seats.word(start.seat, Seat.PID) == 0, "no process has this seat yet"
     return start.seat
 
 

@@ -228,7 +228,7 @@ SAFE = {
         import subprocess
         subprocess.run(["true"])
         """,
-    "child that nobody has waited for": """
+    "child that has ended and was not collected": """
         import subprocess
         zombie = subprocess.Popen(["true"])
         os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
