@@ -32,7 +32,7 @@ class Collector:
             self.arrived.notify_all()
 
     def distinct(self, expected):
-        """Wait until `count` different marks have arrived, or the time is over, and return how many have."""
+        """Wait until `expected` different marks have arrived, or the time is over, and return how many have."""
         deadline = time.monotonic() + SECONDS
         with self.arrived:
             self.arrived.wait_for(
