@@ -37,7 +37,8 @@ SUFFIXES: dict[Callable[[Any], Any], str] = {units.seconds: " s", units.megabyte
 # Every option stands in one subject; a new one is added here, or the page is not written.
 SUBJECTS = {
     "The application and its load": (
-        *("app", "load_timeout", "load_concurrency", "warmup", "urlconf", "warmup_path", "load_probe"),
+        *("app", "load_timeout", "load_concurrency", "warmup", "urlconf", "warmup_path", "warmup_in_mold"),
+        "load_probe",
         *("accept_left_behind", "release"),
     ),
     "When a load fails": (

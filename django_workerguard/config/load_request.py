@@ -15,6 +15,7 @@ class LoadRequest:
     interface: Literal["wsgi", "asgi"] = "wsgi"
     warmup: tuple[str, ...] = ()
     warmup_path: tuple[str, ...] = ()
+    warmup_in_mold: bool = False
     load_probe: tuple[str, ...] = ()
     release: str = ""
     urlconf: tuple[str, ...] = ()

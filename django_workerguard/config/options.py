@@ -179,6 +179,13 @@ class GuardOptions:
     warmup_path: tuple[str, ...] = _option(
         (), _paths, "Paths to request from the application as part of the load.", metavar="PATH,…"
     )
+    warmup_in_mold: bool = _option(
+        False,
+        units.switch,
+        "With a mold, make the requests of warmup-path once, in the mold, and not in each worker: the workers then share "
+        "what these requests have imported and computed. What a request starts, such as a thread, can make the mold unfit.",
+        metavar="on|off",
+    )
     load_probe: tuple[str, ...] = _option(
         (),
         units.words,

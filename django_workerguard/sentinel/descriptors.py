@@ -7,7 +7,6 @@ concurrent-log-handler, which opens it again in a forked process; a memfd that i
 
 from __future__ import annotations
 
-import _socket  # not `socket`: gevent replaces its class by one that changes the descriptor's flags
 import ctypes
 import fcntl
 import functools
@@ -20,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from django_workerguard.sentinel.borrowed_socket import borrowed_socket
 from django_workerguard.sentinel.hazard import Hazard, HazardKind
 
 EVENT = re.compile(r"anon_inode:\[?(?P<name>eventpoll|eventfd|timerfd|signalfd|inotify|fanotify|io_uring)\b")
@@ -130,11 +130,7 @@ def _c() -> Any:
 
 def _socket_text(number: int) -> str:
     """Describe a socket that workers must not share; "" if they may."""
-    blocking = os.get_blocking(number)
-    sock = _socket.socket(fileno=number)
-    try:
-        if blocking != os.get_blocking(number):  # socket.setdefaulttimeout has changed it
-            os.set_blocking(number, blocking)
+    with borrowed_socket(number) as sock:
         if sock.type == socket.SOCK_DGRAM:
             return ""
         if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
@@ -142,11 +138,9 @@ def _socket_text(number: int) -> str:
         if _is_shut(number):
             return ""
         return f"descriptor {number}: {_ends(sock)}"
-    finally:
-        sock.detach()
 
 
-def _ends(sock: _socket.socket) -> str:
+def _ends(sock: Any) -> str:
     local = _address(sock.getsockname())
     try:
         peer = _address(sock.getpeername())

@@ -7,17 +7,20 @@ import os
 import re
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 from django_workerguard.config.django_settings import all_settings
+from django_workerguard.sentinel.borrowed_socket import borrowed_socket
 
 # executors of asyncio and asgiref: they belong to ASGI, not to the step that used them first
 ASGI_THREADS = ("ThreadPoolExecutor-", "asyncio_")
 # libraries with a thread that maintains a connection pool: each worker has its own
 POOL_LIBRARIES = ("psycopg_pool", "psycopg2", "redis", "django_redis", "pymemcache", "pymongo", "sqlalchemy")
+TO_END = 0.1  # seconds in which a thread that is about to end is not yet one that was left
 # the usual ports of databases, caches and brokers
 SERVICE_PORTS = frozenset(
     {1433, 1521, 3306, 4222, 5432, 5433, 5671, 5672, 6379, 6380, 6432, 9092, 11211, 26379, 27017}
@@ -40,12 +43,19 @@ class OpenResources:
         }
         return cls(threads, dict(_sockets()))
 
-    def since(self, before: OpenResources) -> OpenResources:
-        """Return the threads and sockets that are open now and were not open before."""
-        return OpenResources(
-            {key: thread for key, thread in self.threads.items() if key not in before.threads},
-            {inode: fd for inode, fd in self.sockets.items() if inode not in before.sockets},
-        )
+    @classmethod
+    def left_since(cls, before: OpenResources) -> OpenResources:
+        """Return the threads and sockets that are open and were not open before. Gives a thread a moment to end."""
+        deadline = time.monotonic() + TO_END
+        while True:
+            now = cls.now()
+            left = cls(
+                {key: thread for key, thread in now.threads.items() if key not in before.threads},
+                {inode: fd for inode, fd in now.sockets.items() if inode not in before.sockets},
+            )
+            if not left.threads or time.monotonic() > deadline:
+                return left
+            time.sleep(0.005)
 
     def unexpected(self) -> tuple[str, ...]:
         """Return the names of the threads and sockets that are not known to be harmless."""
@@ -72,18 +82,25 @@ def _is_pool_thread(thread: threading.Thread) -> bool:
 
 def _describe_socket(fd: int) -> str:
     """Describe a socket; "" if it is harmless: a socket pair of this process, or a connection to a service."""
-    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as sock:
+    with contextlib.suppress(OSError), borrowed_socket(fd) as sock:
         local = sock.getsockname()
         if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             return f"listener:{_address_text(local)}"
         try:
             peer = sock.getpeername()
         except OSError:
-            return f"socket:{_address_text(local) or sock.family.name}"
+            return f"socket:{_address_text(local) or _family(sock.family)}"
         if sock.family == socket.AF_UNIX:
             return ""  # the socket pair that wakes an event loop, or a service on this host
         return "" if peer[1] in _service_ports() else f"socket:{_address_text(peer)}"
     return ""
+
+
+def _family(number: int) -> str:
+    try:
+        return socket.AddressFamily(number).name
+    except ValueError:
+        return f"family {number}"
 
 
 def _address_text(address: Any) -> str:

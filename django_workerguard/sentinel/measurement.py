@@ -30,7 +30,7 @@ def measure_step(name: str, reporter: Reporter, *, shareable: bool = True) -> It
     started = time.monotonic()
     yield parts
     seconds = time.monotonic() - started
-    left = OpenResources.now().since(before)
+    left = OpenResources.left_since(before)
     reporter.end(
         Step(
             name=name,

@@ -35,26 +35,28 @@ class ProbeError(Exception):
 
 def load(request: LoadRequest, reporter: Reporter) -> Callable[..., Any]:
     """Load and verify the application, and return it. Raises any exception of the load."""
-    app = load_shared(request, reporter)
-    load_own(app, request, reporter)
+    app = load_shared(request, reporter, in_mold=False)
+    load_own(app, request, reporter, forked=False)
     return app
 
 
 def load_steps(request: LoadRequest, reporter: Reporter) -> None:
     """Run every step that follows the import of the application, but for the warm-up requests."""
     load_parts(request, reporter)
-    load_own(None, request, reporter)
+    load_own(None, request, reporter, forked=False)
 
 
-def load_shared(request: LoadRequest, reporter: Reporter) -> Callable[..., Any]:
+def load_shared(request: LoadRequest, reporter: Reporter, *, in_mold: bool) -> Callable[..., Any]:
     """Load the application and what a fork can share of it, and return it. Raises any exception of the load.
 
-    The project's own module is imported first, because it may set environment variables that Django reads.
+    ``in_mold``: workers will be forked from this process, so make the warm-up requests here if they are to be shared. The project's own module is imported first, because it may set environment variables that Django reads.
     """
     with close_new_connections(forget=False):
         with measure_step("app", reporter):
             app = _application(request)
         load_parts(request, reporter)
+    if in_mold and request.warmup_in_mold:
+        _warm_up_all(app, request, reporter)
     return app
 
 
@@ -66,16 +68,26 @@ def load_parts(request: LoadRequest, reporter: Reporter) -> None:
                 STEPS[name](request, parts)
 
 
-def load_own(app: Callable[..., Any] | None, request: LoadRequest, reporter: Reporter) -> None:
-    """Do what each worker does for itself: the warm-up requests to ``app``, if there is one, and the load probes."""
+def load_own(
+    app: Callable[..., Any] | None, request: LoadRequest, reporter: Reporter, *, forked: bool
+) -> None:
+    """Do what each worker does for itself: the warm-up requests to ``app``, if there is one, and the load probes.
+
+    ``forked``: from a mold, which has made the warm-up requests if they are to be shared.
+    """
+    if app is not None and not (forked and request.warmup_in_mold):
+        _warm_up_all(app, request, reporter)
     with close_new_connections(forget=True):
-        if app is not None:
-            for path in request.warmup_path:
-                with measure_step(f"warmup:{path}", reporter, shareable=False):
-                    warm_up(app, path, interface=request.interface)
         for probe in request.load_probe:
             with measure_step(f"probe:{probe}", reporter, shareable=False):
                 _run_probe(probe)
+
+
+def _warm_up_all(app: Callable[..., Any], request: LoadRequest, reporter: Reporter) -> None:
+    with close_new_connections(forget=True):
+        for path in request.warmup_path:
+            with measure_step(f"warmup:{path}", reporter, shareable=False):
+                warm_up(app, path, interface=request.interface)
 
 
 def _application(request: LoadRequest) -> Callable[..., Any]:

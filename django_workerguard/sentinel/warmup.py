@@ -190,10 +190,11 @@ async def _request(app: Callable[..., Any], path: str, *, secure: bool) -> tuple
         elif message["type"] == "http.response.body" and not message.get("more_body"):
             ended.set()
 
-    await app(scope, receive, send)
-    # synchronous views ran in a thread with its own connections
-    from asgiref.sync import sync_to_async
+    from asgiref.sync import ThreadSensitiveContext, sync_to_async
     from django.db import connections
 
-    await sync_to_async(connections.close_all, thread_sensitive=True)()
+    # the thread of synchronous views, which has its own connections, ends with the context
+    async with ThreadSensitiveContext():
+        await app(scope, receive, send)
+        await sync_to_async(connections.close_all)()
     return result["status"], result["location"]

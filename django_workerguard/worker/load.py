@@ -85,8 +85,8 @@ def load(
         for name, step in (server_steps or {}).items():
             with sentinel.measure_step(name, reporter, shareable=False):
                 step()
-        app: Application = loaded or sentinel.load_shared(handle.request, reporter)
-        sentinel.load_own(app, handle.request, reporter)
+        app: Application = loaded or sentinel.load_shared(handle.request, reporter, in_mold=False)
+        sentinel.load_own(app, handle.request, reporter, forked=loaded is not None)
         return app
 
     with _direct_signals(handle, on_stop):
@@ -104,7 +104,7 @@ def load_in_mold(handle: SeatHandle) -> tuple[Application, SeatReporter]:
 
     def application(sentinel: Any, reporter: SeatReporter) -> Application:
         reporters.append(reporter)
-        app: Application = sentinel.load_shared(handle.request, reporter)
+        app: Application = sentinel.load_shared(handle.request, reporter, in_mold=True)
         with sentinel.measure_step("settle", reporter, shareable=False):
             sentinel.settle()
         return app

@@ -13,14 +13,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNNER = """
-    import json, sys
+    import json, sys, threading
     from django_workerguard.config.load_request import LoadRequest
     from django_workerguard.sentinel import describe_failure, load
 
     class Seen:
-        def __init__(self): self.steps = []; self.current = None
+        def __init__(self): self.steps = []; self.left = {}; self.current = None
         def begin(self, name): self.current = name
-        def end(self, step): self.current = None; self.steps.append(step.name)
+        def end(self, step): self.current = None; self.steps.append(step.name); self.left[step.name] = step.left
 
     told = json.loads(sys.argv[1])
     request = LoadRequest(app=told.get("app"), interface=told.get("interface", "wsgi"),
@@ -37,7 +37,8 @@ RUNNER = """
         open_connections = [c.alias for c in connections.all() if c.connection is not None]
     except Exception:
         open_connections = []
-    print("told:" + json.dumps({"steps": seen.steps, "step": seen.current, "failure": failure, "open": open_connections}))
+    print("told:" + json.dumps({"steps": seen.steps, "step": seen.current, "failure": failure, "open": open_connections, "left": seen.left,
+                                "threads": [thread.name for thread in threading.enumerate()]}))
 """
 SETTINGS = """
     SECRET_KEY = "the-secret-key-that-nobody-may-see"
@@ -70,6 +71,13 @@ PROBES = """
     def says_no(): return False
     def leaks():
         raise RuntimeError("cannot log in with password=hunter2hunter2 at postgres://shop:hunter2hunter2@db/shop")
+"""
+
+IS_BLOCKING = """
+    import os
+    def is_blocking():
+        from django.conf import settings
+        return os.get_blocking(settings.LEFT.fileno())
 """
 
 
@@ -111,6 +119,7 @@ def test_a_whole_load(run, interface):
     assert told["steps"][:4] == ["app", "urlconf", "templates", "lazy"]
     assert told["steps"][-1] == "probe:probes.good"
     assert told["open"] == [], "what the load opened is closed after it"
+    assert told["threads"] == ["MainThread"]
 
 
 @pytest.mark.parametrize("interface", ["wsgi", "asgi"])
@@ -237,3 +246,25 @@ def test_the_release(tmp_path, monkeypatch):
     assert release(f"file:{tmp_path}/REVISION") == "v1.2.3"
     assert release("call:platform:python_implementation") == "CPython"
     assert [release(spec) for spec in ("", "env:NOPE", "file:/nope", "call:nope:nope")] == ["", "", "", ""]
+
+
+def test_looking_for_what_was_left_open_changes_no_flag_of_a_socket(run):
+    """With `socket.setdefaulttimeout` Python makes each socket object non-blocking, with the descriptor behind it."""
+    settings = """
+    import os, socket
+    LEFT = socket.create_server(("127.0.0.1", 0))
+    socket.setdefaulttimeout(5)
+    """
+    told = run({"probes": ["os:getpid", "probes:is_blocking"]}, settings=settings, probes=IS_BLOCKING)
+    assert told["failure"] is None
+    assert told["left"]["app"][0].startswith("listener:127.0.0.1:")
+
+
+def test_a_thread_that_is_about_to_end_was_not_left_behind(run):
+    urls = URLS.replace(
+        "return HttpResponse(request.get_host()",
+        "threading.Thread(target=time.sleep, args=(0.02,)).start(); return HttpResponse(request.get_host()",
+    )
+    told = run({"paths": ["/"]}, urls="    import threading, time\n" + urls.lstrip("\n"))
+    assert told["failure"] is None
+    assert told["left"]["warmup:/"] == []

@@ -299,3 +299,31 @@ def test_a_fork_that_hangs_in_what_it_does_for_itself_is_ended_with_its_stacks(s
     assert "guinea_faults" in server.slot(1)["last_error"]["traceback"]
     server.wait_ready()
     assert server.statuses(6) == {200: 6}
+
+
+@pytest.mark.parametrize("worker_class", ["sync", "gevent", "asgi"])
+def test_warm_up_requests_are_made_once_in_the_mold_if_the_site_asks_for_it(serve, worker_class):
+    guard = ("--warmup-path", "/warm", "--warmup-in-mold", "on")
+    server = serve_mold(serve, guard=guard, worker_class=worker_class)
+    server.kill_worker()
+    server.wait_event("ready", count=3)
+    server.wait_ready()
+    (mold,) = server.events("mold-ready")
+    assert "warmup:/warm" in mold["steps"]
+    assert not [event for event in server.events("ready") if "warmup" in event["steps"]]
+    assert server.statuses(6) == {200: 6}
+
+
+def test_a_warm_up_request_that_fails_in_the_mold_is_a_failed_load_of_the_mold(serve, faults):
+    faults.set("warm", "exception")
+    server = serve("--load", "mold", "--warmup-path", "/warm", "--warmup-in-mold", "on")
+    server.wait_event("load-failed")
+    faults.clear()
+    server.wait_ready()
+    assert server.statuses(6) == {200: 6}
+
+
+def test_a_worker_that_loads_for_itself_makes_the_warm_up_requests_too(serve):
+    server = serve("--load", "lazy", "--warmup-path", "/warm", "--warmup-in-mold", "on")
+    server.wait_ready()
+    assert all("warmup:/warm" in event["steps"] for event in server.events("ready"))

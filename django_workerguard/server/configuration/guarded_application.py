@@ -271,6 +271,7 @@ class GuardedApplication(Application):
             interface=interface,
             warmup=options.warmup,
             warmup_path=options.warmup_path,
+            warmup_in_mold=options.warmup_in_mold,
             load_probe=options.load_probe,
             release=options.release,
             urlconf=options.urlconf,

@@ -36,6 +36,7 @@ LATE_IMPORTS = {
     "UvicornWorker": (
         "uvicorn.lifespan.on",
         "uvicorn.loops.auto",
+        "uvicorn.loops.uvloop",
         "uvicorn.protocols.http.auto",
         "uvicorn.protocols.websockets.auto",
         "gunicorn.instrument.statsd",
