@@ -21,15 +21,17 @@ from django_workerguard.config.text import plain
 from django_workerguard.config.units import seconds
 from django_workerguard.errors import ConfigurationError, ExitCode, NoServerError, WorkerguardError
 from django_workerguard.report.findings import with_findings
-from django_workerguard.report.tables import event_line, explanation, table
+from django_workerguard.report.tables import event_line, explanation, requests_table, table
 from django_workerguard.report.verdict import KINDS
 from django_workerguard.scoreboard.header import ServerKind
+from django_workerguard.scoreboard.in_hand import requests_of_servers
 from django_workerguard.scoreboard.journal import read_events
 from django_workerguard.scoreboard.places import Server, is_live
 from django_workerguard.scoreboard.snapshot import SNAPSHOT_VERSION, snapshot
 
 SHORTEST_WATCH = 0.1  # seconds
 FOLLOW_EVERY = 0.5  # seconds
+CLEAR_SCREEN = "\033[H\033[2J"
 
 
 def run(argv: list[str], prog: str) -> int:
@@ -93,6 +95,21 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "-f", "--follow", action="store_true", help="Continue with new events as they happen."
     )
     events.set_defaults(command=_events)
+
+    requests = commands.add_parser(
+        "requests", parents=[which], help="Show the requests that are being served, the oldest first."
+    )
+    output = requests.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="Print JSON.")
+    output.add_argument(
+        "--watch",
+        nargs="?",
+        type=_seconds,
+        const=1.0,
+        metavar="SECONDS",
+        help="Repeat every SECONDS seconds.",
+    )
+    requests.set_defaults(command=_requests)
 
     probe = commands.add_parser(
         "probe",
@@ -216,6 +233,22 @@ def _events(parsed: argparse.Namespace) -> int:
         time.sleep(FOLLOW_EVERY)
         server.board.refresh()
         new = list(read_events(server.board, after=last))
+
+
+def _requests(parsed: argparse.Namespace) -> int:
+    while True:
+        served = requests_of_servers([server.board for server in choose(parsed, here=Path(here()))])
+        if parsed.json:
+            print(json.dumps(served, indent=2))
+        else:
+            lines = requests_table(served)
+            if parsed.watch is not None and sys.stdout.isatty():
+                print(CLEAR_SCREEN, end="")
+                lines = lines[: max(2, os.get_terminal_size().lines - 1)]
+            print("\n".join(lines), flush=True)
+        if parsed.watch is None:
+            return ExitCode.OK
+        time.sleep(max(parsed.watch, SHORTEST_WATCH))
 
 
 def _probe(parsed: argparse.Namespace) -> int:

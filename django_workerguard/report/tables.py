@@ -88,6 +88,28 @@ def row(slot: Mapping[str, Any], now: float) -> tuple[str, ...]:
     )
 
 
+REQUEST_COLUMNS = ("SLOT", "PID", "AGE", "METHOD", "PATH", "VIEW")
+
+
+def requests_table(served: Mapping[str, Any]) -> list[str]:
+    """Render ``workerguard requests``, line by line."""
+    rows = [
+        (
+            str(request["slot"]),
+            str(request["pid"]),
+            f"{request['age']:.1f} s" if request["age"] < 60 else span(request["age"]),
+            request["method"],
+            request["path"],
+            request["view"] or "-",
+        )
+        for request in served["requests"]
+    ]
+    lines = _aligned([REQUEST_COLUMNS, *rows]) if rows else ["No request is being served."]
+    if served["not_listed"]:
+        lines.append(f"and {served['not_listed']} more, which are not listed one by one")
+    return [plain(line) for line in lines]
+
+
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [

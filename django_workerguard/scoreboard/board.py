@@ -20,6 +20,7 @@ from django_workerguard.scoreboard.discovery import open_file
 from django_workerguard.scoreboard.header import FEATURES, MAGIC, VERSION, WORD, Header, Vitals, path_word
 from django_workerguard.scoreboard.layout import (
     ABOUT_WORDS,
+    ENTRIES,
     MAX_SEATS,
     TALLY_WORDS,
     TEXT_WORDS,
@@ -42,7 +43,8 @@ class BoardError(WorkerguardError):
 class Board:
     """A mapped scoreboard.
 
-    ``words`` is a view of 64-bit words: each item is read or written as one whole word.
+    ``words`` is a view of 64-bit words: each item is read or written as one whole word. ``bytes`` is a view of the same
+    memory, for texts.
     """
 
     def __init__(
@@ -53,7 +55,8 @@ class Board:
         self.layout = layout
         self.fd = fd
         self.path = path
-        self.words = memoryview(mapping).cast("Q")
+        self.bytes = memoryview(mapping)
+        self.words = self.bytes.cast("Q")
         self._documents: dict[int, tuple[int, Any]] = {}
 
     @classmethod
@@ -162,8 +165,9 @@ class Board:
         return Vitals(self.words)
 
     def close(self) -> None:
-        """Unmap the board. Release all views of ``words`` before."""
+        """Unmap the board. Release all views of ``words`` and ``bytes`` before."""
         self.words.release()
+        self.bytes.release()
         self._mapping.close()
         for fd in (self.fd, self._source):
             if fd >= 0:
@@ -272,6 +276,8 @@ class Board:
         for word in range(start, start + Seat.WORDS):
             self.words[word] = 0
         self.words[text + 1] = 0
+        started = self.layout.started(index)
+        self.bytes[started * WORD : (started + ENTRIES) * WORD] = bytes(ENTRIES * WORD)
         # the sequence is never reset, so that no reader takes an old text for a new one
         self.words[text] = _next_sequence(self.words[text])
 

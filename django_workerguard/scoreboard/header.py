@@ -7,7 +7,7 @@ from __future__ import annotations
 
 WORD = 8
 MAGIC = 0x4452415547524B57  # "WKRGUARD"
-VERSION = 2
+VERSION = 3
 FEATURES = 0
 
 

@@ -1,6 +1,7 @@
 """Byte layout of the scoreboard: regions, word offsets, and which process may write each word. Pure.
 
-A board is one file: header, about text, seats, slots, journal, samples, tallies. Offsets and sizes are in 8-byte words.
+A board is one file: header, about text, seats, slots, journal, samples, tallies, registers. Offsets and sizes are in
+8-byte words.
 Each word has one writer, given in its comment: A is the arbiter, W is the worker in that seat.
 """
 
@@ -18,6 +19,7 @@ SAMPLE_WORDS = 8
 TEXT_WORDS = 1536  # 12 KiB for a traceback or the steps of a load
 ABOUT_WORDS = 512
 TALLY_WORDS = 256
+ENTRIES = 128  # requests in hand that the register of a seat has room for
 MAX_SEATS = 1024
 OTHERS = (
     6  # seats for the stand-in, and for molds: of this generation, of the one before, and of those that leave
@@ -49,8 +51,22 @@ class Seat(IntEnum):
     DUTY = 25  # W, 1 while a stand-in or an unloaded worker accepts and answers 503
     MEMORY_ERRORS = 26  # W, requests that ended in MemoryError
     LAST_5XX = 27  # W, monotonic ns of the latest 5xx
+    NOT_ENTERED = 28  # W, requests for which the register had no room
     RELEASE = 32  # W, 8 words of text
     WORDS = 64
+
+
+class Entry(IntEnum):
+    """Words of an entry of a seat's register, which holds one request in hand.
+
+    When each was begun is in an array before them, so that looking at all of them is cheap.
+    """
+
+    TASK = 0  # W, the identity of the thread, greenlet or task that serves it
+    LIMIT = 1  # W, monotonic ns, when it is overdue; 0: as `request-timeout` says
+    TARGET = 2  # W, text: method, space, path without the query
+    VIEW = 15  # W, text: the name of the view once Django knows it
+    WORDS = 24
 
 
 class SeatKind(IntEnum):
@@ -176,10 +192,17 @@ class Layout:
     def tallies(self) -> int:
         return self.sample(self.slots + 1, 0)
 
+    def started(self, seat: int) -> int:
+        """When each request in a seat's register was begun: W, monotonic ns; 0: the entry is free."""
+        return self.tallies + TALLY_WORDS + seat * ENTRIES * (1 + Entry.WORDS)
+
+    def entry(self, seat: int, number: int) -> int:
+        return self.started(seat) + ENTRIES + number * Entry.WORDS
+
     @property
     def size(self) -> int:
         """The size of the board in bytes."""
-        return (self.tallies + TALLY_WORDS) * WORD
+        return self.started(self.seats) * WORD
 
 
 def layout_for(workers: int, *, surge: int) -> Layout:

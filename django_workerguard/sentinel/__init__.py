@@ -14,6 +14,7 @@ from django_workerguard.sentinel.fork_safety import Baseline, hazards
 from django_workerguard.sentinel.measurement import measure_step
 from django_workerguard.sentinel.settle import resume, settle
 from django_workerguard.sentinel.steps import load, load_own, load_shared, load_steps, release
+from django_workerguard.sentinel.view_names import name_views
 
 __all__ = [
     "Baseline",
@@ -26,6 +27,7 @@ __all__ = [
     "load_shared",
     "load_steps",
     "measure_step",
+    "name_views",
     "release",
     "resume",
     "settle",

@@ -18,10 +18,11 @@ from django_workerguard.server.workers.accept_delay import defer_accept, delay_a
 from django_workerguard.server.workers.certificate import load_certificate
 from django_workerguard.server.workers.connection_close import Closer, close_without_waiting
 from django_workerguard.server.workers.request_counter import RequestCount, chain_hooks, request_count
-from django_workerguard.server.workers.wrapper import GuardedASGI, GuardedWSGI, HealthURLs
+from django_workerguard.server.workers.wrapper import GuardedASGI, GuardedWSGI, HealthURLs, RegisteredWSGI
 from django_workerguard.worker import load
 from django_workerguard.worker.after_fork import IgnoresHangup, die_with_parent, release_seat_after_fork
 from django_workerguard.worker.current import current_worker
+from django_workerguard.worker.register import Register
 from django_workerguard.worker.seat_handle import SeatHandle
 
 Step = Callable[[], None]
@@ -154,16 +155,19 @@ class GuardMixin(IgnoresHangup):
 
     def _wrap(self, app: Callable[..., Any], count: RequestCount) -> None:
         health = HealthURLs(self.seat_handle)
+        register = Register(self.seat_handle.board, self.seat_handle.seat)
+        import_module(load.SENTINEL).name_views(register.name_view)
         if self.asynchronous:
             import_module("gunicorn.instrument.statsd")  # gunicorn imports it at the first request
             self.wsgi: Any = GuardedASGI(
-                app, health, count, admit=self._admitted, failed=self._lifespan_failed
+                app, health, count, register, admit=self._admitted, failed=self._lifespan_failed
             )
             self.asgi = self.wsgi
         else:
             self._closer = close_without_waiting()
-            chain_hooks(self, count, answered=self._closer.record if self._closer else _ignore_request)
-            self.wsgi = GuardedWSGI(app, health)
+            answered = self._closer.record if self._closer else _ignore_request
+            chain_hooks(self, count, register, answered=answered)
+            self.wsgi = GuardedWSGI(RegisteredWSGI(app, register), health)
 
     def run(self) -> None:
         if not self._has_lifespan and not load.wait_for_admission(self.seat_handle, alive=lambda: self.alive):

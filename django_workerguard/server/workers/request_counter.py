@@ -12,6 +12,7 @@ from gunicorn.config import PostRequest, PreRequest
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.scoreboard.layout import Seat
 from django_workerguard.scoreboard.snapshot import is_suspect
+from django_workerguard.worker.register import NO_REQUEST, Register
 
 Hook = Callable[..., Any]
 
@@ -94,11 +95,15 @@ def request_count(words: memoryview, base: int) -> RequestCount:
     return (RequestCount if has_gil else LockedRequestCount)(words, base)
 
 
-PROBE = "workerguard.probe"  # in the environ of a request that the guard has answered
+# in the environ of a request
+PROBE = "workerguard.probe"  # the guard has answered it
+ENTRY = "workerguard.entry"  # its token in the register
 
 
-def chain_hooks(worker: Any, count: RequestCount, *, answered: Callable[[Any], None]) -> None:
-    """Wrap the user's hooks pre_request and post_request to count requests.
+def chain_hooks(
+    worker: Any, count: RequestCount, register: Register, *, answered: Callable[[Any], None]
+) -> None:
+    """Wrap the user's hooks pre_request and post_request to count requests, and to take them out of the register.
 
     Probes are not counted, because the application does not answer them. ``answered`` is called after every request.
     """
@@ -107,7 +112,7 @@ def chain_hooks(worker: Any, count: RequestCount, *, answered: Callable[[Any], N
     quiet = before is PreRequest.default and not worker.log.error_log.isEnabledFor(10)
     worker.cfg.settings["pre_request"].set(_before(count, None if quiet else before))
     worker.cfg.settings["post_request"].set(
-        _after(count, None if after is PostRequest.default else after, answered)
+        _after(count, register, None if after is PostRequest.default else after, answered)
     )
 
 
@@ -122,8 +127,10 @@ def _before(count: RequestCount, user: Hook | None) -> Hook:
     return pre_request
 
 
-def _after(count: RequestCount, user: Hook | None, answered: Callable[[Any], None]) -> Hook:
-    ended = count.ended
+def _after(
+    count: RequestCount, register: Register, user: Hook | None, answered: Callable[[Any], None]
+) -> Hook:
+    ended, take_out = count.ended, register.end
 
     def post_request(worker: Any, request: Any, environ: Any, response: Any) -> None:
         answered(request)
@@ -135,6 +142,7 @@ def _after(count: RequestCount, user: Hook | None, answered: Callable[[Any], Non
         else:
             # without a status, the application raised, and gunicorn answers 500
             ended((getattr(response, "status_code", None) or 500) if response is not None else 500)
+            take_out(environ.get(ENTRY, NO_REQUEST))
         if user is not None:
             user(worker, request, environ, response)
 

@@ -5,13 +5,16 @@ They answer the health URLs and pass every other request on unchanged.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from importlib import import_module
 from typing import Any
 
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.report.health import KINDS, Answer, ProbeKind, answer, bears_token, wants_json
 from django_workerguard.scoreboard.layout import SeatState
-from django_workerguard.server.workers.request_counter import PROBE, RequestCount
+from django_workerguard.server.workers.request_counter import ENTRY, PROBE, RequestCount
+from django_workerguard.worker.register import Register
 from django_workerguard.worker.seat_handle import SeatHandle
 
 Scope = MutableMapping[str, Any]
@@ -72,6 +75,20 @@ class GuardedWSGI:
         return [response.body]
 
 
+class RegisteredWSGI:
+    """A WSGI application whose requests are entered in the register. The hook post_request takes them out."""
+
+    def __init__(self, app: WSGIApp, register: Register) -> None:
+        self._app = app
+        self._enter = register.begin
+        self._identity = threading.get_ident  # looked up now: under gevent it identifies greenlets
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        target = f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}".encode("latin-1", "replace")
+        environ[ENTRY] = self._enter(target, self._identity())
+        return self._app(environ, start_response)
+
+
 class GuardedASGI:
     """An ASGI application that answers the health URLs, counts requests and watches the lifespan.
 
@@ -84,6 +101,7 @@ class GuardedASGI:
         app: Callable[[Scope, Receive, Send], Awaitable[None]],
         health: HealthURLs,
         count: RequestCount,
+        register: Register,
         *,
         admit: Callable[[], Awaitable[None]],
         failed: Callable[[BaseException], None],
@@ -94,6 +112,10 @@ class GuardedASGI:
         self._started = count.started
         self._ended = count.ended
         self._memory_error = count.memory_error
+        self._enter = register.begin
+        self._take_out = register.end
+        # imported here, because the arbiter must not import it before a gevent worker has patched it
+        self._current_task: Callable[[], object] = import_module("asyncio").current_task
         self._admit = admit
         self._failed = failed
 
@@ -128,7 +150,7 @@ class GuardedASGI:
                 status = message["status"]
             await send(message)
 
-        self._started()
+        token = self._begin(scope["method"], scope)
         try:
             await self._app(scope, receive, send_and_record)
         except MemoryError:
@@ -143,9 +165,14 @@ class GuardedASGI:
             raise
         finally:
             self._ended(status)
+            self._take_out(token)
+
+    def _begin(self, method: str, scope: Scope) -> int:
+        self._started()
+        return self._enter(f"{method} {scope['path']}".encode(errors="replace"), id(self._current_task()))
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._started()
+        token = self._begin(scope["type"], scope)
         status = 500
         try:
             await self._app(scope, receive, send)
@@ -157,6 +184,7 @@ class GuardedASGI:
             raise
         finally:
             self._ended(status)
+            self._take_out(token)
 
     async def _answer(self, kind: ProbeKind, scope: Scope, send: Send) -> None:
         headers = dict(scope["headers"])

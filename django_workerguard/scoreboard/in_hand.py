@@ -1,0 +1,116 @@
+"""The requests in hand, as the registers of the seats hold them. Runs in readers and in the arbiter.
+
+A register may be damaged, or written while it is read: whatever is in it, a reader gets valid values.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from django_workerguard.config.text import REPLACEMENT
+from django_workerguard.probe.clock import monotonic_ns
+from django_workerguard.scoreboard.board import Board
+from django_workerguard.scoreboard.header import WORD
+from django_workerguard.scoreboard.layout import ENTRIES, Entry, Seat, SeatKind
+
+REQUESTS_VERSION = 1
+
+
+@dataclass(frozen=True)
+class InHand:
+    """One request that a worker serves.
+
+    ``started`` and ``limit`` are in nanoseconds of the monotonic clock; ``limit`` is 0 if the request has none of its
+    own. ``task`` is the identity of the thread, greenlet or task. ``view`` is "" until Django has chosen it.
+    """
+
+    seat: int
+    started: int
+    limit: int
+    task: int
+    method: str
+    path: str
+    view: str
+
+    def age(self, now: int) -> float:
+        """Return the seconds since its start, at a time in nanoseconds."""
+        return max(0, now - self.started) / 1e9
+
+    def as_dict(self, slot: int, pid: int, now: int) -> dict[str, Any]:
+        """Return it as plain values, with its age in seconds."""
+        return {
+            "slot": slot,
+            "pid": pid,
+            "age": round(self.age(now), 3),
+            "method": self.method,
+            "path": self.path,
+            "view": self.view,
+            "task": self.task,
+        }
+
+
+def requests_in_hand(board: Board, seat: int) -> list[InHand]:
+    """Return the requests in the register of a seat, the oldest first."""
+    return sorted(_read(board, seat), key=lambda request: request.started)
+
+
+def workers_in_seats(board: Board) -> Iterator[tuple[int, int]]:
+    """Yield the seat and the slot of each worker, also of one that is leaving."""
+    for seat in range(board.layout.seats):
+        base = board.layout.seat(seat)
+        if board.words[base + Seat.PID] and board.words[base + Seat.KIND] == SeatKind.WORKER:
+            yield seat, board.words[base + Seat.SLOT]
+
+
+def requests_of_servers(boards: Iterable[Board]) -> dict[str, Any]:
+    """Return all requests in hand, the oldest first, as plain values: what ``workerguard requests --json`` prints.
+
+    ``not_listed`` counts those for which a register had no room.
+    """
+    now = monotonic_ns()
+    listed: list[dict[str, Any]] = []
+    in_flight = 0
+    for board in boards:
+        for seat, slot in workers_in_seats(board):
+            base = board.layout.seat(seat)
+            in_flight += board.words[base + Seat.IN_FLIGHT]
+            pid = board.words[base + Seat.PID]
+            listed.extend(request.as_dict(slot, pid, now) for request in requests_in_hand(board, seat))
+    return {
+        "version": REQUESTS_VERSION,
+        "at": time.time(),
+        "requests": sorted(listed, key=lambda request: -request["age"]),
+        "not_listed": max(0, in_flight - len(listed)),
+    }
+
+
+def starts(board: Board, seat: int) -> list[int]:
+    """Return when each request in the register of a seat was begun; 0 for a free entry."""
+    first = board.layout.started(seat)
+    return board.words[first : first + ENTRIES].tolist()
+
+
+def limit_of(board: Board, seat: int, number: int) -> int:
+    """Return the limit of the request in an entry."""
+    limit: int = board.words[board.layout.entry(seat, number) + Entry.LIMIT]
+    return limit
+
+
+def _read(board: Board, seat: int) -> Iterator[InHand]:
+    for number, started in enumerate(starts(board, seat)):
+        if not started:
+            continue
+        entry = board.layout.entry(seat, number)
+        task, limit = board.words[entry + Entry.TASK], board.words[entry + Entry.LIMIT]
+        method, _, path = _text(board, entry + Entry.TARGET, Entry.VIEW - Entry.TARGET).partition(" ")
+        view = _text(board, entry + Entry.VIEW, Entry.WORDS - Entry.VIEW)
+        if board.words[board.layout.started(seat) + number] == started:  # otherwise it has ended
+            yield InHand(seat, started, limit, task, method, path, view)
+
+
+def _text(board: Board, offset: int, words: int) -> str:
+    text = board.read_bytes(offset, words * WORD).partition(b"\0")[0].decode(errors="replace")
+    return text if text.isprintable() else "".join(c if c.isprintable() else REPLACEMENT for c in text)

@@ -1,0 +1,83 @@
+"""The register of a worker's seat: the requests in hand. Runs in the worker.
+
+Each entry has one writer, the request that it belongs to. It is complete before its start is written, and the start is
+erased first, so a reader that finds the same start before and after has read one request.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from struct import Struct
+
+from django_workerguard.probe.clock import monotonic_ns
+from django_workerguard.scoreboard.board import Board
+from django_workerguard.scoreboard.header import WORD
+from django_workerguard.scoreboard.layout import ENTRIES, Entry, Seat
+
+ENTRY_BITS = ENTRIES.bit_length()
+ENTRY_MASK = (1 << ENTRY_BITS) - 1
+ENTRY_BYTES = Entry.WORDS * WORD
+VIEW_AT = Entry.VIEW * WORD
+VIEW_BYTES = ENTRY_BYTES - VIEW_AT
+NO_REQUEST = 0
+
+# TASK, LIMIT, TARGET, and the first word of VIEW; a text that is too long is cut
+_write_entry = Struct(f"=QQ{(Entry.VIEW - Entry.TARGET) * WORD}sQ").pack_into
+_write_view = Struct(f"={VIEW_BYTES}s").pack_into
+
+# the token of the request that the calling code serves; tasks and threads that it starts may outlive it
+current_request: ContextVar[int] = ContextVar("workerguard_request", default=NO_REQUEST)
+
+
+class Register:
+    """The writer of one seat's register.
+
+    A *token* stands for one request: its start in nanoseconds and the number of its entry, in one integer.
+    """
+
+    def __init__(self, board: Board, seat: int) -> None:
+        self._words = board.words
+        self._bytes = board.bytes
+        self._started = board.layout.started(seat)
+        self._entries = board.layout.entry(seat, 0) * WORD
+        self._not_entered = board.layout.seat(seat) + Seat.NOT_ENTERED
+        self._free = list(range(ENTRIES))[::-1]
+
+    def begin(self, target: bytes, task: int) -> int:
+        """Enter a request, and return its token; NO_REQUEST if there is no room. ``target``: method, space, path."""
+        try:
+            number = self._free.pop()
+        except IndexError:
+            self._words[self._not_entered] += 1
+            return NO_REQUEST
+        _write_entry(self._bytes, self._entries + number * ENTRY_BYTES, task, 0, target, 0)
+        self._words[self._started + number] = started = monotonic_ns()
+        token = started << ENTRY_BITS | number
+        current_request.set(token)
+        return token
+
+    def end(self, token: int) -> None:
+        """Take a request out."""
+        if token:
+            number = token & ENTRY_MASK
+            self._words[self._started + number] = 0
+            self._free.append(number)
+
+    def name_view(self, name: bytes) -> None:
+        """Write the name of the view that serves the request of the calling code; its end, if it is too long."""
+        token = current_request.get()
+        if self._is_in_hand(token):
+            _write_view(self._bytes, self._at(token) + VIEW_AT, name[-VIEW_BYTES:])
+
+    def limit(self, token: int, seconds: float) -> bool:
+        """Let a request be overdue in so many seconds from now; return whether it is in hand."""
+        if not self._is_in_hand(token):
+            return False
+        self._words[self._at(token) // WORD + Entry.LIMIT] = monotonic_ns() + int(seconds * 1e9)
+        return True
+
+    def _at(self, token: int) -> int:
+        return self._entries + (token & ENTRY_MASK) * ENTRY_BYTES
+
+    def _is_in_hand(self, token: int) -> bool:
+        return bool(token) and self._words[self._started + (token & ENTRY_MASK)] == token >> ENTRY_BITS
