@@ -26,6 +26,7 @@ run: $(VENV)/.run
 test: $(VENV)/.test
 	$(BIN)/python tests/components.py install
 	$(MAKE) --no-print-directory lint
+	$(BIN)/python -m compileall -q django_workerguard example_project  # each server of the suite would compile them again
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal $(ARGS)
 
 bench: $(VENV)/.test

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -34,17 +35,25 @@ class Site(Server):
         return next(address for address in self.status()["bind"] if address.startswith("http://127."))
 
 
+@pytest.fixture(scope="session")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with the users admin (all rights), clerk (staff) and reader, to be copied."""
+    path = tmp_path_factory.mktemp("database") / "db.sqlite3"
+    environ = {"DJANGO_SETTINGS_MODULE": "site_config.settings", "EXAMPLE_DATABASE": str(path)}
+    _manage(environ, "migrate", "--verbosity", "0")
+    _manage(environ, "shell", "--verbosity", "0", "--command", USERS)
+    return path
+
+
 @pytest.fixture
-def site(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Site]:
-    """The example site with its own database, and users admin (all rights) and clerk (staff)."""
+def site(database: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Site]:
+    """The example site with its own database."""
     environ = {
         "DJANGO_SETTINGS_MODULE": "site_config.settings",
-        "EXAMPLE_DATABASE": str(tmp_path / "db.sqlite3"),
+        "EXAMPLE_DATABASE": shutil.copy(database, tmp_path),
         "EXAMPLE_RELEASE": "2026.11",
         "EXAMPLE_FAULTS": str(tmp_path / "faults"),
     }
-    _manage(environ, "migrate", "--verbosity", "0")
-    _manage(environ, "shell", "--verbosity", "0", "--command", USERS)
     marker = request.node.get_closest_marker("server_arguments")
     arguments = ("--bind", "127.0.0.1:0", "-w", "3", *(marker.args if marker else ()))
     site = Site(EXAMPLE, tmp_path / "run", arguments, environ=environ)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -21,7 +22,9 @@ def container(serve, request):
         leave_out("a PID namespace of its own needs rights that this user does not have")
     server = serve("--load", request.param, prefix=UNSHARE)
     server._poll("ready", lambda: "All 2 workers are ready" in server.log, 60)
-    return server
+    yield server
+    if server.process.poll() is None:
+        os.kill(inside(server), signal.SIGTERM)  # a signal to `unshare` itself would not reach it
 
 
 def inside(server) -> int:
@@ -76,6 +79,6 @@ def test_a_worker_that_dies_is_replaced(container):
 
 
 def test_process_1_stops_on_a_signal_from_outside(container):
-    os.kill(inside(container), 15)
+    os.kill(inside(container), signal.SIGTERM)
     assert container.wait_exit() == 0
     assert "Shutting down" in container.log
