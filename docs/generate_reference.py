@@ -137,7 +137,7 @@ METRICS_LABELS = """
 - `timeout`: `load-timeout`
 - `died`: the process ended without a report
 
-`cause` of `workerguard_exits_total`:
+`cause` of `workerguard_exits_total` and of `workerguard_requests_lost_total`:
 
 - `asked`: the worker left when it was asked to
 - `unasked`: the worker left without being asked, with exit code 0

@@ -22,14 +22,17 @@ from django_workerguard.policy.failure import Failure
 from django_workerguard.policy.reason import DEPARTURES, Killer, Reason, Rule
 from django_workerguard.policy.view import Fleet, State, Worker
 from django_workerguard.probe import cgroup
+from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header
+from django_workerguard.scoreboard.in_hand import requests_in_hand
 from django_workerguard.scoreboard.journal import write_event
 from django_workerguard.scoreboard.layout import Cause, Seat
 from django_workerguard.scoreboard.tallies import Tallies
 
 # of the control socket's requests, how many are written to the journal in each period: a flood must not wipe the rest
 ASKED_MOST, ASKED_PERIOD = 60, 60.0  # requests, seconds
+NAMED = 5  # lost requests that one line of the log names; the journal has each
 LOADING = (State.LOADING, State.LOADED, State.FAILED)
 
 
@@ -288,6 +291,7 @@ class EventLog:
         self._tallies.count("exits", kind)
         if kind == Rule.EVIL_RELOAD_ON_RSS:
             self._tallies.count("recycles", kind)
+        self._lost_requests(worker, kind)
         threads = seats.report(worker.seat).get("threads")  # that the process did not wait for
         self._about(
             "exited",
@@ -311,6 +315,19 @@ class EventLog:
         if not end.clean and not leaving:
             self._board.write_last_error(worker.slot, describe(worker, end, dump, None, killer))
         return Cause.TRANSIENT, None
+
+    def _lost_requests(self, worker: Worker, cause: str) -> None:
+        """Write down each request that a process had in hand when it ended."""
+        now = monotonic_ns()
+        lost = requests_in_hand(self._board, worker.seat)
+        for request in lost:
+            self._tallies.count("requests_lost", cause)
+            fields = {"path": request.path, "view": request.view, "age": round(request.age(now), 3)}
+            self._about("request-lost", worker, method=request.method, **fields, cause=cause)
+        if lost:
+            named = ", ".join(f"{one.target} after {one.age(now):.1f} s" for one in lost[:NAMED])
+            more = f" and {len(lost) - NAMED} more" if len(lost) > NAMED else ""
+            self._log_worker("error", worker, "requests-lost", "lost with it: %s%s", named, more)
 
     def _exited_loading(
         self, worker: Worker, end: Exit, dump: str, seats: Seats, now: float

@@ -143,6 +143,12 @@ def _counts(tallies: Mapping[str, Any]) -> Iterator[Family]:
     for name, tally, label, text in (
         ("load_failures", "load_failures", "cause", "Failed loads of the application, by cause."),
         ("exits", "exits", "cause", "Worker processes that have ended, by cause."),
+        (
+            "requests_lost",
+            "requests_lost",
+            "cause",
+            "Requests that a worker had in hand when it ended, by cause.",
+        ),
         ("recycles", "recycles", "rule", "Workers that were asked to leave for a replacement, by rule."),
     ):
         yield _of(name, "counter", text, (label,), [((key,), count) for key, count in tallies[tally].items()])

@@ -39,6 +39,10 @@ class InHand:
         """Return the seconds since its start, at a time in nanoseconds."""
         return max(0, now - self.started) / 1e9
 
+    @property
+    def target(self) -> str:
+        return f"{self.method} {self.path}"
+
     def as_dict(self, slot: int, pid: int, now: int) -> dict[str, Any]:
         """Return it as plain values, with its age in seconds."""
         return {

@@ -15,19 +15,11 @@ OTHER = "other"
 MAX_COUNT = 1 << 64
 # upper bounds in seconds; the last bucket is unbounded
 LOAD_BUCKETS = ("0.1", "0.25", "0.5", "1.0", "2.5", "5.0", "10.0", "30.0", "60.0", "120.0", "+Inf")
+EXITS = ("asked", "unasked", "exit-code", "signal", "sigkill", "out-of-memory", *KILLS, OTHER)
 TALLIES: Mapping[str, tuple[str, ...]] = {
     "load_failures": ("exception", "transient", "memory", "out-of-memory", "timeout", "died"),
-    "exits": (
-        "asked",
-        "load-failed",
-        "unasked",
-        "exit-code",
-        "signal",
-        "sigkill",
-        "out-of-memory",
-        *KILLS,
-        OTHER,
-    ),
+    "exits": ("load-failed", *EXITS),
+    "requests_lost": EXITS,
     "recycles": (*RECYCLES, OTHER),
     "loads": LOAD_BUCKETS,
 }

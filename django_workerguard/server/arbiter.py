@@ -36,6 +36,7 @@ from django_workerguard.policy.reason import Reason
 from django_workerguard.policy.view import Fleet
 from django_workerguard.probe.clock import AwakeClock, monotonic_ns
 from django_workerguard.scoreboard.header import Header, Phase
+from django_workerguard.scoreboard.in_hand import requests_in_hand
 from django_workerguard.scoreboard.layout import SeatKind
 from django_workerguard.scoreboard.places import Opened, server_name
 from django_workerguard.scoreboard.snapshot import snapshot
@@ -43,6 +44,7 @@ from django_workerguard.server.configuration.guarded_application import GuardedA
 from django_workerguard.server.fork import GunicornFork
 from django_workerguard.server.gunicorn_control import AskedTarget, be_quiet_about_ended_connections
 from django_workerguard.server.listeners import File, close_listeners, socket_files, start_error
+from django_workerguard.server.lost_requests import write_access_lines
 from django_workerguard.server.pid_file import remove_stale
 from django_workerguard.server.reload import Reload
 from django_workerguard.server.sd_notify import ServerStatus, Systemd
@@ -422,7 +424,9 @@ class GuardedArbiter(Arbiter):
             return
         if child.start.kind is SeatKind.MOLD:
             self._molds.gone(child, now)
+        lost = requests_in_hand(self.board, child.seat)
         self._tracker.buried(child.seat, end, child.read_dump(), now)
+        write_access_lines(self.log, lost, monotonic_ns())
 
     # the end
 

@@ -97,3 +97,31 @@ def test_probes_and_what_is_over_leave_no_entry(serve, worker_class):
                 assert path == "/starved-stream"
     server.wait("an empty register", lambda _: in_hand(server) == [])
     assert all(slot["in_flight"] == 0 for slot in server.status()["slots"])
+
+
+def test_requests_that_are_lost_with_their_worker_are_written_down(serve, clients, worker_class, tmp_path):
+    access_log = tmp_path / "access.log"
+    server = serve("--", "-k", worker_class, "--threads", "4", "--access-logfile", str(access_log), workers=1)
+    server.wait_ready()
+    asking = clients(server)
+    count = 1 if worker_class == "sync" else 3
+    for number in range(count):
+        asking.ask(f"/slow?seconds=30&number={number}&token={SECRET}")
+    server.wait(
+        "all in hand", lambda _: [one["view"] for one in in_hand(server)] == ["guinea_app.views.slow"] * count
+    )
+    gone = server.kill_worker()
+    server.wait_event("exited")
+    lost = server.events("request-lost")
+    assert [(one["slot"], one["pid"], one["method"], one["path"], one["cause"]) for one in lost] == [
+        (1, gone, "GET", "/slow", "sigkill")
+    ] * count
+    assert all(one["view"] == "guinea_app.views.slow" and one["age"] > 0 for one in lost)
+    assert server.status()["tallies"]["requests_lost"]["sigkill"] == count
+    assert f"lost with it: GET /slow after {lost[0]['age']:.1f} s" in server.log
+    lines = access_log.read_text().splitlines()
+    assert sum('"GET /slow -" 000' in line for line in lines) == count
+    assert SECRET not in server.log + access_log.read_text()
+    assert asking.join() == [None] * count
+    server.wait_ready()
+    assert in_hand(server) == []

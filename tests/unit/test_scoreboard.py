@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import subprocess
@@ -19,6 +20,7 @@ from django_workerguard.scoreboard.journal import read_events, write_event
 from django_workerguard.scoreboard.layout import (
     EVENTS,
     MAX_SEATS,
+    TALLY_WORDS,
     TEXT_WORDS,
     WORD,
     Layout,
@@ -28,6 +30,7 @@ from django_workerguard.scoreboard.layout import (
 )
 from django_workerguard.scoreboard.places import open_board, remove_stale_files, server_name
 from django_workerguard.scoreboard.snapshot import snapshot
+from django_workerguard.scoreboard.tallies import LOAD_SECONDS, MAX_COUNT, TALLIES
 
 SMALL = Layout(seats=2, slots=2)
 
@@ -264,3 +267,9 @@ def test_what_was_read_is_never_taken_for_what_the_seats_next_process_writes(boa
         assert not board.read_seat_report(0).get("step")
         board.write_seat_report(0, {"step": step})
         assert board.read_seat_report(0)["step"] == step
+
+
+def test_the_largest_tallies_fit():
+    largest = {name: dict.fromkeys(labels, MAX_COUNT) for name, labels in TALLIES.items()}
+    text = json.dumps({**largest, LOAD_SECONDS: float(MAX_COUNT)}, separators=(",", ":"))
+    assert len(text) <= (TALLY_WORDS - 2) * WORD
