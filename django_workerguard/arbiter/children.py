@@ -179,6 +179,14 @@ class Children:
         if start.dump_fd >= 0:
             os.close(start.dump_fd)
 
+    def by_pid(self, pid: int) -> Child | None:
+        """Return a child that has not ended."""
+        return self._children.get(pid)
+
+    def in_seat(self, seat: int) -> Child | None:
+        """Return the child in a seat that has not ended."""
+        return self._children.get(self._seats.pids.get(seat, 0))
+
     def seat_of(self, pid: int) -> int | None:
         """Return the seat of a child that has not ended; None if there is no such child."""
         child = self._children.get(pid)

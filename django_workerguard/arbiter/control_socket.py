@@ -13,6 +13,7 @@ import json
 import os
 import socket
 import struct
+from array import array
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,9 @@ class Request:
     uid: int
     address: Any = field(repr=False, default=None)
     refused: str | None = None  # why it is refused, if it is
+    # what goes with the answer
+    more: dict[str, Any] = field(default_factory=dict)
+    descriptors: list[int] = field(default_factory=list)  # closed when they are sent
 
     @property
     def user(self) -> str:
@@ -151,14 +155,17 @@ class ControlSocket:
         return requests
 
     def answer(self, request: Request, refused: str | None) -> None:
-        if refused is None:
-            self._answer(request.address, accepted=True)
-        else:
-            self._answer(request.address, accepted=False, reason=refused)
-
-    def _answer(self, address: Any, **content: Any) -> None:
+        content = (
+            {"accepted": True, **request.more} if refused is None else {"accepted": False, "reason": refused}
+        )
         with contextlib.suppress(OSError, TypeError):  # the sender may have ended
-            self._socket.sendto(json.dumps(content).encode(), socket.MSG_DONTWAIT, address)
+            # not `socket.send_fds`, which ignores the address on some versions of Python
+            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", request.descriptors))
+            ancillary = [rights] if request.descriptors else []
+            data = [json.dumps(content).encode()]
+            self._socket.sendmsg(data, ancillary, socket.MSG_DONTWAIT, request.address)
+        for fd in request.descriptors:
+            os.close(fd)
 
     def close(self) -> None:
         """Close the socket, and remove its file unless that is another server's by now."""

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from django_workerguard.cli import control_requests
 from django_workerguard.cli.probe import answer
 from django_workerguard.cli.server_choice import candidates, choose
+from django_workerguard.cli.stacks import show_stacks
 from django_workerguard.config.project_path import here
 from django_workerguard.config.text import plain
 from django_workerguard.config.units import seconds
@@ -110,6 +111,17 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         help="Repeat every SECONDS seconds.",
     )
     requests.set_defaults(command=_requests)
+
+    stacks = commands.add_parser(
+        "stacks", parents=[which], help="Show where the worker of a slot is just now. The worker goes on."
+    )
+    stacks.add_argument("slot", type=_positive)
+    stacks.add_argument(
+        "--all",
+        action="store_true",
+        help="Show every thread, greenlet and task, not only those that serve a request.",
+    )
+    stacks.set_defaults(command=show_stacks)
 
     probe = commands.add_parser(
         "probe",

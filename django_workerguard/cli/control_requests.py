@@ -18,7 +18,7 @@ from django_workerguard.config.project_path import here
 from django_workerguard.config.text import plain
 from django_workerguard.errors import ExitCode, WorkerguardError
 from django_workerguard.report.tables import event_line
-from django_workerguard.scoreboard.control_client import ask
+from django_workerguard.scoreboard.control_client import ask_for_file
 from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.journal import read_events
 from django_workerguard.scoreboard.places import Server, is_live
@@ -117,7 +117,7 @@ def _request(
     """Send a request. With ``--wait`` follow the journal until it is over, or until a load that it caused has failed."""
     server = choose(parsed, here=Path(here()))[-1]
     before = server.board.words[Header.EVENTS]
-    _send(server, do, arguments)
+    send(server, do, arguments)
     if parsed.wait is None:
         print(f"{do}: accepted. workerguard events --follow shows the progress.")
         return ExitCode.OK
@@ -132,16 +132,18 @@ def _request(
     raise RefusedError("the server has ended")
 
 
-def _send(server: Server, do: str, arguments: dict[str, Any]) -> None:
+def send(server: Server, do: str, arguments: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    """Send a request, and return the answer and the descriptor that came with it, -1 if none did. Raises RefusedError."""
     path = Path(str(server.board.path)).with_suffix(".sock")
     try:
-        response = ask(path, do, **arguments)
+        response, fd = ask_for_file(path, do, **arguments)
     except OSError as error:
         raise RefusedError(
             f"{server.label} does not answer on its control socket {path}: {error.strerror or 'no answer'}"
         ) from None
     if not response.get("accepted"):
         raise RefusedError(f"{server.label} refused: {response.get('reason')}")
+    return response, fd
 
 
 def _events(server: Server, after: int, patience: float) -> Iterator[Event]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,17 @@ MAX_MESSAGE = 4096  # bytes of a request or a response
 
 
 def ask(path: Path, do: str, *, timeout: float = 5.0, **arguments: Any) -> dict[str, Any]:
-    """Send one request to a server and return its response.
+    """Send one request to a server and return its response. Raises OSError, as `ask_for_file` does."""
+    response, fd = ask_for_file(path, do, timeout=timeout, **arguments)
+    if fd >= 0:
+        os.close(fd)
+    return response
+
+
+def ask_for_file(
+    path: Path, do: str, *, timeout: float = 5.0, **arguments: Any
+) -> tuple[dict[str, Any], int]:
+    """Send one request to a server, and return its response and the descriptor that came with it; -1 if none did.
 
     Raises OSError if no server listens, if permission is denied, or if there is no response within ``timeout`` seconds.
     """
@@ -20,5 +31,6 @@ def ask(path: Path, do: str, *, timeout: float = 5.0, **arguments: Any) -> dict[
         client.settimeout(timeout)
         client.connect(str(path))
         client.send(json.dumps({"do": do, **arguments}).encode())
-        response: dict[str, Any] = json.loads(client.recv(MAX_MESSAGE))
-        return response
+        data, descriptors, _, _ = socket.recv_fds(client, MAX_MESSAGE, 1)
+        response: dict[str, Any] = json.loads(data)
+        return response, descriptors[0] if descriptors else -1

@@ -28,6 +28,7 @@ from django_workerguard.arbiter.event_log import EventLog
 from django_workerguard.arbiter.exits import Exit
 from django_workerguard.arbiter.molds import Channels, Molds
 from django_workerguard.arbiter.run_files import RunFiles
+from django_workerguard.arbiter.stack_requests import StackRequests
 from django_workerguard.arbiter.tracker import Tracker
 from django_workerguard.notify.runner import Notifier
 from django_workerguard.policy import message as m
@@ -166,6 +167,7 @@ class GuardedArbiter(Arbiter):
             self, wake=self._wake, control=self._control, channels=channels, secrets=self._own_descriptors
         )
         self._children = Children(self._tracker.seats, fork, self._event_log, mold_fork=fork)
+        self._stack_requests = StackRequests(self._children, self._tracker.seats, clock=self._clock)
         self._molds = Molds(self._tracker, self._children, channels)
         self._applier = Applier(self._tracker, self._children, self)
         self._burial = Burial(
@@ -176,6 +178,7 @@ class GuardedArbiter(Arbiter):
             self._tracker,
             self._children,
             self._reload,
+            self._stack_requests,
             clock=self._clock,
             handover_fd=self._handover_fd,
             socket_files=self._socket_files,
@@ -309,6 +312,7 @@ class GuardedArbiter(Arbiter):
                 {*self._fleet.workers, *self._fleet.molds, self._fleet.stand_in.seat}
             ),
             self.manage_dirty_arbiter,
+            self._stack_requests.forget,
             self._send_gauges,
             lambda: self._notifier.tick(lambda: snapshot(self.board), now),
         )

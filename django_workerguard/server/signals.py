@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from django_workerguard.arbiter.children import Children
 from django_workerguard.arbiter.control_socket import Request
+from django_workerguard.arbiter.stack_requests import StackRequests
 from django_workerguard.arbiter.tracker import Tracker
 from django_workerguard.config.handover import rewrite
 from django_workerguard.errors import ExitCode
@@ -29,6 +30,7 @@ class Signals:
         tracker: Tracker,
         children: Children,
         reload: Reload,
+        stack_requests: StackRequests,
         *,
         clock: Callable[[], float],
         handover_fd: int,
@@ -38,6 +40,7 @@ class Signals:
         self._tracker = tracker
         self._children = children
         self._reload = reload
+        self._stack_requests = stack_requests
         self._clock = clock
         self._handover_fd = handover_fd
         self._socket_files = socket_files
@@ -67,6 +70,8 @@ class Signals:
                 return self.scale(target, request.who)
             case "recycle":
                 return self._tracker.recycle(request.arguments, request.who)
+            case "stacks":
+                return self._stack_requests.respond(request)
             case _:
                 return f"unknown request {request.do!r}"
 

@@ -24,6 +24,7 @@ from django_workerguard.scoreboard.layout import Cause, Orders, Seat, SeatState
 from django_workerguard.worker.current import CurrentWorker, set_current_worker
 from django_workerguard.worker.package_sources import changed_packages
 from django_workerguard.worker.seat_handle import SeatHandle
+from django_workerguard.worker.stacks import dump_at_abort, dump_concurrency, dump_on_request
 
 # bytes of address space, never touched; released to have memory for reporting a failed load
 RESERVE = 4 << 20
@@ -195,7 +196,7 @@ def take_signals(handle: SeatHandle, on_stop: Callable[[], None]) -> None:
             os._exit(ExitCode.OK)
 
     def abort(number: int, _frame: FrameType | None) -> None:
-        dump_concurrency(handle)
+        dump_concurrency(handle.dump_fd)
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
 
@@ -206,22 +207,9 @@ def take_signals(handle: SeatHandle, on_stop: Callable[[], None]) -> None:
 
 
 def dump_stacks(handle: SeatHandle) -> None:
-    """Enable faulthandler: it dumps the stack of every thread if this process is aborted or crashes, even in C."""
-    if handle.dump_fd >= 0:
-        faulthandler.enable(file=handle.dump_fd, all_threads=True)
-
-
-def dump_concurrency(handle: SeatHandle, loop: Any = None) -> None:
-    """Dump the stacks that faulthandler cannot see: greenlets, and the tasks of a running event loop."""
-    if handle.dump_fd < 0:
-        return
-    with os.fdopen(os.dup(handle.dump_fd), "a") as file:
-        if "gevent" in sys.modules:
-            gc.unfreeze()  # gevent finds its greenlets among the objects of the garbage collector, without the frozen ones
-            import_module("gevent.util").print_run_info(file=file)
-        if "asyncio" in sys.modules and loop is not None:
-            for task in sys.modules["asyncio"].all_tasks(loop):
-                task.print_stack(file=file)
+    """Dump the stacks of this process if it is aborted or crashes, and whenever the arbiter asks for them."""
+    dump_at_abort(handle.dump_fd)
+    dump_on_request(handle.dump_fd)
 
 
 def record_failure(handle: SeatHandle, error: BaseException, reporter: SeatReporter | None = None) -> None:

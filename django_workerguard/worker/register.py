@@ -6,6 +6,8 @@ erased first, so a reader that finds the same start before and after has read on
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from contextvars import ContextVar
 from struct import Struct
 
@@ -29,13 +31,20 @@ _write_view = Struct(f"={VIEW_BYTES}s").pack_into
 current_request: ContextVar[int] = ContextVar("workerguard_request", default=NO_REQUEST)
 
 
+def start_of(token: int) -> int:
+    """Return the start of the request that a token stands for, in nanoseconds; 0 for NO_REQUEST."""
+    return token >> ENTRY_BITS
+
+
 class Register:
     """The writer of one seat's register.
 
     A *token* stands for one request: its start in nanoseconds and the number of its entry, in one integer.
+    ``identity`` returns that of the calling thread, greenlet or task.
     """
 
-    def __init__(self, board: Board, seat: int) -> None:
+    def __init__(self, board: Board, seat: int, identity: Callable[[], int] = threading.get_ident) -> None:
+        self._identity = identity
         self._words = board.words
         self._bytes = board.bytes
         self._started = board.layout.started(seat)
@@ -43,14 +52,14 @@ class Register:
         self._not_entered = board.layout.seat(seat) + Seat.NOT_ENTERED
         self._free = list(range(ENTRIES))[::-1]
 
-    def begin(self, target: bytes, task: int) -> int:
+    def begin(self, target: bytes) -> int:
         """Enter a request, and return its token; NO_REQUEST if there is no room. ``target``: method, space, path."""
         try:
             number = self._free.pop()
         except IndexError:
             self._words[self._not_entered] += 1
             return NO_REQUEST
-        _write_entry(self._bytes, self._entries + number * ENTRY_BYTES, task, 0, target, 0)
+        _write_entry(self._bytes, self._entries + number * ENTRY_BYTES, self._identity(), 0, target, 0)
         self._words[self._started + number] = started = monotonic_ns()
         token = started << ENTRY_BITS | number
         current_request.set(token)
@@ -64,10 +73,15 @@ class Register:
             self._free.append(number)
 
     def name_view(self, name: bytes) -> None:
-        """Write the name of the view that serves the request of the calling code; its end, if it is too long."""
+        """Write the name of the view that serves the request of the calling code; its end, if it is too long.
+
+        The caller is what serves the request from now on: Django has an asyncio task of its own for it.
+        """
         token = current_request.get()
         if self._is_in_hand(token):
-            _write_view(self._bytes, self._at(token) + VIEW_AT, name[-VIEW_BYTES:])
+            entry = self._at(token)
+            _write_view(self._bytes, entry + VIEW_AT, name[-VIEW_BYTES:])
+            self._words[entry // WORD + Entry.TASK] = self._identity()
 
     def limit(self, token: int, seconds: float) -> bool:
         """Let a request be overdue in so many seconds from now; return whether it is in hand."""
@@ -80,4 +94,4 @@ class Register:
         return self._entries + (token & ENTRY_MASK) * ENTRY_BYTES
 
     def _is_in_hand(self, token: int) -> bool:
-        return bool(token) and self._words[self._started + (token & ENTRY_MASK)] == token >> ENTRY_BITS
+        return bool(token) and self._words[self._started + (token & ENTRY_MASK)] == start_of(token)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
 from http.client import HTTPException
 
@@ -12,6 +14,10 @@ from django_workerguard.scoreboard.in_hand import requests_of_servers
 from tests.process.test_cli import workerguard
 
 SECRET = "the-secret-in-the-query"
+
+
+def threads(worker_class: str) -> tuple[str, ...]:
+    return ("--threads", "4") if worker_class == "gthread" else ()
 
 
 def in_hand(server) -> list[dict]:
@@ -50,7 +56,7 @@ def clients():
 
 
 def test_requests_in_hand_are_listed_with_their_view_and_without_their_query(serve, clients, worker_class):
-    server = serve("--", "-k", worker_class, "--threads", "2")
+    server = serve("--", "-k", worker_class, *threads(worker_class))
     server.wait_ready()
     asking = clients(server)
     asking.ask(f"/slow?seconds=3&token={SECRET}")
@@ -101,7 +107,9 @@ def test_probes_and_what_is_over_leave_no_entry(serve, worker_class):
 
 def test_requests_that_are_lost_with_their_worker_are_written_down(serve, clients, worker_class, tmp_path):
     access_log = tmp_path / "access.log"
-    server = serve("--", "-k", worker_class, "--threads", "4", "--access-logfile", str(access_log), workers=1)
+    server = serve(
+        "--", "-k", worker_class, *threads(worker_class), "--access-logfile", str(access_log), workers=1
+    )
     server.wait_ready()
     asking = clients(server)
     count = 1 if worker_class == "sync" else 3
@@ -125,3 +133,68 @@ def test_requests_that_are_lost_with_their_worker_are_written_down(serve, client
     assert asking.join() == [None] * count
     server.wait_ready()
     assert in_hand(server) == []
+
+
+def stacks_of(server, slot: int, *more: str) -> str:
+    told = workerguard("stacks", str(slot), *more, "--name", "guinea", run_dir=server.run_dir)
+    assert told.returncode == 0, told.stderr
+    return told.stdout
+
+
+# what the section of the request shows: the kind of what serves it, and a line of its frames
+HANGING = {
+    ("sync", "/hang?how=lock"): ("thread", "in _locked_twice"),
+    ("sync", "/hang?how=gil"): ("thread", "in hang"),
+    ("sync", "/hang?how=computing"): ("thread", "in hang"),
+    ("gthread", "/hang?how=lock"): ("Thread", "in _locked_twice"),
+    ("gthread", "/hang?how=gil"): ("Thread", "in hang"),
+    ("gevent", "/slow?seconds=30"): ("Greenlet", "in slow"),
+    ("asgi", "/wait"): ("Task", "in _waits_inside"),
+    ("asgi", "/hang?how=lock"): ("Thread", "in _locked_twice"),
+    ("uvicorn_worker.UvicornWorker", "/wait"): ("Task", "in _waits_inside"),
+    ("uvicorn_worker.UvicornWorker", "/hang?how=lock"): ("Thread", "in _locked_twice"),
+}
+
+
+@pytest.mark.parametrize(("where", "shown"), HANGING.items(), ids=["-".join(where) for where in HANGING])
+def test_the_stacks_of_a_worker_show_where_its_request_is_and_it_goes_on(serve, clients, where, shown):
+    worker_class, path = where
+    kind, frame = shown
+    server = serve("--", "-k", worker_class, *threads(worker_class), "--timeout", "60", workers=1)
+    server.wait_ready()
+    pid = server.slot(1)["pid"]
+    clients(server).ask(path)
+    server.wait("in hand", lambda _: in_hand(server) and in_hand(server)[0]["view"])
+    for _ in range(2):
+        found = stacks_of(server, 1)
+        sections = [
+            part for part in found.split("\n\n") if f" serves GET {path.partition('?')[0]} for " in part
+        ]
+        assert any(kind in part.splitlines()[0] and frame in part for part in sections), found
+    assert server.slot(1)["pid"] == pid
+    assert not server.events("exited")
+
+
+def test_the_stacks_of_an_idle_worker(serve, worker_class):
+    server = serve("--", "-k", worker_class, workers=1)
+    server.wait_ready()
+    assert "Current thread" in stacks_of(server, 1)
+    assert "without a request: --all" not in stacks_of(server, 1, "--all")
+    assert server.statuses(3) == {200: 3}
+    assert server.events("asked")[0]["do"] == "stacks"
+    told = workerguard("stacks", "7", "--name", "guinea", run_dir=server.run_dir)
+    assert (told.returncode, told.stderr) == (2, "Error: slot 7 has no worker: see workerguard status.\n")
+
+
+def test_a_worker_that_is_stopped_is_not_ended_by_a_question_for_its_stacks(serve):
+    server = serve(workers=1)
+    server.wait_ready()
+    pid = server.slot(1)["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    told = workerguard("stacks", "1", "--name", "guinea", run_dir=server.run_dir)
+    assert told.returncode == 75
+    assert f"pid {pid} has written nothing within 3 s" in told.stderr
+    assert "state T" in told.stderr
+    os.kill(pid, signal.SIGCONT)
+    assert server.statuses(3) == {200: 3}
+    assert server.slot(1)["pid"] == pid

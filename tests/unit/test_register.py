@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import pytest
@@ -32,17 +33,18 @@ def board():
 
 @pytest.fixture
 def register(board):
-    return Register(board, SEAT)
+    tasks = itertools.count(7)
+    return Register(board, SEAT, lambda: next(tasks))
 
 
 def test_a_request_is_there_from_its_begin_to_its_end(board, register):
-    first = register.begin(b"GET /books/", task=7)
-    second = register.begin(b"POST /orders/", task=8)
+    first = register.begin(b"GET /books/")
+    second = register.begin(b"POST /orders/")
     register.name_view(b"shop.views.order")
     found = requests_in_hand(board, SEAT)
     assert [(one.method, one.path, one.view, one.task) for one in found] == [
         ("GET", "/books/", "", 7),
-        ("POST", "/orders/", "shop.views.order", 8),
+        ("POST", "/orders/", "shop.views.order", 9),
     ]
     register.end(first)
     assert [one.path for one in requests_in_hand(board, SEAT)] == ["/orders/"]
@@ -51,20 +53,20 @@ def test_a_request_is_there_from_its_begin_to_its_end(board, register):
 
 
 def test_an_entry_shows_nothing_of_the_request_before(board, register):
-    register.end(register.begin(b"GET /a/long/path/to/something/", task=1))
-    token = register.begin(b"GET /", task=2)
+    register.end(register.begin(b"GET /a/long/path/to/something/"))
+    token = register.begin(b"GET /")
     register.name_view(b"shop.views.a_long_name")
     register.end(token)
-    register.begin(b"GET /b", task=3)
+    register.begin(b"GET /b")
     (found,) = requests_in_hand(board, SEAT)
     assert (found.path, found.view, found.limit) == ("/b", "", 0)
 
 
 def test_what_a_request_has_left_behind_writes_into_no_other_entry(board, register):
     """A task that a request has started keeps its token, and the entry serves the next request."""
-    token = register.begin(b"GET /first", task=1)
+    token = register.begin(b"GET /first")
     register.end(token)
-    register.begin(b"GET /second", task=2)
+    register.begin(b"GET /second")
     current_request.set(token)
     register.name_view(b"late")
     assert not register.limit(token, 5.0)
@@ -73,7 +75,7 @@ def test_what_a_request_has_left_behind_writes_into_no_other_entry(board, regist
 
 
 def test_a_full_register_counts_what_has_no_room_and_recovers(board, register):
-    tokens = [register.begin(b"GET /", task=number) for number in range(ENTRIES + 3)]
+    tokens = [register.begin(b"GET /") for number in range(ENTRIES + 3)]
     assert tokens[ENTRIES:] == [NO_REQUEST] * 3
     assert board.words[board.layout.seat(SEAT) + Seat.NOT_ENTERED] == 3
     board.words[board.layout.seat(SEAT) + Seat.IN_FLIGHT] = ENTRIES + 3
@@ -81,7 +83,7 @@ def test_a_full_register_counts_what_has_no_room_and_recovers(board, register):
     for token in tokens:
         register.end(token)
     assert requests_in_hand(board, SEAT) == []
-    assert register.begin(b"GET /", task=1)
+    assert register.begin(b"GET /")
 
 
 @pytest.mark.parametrize(
@@ -96,12 +98,12 @@ def test_a_full_register_counts_what_has_no_room_and_recovers(board, register):
     ],
 )
 def test_a_path_of_any_form_is_safe_to_show(board, register, target, path):
-    register.begin(target, task=1)
+    register.begin(target)
     assert [one.path for one in requests_in_hand(board, SEAT)] == [path]
 
 
 def test_a_seat_that_is_taken_again_holds_no_request(board, register):
-    register.begin(b"GET /", task=1)
+    register.begin(b"GET /")
     board.clear_seat(SEAT)
     assert requests_in_hand(board, SEAT) == []
 

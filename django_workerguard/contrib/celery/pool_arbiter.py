@@ -22,6 +22,7 @@ from django_workerguard.arbiter.children import Child, Children, Start
 from django_workerguard.arbiter.control_socket import Request, open_beside
 from django_workerguard.arbiter.exits import Exit
 from django_workerguard.arbiter.run_files import RunFiles
+from django_workerguard.arbiter.stack_requests import StackRequests
 from django_workerguard.arbiter.tracker import Tracker
 from django_workerguard.config.load_request import LoadRequest
 from django_workerguard.config.options import GuardOptions
@@ -106,6 +107,7 @@ class PoolArbiter:
         )
         keep_sources()
         self._children = Children(self._tracker.seats, self, self._tracker.event_log)
+        self._stack_requests = StackRequests(self._children, self._tracker.seats, clock=self._clock)
         self._applier = Applier(self._tracker, self._children, self)
         self._burial = Burial(
             self._tracker, self._children, bury=self._bury, survives=self._survives, clock=self._clock
@@ -157,6 +159,7 @@ class PoolArbiter:
         now = self._clock()
         tracker = self._tracker
         tracker.serve(self._control, self._respond, now)
+        self._stack_requests.forget()
         if self._pool.target != tracker.fleet.target:
             tracker.tell(m.TargetChanged(self._pool.target))
             tracker.event_log.scaled(self._pool.target, "Celery")
@@ -244,8 +247,10 @@ class PoolArbiter:
                 return None
             case "recycle":
                 return self.recycle(request.arguments, request.who)
+            case "stacks":
+                return self._stack_requests.respond(request)
             case _:
-                return f"a Celery pool supports recycle, not {request.do}: restart the Celery worker, or use Celery's own commands"
+                return f"a Celery pool supports recycle and stacks, not {request.do}: restart the Celery worker, or use Celery's own commands"
 
     def recycle(self, which: dict[str, Any], asked_by: str) -> str | None:
         """Have the child of a slot, or of every slot, replaced; return why it is refused, or None."""

@@ -7,6 +7,7 @@ import functools
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from importlib import import_module
@@ -24,6 +25,7 @@ from django_workerguard.worker.after_fork import IgnoresHangup, die_with_parent,
 from django_workerguard.worker.current import current_worker
 from django_workerguard.worker.register import Register
 from django_workerguard.worker.seat_handle import SeatHandle
+from django_workerguard.worker.stacks import dump_concurrency
 
 Step = Callable[[], None]
 # seconds for which the kernel holds a connection without data, if gunicorn's timeout sets no limit
@@ -64,6 +66,19 @@ def _draining(worker_class: type) -> tuple[type, ...]:
     if any(cls.__name__ == "UvicornWorker" for cls in worker_class.__mro__):
         return (import_module(f"{package}.uvicorn_server").DrainingUvicorn,)
     return (import_module(f"{package}.drain").DrainingASGI,)
+
+
+def _task_identity() -> Callable[[], int]:
+    # imported here, because the arbiter must not import it before a gevent worker has patched it
+    current_task = import_module("asyncio").current_task
+
+    def identity() -> int:
+        try:
+            return id(current_task())
+        except RuntimeError:  # in a thread of an executor
+            return threading.get_ident()
+
+    return identity
 
 
 def _ignore_request(_request: Any) -> None:
@@ -155,7 +170,9 @@ class GuardMixin(IgnoresHangup):
 
     def _wrap(self, app: Callable[..., Any], count: RequestCount) -> None:
         health = HealthURLs(self.seat_handle)
-        register = Register(self.seat_handle.board, self.seat_handle.seat)
+        # looked up now: under gevent it identifies greenlets
+        identity = _task_identity() if self.asynchronous else threading.get_ident
+        register = Register(self.seat_handle.board, self.seat_handle.seat, identity)
         import_module(load.SENTINEL).name_views(register.name_view)
         if self.asynchronous:
             import_module("gunicorn.instrument.statsd")  # gunicorn imports it at the first request
@@ -226,11 +243,11 @@ class GuardMixin(IgnoresHangup):
 
     def handle_abort(self, sig: int, frame: Any) -> None:
         """Dump the stacks that faulthandler cannot see, of greenlets and tasks, before gunicorn ends the worker."""
-        load.dump_concurrency(self.seat_handle, getattr(self, "loop", None))
+        dump_concurrency(self.seat_handle.dump_fd, getattr(self, "loop", None))
         super().handle_abort(sig, frame)  # type: ignore[misc]
 
     def handle_abort_signal(self) -> None:
-        load.dump_concurrency(self.seat_handle, getattr(self, "loop", None))
+        dump_concurrency(self.seat_handle.dump_fd, getattr(self, "loop", None))
         super().handle_abort_signal()  # type: ignore[misc]
 
     def _announce_leaving_in_thread(self) -> None:

@@ -5,9 +5,7 @@ They answer the health URLs and pass every other request on unchanged.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from importlib import import_module
 from typing import Any
 
 from django_workerguard.probe.clock import monotonic_ns
@@ -81,11 +79,10 @@ class RegisteredWSGI:
     def __init__(self, app: WSGIApp, register: Register) -> None:
         self._app = app
         self._enter = register.begin
-        self._identity = threading.get_ident  # looked up now: under gevent it identifies greenlets
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         target = f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}".encode("latin-1", "replace")
-        environ[ENTRY] = self._enter(target, self._identity())
+        environ[ENTRY] = self._enter(target)
         return self._app(environ, start_response)
 
 
@@ -114,8 +111,6 @@ class GuardedASGI:
         self._memory_error = count.memory_error
         self._enter = register.begin
         self._take_out = register.end
-        # imported here, because the arbiter must not import it before a gevent worker has patched it
-        self._current_task: Callable[[], object] = import_module("asyncio").current_task
         self._admit = admit
         self._failed = failed
 
@@ -169,7 +164,7 @@ class GuardedASGI:
 
     def _begin(self, method: str, scope: Scope) -> int:
         self._started()
-        return self._enter(f"{method} {scope['path']}".encode(errors="replace"), id(self._current_task()))
+        return self._enter(f"{method} {scope['path']}".encode(errors="replace"))
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         token = self._begin(scope["type"], scope)

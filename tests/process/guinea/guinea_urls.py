@@ -14,6 +14,8 @@ urlpatterns = [
     path("", views.index),
     path("page", views.page),
     path("slow", views.slow),
+    path("hang", views.hang),
+    path("wait", views.wait),
     path("read", views.read),
     path("starved-stream", views.starved_stream),
     path("stream", views.stream),

@@ -1,6 +1,8 @@
+import asyncio
 import functools
 import os
 import signal
+import threading
 import time
 
 from django.http import HttpResponse, StreamingHttpResponse
@@ -131,3 +133,33 @@ def counter():
     from prometheus_client import Counter
 
     return Counter("guinea_counted", "How often /counted was asked for.")
+
+
+def hang(request):
+    """Wait in a lock, or in C with the interpreter lock held, or compute, for some seconds."""
+    seconds = float(request.GET.get("seconds", "30"))
+    match request.GET["how"]:
+        case "lock":
+            _locked_twice(seconds)
+        case "gil":
+            sum(range(int(seconds * 5e7)))  # one call of C, which no signal interrupts
+        case "computing":
+            end = time.monotonic() + seconds
+            while time.monotonic() < end:
+                pass
+    return HttpResponse(f"pid {os.getpid()}\n")
+
+
+def _locked_twice(seconds):
+    lock = threading.Lock()
+    lock.acquire()
+    lock.acquire(timeout=seconds)
+
+
+async def wait(request):
+    await _waits_inside(float(request.GET.get("seconds", "30")))
+    return HttpResponse(f"pid {os.getpid()}\n")
+
+
+async def _waits_inside(seconds):
+    await asyncio.sleep(seconds)

@@ -1,0 +1,80 @@
+"""Ask a child for its stacks, while it goes on. Runs in the arbiter.
+
+The child writes them into its file in memory, whenever it can: nothing here waits for it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from django_workerguard.arbiter.children import Child, Children
+from django_workerguard.arbiter.control_socket import Request
+from django_workerguard.arbiter.seats import Seats
+from django_workerguard.arbiter.stack_dump import read_dump
+from django_workerguard.scoreboard.layout import Seat, SeatState
+from django_workerguard.scoreboard.stack_format import STACKS_SIGNAL
+
+KEEP = 10.0  # seconds in which whoever has asked can still read the answer
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A child that was asked for its stacks, and the offset in its file at which it writes them."""
+
+    child: Child
+    offset: int
+
+    def read(self) -> str:
+        """Return what it has written by now."""
+        return read_dump(self.child.start.dump_fd, self.offset)
+
+
+class StackRequests:
+    """The requests for stacks that are under way."""
+
+    def __init__(self, children: Children, seats: Seats, *, clock: Callable[[], float]) -> None:
+        self._children = children
+        self._seats = seats
+        self._clock = clock
+        self._asked: dict[int, float] = {}  # by pid: when it was asked last
+
+    def respond(self, request: Request) -> str | None:
+        """Ask a process for its stacks, and let the answer have the file into which it writes them; return why not."""
+        pid = request.arguments.get("pid")
+        seat = self._children.seat_of(pid) if isinstance(pid, int) else None
+        asked = "there is no such process" if seat is None else self.ask(seat)
+        if isinstance(asked, str):
+            return f"pid {pid} cannot be asked for its stacks: {asked}"
+        try:
+            # a descriptor with which they can only be read
+            fd = os.open(f"/proc/self/fd/{asked.child.start.dump_fd}", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            return f"the stacks of pid {pid} cannot be handed over: {error.strerror}"
+        request.more["offset"] = asked.offset
+        request.descriptors.append(fd)
+        return None
+
+    def ask(self, seat: int) -> Asked | str:
+        """Ask the child in a seat for its stacks; return why not, if it cannot be asked."""
+        child = self._children.in_seat(seat)
+        if child is None:
+            return "there is no process"
+        if child.start.dump_fd < 0:
+            return "it has no file for them, because no descriptor was free when it started"
+        if self._seats.word(seat, Seat.STATE) == SeatState.NONE:
+            return "it is just starting"
+        self._asked[child.pid] = self._clock()
+        asked = Asked(child, os.fstat(child.start.dump_fd).st_size)
+        self._children.signal(seat, STACKS_SIGNAL)
+        return asked
+
+    def forget(self) -> None:
+        """Empty the files whose answers are old, so that the stacks of a later abort or crash stand alone."""
+        now = self._clock()
+        for pid in [pid for pid, at in self._asked.items() if now - at >= KEEP]:
+            del self._asked[pid]
+            child = self._children.by_pid(pid)
+            if child is not None:
+                os.ftruncate(child.start.dump_fd, 0)

@@ -1,0 +1,81 @@
+"""``workerguard stacks``: where a worker is just now. Runs in a process of its own, without Django."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from pathlib import Path
+
+from django_workerguard.cli.control_requests import TimedOutError, send
+from django_workerguard.cli.server_choice import choose
+from django_workerguard.config.project_path import here
+from django_workerguard.config.text import plain
+from django_workerguard.errors import ConfigurationError, ExitCode
+from django_workerguard.probe.clock import monotonic_ns
+from django_workerguard.report.stacks import read_stacks, render
+from django_workerguard.scoreboard.in_hand import requests_in_hand, workers_in_seats
+from django_workerguard.scoreboard.layout import Seat
+from django_workerguard.scoreboard.places import Server
+from django_workerguard.scoreboard.stack_format import END
+
+PATIENCE = 3.0  # seconds for the first line
+QUIET = 0.3  # seconds without a further line, after which the rest is not waited for: the worker may run code in C
+LONGEST = 4 << 20  # bytes
+POLL = 0.01  # seconds
+
+
+def show_stacks(parsed: argparse.Namespace) -> int:
+    """Print the stacks of each worker of a slot."""
+    server = choose(parsed, here=Path(here()))[-1]
+    seats = [seat for seat, slot in workers_in_seats(server.board) if slot == parsed.slot]
+    if not seats:
+        raise ConfigurationError(f"slot {parsed.slot} has no worker: see workerguard status")
+    print("\n\n".join(plain(_stacks(server, seat, everything=parsed.all)) for seat in seats))
+    return ExitCode.OK
+
+
+def _stacks(server: Server, seat: int, *, everything: bool) -> str:
+    pid = server.board.words[server.board.layout.seat(seat) + Seat.PID]
+    requests = requests_in_hand(server.board, seat)
+    now = monotonic_ns()
+    answer, fd = send(server, "stacks", {"pid": pid})
+    try:
+        dump = _wait_for_dump(fd, answer["offset"])
+    finally:
+        os.close(fd)
+    if not dump:
+        raise TimedOutError(
+            f"pid {pid} has written nothing within {PATIENCE:g} s: it is stopped, or blocks all signals, or waits in the "
+            f"kernel (state {_state(pid)}); it was not ended"
+        )
+    head = f"pid {pid}, slot {server.board.words[server.board.layout.seat(seat) + Seat.SLOT]}"
+    if END not in dump:
+        head += (
+            "\nIts main thread runs no Python code just now, so greenlets and asyncio tasks cannot be listed."
+        )
+    rest = "" if everything else "\n\nThreads, greenlets and tasks without a request: --all"
+    return f"{head}\n\n{render(read_stacks(dump), requests, now, everything=everything)}{rest}"
+
+
+def _wait_for_dump(fd: int, offset: int) -> str:
+    """Return what the worker has written once it is complete, or nothing more comes."""
+    deadline, size, changed = time.monotonic() + PATIENCE, 0, time.monotonic()
+    while True:
+        now, data = time.monotonic(), os.pread(fd, LONGEST, offset)
+        if len(data) != size:
+            size, changed = len(data), now
+        is_over = now - changed > QUIET if data else now > deadline
+        if is_over or END.encode() in data:
+            return data.decode(errors="replace")
+        time.sleep(POLL)
+
+
+def _state(pid: int) -> str:
+    """Return the state of a process as the kernel names it, with what it waits for."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        waits = Path(f"/proc/{pid}/wchan").read_text()
+    except (OSError, IndexError):
+        return "unknown"
+    return f"{state}, {waits}" if waits.strip("0") else state

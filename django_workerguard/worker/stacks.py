@@ -1,0 +1,153 @@
+"""Stacks of a worker, at its abort and whenever its arbiter asks for them. Runs in the worker.
+
+faulthandler writes the stack of every thread in C, even while code in C holds the global interpreter lock. It does not see
+greenlets and asyncio tasks: Python writes these as soon as the main thread runs Python again. The form is that of
+faulthandler; `report.stacks` reads it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import gc
+import os
+import signal
+import sys
+from collections.abc import Iterable, Iterator
+from contextvars import Context
+from itertools import islice
+from types import CodeType, FrameType
+from typing import Any, TextIO
+
+from django_workerguard.scoreboard.stack_format import END, STACKS_SIGNAL
+from django_workerguard.worker.register import NO_REQUEST, current_request, start_of
+
+MOST_FRAMES = 100
+MOST_STACKS = 1000  # greenlets and tasks
+
+
+def dump_at_abort(dump_fd: int) -> None:
+    """Have faulthandler dump the stack of every thread if this process is aborted or crashes."""
+    if dump_fd >= 0:
+        faulthandler.enable(file=dump_fd, all_threads=True)
+
+
+def dump_on_request(dump_fd: int) -> None:
+    """Dump every stack when the arbiter sends STACKS_SIGNAL, and go on. Call it in the main thread.
+
+    A handler of the site's own for that signal stays; then the stacks cannot be asked for.
+    """
+    if dump_fd < 0:
+        return
+    before = signal.getsignal(STACKS_SIGNAL)
+    if before is not signal.SIG_DFL and getattr(before, "__module__", "") != __name__:
+        return
+
+    def dump_the_rest(_number: int, _frame: FrameType | None) -> None:
+        with contextlib.suppress(Exception), os.fdopen(os.dup(dump_fd), "a") as file:
+            write_concurrency(file)
+            file.write(f"{END}\n")
+
+    faulthandler.unregister(STACKS_SIGNAL)
+    signal.signal(STACKS_SIGNAL, dump_the_rest)
+    # it calls the handler above after it has written the threads
+    faulthandler.register(STACKS_SIGNAL, file=dump_fd, all_threads=True, chain=True)
+
+
+def dump_concurrency(dump_fd: int, loop: Any = None) -> None:
+    """Write what faulthandler cannot see, before this process is aborted. ``loop``: the event loop, if it is not running."""
+    if dump_fd >= 0:
+        with os.fdopen(os.dup(dump_fd), "a") as file:
+            write_concurrency(file, loop)
+
+
+def write_concurrency(file: TextIO, loop: Any = None) -> None:
+    """Write which request each thread serves for an event loop, then every greenlet and every task."""
+    file.writelines(
+        f"Thread 0x{thread:016x} serves {started}\n" for thread, started in _threads_of_requests()
+    )
+    stacks = (*_greenlets(), *_tasks(loop))
+    for kind, identity, name, frames in stacks[:MOST_STACKS]:
+        file.write(f"\n{kind} 0x{identity:016x}{f' [{name}]' if name else ''} (most recent call first):\n")
+        file.writelines(
+            f'  File "{code.co_filename}", line {line} in {code.co_name}\n' for code, line in frames
+        )
+
+
+Frames = list[tuple[CodeType, int | None]]
+
+
+def _greenlets() -> Iterator[tuple[str, int, str, Frames]]:
+    greenlet = sys.modules.get("greenlet")
+    if greenlet is None or "gevent" not in sys.modules:
+        return
+    gc.unfreeze()  # gc.get_objects does not list frozen objects
+    for found in gc.get_objects():
+        if issubclass(type(found), greenlet.greenlet) and found.gr_frame is not None:
+            yield "Greenlet", id(found), "", _called_by(found.gr_frame)
+
+
+def _tasks(loop: Any) -> Iterator[tuple[str, int, str, Frames]]:
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is None:
+        return
+    running = asyncio._get_running_loop() or loop
+    if running is None:
+        return
+    for task in asyncio.all_tasks(running):
+        yield "Task", id(task), task.get_name(), _awaited_by(task.get_coro())
+
+
+def _called_by(innermost: FrameType | None) -> Frames:
+    """Return the frames from this one to the outermost."""
+    return [(frame.f_code, frame.f_lineno) for frame in islice(_frames(innermost), MOST_FRAMES)]
+
+
+def _awaited_by(awaitable: Any) -> Frames:
+    """Return the frames of a coroutine and of whatever it awaits, the innermost first."""
+    frames: Frames = []
+    while awaitable is not None and len(frames) < MOST_FRAMES:
+        for prefix, inner in (("cr", "cr_await"), ("gi", "gi_yieldfrom"), ("ag", "ag_await")):
+            if hasattr(awaitable, inner):
+                frame = getattr(awaitable, f"{prefix}_frame")
+                if frame is not None:
+                    frames.append((frame.f_code, frame.f_lineno))
+                awaitable = getattr(awaitable, inner)
+                break
+        else:
+            break
+    return frames[::-1]
+
+
+def _threads_of_requests() -> Iterator[tuple[int, int]]:
+    """Yield each thread that works for a request of an event loop, with the start of the request.
+
+    The code in the thread runs in a copy of the task's context. Python does not tell the context of another thread, but
+    the frame that has entered it holds it: asgiref's for a synchronous view, that of an executor for `asyncio.to_thread`.
+    """
+    for thread, top in sys._current_frames().items():
+        for code_frame in _frames(top):
+            if code_frame.f_code.co_filename.endswith(ENTER_CONTEXTS):
+                for context in _contexts(code_frame.f_locals.values()):
+                    if started := start_of(context.get(current_request, NO_REQUEST)):
+                        yield thread, started
+                        break
+
+
+ENTER_CONTEXTS = (os.path.join("asgiref", "sync.py"), os.path.join("concurrent", "futures", "thread.py"))
+
+
+def _contexts(values: Iterable[Any]) -> Iterator[Context]:
+    """Yield the contexts among some values: each itself, by its method ``run``, or as what an executor is to run."""
+    for value in values:
+        job = getattr(value, "fn", value)
+        entering = getattr(job, "func", job)
+        context = entering if isinstance(entering, Context) else getattr(entering, "__self__", None)
+        if isinstance(context, Context):
+            yield context
+
+
+def _frames(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
