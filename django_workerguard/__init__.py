@@ -4,10 +4,11 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from django_workerguard.deadlines import extend_deadline, request_timeout
     from django_workerguard.worker.current import CurrentWorker, current_worker
 
 __version__ = "0.1.0"
-__all__ = ["CurrentWorker", "__version__", "current_worker"]
+__all__ = ["CurrentWorker", "__version__", "current_worker", "extend_deadline", "request_timeout"]
 
 
 def __getattr__(name: str) -> object:
@@ -16,4 +17,8 @@ def __getattr__(name: str) -> object:
         from django_workerguard.worker import current
 
         return getattr(current, name)
+    if name in ("extend_deadline", "request_timeout"):
+        from django_workerguard import deadlines
+
+        return getattr(deadlines, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

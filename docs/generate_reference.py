@@ -49,6 +49,7 @@ SUBJECTS = {
         *("max_requests", "max_requests_delta", "max_worker_lifetime", "max_worker_lifetime_delta"),
         *("min_worker_lifetime", "reload_on_rss", "evil_reload_on_rss", "reload_on_memory_error"),
         *("outlier", "outlier_min_requests"),
+        *("slow_request", "request_timeout", "request_timeout_action"),
     ),
     "How a worker is replaced, and how the server stops": ("surge", "worker_reload_mercy", "drain_delay"),
     "Health URLs and dashboard": ("health_path", "health_token", "dashboard_access", "dashboard_actions"),
@@ -148,7 +149,7 @@ METRICS_LABELS = """
 - `out-of-memory`: a kill by the kernel's OOM killer
 - `timeout`: the worker gave no sign of life
 - `worker-reload-mercy`: the worker did not leave in time
-- `evil-reload-on-rss`: the option of that name
+- `request-timeout`, `evil-reload-on-rss`: the options of these names
 - `other`: any other cause
 
 `rule` of `workerguard_recycles_total`: `reload`, `by-hand`, `other`, and the options of the same names.

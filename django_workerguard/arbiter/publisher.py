@@ -175,6 +175,8 @@ def _notes(policy: Policy, fleet: Fleet, slot: int) -> Note:
         note |= Note.RSS_BASELINE
     if worker.seat in fleet.outliers:
         note |= Note.OUTLIER
+    if worker.overdue:
+        note |= Note.OVERDUE
     return note
 
 

@@ -12,6 +12,7 @@ from django_workerguard.policy.view import State
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.probe.process import private_bytes, resident_bytes, start_time
 from django_workerguard.scoreboard.board import Board
+from django_workerguard.scoreboard.in_hand import overdue
 from django_workerguard.scoreboard.layout import Orders, Seat, SeatKind, SeatState
 
 STATES: dict[int, State] = {
@@ -79,12 +80,13 @@ class Seats:
         self._orders[index] = orders
         self._write(index, Seat.ORDERS, orders)
 
-    def readings(self) -> tuple[Reading, ...]:
-        """Read what every process says of itself."""
-        return tuple(self._reading(index) for index, pid in self.pids.items() if pid)
+    def readings(self, request_timeout: float) -> tuple[Reading, ...]:
+        """Read what every process says of itself. ``request_timeout``: seconds after which a request is overdue; 0: never."""
+        return tuple(self._reading(index, request_timeout) for index, pid in self.pids.items() if pid)
 
-    def _reading(self, index: int) -> Reading:
+    def _reading(self, index: int, request_timeout: float) -> Reading:
         words, base = self._board.words, self._board.layout.seat(index)
+        in_flight = words[base + Seat.IN_FLIGHT]
         return Reading(
             seat=index,
             state=STATES.get(words[base + Seat.STATE]),
@@ -93,7 +95,8 @@ class Seats:
             requests=words[base + Seat.REQUESTS],
             errors=words[base + Seat.ERRORS_5XX],
             memory_errors=words[base + Seat.MEMORY_ERRORS],
-            in_flight=words[base + Seat.IN_FLIGHT],
+            in_flight=in_flight,
+            overdue=overdue(self._board, index, request_timeout, monotonic_ns()) if in_flight else (),
         )
 
     def word(self, index: int, word: Seat) -> int:

@@ -53,7 +53,7 @@ class Tracker:
     def observe(self, now: float) -> None:
         """Read the states that the workers have written into their seats, and log what has changed."""
         before = self.fleet
-        self.tell(m.Observed(self.seats.readings(), now))
+        self.tell(m.Observed(self.seats.readings(self.policy.request_timeout), now))
         for failure in self.event_log.compare(before, self.fleet, self.seats):
             self.tell(m.LoadFailed(failure))
 

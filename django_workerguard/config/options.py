@@ -328,6 +328,29 @@ class GuardOptions:
         "together need this many too.",
         metavar="N",
     )
+    slow_request: float = _option(
+        0.0,
+        units.seconds,
+        "Write the stack of a request that has run for this number of seconds to the log and the journal, once. The "
+        "request goes on. At most one stack per second is written. 0: never.",
+        metavar="SECONDS",
+    )
+    request_timeout: float = _option(
+        0.0,
+        units.seconds,
+        "Replace a worker in which a request has run for this number of seconds. The successor is ready first. Then the "
+        "worker finishes its other requests, and what is left is aborted with a stack dump. 0: never, unless a view has a "
+        "limit of its own.",
+        metavar="SECONDS",
+        uwsgi="harakiri",
+    )
+    request_timeout_action: str = _option(
+        "replace",
+        units.choice(("replace", "report")),
+        "What happens when a request has run longer than request-timeout or its own limit: 'replace' (the worker is "
+        "replaced), 'report' (a finding reports it).",
+        metavar="replace|report",
+    )
     worker_reload_mercy: float = _option(
         60.0,
         units.seconds,

@@ -72,6 +72,7 @@ class Reading:
     errors: int = 0
     memory_errors: int = 0
     in_flight: int = 0
+    overdue: tuple[str, ...] = ()  # method and path of each request that has run too long, the oldest first
 
 
 @dataclass(frozen=True)

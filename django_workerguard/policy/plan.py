@@ -29,7 +29,7 @@ from django_workerguard.policy.action import (
 from django_workerguard.policy.backoff import load_timeout
 from django_workerguard.policy.need_app import why_give_up
 from django_workerguard.policy.reason import Reason, Rule
-from django_workerguard.policy.recycle import NO_ROOM, due_at, why_due, why_kill
+from django_workerguard.policy.recycle import NO_ROOM, due_at, named, only_overdue, why_due, why_kill
 from django_workerguard.policy.view import Fleet, Policy, State, Stop, Worker
 
 ABORT_GRACE = 1.0  # seconds between a stack dump and SIGKILL
@@ -128,6 +128,8 @@ def _past_its_time(policy: Policy, worker: Worker, now: float) -> Iterator[Actio
             waits = "" if worker.in_flight else "; no request is in hand, so a client may have sent nothing"
             text = f"no sign of life for {policy.timeout:g} s{waits}"
             yield Abort(worker.seat, Reason(Rule.TIMEOUT, text))
+        case State.RETIRING if worker.asked_to_leave is not None and only_overdue(worker):
+            yield Abort(worker.seat, Reason(Rule.REQUEST_TIMEOUT, named(worker.overdue)))
         case State.RETIRING if worker.asked_to_leave is not None:
             nothing_in_hand = worker.quick or worker.ready_at is None
             mercy = (

@@ -18,6 +18,7 @@ class Rule(StrEnum):
     EVIL_RELOAD_ON_RSS = "evil-reload-on-rss"
     RELOAD_ON_MEMORY_ERROR = "reload-on-memory-error"
     OUTLIER = "outlier"
+    REQUEST_TIMEOUT = "request-timeout"
     REPLACED = "replaced"  # its successor is ready, whatever it was started for
     # a child of Celery's pool is replaced, by Celery's own rules
     MAX_TASKS_PER_CHILD = "max-tasks-per-child"
@@ -54,11 +55,12 @@ RECYCLES = (
     Rule.EVIL_RELOAD_ON_RSS,
     Rule.RELOAD_ON_MEMORY_ERROR,
     Rule.OUTLIER,
+    Rule.REQUEST_TIMEOUT,
 )
 # the rules that leave a slot without a replacement
 DEPARTURES = (Rule.STOP, Rule.SCALE, Rule.SUPERSEDED)
 # the rules that end a ready worker with a signal
-KILLS = (Rule.TIMEOUT, Rule.WORKER_RELOAD_MERCY, Rule.EVIL_RELOAD_ON_RSS)
+KILLS = (Rule.TIMEOUT, Rule.REQUEST_TIMEOUT, Rule.WORKER_RELOAD_MERCY, Rule.EVIL_RELOAD_ON_RSS)
 
 
 class Killer(StrEnum):

@@ -23,6 +23,8 @@ def why_due(policy: Policy, fleet: Fleet, worker: Worker, now: float) -> Reason 
     """Return the reason for which a worker is to be replaced; None if no rule applies."""
     if worker.state is State.UNLOADED:
         return _too_old(policy, worker, now)
+    if worker.state is State.READY and policy.request_timeout_action == "replace" and worker.overdue:
+        return Reason(Rule.REQUEST_TIMEOUT, named(worker.overdue))
     if worker.state is not State.READY or not is_old_enough(policy, worker, now):
         return None
     return next((reason for reason in _reasons(policy, fleet, worker, now) if reason), None)
@@ -37,6 +39,18 @@ def _reasons(policy: Policy, fleet: Fleet, worker: Worker, now: float) -> Iterat
         yield Reason(Rule.RELOAD_ON_MEMORY_ERROR, text)
     if policy.outlier == "eject":
         yield fleet.outliers.get(worker.seat)
+
+
+def named(overdue: tuple[str, ...]) -> str:
+    """Name the requests that have run too long: the oldest, and how many more."""
+    more = f" and {len(overdue) - 1} more" if len(overdue) > 1 else ""
+    return f"{overdue[0]}{more}"
+
+
+def only_overdue(worker: Worker) -> bool:
+    """Return whether a worker that leaves for its overdue requests has no other in hand."""
+    leaves = worker.reason is not None and worker.reason.rule is Rule.REQUEST_TIMEOUT
+    return leaves and bool(worker.overdue) and worker.in_flight <= len(worker.overdue)
 
 
 def is_old_enough(policy: Policy, worker: Worker, now: float) -> bool:

@@ -60,6 +60,8 @@ class Policy:
     reload_on_memory_error: bool = True
     outlier: str = "eject"
     outlier_min_requests: int = 50
+    request_timeout: float = 0.0
+    request_timeout_action: str = "replace"
     answers: bool = True  # clients wait for an answer, which is 503 while no worker is ready; tasks only wait
     never_give_up: bool = False  # a development server with the reloader
     seed: float = 0.0  # a fraction of the server's own, from which its jitter is derived
@@ -111,6 +113,7 @@ class Worker:
     errors: int = 0  # answers of 5xx
     memory_errors: int = 0  # requests that ended in MemoryError
     in_flight: int = 0  # requests in hand
+    overdue: tuple[str, ...] = ()  # method and path of each that has run too long, the oldest first
     rss: int = 0  # bytes, as last measured
     rss_at_first: int = 0  # bytes, the first measure when it was ready
     rss_over: int = 0  # measures in a row at or above reload-on-rss

@@ -134,6 +134,9 @@ def _notes(slot: Mapping[str, Any], limit: int) -> Iterator[Finding]:
         yield Finding("warning", "evil-suspended", number, text)
     if "outlier" in slot["notes"]:
         yield Finding("warning", "outlier", number, f"slot {number} answers 5xx and its peers do not")
+    if "overdue" in slot["notes"]:
+        text = f"slot {number} serves a request that has run too long: see workerguard requests"
+        yield Finding("warning", "request-overdue", number, text)
 
 
 def _slots(snapshot: Mapping[str, Any]) -> Iterator[Finding]:

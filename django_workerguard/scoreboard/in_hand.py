@@ -17,6 +17,9 @@ from django_workerguard.scoreboard.header import WORD
 from django_workerguard.scoreboard.layout import ENTRIES, Entry, Seat, SeatKind
 
 REQUESTS_VERSION = 1
+NEVER = 1 << 64  # nanoseconds
+NO_LIMIT = NEVER - 1  # in an entry
+ENTRY_WORDS = int(Entry.WORDS)
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class InHand:
     """One request that a worker serves.
 
     ``started`` and ``limit`` are in nanoseconds of the monotonic clock; ``limit`` is 0 if the request has none of its
-    own. ``task`` is the identity of the thread, greenlet or task. ``view`` is "" until Django has chosen it.
+    own, and NO_LIMIT if it may run for ever. ``task`` is the identity of the thread, greenlet or task. ``view`` is "" until Django has chosen it.
     """
 
     seat: int
@@ -58,7 +61,8 @@ class InHand:
 
 def requests_in_hand(board: Board, seat: int) -> list[InHand]:
     """Return the requests in the register of a seat, the oldest first."""
-    return sorted(_read(board, seat), key=lambda request: request.started)
+    entries = (_read_entry(board, seat, *entry) for entry in _starts(board, seat))
+    return _oldest_first(request for request in entries if request)
 
 
 def workers_in_seats(board: Board) -> Iterator[tuple[int, int]]:
@@ -91,28 +95,41 @@ def requests_of_servers(boards: Iterable[Board]) -> dict[str, Any]:
     }
 
 
-def starts(board: Board, seat: int) -> list[int]:
-    """Return when each request in the register of a seat was begun; 0 for a free entry."""
+def overdue(board: Board, seat: int, seconds: float, now: int) -> tuple[str, ...]:
+    """Return method and path of each request in a seat that has run too long, the oldest first.
+
+    ``seconds``: the limit of a request that has none of its own; 0: no limit. ``now``: monotonic ns.
+    """
+    first, general = board.layout.entry(seat, 0) + Entry.LIMIT, int(seconds * 1e9) or NEVER
+    late = [
+        (number, started)
+        for number, started in _starts(board, seat)
+        if (board.words[first + number * ENTRY_WORDS] or started + general) <= now
+    ]
+    requests = [request for entry in late if (request := _read_entry(board, seat, *entry))]
+    return tuple(request.target for request in _oldest_first(requests))
+
+
+def _starts(board: Board, seat: int) -> list[tuple[int, int]]:
+    """Return number and start of each entry in use."""
     first = board.layout.started(seat)
-    return board.words[first : first + ENTRIES].tolist()
+    starts = board.words[first : first + ENTRIES].tolist()
+    return [(number, started) for number, started in enumerate(starts) if started]
 
 
-def limit_of(board: Board, seat: int, number: int) -> int:
-    """Return the limit of the request in an entry."""
-    limit: int = board.words[board.layout.entry(seat, number) + Entry.LIMIT]
-    return limit
+def _oldest_first(requests: Iterable[InHand]) -> list[InHand]:
+    return sorted(requests, key=lambda request: request.started)
 
 
-def _read(board: Board, seat: int) -> Iterator[InHand]:
-    for number, started in enumerate(starts(board, seat)):
-        if not started:
-            continue
-        entry = board.layout.entry(seat, number)
-        task, limit = board.words[entry + Entry.TASK], board.words[entry + Entry.LIMIT]
-        method, _, path = _text(board, entry + Entry.TARGET, Entry.VIEW - Entry.TARGET).partition(" ")
-        view = _text(board, entry + Entry.VIEW, Entry.WORDS - Entry.VIEW)
-        if board.words[board.layout.started(seat) + number] == started:  # otherwise it has ended
-            yield InHand(seat, started, limit, task, method, path, view)
+def _read_entry(board: Board, seat: int, number: int, started: int) -> InHand | None:
+    """Read an entry; None if its request has ended meanwhile."""
+    entry = board.layout.entry(seat, number)
+    task, limit = board.words[entry + Entry.TASK], board.words[entry + Entry.LIMIT]
+    method, _, path = _text(board, entry + Entry.TARGET, Entry.VIEW - Entry.TARGET).partition(" ")
+    view = _text(board, entry + Entry.VIEW, Entry.WORDS - Entry.VIEW)
+    if board.words[board.layout.started(seat) + number] != started:
+        return None
+    return InHand(seat, started, limit, task, method, path, view)
 
 
 def _text(board: Board, offset: int, words: int) -> str:

@@ -28,6 +28,7 @@ from django_workerguard.arbiter.event_log import EventLog
 from django_workerguard.arbiter.exits import Exit
 from django_workerguard.arbiter.molds import Channels, Molds
 from django_workerguard.arbiter.run_files import RunFiles
+from django_workerguard.arbiter.slow_requests import SlowRequests
 from django_workerguard.arbiter.stack_requests import StackRequests
 from django_workerguard.arbiter.tracker import Tracker
 from django_workerguard.notify.runner import Notifier
@@ -168,6 +169,7 @@ class GuardedArbiter(Arbiter):
         )
         self._children = Children(self._tracker.seats, fork, self._event_log, mold_fork=fork)
         self._stack_requests = StackRequests(self._children, self._tracker.seats, clock=self._clock)
+        self._slow_requests = SlowRequests(self._tracker, self._stack_requests, clock=self._clock)
         self._molds = Molds(self._tracker, self._children, channels)
         self._applier = Applier(self._tracker, self._children, self)
         self._burial = Burial(
@@ -313,6 +315,7 @@ class GuardedArbiter(Arbiter):
             ),
             self.manage_dirty_arbiter,
             self._stack_requests.forget,
+            lambda: self._slow_requests.look(self.app.guard.options.slow_request),
             self._send_gauges,
             lambda: self._notifier.tick(lambda: snapshot(self.board), now),
         )

@@ -14,6 +14,7 @@ from struct import Struct
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import WORD
+from django_workerguard.scoreboard.in_hand import NO_LIMIT
 from django_workerguard.scoreboard.layout import ENTRIES, Entry, Seat
 
 ENTRY_BITS = ENTRIES.bit_length()
@@ -51,6 +52,7 @@ class Register:
         self._entries = board.layout.entry(seat, 0) * WORD
         self._not_entered = board.layout.seat(seat) + Seat.NOT_ENTERED
         self._free = list(range(ENTRIES))[::-1]
+        self._is_kept = False
 
     def begin(self, target: bytes) -> int:
         """Enter a request, and return its token; NO_REQUEST if there is no room. ``target``: method, space, path."""
@@ -65,9 +67,13 @@ class Register:
         current_request.set(token)
         return token
 
+    def keep(self) -> None:
+        """Take no request out any more: this process is being aborted, and what it has in hand is lost."""
+        self._is_kept = True
+
     def end(self, token: int) -> None:
         """Take a request out."""
-        if token:
+        if token and not self._is_kept:
             number = token & ENTRY_MASK
             self._words[self._started + number] = 0
             self._free.append(number)
@@ -84,10 +90,11 @@ class Register:
             self._words[entry // WORD + Entry.TASK] = self._identity()
 
     def limit(self, token: int, seconds: float) -> bool:
-        """Let a request be overdue in so many seconds from now; return whether it is in hand."""
+        """Let a request be overdue in so many seconds from now, or never (0); return whether it is in hand."""
         if not self._is_in_hand(token):
             return False
-        self._words[self._at(token) // WORD + Entry.LIMIT] = monotonic_ns() + int(seconds * 1e9)
+        limit = monotonic_ns() + int(seconds * 1e9) if seconds else NO_LIMIT
+        self._words[self._at(token) // WORD + Entry.LIMIT] = min(limit, NO_LIMIT)
         return True
 
     def _at(self, token: int) -> int:
@@ -95,3 +102,17 @@ class Register:
 
     def _is_in_hand(self, token: int) -> bool:
         return bool(token) and self._words[self._started + (token & ENTRY_MASK)] == start_of(token)
+
+
+class _Process:
+    register: Register | None = None
+
+
+def current_register() -> Register | None:
+    """Return the register of the worker that this code runs in; None in other processes."""
+    return _Process.register
+
+
+def set_current_register(register: Register) -> None:
+    """Record which register this process writes. For the server's worker classes, and for tests."""
+    _Process.register = register

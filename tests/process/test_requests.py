@@ -40,8 +40,8 @@ class Clients:
 
     def _get(self, path: str) -> None:
         try:
-            self.statuses.append(self.server.get(path).status)
-        except OSError:
+            self.statuses.append(self.server.get(path, timeout=60).status)
+        except (OSError, HTTPException):
             self.statuses.append(None)
 
     def join(self) -> list[int | None]:

@@ -396,3 +396,49 @@ def test_a_stop_ends_although_the_kernel_does_not_end_a_process(quick):
     assert second == 156, "twice the mercy, the drain delay, and ten seconds"
     assert action.reason == Reason(Rule.STOP, "still running, although killed: pid 101, 102")
     assert all(worker.killed for worker in fleet.workers.values())
+
+
+def overdue(fleet: Fleet, seat: int, *targets: str, in_flight: int = 1, at: float = 1.0) -> Fleet:
+    reading = m.Reading(seat, State.READY, 2, in_flight=in_flight, overdue=targets)
+    return told(fleet, m.Observed((reading,), at))
+
+
+def test_a_worker_with_an_overdue_request_gets_a_successor_and_leaves_only_once_that_is_ready():
+    fleet = overdue(ready_fleet(2), 1, "GET /slow", "GET /export", in_flight=3)
+    (spawn,) = plan(POLICY, fleet, 1.0)
+    assert (spawn.slot, spawn.reason) == (1, Reason(Rule.REQUEST_TIMEOUT, "GET /slow and 1 more"))
+    fleet = told(fleet, Start(1, 9, 109, 60.0, 1.0, spawn.reason))
+    assert not [action for action in plan(POLICY, fleet, 2.0) if isinstance(action, a.Retire)]
+    fleet = told(fleet, m.Admitted(9, 2.0), m.Observed((m.Reading(9, State.READY, 1),), 3.0))
+    assert plan(POLICY, fleet, 3.0) == (a.Retire(1, spawn.reason),)
+
+
+def test_it_is_replaced_however_young_it_is():
+    policy = Policy(load_concurrency=2, stand_in=False, timeout=0.0, min_worker_lifetime=3600.0)
+    assert plan(policy, overdue(ready_fleet(2), 1, "GET /slow"), 1.0)
+
+
+def test_the_last_ready_worker_is_never_given_up_for_an_overdue_request():
+    fleet = overdue(ready_fleet(1), 1, "GET /slow")
+    for at in (1.0, 100.0, 10_000.0):
+        assert [type(action) for action in plan(POLICY, fleet, at)] == [a.Spawn]
+
+
+def test_a_leaving_worker_is_aborted_as_soon_as_only_overdue_requests_are_left():
+    reason = Reason(Rule.REQUEST_TIMEOUT, "GET /slow")
+    fleet = told(overdue(ready_fleet(2), 1, "GET /slow", in_flight=2), m.Asked(1, reason, 2.0))
+    assert not [action for action in plan(POLICY, fleet, 3.0) if isinstance(action, a.Abort)]
+    reading = m.Reading(1, State.RETIRING, 3, in_flight=1, overdue=("GET /slow",))
+    fleet = told(fleet, m.Observed((reading,), 4.0))
+    assert a.Abort(1, reason) in plan(POLICY, fleet, 4.0)
+
+
+@pytest.mark.parametrize("rule", [Rule.RELOAD, Rule.MAX_REQUESTS, Rule.STOP])
+def test_a_worker_that_leaves_for_another_reason_keeps_its_mercy(rule):
+    fleet = told(overdue(ready_fleet(2), 1, "GET /slow"), m.Asked(1, Reason(rule), 2.0))
+    assert not [action for action in plan(POLICY, fleet, 3.0) if isinstance(action, a.Abort)]
+
+
+def test_an_overdue_request_can_only_be_reported():
+    policy = Policy(load_concurrency=2, stand_in=False, timeout=0.0, request_timeout_action="report")
+    assert plan(policy, overdue(ready_fleet(2), 1, "GET /slow"), 1.0) == ()

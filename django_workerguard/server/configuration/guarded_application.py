@@ -254,6 +254,15 @@ class GuardedApplication(Application):
                 where=self.guard.sources["surge"],
                 hint=f"With {workers} workers it can be up to {MAX_SEATS - 2 * workers}.",
             )
+        options = self.guard.options
+        if options.request_timeout and options.slow_request >= options.request_timeout:
+            raise ConfigurationError(
+                f"a slow request is written down after {options.slow_request:g} s, but request-timeout replaces its worker "
+                f"after {options.request_timeout:g} s",
+                option="slow-request",
+                where=self.guard.sources["slow_request"],
+                hint="Choose a slow-request below request-timeout.",
+            )
         if quorum > workers:
             raise ConfigurationError(
                 f"a quorum of {quorum} cannot be reached by {workers} workers",

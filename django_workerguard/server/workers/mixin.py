@@ -23,7 +23,7 @@ from django_workerguard.server.workers.wrapper import GuardedASGI, GuardedWSGI, 
 from django_workerguard.worker import load
 from django_workerguard.worker.after_fork import IgnoresHangup, die_with_parent, release_seat_after_fork
 from django_workerguard.worker.current import current_worker
-from django_workerguard.worker.register import Register
+from django_workerguard.worker.register import Register, current_register, set_current_register
 from django_workerguard.worker.seat_handle import SeatHandle
 from django_workerguard.worker.stacks import dump_concurrency
 
@@ -173,6 +173,7 @@ class GuardMixin(IgnoresHangup):
         # looked up now: under gevent it identifies greenlets
         identity = _task_identity() if self.asynchronous else threading.get_ident
         register = Register(self.seat_handle.board, self.seat_handle.seat, identity)
+        set_current_register(register)
         import_module(load.SENTINEL).name_views(register.name_view)
         if self.asynchronous:
             import_module("gunicorn.instrument.statsd")  # gunicorn imports it at the first request
@@ -242,13 +243,19 @@ class GuardMixin(IgnoresHangup):
         signal.siginterrupt(signal.SIGTERM, False)
 
     def handle_abort(self, sig: int, frame: Any) -> None:
-        """Dump the stacks that faulthandler cannot see, of greenlets and tasks, before gunicorn ends the worker."""
-        dump_concurrency(self.seat_handle.dump_fd, getattr(self, "loop", None))
+        self._before_abort()
         super().handle_abort(sig, frame)  # type: ignore[misc]
 
     def handle_abort_signal(self) -> None:
-        dump_concurrency(self.seat_handle.dump_fd, getattr(self, "loop", None))
+        self._before_abort()
         super().handle_abort_signal()  # type: ignore[misc]
+
+    def _before_abort(self) -> None:
+        """Dump the stacks that faulthandler cannot see, of greenlets and tasks, and keep the requests in hand on record."""
+        register = current_register()
+        if register is not None:
+            register.keep()
+        dump_concurrency(self.seat_handle.dump_fd, getattr(self, "loop", None))
 
     def _announce_leaving_in_thread(self) -> None:
         try:

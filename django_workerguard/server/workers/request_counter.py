@@ -142,7 +142,8 @@ def _after(
         else:
             # without a status, the application raised, and gunicorn answers 500
             ended((getattr(response, "status_code", None) or 500) if response is not None else 500)
-            take_out(environ.get(ENTRY, NO_REQUEST))
+            if not isinstance(error, SystemExit):  # else the worker ends, and the request is lost with it
+                take_out(environ.get(ENTRY, NO_REQUEST))
         if user is not None:
             user(worker, request, environ, response)
 

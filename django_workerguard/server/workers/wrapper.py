@@ -111,6 +111,7 @@ class GuardedASGI:
         self._memory_error = count.memory_error
         self._enter = register.begin
         self._take_out = register.end
+        self._limit = register.limit
         self._admit = admit
         self._failed = failed
 
@@ -168,6 +169,7 @@ class GuardedASGI:
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         token = self._begin(scope["type"], scope)
+        self._limit(token, 0)  # a websocket may stay open for as long as it likes
         status = 500
         try:
             await self._app(scope, receive, send)

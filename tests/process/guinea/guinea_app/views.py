@@ -9,7 +9,7 @@ from django.http import HttpResponse, StreamingHttpResponse
 from django.shortcuts import render
 from guinea_faults import fault
 
-from django_workerguard import current_worker
+from django_workerguard import current_worker, extend_deadline, request_timeout
 
 fault("views")
 
@@ -163,3 +163,25 @@ async def wait(request):
 
 async def _waits_inside(seconds):
     await asyncio.sleep(seconds)
+
+
+@request_timeout(1)
+def limited(request):
+    time.sleep(float(request.GET.get("seconds", "30")))
+    return HttpResponse("limited\n")
+
+
+@request_timeout(1)
+async def extended(request):
+    assert extend_deadline(0)
+    await asyncio.sleep(float(request.GET.get("seconds", "3")))
+    return HttpResponse("extended\n")
+
+
+DEADLOCK = threading.Lock()
+
+
+def deadlock(request):
+    """Hang for ever, from the second request on."""
+    DEADLOCK.acquire()
+    return HttpResponse("not yet\n")

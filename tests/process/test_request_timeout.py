@@ -1,0 +1,155 @@
+"""Requests that run too long: their stacks, and what happens to their worker, on every worker class."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+
+import pytest
+
+from tests.process.test_requests import Clients, in_hand, threads
+
+# what the client of an aborted request gets; otherwise the connection is reset
+ABORTED = {"sync": 500}
+
+
+def test_a_worker_with_a_request_that_runs_too_long_is_replaced_once_its_successor_is_ready(
+    serve, worker_class
+):
+    server = serve(
+        "--request-timeout", "1", "--", "-k", worker_class, *threads(worker_class), "--timeout", "60"
+    )
+    server.wait_ready()
+    asking = Clients(server)
+    asking.ask("/slow?seconds=60")
+    server.wait("in hand", lambda _: in_hand(server))
+    slot, gone = in_hand(server)[0]["slot"], in_hand(server)[0]["pid"]
+    server.wait_event("exited")
+    (retiring,) = server.events("retiring")
+    assert (retiring["pid"], retiring["rule"]) == (gone, "request-timeout")
+    assert "GET /slow" in retiring["reason"]
+    ready = next(event for event in server.events("ready") if event["slot"] == slot and event["pid"] != gone)
+    assert ready["number"] < retiring["number"], "the successor was ready first"
+    (aborted,) = server.events("aborted")
+    assert aborted["rule"] == "request-timeout"
+    (lost,) = server.events("request-lost")
+    assert (lost["path"], lost["cause"]) == ("/slow", "request-timeout")
+    assert "in slow" in server.slot(slot)["last_error"]["traceback"]
+    assert asking.join() == [ABORTED.get(worker_class)]
+    assert server.statuses(6) == {200: 6}
+
+
+@pytest.mark.parametrize("worker_class", ["gthread", "gevent", "asgi"])
+def test_its_other_requests_are_finished(serve, worker_class):
+    server = serve(
+        *("--request-timeout", "2", "--worker-reload-mercy", "20"),
+        *("--", "-k", worker_class, *threads(worker_class), "--timeout", "60"),
+        workers=1,
+    )
+    server.wait_ready()
+    hanging, others = Clients(server), Clients(server)
+    hanging.ask("/slow?seconds=60" if worker_class != "asgi" else "/wait?seconds=60")
+    server.wait_event("spawned", count=2)
+    old = server.events("spawned")[0]["pid"]
+    others.ask("/stream?lines=7")  # a second and a half
+    server.wait_event("retiring")
+    assert {one["path"] for one in in_hand(server) if one["pid"] == old} >= {
+        "/slow" if worker_class != "asgi" else "/wait"
+    }
+    server.wait_event("exited")
+    assert others.join() == [200]
+    assert hanging.join() == [None]
+
+
+def test_a_view_has_a_limit_of_its_own_and_a_request_can_extend_it(serve, worker_class):
+    server = serve("--", "-k", worker_class, *threads(worker_class), "--timeout", "60")
+    server.wait_ready()
+    assert server.get("/extended?seconds=2").status == 200
+    assert not server.events("retiring")
+    asking = Clients(server)
+    asking.ask("/limited?seconds=60")
+    server.wait_event("exited")
+    assert server.events("request-lost")[0]["view"] == "guinea_app.views.limited"
+    assert asking.join() == [ABORTED.get(worker_class)]
+
+
+def test_it_can_only_be_reported(serve):
+    server = serve("--request-timeout", "0.5", "--request-timeout-action", "report", workers=1)
+    server.wait_ready()
+    asking = Clients(server)
+    asking.ask("/slow?seconds=4")
+    server.wait("the finding", lambda status: "overdue" in status["slots"][0]["notes"])
+    assert asking.join() == [200]
+    server.wait("it is over", lambda status: "overdue" not in status["slots"][0]["notes"])
+    assert not server.events("retiring")
+
+
+def test_the_stack_of_a_slow_request_is_written_once_and_it_goes_on(serve, worker_class):
+    server = serve("--slow-request", "0.5", "--", "-k", worker_class, *threads(worker_class))
+    server.wait_ready()
+    path = (
+        "/wait?seconds=4" if worker_class in ("asgi", "uvicorn_worker.UvicornWorker") else "/slow?seconds=4"
+    )
+    asking = Clients(server)
+    asking.ask(path)
+    server.wait_event("slow-request")
+    assert asking.join() == [200]
+    (event,) = server.events("slow-request")
+    assert event["path"] == path.partition("?")[0]
+    assert re.search(r"views\.py:\d+ (slow|_waits_inside)", event["stack"])
+    assert f"GET {event['path']} has run for " in server.log
+    assert not server.events("exited")
+
+
+def test_of_many_slow_requests_one_a_second_is_written_and_the_others_are_counted(serve):
+    server = serve("--slow-request", "0.5", "--", "-k", "gthread", "--threads", "8", workers=1)
+    server.wait_ready()
+    asking = Clients(server)
+    for number in range(6):
+        asking.ask(f"/slow?seconds=4&number={number}")
+        time.sleep(0.05)
+    server.wait("the first", lambda _: server.events("slow-request"))
+    time.sleep(1.2)
+    asking.ask("/slow?seconds=2")
+    assert asking.join() == [200] * 7
+    server.wait_event("slow-request", count=2)
+    written = server.events("slow-request")
+    assert len(written) + sum(event.get("left_out", 0) for event in written) == 7
+
+
+def test_a_view_that_blocks_each_thread_for_ever_costs_only_its_own_requests(serve):
+    server = serve(
+        *("--request-timeout", "2", "--min-worker-lifetime", "0"),
+        *("--", "-k", "gthread", "--threads", "4"),
+        workers=4,
+    )
+    server.wait_ready()
+    statuses: list[int | None] = []
+    blocked: list[int | None] = []
+    over = time.monotonic() + 15
+
+    def ask(path: str, into: list[int | None], pause: float) -> None:
+        while time.monotonic() < over:
+            try:
+                into.append(server.get(path, timeout=40).status)
+            except OSError:
+                into.append(None)
+            time.sleep(pause)
+
+    clients = [threading.Thread(target=ask, args=("/", statuses, 0.01)) for _ in range(4)]
+    clients += [threading.Thread(target=ask, args=("/deadlock", blocked, 0.3)) for _ in range(2)]
+    least = server.status()["ready"]
+    for client in clients:
+        client.start()
+    while any(client.is_alive() for client in clients[:4]):
+        least = min(least, server.status()["ready"])
+        time.sleep(0.05)
+    for client in clients:
+        client.join(60)
+    failed = sum(status != 200 for status in statuses)
+    assert failed <= 0.01 * len(statuses), (failed, len(statuses))
+    assert least >= 3
+    lost = [event["path"] for event in server.events("request-lost")]
+    assert lost.count("/deadlock") == sum(status is None for status in blocked)
+    assert lost.count("/") == failed
