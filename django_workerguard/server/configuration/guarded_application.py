@@ -38,6 +38,7 @@ from django_workerguard.server.configuration.early_options import (
 )
 from django_workerguard.server.configuration.inherited_modules import InheritedModules
 from django_workerguard.server.configuration.process_state import enter
+from django_workerguard.worker.after_fork import become_subreaper
 
 REFUSED = {
     "preload_app": "the arbiter would load the application, and a failure there would stop the whole server",
@@ -80,6 +81,7 @@ class GuardedApplication(Application):
         self.early: EarlyOptions
         self.guard: Resolved
         self.max_requests_jitter = 0  # requests
+        self._can_have_mold = True
         super().__init__(prog="serve_guarded")
 
     def do_load_config(self) -> None:
@@ -204,7 +206,22 @@ class GuardedApplication(Application):
         self._settle_pid_file()
         self._settle_mercy()
         self._settle_max_requests()
+        self._settle_load()
         self._check_together()
+
+    def _settle_load(self) -> None:
+        """Load in each worker if this process cannot get the workers that a mold forks as its children."""
+        if self.guard.options.load == "lazy":
+            return
+        try:
+            become_subreaper()
+        except OSError as error:
+            self._can_have_mold = False
+            self.warnings.append(
+                f"load={self.guard.options.load} is not possible here, so each worker loads the application by itself: "
+                f"the kernel or a sandbox refuses prctl(PR_SET_CHILD_SUBREAPER): {os.strerror(error.errno or 0)} "
+                f"(set in {self.guard.sources['load']}). Allow it, or set load=lazy."
+            )
 
     def _settle_pid_file(self) -> None:
         """Make the name absolute: gunicorn writes the file elsewhere, and cannot do so for a bare name."""
@@ -285,7 +302,7 @@ class GuardedApplication(Application):
         return Policy.of(
             options,
             # a worker that ends because a file has changed must not be forked from the code before the change
-            load="lazy" if developing else options.load,
+            load="lazy" if developing or not self._can_have_mold else options.load,
             load_retry_max_delay=1.0 if developing else options.load_retry_max_delay,
             load_concurrency=options.load_concurrency or cgroup.cpus(),
             timeout=float(self.cfg.timeout),

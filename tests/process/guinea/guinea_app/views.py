@@ -8,6 +8,7 @@ from django.shortcuts import render
 from guinea_faults import fault
 
 from django_workerguard import current_worker
+from guinea_app.pairs import Process, register
 
 fault("views")
 
@@ -107,6 +108,16 @@ def broken(request):
 def warm(request):
     fault("warm")
     return HttpResponse("warm\n")
+
+
+def ticks(request):
+    with Process.ticker.lock:
+        return HttpResponse(f"{Process.ticker.ticks}\n")
+
+
+def pause(request):
+    register("start-raises")
+    return HttpResponse("registered\n")
 
 
 def counted(request):
