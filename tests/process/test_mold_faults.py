@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.process.clients import load_on
 from tests.process.harness import ROOT
-from tests.process.limits import STRANGER, children, limit, limit_processes
+from tests.process.limits import STRANGER, children, limit, limit_file, limit_processes
 from tests.process.test_mold import mold_of, serve_mold
 from tests.process.test_users import a_python_that_nobody_may_run
 
@@ -25,7 +26,7 @@ HOOKS = {"GUINEA_FORK_HOOKS": "1"}
 def replaced(server, gone: int) -> None:
     server.wait(
         "a successor",
-        lambda status: status["ready"] == 2 and gone not in {slot["pid"] for slot in status["slots"]},
+        lambda status: status["ready"] == 2 and not {None, gone} & {slot["pid"] for slot in status["slots"]},
     )
 
 
@@ -179,6 +180,104 @@ class Gauge:
                 self._last = text.partition(":")[2].partition("|")[0]
 
 
+# the mold cannot load
+
+
+LOAD_ENDS = {
+    "segv": ("SIGSEGV", "the process ended and reported no reason"),
+    "exit-0": ("exit", "exit code 0"),
+    "kill": ("SIGKILL", "sender unknown (no OOM kill was recorded)"),
+}
+
+
+@pytest.mark.parametrize("kind", LOAD_ENDS)
+def test_a_mold_whose_load_ends_its_process_costs_no_worker(serve, faults, kind):
+    server = serve_mold(serve)
+    before, old = server.pids(), mold_of(server)["pid"]
+    faults.set("urlconf", kind, 2)
+    server.signal(signal.SIGHUP)
+    failed = server.wait_event("load-failed", count=2)
+    assert (failed["slot"], failed["type"], failed["message"]) == (0, *LOAD_ENDS[kind])
+    waits = server.events("back-off")
+    assert [wait["slot"] for wait in waits] == [0] * len(waits)
+    assert server.events("frozen")
+    server.wait("generation 2", lambda status: {slot["generation"] for slot in status["slots"]} == {2})
+    server.wait_event("reloaded")
+    assert not {event["pid"] for event in server.events("exited") if event["by"] == "unknown"} & set(before)
+    assert not [
+        event for event in server.events("exited") if event["pid"] in before and event["rule"] != "reload"
+    ]
+    server._poll("the old mold's end", lambda: not Path(f"/proc/{old}").exists(), 20)
+    assert_whole(server)
+
+
+@pytest.mark.needs("root")
+def test_a_mold_that_the_kernel_kills_for_want_of_memory_costs_no_worker(serve, faults, memory_cgroup):
+    server = serve_mold(serve)
+    before = server.pids()
+    limit_file(memory_cgroup).write_text(str(6 << 20))
+    faults.set("settings", "wait")
+    server.signal(signal.SIGHUP)
+    mold = server.wait_event("mold-spawned", count=2)["pid"]
+    (memory_cgroup / "cgroup.procs").write_text(str(mold))
+    faults.clear()
+    failed = server.wait_event("load-failed")
+    assert (failed["slot"], failed["type"]) == (0, "SIGKILL")
+    assert failed["message"] == "by the kernel: out of memory"
+    server.wait("generation 2", lambda status: {slot["generation"] for slot in status["slots"]} == {2})
+    server.wait_event("reloaded")
+    assert not [
+        event for event in server.events("exited") if event["pid"] in before and event["rule"] != "reload"
+    ]
+    assert_whole(server)
+
+
+# pairs
+
+
+def test_a_lock_that_a_registered_library_holds_half_of_the_time_hangs_no_worker(serve):
+    patience = ("--load-retry-delay", "1ms", "--load-retry-max-delay", "2ms")
+    server = serve_mold(serve, "--timeout", "20", guard=patience, environ={"GUINEA_PAIR": "lock"})
+    with load_on(server, count=2, path="/ticks") as clients:
+        for number in range(30):
+            replaced(server, server.kill_worker(number % 2 + 1))
+    assert {status for client in clients for _, status in client.answered} == {200}
+    assert sum(len(client.failed) for client in clients) <= 30
+    assert mold_of(server)["forks"] == 32
+    assert not server.events("aborted")
+    assert int(server.get("/ticks").body) > 0, "the thread runs in the worker"
+    assert_whole(server)
+
+
+WRONG_PAIRS = {
+    "half": (True, "ConfigurationError", "Give start=, a function that makes it again in the worker."),
+    "start-raises": (False, "PairError", "the queue cannot be opened again"),
+}
+
+
+@pytest.mark.parametrize("pair", WRONG_PAIRS)
+def test_a_wrong_pair_is_a_failed_load_that_says_what_to_do(serve, pair):
+    in_mold, kind, text = WRONG_PAIRS[pair]
+    server = serve("--load", "mold", "--load-retry-delay", "50ms", environ={"GUINEA_PAIR": pair})
+    assert server.wait_exit() == 22
+    failed = [line for line in server.log.splitlines() if "the load failed in step" in line]
+    assert ("slot=0 " in failed[0]) is in_mold
+    assert kind in failed[0]
+    assert text in server.log
+    assert not server._remaining_processes()
+
+
+@pytest.mark.parametrize("load", ["lazy", "mold"])
+def test_a_pair_that_a_request_registers_is_refused_with_an_error_that_says_what_to_do(serve, load):
+    server = serve("--load", load)
+    server.wait_ready()
+    reply = server.get("/pause")
+    assert reply.status == 500
+    assert reply.body.startswith("mold.pause: the pair")
+    assert "Call it while the application loads" in reply.body
+    assert_whole(server)
+
+
 # what is refused
 
 
@@ -212,3 +311,17 @@ def test_an_unfit_application_is_named_once_and_the_line_says_what_to_do(serve):
     (line,) = [line for line in server.log.splitlines() if line.startswith("Error:")]
     assert line.count("the-scheduler") == 1
     assert line.endswith("; remove these, or set load=auto")
+
+
+@pytest.mark.parametrize(("name", "method"), [("PlainWorker", "init_process"), ("PatchingWorker", "patch")])
+def test_a_worker_class_of_a_third_party_is_forked_from_the_mold_and_one_line_says_what_runs_later(
+    serve, name, method
+):
+    server = serve_mold(serve, worker_class=f"guinea_worker.{name}")
+    mold = mold_of(server)["pid"]
+    (line,) = [line for line in server.log.splitlines() if "prepares its process in" in line]
+    assert f"the worker class guinea_worker.{name} prepares its process in {method}, " in line
+    assert {server.get("/").pid for _ in range(20)} <= set(server.pids())
+    replaced(server, server.kill_worker())
+    assert {slot["mold"] for slot in server.status()["slots"]} == {mold}
+    assert_whole(server)

@@ -54,9 +54,21 @@ INSTEAD = {
     "preload_app": "Remove it, and set load=auto: one process, which is not the arbiter, loads the application, and the "
     "workers are forked from it.",
 }
+# packages of worker classes whose preparations the mold knows
+PREPARED_IN_MOLD = ("gunicorn.", "uvicorn.", "uvicorn_worker.")
 MOST_WORKERS = MAX_SEATS // 2
 # settings whose value is a class or an address, and what reads them
 READ = {"worker_class": "worker_class", "logger_class": "logger_class", "bind": "address"}
+
+
+def own_preparations(worker_class: type) -> list[str]:
+    """Name the methods in which a worker class of a third party prepares its process before it loads the application."""
+    return [
+        method
+        for method in ("init_process", "patch")
+        for owner in [next((cls for cls in worker_class.__mro__ if method in vars(cls)), None)]
+        if owner is not None and not owner.__module__.startswith(PREPARED_IN_MOLD)
+    ]
 
 
 class GuardedApplication(Application):
@@ -221,6 +233,12 @@ class GuardedApplication(Application):
                 f"load={self.guard.options.load} is not possible here, so each worker loads the application by itself: "
                 f"the kernel or a sandbox refuses prctl(PR_SET_CHILD_SUBREAPER): {os.strerror(error.errno or 0)} "
                 f"(set in {self.guard.sources['load']}). Allow it, or set load=lazy."
+            )
+            return
+        for method in own_preparations(self.cfg.worker_class):
+            self.warnings.append(
+                f"the worker class {self.cfg.worker_class_str} prepares its process in {method}, which runs in each worker, "
+                "after the mold has loaded the application. If the application must be loaded after it, set load=lazy."
             )
 
     def _settle_pid_file(self) -> None:

@@ -22,8 +22,8 @@ class Ticker:
         while not over.is_set():
             with self.lock:
                 self.ticks += 1
-                time.sleep(0.005)
-            time.sleep(0.005)
+                time.sleep(0.1)
+            time.sleep(0.1)
 
     def stop(self):
         self.over.set()

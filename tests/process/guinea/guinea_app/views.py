@@ -8,6 +8,7 @@ from django.shortcuts import render
 from guinea_faults import fault
 
 from django_workerguard import current_worker
+from django_workerguard.errors import ConfigurationError
 from guinea_app.pairs import Process, register
 
 fault("views")
@@ -116,7 +117,10 @@ def ticks(request):
 
 
 def pause(request):
-    register("start-raises")
+    try:
+        register("start-raises")
+    except ConfigurationError as error:
+        return HttpResponse(str(error), status=500)
     return HttpResponse("registered\n")
 
 
