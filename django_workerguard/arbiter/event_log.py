@@ -93,7 +93,10 @@ class EventLog:
         stop = fleet.stop.reason if fleet.stop else None
         self._event("halted", rule=stop.rule.value if stop else "", reason=reason, exit_code=code)
         if reason:
-            why = "; ".join(filter(None, (reason, str(fleet.last_failure or ""))))
+            failure = fleet.last_failure
+            said = failure is not None and failure.message and failure.message in reason
+            more = "" if said else str(failure or "")
+            why = "; ".join(filter(None, (reason, more)))
             with contextlib.suppress(OSError):  # a full disk must not keep it from ending
                 sys.stderr.write(f"Error: {why.splitlines()[0]}\n")
             leave_word(why)

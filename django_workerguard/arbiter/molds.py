@@ -74,7 +74,10 @@ class Molds:
                     self._tracker.forked(start.seat, mold, now)
                     continue
             self._children.did_not_arrive(start.seat)
-            self._tracker.not_spawned(start.slot, refused, now, seat=start.seat, excused=excused)
+            memory = answer.memory
+            self._tracker.not_spawned(
+                start.slot, refused, now, seat=start.seat, excused=excused, memory=memory
+            )
 
     def gone(self, mold: Child, now: float) -> None:
         """Give up what a mold that has ended was asked for, and close its channel."""

@@ -111,9 +111,17 @@ class Tracker:
         self.spawned(seat, now)
 
     def not_spawned(
-        self, slot: int, refusal: str, now: float, *, seat: int | None = None, excused: bool = False
+        self,
+        slot: int,
+        refusal: str,
+        now: float,
+        *,
+        seat: int | None = None,
+        excused: bool = False,
+        memory: bool = False,
     ) -> None:
-        self.tell(m.SpawnFailed(slot, now, seat, excused))
+        """Take in that a process could not be started. ``excused``, ``memory``: see `message.SpawnFailed`."""
+        self.tell(m.SpawnFailed(slot, now, seat, excused, memory))
         if excused:
             self.event_log.not_forked(slot, refusal)
         else:

@@ -29,8 +29,8 @@ def _folded(policy: Policy, fleet: Fleet, message: m.Message) -> Fleet:
     match message:
         case m.Spawning():
             return _spawning(fleet, message)
-        case m.Spawned(seat, pid, at):
-            return _change(fleet, seat, state=State.LOADING, pid=pid, spawned=at, since=at, beat_seen=at)
+        case m.Spawned():
+            return _spawned(fleet, message)
         case m.SpawnFailed():
             return _not_spawned(policy, fleet, message)
         case m.MoldSpawned():
@@ -82,6 +82,7 @@ def _folded(policy: Policy, fleet: Fleet, message: m.Message) -> Fleet:
 
 def _not_spawned(policy: Policy, fleet: Fleet, message: m.SpawnFailed) -> Fleet:
     slot, at = message.slot, message.at
+    asked = None if message.seat is None else fleet.workers.get(message.seat)
     workers = {seat: worker for seat, worker in fleet.workers.items() if seat != message.seat}
     fleet = replace(fleet, workers=workers, spawns=fleet.spawns + 1)
     if message.excused:
@@ -90,7 +91,13 @@ def _not_spawned(policy: Policy, fleet: Fleet, message: m.SpawnFailed) -> Fleet:
         record = _strike(policy, fleet.mold_record, at, transient=True)
         return replace(fleet, mold_record=replace(record, not_spawned=record.not_spawned + 1))
     record = _strike(policy, fleet.record(slot), at, transient=True)
-    record = replace(record, last_spawn=fleet.spawns, not_spawned=record.not_spawned + 1)
+    by_mold = asked is not None and asked.mold is not None and not message.memory
+    record = replace(
+        record,
+        last_spawn=fleet.spawns,
+        not_spawned=record.not_spawned + 1,
+        not_forked=record.not_forked + by_mold,
+    )
     return _strike_canary(policy, _with_record(fleet, record), slot, at, transient=True)
 
 
@@ -121,13 +128,26 @@ def _spawning(fleet: Fleet, message: m.Spawning) -> Fleet:
     return _taken(replace(fleet, spawns=worker.ordinal), worker, message.reason)
 
 
+def _spawned(fleet: Fleet, message: m.Spawned) -> Fleet:
+    seat, at = message.seat, message.at
+    fleet = _change(fleet, seat, state=State.LOADING, pid=message.pid, spawned=at, since=at, beat_seen=at)
+    return _started(fleet, seat)
+
+
+def _started(fleet: Fleet, seat: int) -> Fleet:
+    worker = fleet.workers.get(seat)
+    if worker is None:
+        return fleet
+    return _with_record(fleet, replace(fleet.record(worker.slot), not_spawned=0, not_forked=0))
+
+
 def _taken(fleet: Fleet, worker: Worker, reason: Reason | None) -> Fleet:
     """Put a process into a slot. ``reason``: why the incumbent is to be succeeded."""
     fleet = _with_worker(fleet, worker)
     # once a successor has been started, the incumbent is replaced even if the rule no longer applies
     wanted_out = reason if fleet.successor(worker.slot) is not None else None
     record = fleet.record(worker.slot)
-    record = replace(record, last_spawn=worker.ordinal, wanted_out=wanted_out, not_spawned=0)
+    record = replace(record, last_spawn=worker.ordinal, wanted_out=wanted_out)
     return _with_record(fleet, record)
 
 
@@ -160,7 +180,8 @@ def _converted(fleet: Fleet, message: m.Converted) -> Fleet:
         state=State.LOADING,
         ready_at=None,
     )
-    return _taken(replace(fleet, molds=molds, spawns=worker.ordinal), worker, message.reason)
+    fleet = _taken(replace(fleet, molds=molds, spawns=worker.ordinal), worker, message.reason)
+    return _started(fleet, worker.seat)
 
 
 def _observed(policy: Policy, fleet: Fleet, message: m.Observed) -> Fleet:

@@ -33,12 +33,16 @@ class Spawned:
 
 @dataclass(frozen=True)
 class SpawnFailed:
-    """The fork failed, or there was no seat. ``excused``: the mold is to blame, so the slot need not wait."""
+    """The fork failed, or there was no seat.
+
+    ``excused``: the mold is to blame, so the slot need not wait. ``memory``: the mold had no memory for the fork.
+    """
 
     slot: int
     at: float
     seat: int | None = None
     excused: bool = False
+    memory: bool = False
 
 
 @dataclass(frozen=True)

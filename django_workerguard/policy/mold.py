@@ -16,9 +16,7 @@ from django_workerguard.policy.reason import Reason, Rule
 from django_workerguard.policy.view import Fleet, Policy, State, Worker
 
 FORK_TIMEOUT = 5.0  # seconds that a mold has for a fork, which takes milliseconds
-PATIENCE = (
-    2  # failed starts, failed loads and early deaths of molds in a row after which a slot loads by itself
-)
+PATIENCE = 2  # failed starts, failed loads and early deaths of molds, or failed forks for a slot, in a row: then it loads by itself
 LOADING = (State.LOADING, State.LOADED)
 
 
@@ -46,6 +44,16 @@ def source(policy: Policy, fleet: Fleet, now: float) -> Source | None:
         mold = max(ready, key=lambda mold: mold.generation)
         return Source(mold.generation, mold.seat)
     return lazily if fleet.mold_record.strikes >= PATIENCE else None
+
+
+def or_by_itself(fleet: Fleet, slot: int, where: Source) -> Source:
+    """Return where the worker of one slot comes from: it loads by itself if the mold could not fork it PATIENCE times.
+
+    The mold has proved that this generation can be loaded. A fork that failed for want of memory does not count: a load
+    would need more.
+    """
+    refused = where.mold is not None and fleet.record(slot).not_forked >= PATIENCE
+    return Source(where.generation) if refused and where.generation == fleet.generation else where
 
 
 def source_of_successor(policy: Policy, fleet: Fleet, now: float) -> Source | None:

@@ -15,7 +15,8 @@ def why_give_up(policy: Policy, fleet: Fleet, now: float) -> Reason | None:
         return None
     if policy.load == "mold" and fleet.unfit and not fleet.ever_ready:
         hazards = fleet.last_failure.message if fleet.last_failure else ""
-        return Reason(Rule.UNFIT, f"load=mold, but no worker can be forked from the application: {hazards}")
+        text = f"load=mold, but no worker can be forked from the application: {hazards}"
+        return Reason(Rule.UNFIT, text).adding("remove these, or set load=auto")
     slots = range(1, fleet.target + 1)
     used_up = [slot for slot in slots if _used_up(policy, fleet, slot)]
     if policy.need_app == "server" and used_up:

@@ -307,15 +307,15 @@ def _spawns(policy: Policy, fleet: Fleet, now: float, *, making_room: bool) -> I
             yield Convert(unfit.seat, slot, reason)
             unfit = None
             continue
-        record = fleet.record(slot)
+        record, chosen = fleet.record(slot), mold.or_by_itself(fleet, slot, source)
         yield Spawn(
             slot,
-            source.generation,
+            chosen.generation,
             load_timeout(policy.load_timeout, record.timeouts),
             # beside an incumbent it would only be a second one that cannot serve
             stay=policy.need_app == "off" and not reason and record.failures + 1 >= policy.load_retries,
             reason=reason,
-            mold=source.mold,
+            mold=chosen.mold,
         )
     started = mold.start(policy, fleet, now)
     if started is not None and room > 0 and not making_room:

@@ -144,6 +144,7 @@ class Record:
     no_memory: int = 0  # loads in a row that failed for want of memory
     evil_kills: int = 0  # kills in a row by evil-reload-on-rss, each right after the load
     not_spawned: int = 0  # processes in a row that could not be started
+    not_forked: int = 0  # of these, the forks that a mold could not make although it had memory
     superseded_after: float = 0.0  # seconds of the last load that a reload took away; 0 once a load has ended
 
     @property

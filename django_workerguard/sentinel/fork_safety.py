@@ -9,6 +9,7 @@ The scan forks once, and only a thread that was alive during that fork is a haza
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -26,6 +27,9 @@ from django_workerguard.sentinel.tasks import (
 from django_workerguard.worker.double_fork import probe_fork
 
 __all__ = ["Baseline", "Hazard", "HazardKind", "hazards"]
+
+
+SHORTAGES = (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE)
 
 
 @dataclass
@@ -63,7 +67,8 @@ def hazards(baseline: Baseline) -> tuple[Hazard, ...]:
     """Return everything that makes this process unfit to be forked.
 
     It is cheap while there is one thread, so that it can run before every fork; with more threads it forks once, with
-    all hooks. It never raises: a part that cannot be looked at is a hazard of its own.
+    all hooks. A part that cannot be looked at is a hazard of its own. Raises OSError and MemoryError only if there is no
+    memory, process or descriptor left for the look: that says nothing about the application.
     """
     scans: dict[str, Callable[[Baseline], Iterator[Hazard]]] = {
         "libraries": lambda _: unfit_libraries(),
@@ -81,6 +86,8 @@ def _guarded(
     try:
         return tuple(scan(baseline))
     except Exception as error:
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) in SHORTAGES:
+            raise
         text = f"the {name} of the process could not be examined: {type(error).__name__}: {error}"
         return (Hazard(HazardKind.NOT_EXAMINED, text),)
 

@@ -416,9 +416,9 @@ class GuardedArbiter(Arbiter):
             elif pid == self.dirty_arbiter_pid:
                 self.handle_dirty_arbiter_exit(pid, status)
             else:
-                self.WORKERS.pop(pid, None)
                 self._children.ended(pid, Exit.of(status))
         for child in self._burial.run():
+            self.WORKERS.pop(child.pid, None)
             if child.is_worker:
                 self.hook("child_exit", child.worker)
 

@@ -24,6 +24,8 @@ def check(app: GuardedApplication) -> int:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)  # the processes end with this one
+    for line in app.warnings:
+        print(f"Warning: {line}", file=sys.stderr)
     trial = Trial(app)
     try:
         return _try(app, trial)

@@ -178,7 +178,7 @@ def _be_mold(host: Host, handle: SeatHandle, channel: socket) -> None:
         raise SystemExit(ExitCode.LOAD_FAILED) from None
     own = mold.serve()
     faulthandler.disable()  # the mold's: its handlers would stay, and the worker's own would not be installed
-    module.wait_for_adoption(own, host.pid)
+    module.wait_for_adoption(own, host.pid, between=mold.between)
     host.worker_age += 1
     worker = host.worker_class(
         host.worker_age, host.pid, host.LISTENERS, host.app, host.timeout / 2.0, host.cfg, host.log

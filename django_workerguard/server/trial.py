@@ -194,7 +194,7 @@ def _be_mold(cfg: Any, handle: SeatHandle, channel: socket, other_end: socket, p
             load.record_failure(handle, error)
         return
     own = mold.serve()
-    wait_for_adoption(own, parent)
+    wait_for_adoption(own, parent, between=mold.between)
     _be_worker(cfg, own, parent, mold.application)
 
 

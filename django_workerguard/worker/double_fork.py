@@ -15,9 +15,18 @@ import functools
 import mmap
 import os
 import struct
+from dataclasses import dataclass
 from typing import Any
 
 ANSWER = struct.Struct("q")  # the worker's pid; negative: the error number of the second fork
+
+
+@dataclass(frozen=True)
+class Forked:
+    """What a fork has made, as its two sides see it."""
+
+    worker: int = 0  # the worker's pid; 0 in the worker itself
+    between: int = 0  # in the worker: the process that forked it, which is about to end
 
 
 @functools.cache
@@ -26,19 +35,20 @@ def _c() -> Any:
     return ctypes.PyDLL(None, use_errno=True)
 
 
-def double_fork() -> int:
-    """Fork a worker; return 0 in the worker and its pid in the mold. Raises OSError where there can be no process."""
+def double_fork() -> Forked:
+    """Fork a worker, and return in the mold and in the worker. Raises OSError where there can be no process."""
     c = _c()
     with mmap.mmap(-1, ANSWER.size) as answer:
         c.PyOS_BeforeFork()
         between = c.fork()
         if between == 0:
+            own = os.getpid()
             worker = c.fork()
             if worker != 0:
                 ANSWER.pack_into(answer, 0, worker if worker > 0 else -ctypes.get_errno())
                 c._exit(0)
             c.PyOS_AfterFork_Child()
-            return 0
+            return Forked(between=own)
         refused = ctypes.get_errno()
         c.PyOS_AfterFork_Parent()
         if between < 0:
@@ -48,7 +58,7 @@ def double_fork() -> int:
     if pid <= 0:
         number = -pid or errno.ECHILD  # ECHILD: the process in between was killed before it could answer
         raise OSError(number, os.strerror(number))
-    return int(pid)
+    return Forked(worker=int(pid))
 
 
 def probe_fork() -> None:

@@ -2,7 +2,8 @@
 
 They are JSON on a pair of sockets that keeps the bounds of each message. The arbiter sends ``{"fork": SEAT, "slot": SLOT}``,
 with the descriptor for the worker's stacks, or ``{"serve": SLOT}``, by which the mold becomes the worker of a slot. The
-mold answers each ``fork`` with ``{"seat": SEAT, "pid": PID}`` or ``{"seat": SEAT, "refused": WHY, "excused": BOOLEAN}``.
+mold answers each ``fork`` with ``{"seat": SEAT, "pid": PID}`` or ``{"seat": SEAT, "refused": WHY}``, the latter with
+``"excused": true`` or ``"memory": true`` if that is so.
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ MOST_DESCRIPTORS = 4
 class Answer:
     """What a mold answers: the pid of the worker for a seat, or why there is none.
 
-    ``excused``: the slot need not wait before the next try, because the mold is to blame.
+    ``excused``: the slot need not wait before the next try, because the mold is to blame. ``memory``: there was no memory.
     """
 
     seat: int
     pid: int = 0
     refused: str = ""
     excused: bool = False
+    memory: bool = False
 
 
 def open_pair() -> tuple[socket.socket, socket.socket]:
@@ -90,4 +92,5 @@ def read_answer(end: socket.socket) -> Answer | None:
         seat,
         refused=str(refused or "the mold gave no reason")[:LONGEST],
         excused=message.get("excused") is True,
+        memory=message.get("memory") is True,
     )

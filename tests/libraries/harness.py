@@ -45,7 +45,7 @@ def main():
 def fork(names, number, work, resume):
     from django_workerguard.worker.double_fork import double_fork
 
-    pid = double_fork()
+    pid = double_fork().worker
     if pid:
         return pid
     signal.alarm(WORKER_SECONDS)  # a worker that hangs is killed, and its end says so

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
+import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.components import leave_out
 from tests.process.harness import WORKER_CLASSES, Server
+from tests.process.limits import limit_file
 
 PROJECT = Path(__file__).parent / "guinea"
 
@@ -71,3 +77,31 @@ def serve(tmp_path: Path, faults: Faults, request: pytest.FixtureRequest) -> Ite
     for server in servers:
         server.end()
         print(f"--- log of the server in {server.run_dir}\n{server.log}")
+
+
+@pytest.fixture
+def memory_cgroup() -> Iterator[Path]:
+    """Make a cgroup with the memory controller; skip where this machine lets nobody make one."""
+    parents = [Path("/sys/fs/cgroup")]
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if "memory" in controllers.split(","):
+            parents[:0] = [Path(f"/sys/fs/cgroup/memory{path}"), Path("/sys/fs/cgroup/memory")]
+    for parent in parents:
+        group = parent / f"workerguard-test-{os.getpid()}"
+        with contextlib.suppress(OSError):
+            group.mkdir()
+            if limit_file(group).exists():
+                break
+            group.rmdir()
+    else:
+        leave_out("no cgroup with the memory controller can be made here")
+    yield group
+    deadline = time.monotonic() + 20
+    while group.exists() and time.monotonic() < deadline:
+        for pid in (group / "cgroup.procs").read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+        with contextlib.suppress(OSError):
+            group.rmdir()
+        time.sleep(0.02)

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,9 +24,15 @@ from django_workerguard.scoreboard.layout import ABOUT_WORDS, TEXT_WORDS, Seat, 
 from tests.components import leave_out
 from tests.process.conftest import PROJECT
 from tests.process.harness import ROOT, Server, WaitError
-
-STRANGER = 60_000 + os.getpid() % 5_000  # a user that nobody else is, so that its processes can be counted
-AS_STRANGER = ("setpriv", f"--reuid={STRANGER}", f"--regid={STRANGER}", "--clear-groups")
+from tests.process.limits import (
+    AS_STRANGER,
+    STRANGER,
+    address_space,
+    children,
+    limit,
+    limit_file,
+    limit_processes,
+)
 
 
 def kill(pid: int) -> None:
@@ -46,10 +51,6 @@ def assert_healed(server: Server, arbiter: int) -> None:
     assert server.statuses(10) == {200: 10}
 
 
-def children(pid: int) -> set[int]:
-    return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
-
-
 def stand_in_of(server: Server) -> set[int]:
     status = server.status()
     workers = {slot[key] for slot in status["slots"] for key in ("pid", "successor")}
@@ -57,15 +58,6 @@ def stand_in_of(server: Server) -> set[int]:
 
 
 # no process, no memory, no descriptor
-
-
-def limit_processes(pid: int, soft: str) -> None:
-    subprocess.run([*AS_STRANGER, "prlimit", "--pid", str(pid), f"--nproc={soft}:"], check=True)
-
-
-def limit(pid: int, what: int, soft: int) -> None:
-    """Set the soft limit of a living process, as ``prlimit --pid`` does."""
-    resource.prlimit(pid, what, (soft, resource.prlimit(pid, what)[1]))
 
 
 @pytest.mark.needs("root")
@@ -95,10 +87,6 @@ def test_fork_fails_because_the_user_may_have_no_more_processes(serve, tmp_path)
     assert server.stop() == 0
 
 
-def address_space(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
-
-
 @pytest.mark.parametrize("headroom", [0, 1 << 20, 8 << 20])
 def test_no_more_memory_for_the_arbiter_and_its_children(headroom, serve):
     assert_lives_without_memory(serve(), headroom)
@@ -120,39 +108,6 @@ def assert_lives_without_memory(server: Server, headroom: int) -> None:
     limit(server.arbiter, resource.RLIMIT_AS, resource.RLIM_INFINITY)
     assert_healed(server, server.arbiter)
     assert server.stop() == 0
-
-
-@pytest.fixture
-def memory_cgroup() -> Iterator[Path]:
-    """Make a cgroup with the memory controller; skip where this machine lets nobody make one."""
-    parents = [Path("/sys/fs/cgroup")]
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        if "memory" in controllers.split(","):
-            parents[:0] = [Path(f"/sys/fs/cgroup/memory{path}"), Path("/sys/fs/cgroup/memory")]
-    for parent in parents:
-        group = parent / f"workerguard-test-{os.getpid()}"
-        with contextlib.suppress(OSError):
-            group.mkdir()
-            if limit_file(group).exists():
-                break
-            group.rmdir()
-    else:
-        leave_out("no cgroup with the memory controller can be made here")
-    yield group
-    deadline = time.monotonic() + 20
-    while group.exists() and time.monotonic() < deadline:
-        for pid in (group / "cgroup.procs").read_text().split():
-            with contextlib.suppress(ProcessLookupError):
-                kill(int(pid))
-        with contextlib.suppress(OSError):
-            group.rmdir()
-        time.sleep(0.02)
-
-
-def limit_file(group: Path) -> Path:
-    v2 = group / "memory.max"
-    return v2 if v2.exists() else group / "memory.limit_in_bytes"
 
 
 @pytest.mark.needs("root")

@@ -2,50 +2,14 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import signal
-import threading
 
 from tests.journal import least_ready
-from tests.process.harness import Server, UnixConnection
+from tests.process.clients import Client
 
 CLIENTS = 6
 FAILING = 4  # loads
-
-
-class Client(threading.Thread):
-    """Requests one after another; ``failed`` says for each that failed who had answered on that connection before."""
-
-    def __init__(self, server: Server, *, kept_alive: bool) -> None:
-        super().__init__(daemon=True)
-        self.server = server
-        self.kept_alive = kept_alive
-        self.answered: list[tuple[int, int]] = []  # pid, status
-        self.failed: list[int | None] = []
-        self.over = threading.Event()
-
-    def run(self) -> None:
-        connection, before = None, None
-        while not self.over.is_set():
-            if connection is None:
-                connection, before = UnixConnection(self.server.socket_path, 20), None
-            try:
-                headers = {"Host": "localhost", **({} if self.kept_alive else {"Connection": "close"})}
-                connection.request("GET", "/", headers=headers)
-                response = connection.getresponse()
-                response.read()
-                before = int(response.headers["x-worker-pid"])
-                self.answered.append((before, response.status))
-                if response.will_close:
-                    connection.close()
-                    connection = None
-            except (OSError, http.client.HTTPException):
-                self.failed.append(before)
-                connection.close()
-                connection = None
-        if connection is not None:
-            connection.close()
 
 
 def test_the_incident(serve, faults, worker_class):

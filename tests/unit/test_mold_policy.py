@@ -153,3 +153,42 @@ def test_molds_that_die_as_soon_as_they_are_ready_wait_longer_each_time_and_are_
         now = fleet.mold_record.next_try
     assert waits[0] == 0.0
     assert waits[1] < waits[3]
+
+
+def refused(fleet: Fleet, *, now: float, memory: bool = False) -> Fleet:
+    """A mold that is asked for a worker in slot 1, and cannot fork it."""
+    asked = m.Spawning(1, 9, fleet.generation, 60.0, now, mold=MOLD)
+    return told(fleet, asked, m.SpawnFailed(1, now, 9, memory=memory))
+
+
+def test_a_slot_loads_by_itself_once_its_mold_could_not_fork_twice_and_asks_it_again_the_next_time():
+    """For example where the mold's user may have no more processes, and the arbiter's may."""
+    fleet, now = told(served(), m.Exited(1, 20.0)), 20.0
+    for number in range(1, PATIENCE + 1):
+        assert a.Spawn(1, 1, 60.0, mold=MOLD) in plan(POLICY, fleet, now)
+        fleet = refused(fleet, now=now)
+        assert fleet.record(1).not_spawned == number, "as the finding counts them"
+        assert fleet.record(1).next_try > now
+        now = fleet.record(1).next_try
+    assert a.Spawn(1, 1, 60.0) in plan(POLICY, fleet, now)
+    fleet = told(fleet, m.Spawning(1, 9, 1, 60.0, now), m.Spawned(9, 900, now))
+    assert fleet.record(1).not_spawned == 0
+    fleet = told(fleet, m.Observed((m.Reading(9, State.READY, 1),), now), m.Exited(9, now + 60.0))
+    assert a.Spawn(1, 1, 60.0, mold=MOLD) in plan(POLICY, fleet, now + 60.0)
+
+
+def test_a_slot_never_loads_by_itself_because_its_mold_had_no_memory_for_a_fork():
+    fleet, now = told(served(), m.Exited(1, 20.0)), 20.0
+    for _ in range(5):
+        fleet = refused(fleet, now=now, memory=True)
+        now = fleet.record(1).next_try
+    assert a.Spawn(1, 1, 60.0, mold=MOLD) in plan(POLICY, fleet, now)
+
+
+def test_a_slot_does_not_load_code_that_no_mold_has_proved():
+    fleet, now = told(served(), m.GenerationStarted(20.0), m.Exited(1, 20.0)), 20.0
+    for _ in range(PATIENCE):
+        fleet = told(fleet, m.Spawning(1, 9, 1, 60.0, now, mold=MOLD), m.SpawnFailed(1, now, 9))
+        now = fleet.record(1).next_try
+    (spawn,) = (one for one in plan(POLICY, fleet, now) if isinstance(one, a.Spawn))
+    assert (spawn.generation, spawn.mold) == (1, MOLD)

@@ -107,13 +107,15 @@ class World:
                 if mold is not None:
                     assert self.fleet.molds[mold].generation == generation, "forked from its own generation"
                 elif self.policy.load != "lazy":
-                    assert self.seen[-1][0].unfit or self.seen[-1][0].mold_record.strikes >= PATIENCE
+                    by_itself = self.seen[-1][0].unfit or self.seen[-1][0].mold_record.strikes >= PATIENCE
+                    assert by_itself or self.could_not_be_forked(slot, generation)
                     assert not (self.seen[-1][0].no_memory and loading(self.fleet)), (
                         "one load in want of memory"
                     )
                 incumbent = self.fleet.incumbent(slot)
                 if incumbent is not None and incumbent.generation < generation and self.policy.load != "lazy":
                     rolls = mold is not None or self.fleet.unfit or self.fleet.proven
+                    rolls = rolls or self.could_not_be_forked(slot, generation)
                     assert rolls, "a reload rolls only after its mold is ready"
                 seat = self.free_seat()
                 self.tell(m.Spawning(slot, seat, generation, load_timeout, self.now, reason, mold))
@@ -203,9 +205,15 @@ class World:
         self.said[seat] = State.LOADING
         self.counts[seat] = [0, 0, 0, 100]
 
-    def not_there(self, seat: int, *, excused: bool) -> None:
+    def not_there(self, seat: int, *, excused: bool, memory: bool = False) -> None:
         del self.forks[seat]
-        self.tell(m.SpawnFailed(self.fleet.workers[seat].slot, self.now, seat, excused))
+        self.tell(m.SpawnFailed(self.fleet.workers[seat].slot, self.now, seat, excused, memory))
+
+    def could_not_be_forked(self, slot: int, generation: int) -> bool:
+        """Say whether a mold has proved that the generation can be loaded, and often could not fork this slot's worker."""
+        molds = self.fleet.molds.values()
+        proved = any(mold.state is State.READY and mold.generation == generation for mold in molds)
+        return proved and self.fleet.record(slot).not_forked >= PATIENCE
 
     def exit(self, seat: int, *, clean: bool = False, transient: bool = True, memory: bool = False) -> None:
         if seat in self.forks:
@@ -268,7 +276,9 @@ def chance(world: World, what: str, which: int) -> None:
             world.tell(m.SpawnFailed(which % world.fleet.target + 1, world.now))
         case "mold-forks" | "mold-forks-not" if world.forks:
             seat = sorted(world.forks)[which % len(world.forks)]
-            world.there(seat) if what == "mold-forks" else world.not_there(seat, excused=bool(which % 2))
+            world.there(seat) if what == "mold-forks" else world.not_there(
+                seat, excused=which % 3 == 1, memory=which % 3 == 2
+            )
         case "mold-ready" | "mold-unfit" | "mold-fails" | "mold-starves" | "mold-dies":
             mold_chance(world, what, which)
         case _ if worker is None or worker.state is State.SPAWNING:

@@ -38,6 +38,7 @@ from django_workerguard.server.configuration.early_options import (
 )
 from django_workerguard.server.configuration.inherited_modules import InheritedModules
 from django_workerguard.server.configuration.process_state import enter
+from django_workerguard.worker.after_fork import become_subreaper
 
 REFUSED = {
     "preload_app": "the arbiter would load the application, and a failure there would stop the whole server",
@@ -53,9 +54,21 @@ INSTEAD = {
     "preload_app": "Remove it, and set load=auto: one process, which is not the arbiter, loads the application, and the "
     "workers are forked from it.",
 }
+# packages of worker classes whose preparations the mold knows
+PREPARED_IN_MOLD = ("gunicorn.", "uvicorn.", "uvicorn_worker.")
 MOST_WORKERS = MAX_SEATS // 2
 # settings whose value is a class or an address, and what reads them
 READ = {"worker_class": "worker_class", "logger_class": "logger_class", "bind": "address"}
+
+
+def own_preparations(worker_class: type) -> list[str]:
+    """Name the methods in which a worker class of a third party prepares its process before it loads the application."""
+    return [
+        method
+        for method in ("init_process", "patch")
+        for owner in [next((cls for cls in worker_class.__mro__ if method in vars(cls)), None)]
+        if owner is not None and not owner.__module__.startswith(PREPARED_IN_MOLD)
+    ]
 
 
 class GuardedApplication(Application):
@@ -80,6 +93,7 @@ class GuardedApplication(Application):
         self.early: EarlyOptions
         self.guard: Resolved
         self.max_requests_jitter = 0  # requests
+        self._can_have_mold = True
         super().__init__(prog="serve_guarded")
 
     def do_load_config(self) -> None:
@@ -204,7 +218,28 @@ class GuardedApplication(Application):
         self._settle_pid_file()
         self._settle_mercy()
         self._settle_max_requests()
+        self._settle_load()
         self._check_together()
+
+    def _settle_load(self) -> None:
+        """Load in each worker if this process cannot get the workers that a mold forks as its children."""
+        if self.guard.options.load == "lazy":
+            return
+        try:
+            become_subreaper()
+        except OSError as error:
+            self._can_have_mold = False
+            self.warnings.append(
+                f"load={self.guard.options.load} is not possible here, so each worker loads the application by itself: "
+                f"the kernel or a sandbox refuses prctl(PR_SET_CHILD_SUBREAPER): {os.strerror(error.errno or 0)} "
+                f"(set in {self.guard.sources['load']}). Allow it, or set load=lazy."
+            )
+            return
+        for method in own_preparations(self.cfg.worker_class):
+            self.warnings.append(
+                f"the worker class {self.cfg.worker_class_str} prepares its process in {method}, which runs in each worker, "
+                "after the mold has loaded the application. If the application must be loaded after it, set load=lazy."
+            )
 
     def _settle_pid_file(self) -> None:
         """Make the name absolute: gunicorn writes the file elsewhere, and cannot do so for a bare name."""
@@ -294,7 +329,7 @@ class GuardedApplication(Application):
         return Policy.of(
             options,
             # a worker that ends because a file has changed must not be forked from the code before the change
-            load="lazy" if developing else options.load,
+            load="lazy" if developing or not self._can_have_mold else options.load,
             load_retry_max_delay=1.0 if developing else options.load_retry_max_delay,
             load_concurrency=options.load_concurrency or cgroup.cpus(),
             timeout=float(self.cfg.timeout),

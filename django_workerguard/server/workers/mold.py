@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -52,10 +53,14 @@ class Mold:
         self._handle = handle
         self._channel = channel
         self.application: load.Application
+        self.between = 0  # in a worker: the process that forked it, which is about to end
         self._hazards: Callable[[], tuple[Any, ...]]
 
     def load(self) -> None:
-        """Load the application, as a worker would, and settle it. Raises any exception of the load."""
+        """Load the application, as a worker would, and settle it.
+
+        Raises any exception of the load, and OSError or MemoryError if there is no room to look for hazards.
+        """
         host, cfg = self._host, self._host.cfg
         os.environ.update(cfg.env or {})
         if _is_gevent(host.worker_class):
@@ -78,7 +83,10 @@ class Mold:
             self._handle.set_state(SeatState.READY)
 
     def _is_fit(self) -> bool:
-        """Return whether a worker can be forked now. Otherwise report the hazards."""
+        """Return whether a worker can be forked now. Otherwise report the hazards.
+
+        Raises OSError or MemoryError if there is no room to look for them.
+        """
         hazards = self._hazards()
         if hazards:
             self._reporter.unfit([str(hazard) for hazard in hazards])
@@ -92,37 +100,48 @@ class Mold:
         """
         while True:
             await_message(self._channel)
-            fit = self._is_fit()  # as it was before the message brought descriptors
+            refusal = self._refusal()  # as it was before the message brought descriptors
             message, descriptors = receive(self._channel)
             if message is None:  # the arbiter has ended
                 os._exit(ExitCode.OK)
             if "serve" in message:
                 self._channel.close()
                 return replace(self._handle, slot=message["serve"])
-            worker = self._fork(message, descriptors, fit=fit)
+            worker = None
+            if refusal is not None:
+                self._answer(message["fork"], **refusal)
+            else:
+                worker = self._fork(message, descriptors)
             if worker is not None:
                 return worker
             for fd in descriptors:
                 os.close(fd)
 
-    def _fork(self, message: dict[str, Any], descriptors: list[int], *, fit: bool) -> SeatHandle | None:
-        seat = message["fork"]
-        if not fit:
-            self._answer(seat, refused="no worker can be forked from the mold any more", excused=True)
-            return None
+    def _refusal(self) -> dict[str, Any] | None:
+        """Return why no worker can be forked now; None if one can be."""
         try:
-            with keep_seat(), block_signals():
-                pid = double_fork()
-                if pid == 0:
-                    self._channel.close()
-                    release_arbiter((self._handle.dump_fd,))
-        except OSError as error:
-            self._answer(seat, refused=f"fork: {error.strerror}")
-            return None
-        if pid == 0:
+            if self._is_fit():
+                return None
+        except (OSError, MemoryError) as error:
+            return _shortage("scan", error)
+        return {"refused": "no worker can be forked from the mold any more", "excused": True}
+
+    def _fork(self, message: dict[str, Any], descriptors: list[int]) -> SeatHandle | None:
+        seat = message["fork"]
+        with keep_seat(), block_signals():
+            try:
+                forked = double_fork()
+            except (OSError, MemoryError) as error:
+                self._answer(seat, **_shortage("fork", error))
+                return None
+            if not forked.worker:
+                self._channel.close()
+                release_arbiter((self._handle.dump_fd,))
+        if not forked.worker:
+            self.between = forked.between
             dump_fd = descriptors[0] if descriptors else -1
             return replace(self._handle, seat=seat, slot=message["slot"], dump_fd=dump_fd)
-        self._answer(seat, pid=pid)
+        self._answer(seat, pid=forked.worker)
         return None
 
     def _answer(self, seat: int, **answer: Any) -> None:
@@ -131,11 +150,21 @@ class Mold:
         self._handle.wake()
 
 
-def wait_for_adoption(handle: SeatHandle, arbiter: int) -> None:
-    """Wait until this process is a child of the arbiter, and registered in its seat; end it if that does not come."""
+def _shortage(what: str, error: Exception) -> dict[str, Any]:
+    """Return the answer for a fork that failed because there was no room for it."""
+    number = errno.ENOMEM if isinstance(error, MemoryError) else getattr(error, "errno", None)
+    reason = os.strerror(number) if number else str(error)
+    return {"refused": f"{what}: {reason}", "memory": number == errno.ENOMEM}
+
+
+def wait_for_adoption(handle: SeatHandle, arbiter: int, *, between: int) -> None:
+    """Wait until this process is a child of the arbiter, and registered in its seat.
+
+    End it if that does not come, and at once if the arbiter has ended. ``between``: the process that forked this one.
+    """
     words, deadline = handle.board.words, time.monotonic() + ADOPTION_TIMEOUT
-    while os.getppid() != arbiter or words[handle.base + Seat.PID] != os.getpid():
-        if time.monotonic() > deadline:
+    while (parent := os.getppid()) != arbiter or words[handle.base + Seat.PID] != os.getpid():
+        if parent not in (arbiter, between) or time.monotonic() > deadline:
             os._exit(ExitCode.OK)
         time.sleep(0.0005)
 

@@ -63,6 +63,8 @@ def fault(place: str) -> None:
             raise RuntimeError("secret-of-the-database is wrong")
         case "exit":
             os._exit(5)
+        case "exit-0":
+            os._exit(0)
         case "segv":
             os.kill(os.getpid(), signal.SIGSEGV)
             time.sleep(60)
@@ -77,5 +79,8 @@ def fault(place: str) -> None:
             ctypes.PyDLL(None).sleep(3600)
         case "slow":
             time.sleep(1.0)
+        case "wait":  # until the fault is cleared
+            while Path(os.environ["GUINEA_FAULTS"], place).exists():
+                time.sleep(0.005)
         case other:
             raise AssertionError(f"no such fault: {other}")

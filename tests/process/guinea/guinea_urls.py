@@ -28,6 +28,8 @@ urlpatterns = [
     path("starve", views.starve),
     path("warm", views.warm),
     path("who", views.who),
+    path("ticks", views.ticks),
+    path("pause", views.pause),
     path("kept", views.kept),
     path("sicken", views.sicken),
     path("health/", include("django_workerguard.urls")),

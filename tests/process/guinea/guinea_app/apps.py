@@ -7,6 +7,8 @@ import time
 from django.apps import AppConfig
 from guinea_faults import fault
 
+from guinea_app import pairs
+
 
 class GuineaConfig(AppConfig):
     name = "guinea_app"
@@ -18,6 +20,12 @@ class GuineaConfig(AppConfig):
             report(os.environ["GUINEA_REPORTER"])
         if "GUINEA_LATE_THREAD" in os.environ:
             start_thread_after_fork(os.environ["GUINEA_LATE_THREAD"])
+        if "GUINEA_FORK_HOOKS" in os.environ:
+            os.register_at_fork(
+                before=lambda: fault("before-fork"), after_in_parent=lambda: fault("after-fork")
+            )
+        if "GUINEA_PAIR" in os.environ:
+            pairs.register(os.environ["GUINEA_PAIR"])
         if "GUINEA_SCHEDULER" in os.environ:
             name = os.environ["GUINEA_SCHEDULER"]
             threading.Thread(target=time.sleep, args=(3600,), name=name).start()

@@ -10,6 +10,8 @@ from django.shortcuts import render
 from guinea_faults import fault
 
 from django_workerguard import current_worker, extend_deadline, request_timeout
+from django_workerguard.errors import ConfigurationError
+from guinea_app.pairs import Process, register
 
 fault("views")
 
@@ -109,6 +111,19 @@ def broken(request):
 def warm(request):
     fault("warm")
     return HttpResponse("warm\n")
+
+
+def ticks(request):
+    with Process.ticker.lock:
+        return HttpResponse(f"{Process.ticker.ticks}\n")
+
+
+def pause(request):
+    try:
+        register("start-raises")
+    except ConfigurationError as error:
+        return HttpResponse(str(error), status=500)
+    return HttpResponse("registered\n")
 
 
 def counted(request):

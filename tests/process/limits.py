@@ -1,0 +1,33 @@
+"""Limits of a living process, set from outside, and which children it has."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+from pathlib import Path
+
+STRANGER = 60_000 + os.getpid() % 5_000  # a user that nobody else is, so that its processes can be counted
+AS_STRANGER = ("setpriv", f"--reuid={STRANGER}", f"--regid={STRANGER}", "--clear-groups")
+
+
+def children(pid: int) -> set[int]:
+    return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+
+
+def limit_processes(pid: int, soft: str) -> None:
+    subprocess.run([*AS_STRANGER, "prlimit", "--pid", str(pid), f"--nproc={soft}:"], check=True)
+
+
+def limit(pid: int, what: int, soft: int) -> None:
+    """Set the soft limit of a living process, as ``prlimit --pid`` does."""
+    resource.prlimit(pid, what, (soft, resource.prlimit(pid, what)[1]))
+
+
+def address_space(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
+
+
+def limit_file(group: Path) -> Path:
+    v2 = group / "memory.max"
+    return v2 if v2.exists() else group / "memory.limit_in_bytes"
