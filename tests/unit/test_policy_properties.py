@@ -53,6 +53,7 @@ policies = st.builds(
     evil_reload_on_rss=st.sampled_from([0, 300]),
     outlier=st.sampled_from(["eject", "report", "off"]),
     outlier_min_requests=st.integers(1, 50),
+    request_timeout_action=st.sampled_from(["replace", "report"]),
     min_loaded=st.integers(1, 2),
 )
 
@@ -70,6 +71,7 @@ class World:
     pids: int = 100
     spawned_at: dict[int, list[float]] = field(default_factory=dict)
     counts: dict[int, list[int]] = field(default_factory=dict)  # requests, errors, memory errors, rss
+    hanging: dict[int, tuple[str, ...]] = field(default_factory=dict)  # by seat: requests that never end
     killed_at: list[float] = field(default_factory=list)  # by evil-reload-on-rss
     seen: list[tuple[Fleet, float, tuple[a.Action, ...]]] = field(default_factory=list)
     forks: dict[int, int] = field(default_factory=dict)  # by seat of a worker that is asked for: its mold's
@@ -82,7 +84,11 @@ class World:
     def turn(self) -> tuple[a.Action, ...]:
         self.beat += 1
         readings = [
-            m.Reading(seat, state, self.beat, self.duty.get(seat, False), *self.counts[seat][:3])
+            m.Reading(
+                *(seat, state, self.beat, self.duty.get(seat, False), *self.counts[seat][:3]),
+                in_flight=len(self.hanging.get(seat, ())),
+                overdue=self.hanging.get(seat, ()),
+            )
             for seat, state in self.said.items()
         ]
         if self.fleet.stand_in.seat is not None:
@@ -222,6 +228,7 @@ class World:
             self.not_there(asked, excused=True)
         self.said.pop(seat, None)
         self.counts.pop(seat, None)
+        self.hanging.pop(seat, None)
         self.duty.pop(seat, None)
         self.tell(m.Exited(seat, self.now, clean=clean, transient=transient, memory=memory))
 
@@ -245,6 +252,7 @@ chances = st.lists(
                 "err",
                 "grow",
                 "quit",
+                "hang",
                 "mold-ready",
                 "mold-unfit",
                 "mold-fails",
@@ -299,6 +307,8 @@ def chance(world: World, what: str, which: int) -> None:
             world.counts[worker.seat][2] += which % 2
         case "grow":
             world.counts[worker.seat][3] += 10 * which
+        case "hang" if world.said[worker.seat] is State.READY:
+            world.hanging[worker.seat] = (*world.hanging.get(worker.seat, ()), "GET /slow")
         case "quit" if world.said[worker.seat] is State.READY:
             world.said[worker.seat] = State.RETIRING
         case "die":
