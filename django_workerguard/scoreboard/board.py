@@ -256,7 +256,9 @@ class Board:
         error = self.read_json(self.slot_text(slot), TEXT_WORDS)
         if not isinstance(error, dict):
             return None
-        return {**error, "steps": clean_report({"steps": error.get("steps")})["steps"]}
+        cleaned = clean_report(error)
+        hazards = {"hazards": cleaned["hazards"]} if "hazards" in error else {}  # of a mold
+        return {**error, "steps": cleaned["steps"], **hazards}
 
     def write_release(self, index: int, release: str) -> None:
         data = release.encode(errors="replace")[:RELEASE_BYTES].ljust(RELEASE_BYTES, b"\0")

@@ -65,7 +65,11 @@ def _code(thread: threading.Thread, frames: dict[int, FrameType]) -> str:
     if code := getattr(function, "__code__", None):
         return place(code.co_filename, code.co_firstlineno)
     frame = frames.get(thread.ident or 0)
-    return _outermost(frame) if frame else type(thread).__qualname__
+    if frame is not None and frame.f_code.co_filename != threading.__file__:
+        return _outermost(frame)
+    target = getattr(thread, "_target", None)  # written in C: it has no frame
+    names = (getattr(target, name, None) for name in ("__module__", "__qualname__"))
+    return ".".join(filter(None, names)) or type(thread).__qualname__
 
 
 def _outermost(frame: FrameType) -> str:

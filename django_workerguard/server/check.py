@@ -24,6 +24,8 @@ def check(app: GuardedApplication) -> int:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)  # the processes end with this one
+    # the project may have ignored it in manage.py: then no process can be waited for
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     trial = Trial(app)
     try:
         return _try(app, trial)
