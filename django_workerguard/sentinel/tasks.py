@@ -109,16 +109,22 @@ def _children() -> Iterator[int]:
 
 def described_children(pids: Iterable[int]) -> Iterator[Hazard]:
     """Yield a hazard for each child process: its pid and its command line."""
+    own = _command("self")
     for pid in sorted(pids):
         try:
-            command = (
-                Path("/proc", str(pid), "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            )
+            command = _command(str(pid))
         except OSError:
             continue  # it has just ended
-        yield Hazard(
-            HazardKind.CHILD_PROCESS, f"pid {pid}: {command.strip()[:120] or 'without a command line'}"
-        )
+        # the server's own command line would mislead
+        program = "a fork of the process that loads" if command == own else command[:120]
+        yield Hazard(HazardKind.CHILD_PROCESS, f"pid {pid}: {program or 'without a command line'}")
+
+
+def _command(process: str) -> str:
+    """Return the command line of a process. Raises OSError."""
+    return (
+        Path("/proc", process, "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    )
 
 
 def _stat(directory: Path) -> list[str]:

@@ -127,7 +127,7 @@ UNSAFE = {
             child.start()
         """,
         "child-process",
-        "pid ",
+        ": a fork of the process that loads",
     ),
     "TCP connection": (
         """
