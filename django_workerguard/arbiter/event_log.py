@@ -166,10 +166,10 @@ class EventLog:
             elif mold.state is State.UNFIT:
                 hazards = [plain(hazard) for hazard in seats.report(seat).get("hazards", [])]
                 message = "; ".join(hazards)
-                self._about("mold-unfit", mold, hazards=hazards)
                 # the mold's seat is another's soon
                 error = {"type": "Unfit", "message": message, "hazards": hazards, "at": time.time()}
                 self._board.write_last_error(0, error)
+                self._about("mold-unfit", mold, hazards=hazards)
                 text = "no worker can be forked from the mold: %s"
                 self._log_worker("warning", mold, "mold-unfit", text, message)
                 yield Failure("Unfit", message)

@@ -180,9 +180,9 @@ def _why(server: Server, event: Event) -> str:
     place = "the mold" if event["slot"] == MOLD else f"slot {event['slot']}"
     if event["event"] == "spawn-failed":
         return f"{place}: {event['reason']}"
-    if event["event"] == "mold-unfit":
-        return f"{place}: no worker can be forked from the application: {'; '.join(event['hazards'])}"
     error = server.board.read_last_error(event["slot"]) or {}
+    if event["event"] == "mold-unfit":
+        return f"{place}: no worker can be forked from the application: {error.get('message')}"
     sys.stderr.write(plain(str(error.get("traceback") or "")))
     step = f" in step {event['step']}" if event.get("step") else ""
     return f"{place}: the load failed{step}: {event['type']}: {event['message']}"

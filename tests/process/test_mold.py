@@ -244,16 +244,20 @@ def test_a_reload_to_code_from_which_no_worker_can_be_forked_fails_and_names_the
     whole = urls.read_text()
     urls.write_text(
         whole + "\nimport threading, time\n"
-        "threading.Thread(target=time.sleep, args=[3600], name='reporter', daemon=True).start()\n"
+        "for number in range(9):\n"
+        "    name = f'reporter-{number}'\n"
+        "    threading.Thread(target=time.sleep, args=[3600], name=name, daemon=True).start()\n"
     )
     outcome = order(server, "reload", "--wait=60")
     assert outcome.returncode == ExitCode.LOAD_FAILED, outcome
-    assert "the mold: no worker can be forked from the application: thread: reporter" in outcome.stderr
+    assert "the mold: no worker can be forked from the application: thread: reporter-0" in outcome.stderr
     frozen = server.wait_event("frozen")
-    assert (frozen["type"], frozen["message"]) == ("Unfit", "thread: reporter, which runs time.sleep")
+    assert frozen["type"] == "Unfit"
+    assert "thread: reporter-0, which runs time.sleep" in frozen["message"]
     assert server.pids() == before
     shown = order(server, "status").stdout
-    assert "frozen: generation 2 cannot be loaded (Unfit: thread: reporter" in shown
+    assert "frozen: generation 2 cannot be loaded (Unfit: thread: reporter-0" in shown
+    assert "thread: reporter-8" in shown, "each hazard by name"
     assert "thread: reporter" in order(server, "explain", "0").stdout
     urls.write_text(whole)
     server.wait_event("reloaded")
