@@ -88,9 +88,10 @@ class EventLog:
         stop = fleet.stop.reason if fleet.stop else None
         self._event("halted", rule=stop.rule.value if stop else "", reason=reason, exit_code=code)
         if reason:
-            names_failure = stop is not None and stop.rule is Rule.UNFIT
-            failure = "" if names_failure else str(fleet.last_failure or "")
-            why = "; ".join(filter(None, (reason, failure)))
+            failure = fleet.last_failure
+            said = failure is not None and failure.message and failure.message in reason
+            more = "" if said else str(failure or "")
+            why = "; ".join(filter(None, (reason, more)))
             with contextlib.suppress(OSError):  # a full disk must not keep it from ending
                 sys.stderr.write(f"Error: {why.splitlines()[0]}\n")
             leave_word(why)

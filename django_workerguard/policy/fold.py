@@ -142,7 +142,8 @@ def _mold_spawned(fleet: Fleet, message: m.MoldSpawned) -> Fleet:
         since=message.at,
         load_timeout=message.load_timeout,
     )
-    return _with_worker(replace(fleet, spawns=mold.ordinal), mold)
+    record = replace(fleet.mold_record, not_spawned=0)
+    return _with_worker(replace(fleet, spawns=mold.ordinal, mold_record=record), mold)
 
 
 def _converted(fleet: Fleet, message: m.Converted) -> Fleet:

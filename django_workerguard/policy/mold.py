@@ -16,8 +16,9 @@ from django_workerguard.policy.reason import Reason, Rule
 from django_workerguard.policy.view import Fleet, Policy, State, Worker
 
 FORK_TIMEOUT = 5.0  # seconds that a mold has for a fork, which takes milliseconds
-# failed starts, failed loads and early deaths of molds in a row after which a slot loads by itself
-PATIENCE = 2
+PATIENCE = (
+    2  # failed starts, failed loads and early deaths of molds in a row after which a slot loads by itself
+)
 LOADING = (State.LOADING, State.LOADED)
 
 

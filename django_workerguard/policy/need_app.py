@@ -5,8 +5,6 @@ from __future__ import annotations
 from django_workerguard.policy.reason import Reason, Rule
 from django_workerguard.policy.view import Fleet, Policy
 
-HINT = "Stop it before the fork and start it in each worker, with mold.pause, or set load=auto"
-
 
 def why_give_up(policy: Policy, fleet: Fleet, now: float) -> Reason | None:
     """Return the reason for which the server ends because it has no application; None if it does not."""
@@ -17,8 +15,8 @@ def why_give_up(policy: Policy, fleet: Fleet, now: float) -> Reason | None:
         return None
     if policy.load == "mold" and fleet.unfit and not fleet.ever_ready:
         hazards = fleet.last_failure.message if fleet.last_failure else ""
-        text = f"load=mold, but no worker can be forked from the application: {hazards}. {HINT}"
-        return Reason(Rule.UNFIT, text)
+        text = f"load=mold, but no worker can be forked from the application: {hazards}"
+        return Reason(Rule.UNFIT, text).adding("remove these, or set load=auto")
     slots = range(1, fleet.target + 1)
     used_up = [slot for slot in slots if _used_up(policy, fleet, slot)]
     if policy.need_app == "server" and used_up:
