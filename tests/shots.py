@@ -44,6 +44,7 @@ MOLD = {
     "load_steps": [],
     "step": None,
     "failures": 0,
+    "not_spawned": 0,
     "next_try_in": None,
     "last_error": None,
 }

@@ -96,12 +96,10 @@ class Children:
         self._event_log = event_log
         self._children: dict[int, Child] = {}
         self._dead: dict[int, tuple[Child, Exit]] = {}
-        self._asked: dict[
-            int, tuple[Start, int, Any]
-        ] = {}  # by seat, with its mold's seat and the server's object
-        self._early: dict[
-            int, Exit
-        ] = {}  # by pid: how processes ended that were not known, while some are asked for
+        # by seat, with its mold's seat and the server's object
+        self._asked: dict[int, tuple[Start, int, Any]] = {}
+        # by pid: how processes ended that were not known, while some are asked for
+        self._early: dict[int, Exit] = {}
 
     def reserve(self, kind: SeatKind, slot: int, generation: int, orders: Orders) -> Start:
         """Reserve what a child needs. Raises CannotStartError if there is no free seat."""

@@ -170,11 +170,15 @@ class EventLog:
                 self._about("mold-ready", mold, load_seconds=round(took, 3), steps=steps)
                 self._log_worker("info", mold, "mold-ready", "the mold is ready after %.2f s", took)
             elif mold.state is State.UNFIT:
-                hazards = [str(hazard) for hazard in seats.report(seat).get("hazards", [])]
+                hazards = [plain(hazard) for hazard in seats.report(seat).get("hazards", [])]
+                message = "; ".join(hazards)
+                # the mold's seat is another's soon
+                error = {"type": "Unfit", "message": message, "hazards": hazards, "at": time.time()}
+                self._board.write_last_error(0, error)
                 self._about("mold-unfit", mold, hazards=hazards)
                 text = "no worker can be forked from the mold: %s"
-                self._log_worker("warning", mold, "mold-unfit", text, "; ".join(hazards))
-                yield Failure("Unfit", "; ".join(hazards))
+                self._log_worker("warning", mold, "mold-unfit", text, message)
+                yield Failure("Unfit", message)
 
     def _load_of(self, worker: Worker, seats: Seats) -> tuple[float, str]:
         """Return how long a load took, in seconds, and its steps."""
@@ -211,7 +215,7 @@ class EventLog:
     def compare(self, before: Fleet, after: Fleet, seats: Seats) -> list[Failure]:
         """Write down the states that have changed, and return the failures of loads that are among them."""
         failures = list(self._compare_molds(before, after, seats))
-        self._compare_reload(after, after.last_failure or before.last_failure)
+        self._compare_reload(after, failures[-1] if failures else after.last_failure or before.last_failure)
         for seat, worker in after.workers.items():
             previous = before.workers.get(seat)
             if previous is None or previous.state is worker.state:

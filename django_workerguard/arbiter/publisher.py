@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from django_workerguard.arbiter.seats import Seats
+from django_workerguard.policy.mold import is_lazy
 from django_workerguard.policy.recycle import is_large_at_first
 from django_workerguard.policy.view import Fleet, Policy, State, Worker
 from django_workerguard.probe.clock import monotonic_ns
@@ -64,8 +65,7 @@ class Publisher:
         words[Header.SURGE] = policy.surge
         words[Header.LOAD] = LoadKind.NAMES.index(policy.load)
         words[Header.UNFIT] = fleet.unfit
-        if policy.load != "lazy" or fleet.molds:
-            self._mold(fleet, lambda at: beat + int((at - now) * 1e9) if at > now else 0)
+        self._mold(policy, fleet, lambda at: beat + int((at - now) * 1e9) if at > now else 0)
         if fleet.ready >= policy.min_loaded:
             words[Header.REACHED] = 1
         self._used = max((self._used, fleet.target, *(worker.slot for worker in fleet.workers.values())))
@@ -76,17 +76,18 @@ class Publisher:
             self._sampled = now
             self._sample(fleet)
 
-    def _mold(self, fleet: Fleet, deadline: Callable[[float], int]) -> None:
+    def _mold(self, policy: Policy, fleet: Fleet, deadline: Callable[[float], int]) -> None:
         """Write the mold into slot 0: the newest one that is ready, or the newest."""
         words, at = self._board.words, self._board.layout.slot(0)
         molds = sorted(fleet.molds.values(), key=lambda mold: (mold.state is State.READY, mold.generation))
         mold = molds[-1] if molds else None
-        state = MOLD_STATES.get(mold.state, SlotState.LOADING) if mold else SlotState.BACK_OFF
+        state = MOLD_STATES.get(mold.state, SlotState.LOADING) if mold else _state_without_mold(policy, fleet)
         self._since(0, state, mold, at)
         words[at + Slot.STATE] = state
         words[at + Slot.SEAT] = mold.seat + 1 if mold else 0
         words[at + Slot.GENERATION] = mold.generation if mold else fleet.generation
         words[at + Slot.FAILURES] = fleet.mold_record.failures
+        words[at + Slot.NOT_SPAWNED] = fleet.mold_record.not_spawned
         words[at + Slot.NEXT_TRY] = deadline(fleet.mold_record.next_try)
         if mold is not None:
             words[at + Slot.LOAD_NS] = self._load_ns(mold)
@@ -182,6 +183,13 @@ def _notes(policy: Policy, fleet: Fleet, slot: int) -> Note:
 
 def _leaving(fleet: Fleet, slot: int) -> Worker | None:
     return next(iter(fleet.all_in_slot(slot)), None)
+
+
+def _state_without_mold(policy: Policy, fleet: Fleet) -> SlotState:
+    if policy.load == "lazy":
+        return SlotState.EMPTY
+    # with load=auto an unfit mold has become a worker, and there is no other one until a reload
+    return SlotState.UNFIT if is_lazy(policy, fleet) else SlotState.BACK_OFF
 
 
 def slot_state(fleet: Fleet, slot: int) -> SlotState:

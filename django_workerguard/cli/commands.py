@@ -22,7 +22,13 @@ from django_workerguard.config.text import plain
 from django_workerguard.config.units import seconds
 from django_workerguard.errors import ConfigurationError, ExitCode, NoServerError, WorkerguardError
 from django_workerguard.report.findings import with_findings
-from django_workerguard.report.tables import event_line, explanation, requests_table, table
+from django_workerguard.report.tables import (
+    event_line,
+    explanation,
+    explanation_of_mold,
+    requests_table,
+    table,
+)
 from django_workerguard.report.verdict import KINDS
 from django_workerguard.scoreboard.header import ServerKind
 from django_workerguard.scoreboard.in_hand import requests_of_servers
@@ -162,7 +168,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     explain = commands.add_parser(
         "explain", parents=[which], help="Show the state of a slot, and the reasons for it."
     )
-    explain.add_argument("slot", type=_positive)
+    explain.add_argument("slot", type=_whole, help="Number of the slot; 0: the mold.")
     explain.set_defaults(command=_explain)
     return parser
 
@@ -172,6 +178,12 @@ def _seconds(text: str) -> float:
         return seconds(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _whole(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(text)
 
 
 def _positive(text: str) -> int:
@@ -273,6 +285,9 @@ def _probe(parsed: argparse.Namespace) -> int:
 def _explain(parsed: argparse.Namespace) -> int:
     server = choose(parsed, here=Path(here()))[-1]
     shot = snapshot(server.board)
+    if parsed.slot == 0 and shot["mold"] is not None:
+        print(explanation_of_mold(shot, read_events(server.board)))
+        return ExitCode.OK
     slot = next((slot for slot in shot["slots"] if slot["slot"] == parsed.slot), None)
     if slot is None:
         raise ConfigurationError(f"there is no slot {parsed.slot}: the slots are 1 to {shot['target']}")

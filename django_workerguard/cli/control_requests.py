@@ -19,7 +19,7 @@ from django_workerguard.config.text import plain
 from django_workerguard.errors import ExitCode, WorkerguardError
 from django_workerguard.report.tables import event_line
 from django_workerguard.scoreboard.control_client import ask_for_file
-from django_workerguard.scoreboard.header import Header
+from django_workerguard.scoreboard.header import Header, LoadKind
 from django_workerguard.scoreboard.journal import read_events
 from django_workerguard.scoreboard.places import Server, is_live
 from django_workerguard.scoreboard.snapshot import snapshot
@@ -27,6 +27,9 @@ from django_workerguard.scoreboard.snapshot import snapshot
 READ_EVERY = 0.05  # seconds between two reads of the journal
 PRINTED = (
     "reload",
+    "mold-spawned",
+    "mold-ready",
+    "mold-unfit",
     "spawned",
     "ready",
     "retiring",
@@ -38,6 +41,7 @@ PRINTED = (
     "killed",
 )
 FAILED = ("load-failed", "spawn-failed")
+MOLD = 0  # the slot of the mold's events
 Event = dict[str, Any]
 
 
@@ -92,7 +96,10 @@ def recycle(parsed: argparse.Namespace) -> int:
         return not old_pids
 
     arguments = {"all": True} if parsed.all else {"slot": parsed.slot}
-    return _request(parsed, over, lambda event: event.get("slot") in numbers, do="recycle", **arguments)
+    # without a mold there is no replacement either
+    return _request(
+        parsed, over, lambda event: event.get("slot") in {MOLD, *numbers}, do="recycle", **arguments
+    )
 
 
 def scale(parsed: argparse.Namespace) -> int:
@@ -124,7 +131,7 @@ def _request(
     for event in _events(server, before, parsed.wait):
         if event["event"] in PRINTED:
             print(event_line(event), flush=True)
-        if event["event"] in FAILED and concerns(event):
+        if _is_failure(server, event) and concerns(event):
             raise FailedError(_why(server, event))
         if over(event):
             print(f"{do}: done.")
@@ -164,10 +171,20 @@ def _events(server: Server, after: int, patience: float) -> Iterator[Event]:
         server.board.refresh()
 
 
+def _is_failure(server: Server, event: Event) -> bool:
+    """Return whether an event says that a load has failed. With load=auto an unfit mold is none: each worker loads."""
+    if event["event"] == "mold-unfit":
+        return server.board.words[Header.LOAD] == LoadKind.NAMES.index("mold")
+    return event["event"] in FAILED
+
+
 def _why(server: Server, event: Event) -> str:
+    place = "the mold" if event["slot"] == MOLD else f"slot {event['slot']}"
     if event["event"] == "spawn-failed":
-        return f"slot {event['slot']}: {event['reason']}"
+        return f"{place}: {event['reason']}"
     error = server.board.read_last_error(event["slot"]) or {}
+    if event["event"] == "mold-unfit":
+        return f"{place}: no worker can be forked from the application: {error.get('message')}"
     sys.stderr.write(plain(str(error.get("traceback") or "")))
     step = f" in step {event['step']}" if event.get("step") else ""
-    return f"slot {event['slot']}: the load failed{step}: {event['type']}: {event['message']}"
+    return f"{place}: the load failed{step}: {event['type']}: {event['message']}"

@@ -39,7 +39,7 @@ def tiles(shot: Snapshot, slot_url: str, recent: Mapping[int, tuple[int, int]] |
     """
     findings = assess(shot)
     worst = findings[0].severity if findings else "well"
-    first, *rest = (escape(plain(line)) for line in headlines(shot))
+    first, second, *_ = (escape(plain(line)) for line in headlines(shot))  # the mold has a tile
     items = "".join(_finding(finding, slot_url) for finding in findings)
     slots = sorted(shot["slots"], key=_is_well) if len(shot["slots"]) > MANY else shot["slots"]
     tile_list = "".join(
@@ -47,8 +47,8 @@ def tiles(shot: Snapshot, slot_url: str, recent: Mapping[int, tuple[int, int]] |
     )
     return (
         f'<p class="wg-headline wg-{worst}" data-wg-events="{shot["events"]}" data-wg-say="{escape(summary(shot))}">{first}</p>'
-        f'<p class="wg-quiet">{"<br>".join(rest)}'
-        f'{_release(shot)}</p><ul class="wg-findings">{items}</ul><ol class="wg-tiles">{tile_list}</ol>'
+        f'<p class="wg-quiet">{second}{_release(shot)}</p><ul class="wg-findings">{items}</ul>'
+        f'{_mold(shot)}<ol class="wg-tiles">{tile_list}</ol>'
     )
 
 
@@ -81,6 +81,38 @@ def _release(shot: Snapshot) -> str:
     return f"; release {escape(plain(shot['release']))}" if shot["release"] else ""
 
 
+def _mold(shot: Snapshot) -> str:
+    """Render the mold as a tile; "" if the server has none."""
+    mold = shot["mold"]
+    if mold is None:
+        return ""
+    state = mold["state"].replace("_", "-")
+    pid = f"pid {mold['pid']}" if mold["pid"] else "no process"
+    if mold["next_try_in"]:
+        pid += f", next load in {mold['next_try_in']:.0f} s"
+    facts = _facts(
+        ("generation", mold["generation"]),
+        ("forks", mold["forks"]),
+        ("memory", in_megabytes(mold["rss_bytes"]) if mold["rss_bytes"] else "–"),
+        ("load", _seconds(mold["load_seconds"])),
+    )
+    hazards = "".join(f'<p class="wg-why">{escape(plain(hazard))}</p>' for hazard in mold["hazards"])
+    return (
+        f'<section class="wg-tiles" aria-label="The mold"><div class="wg-tile wg-{state}">'
+        f'<h3>Mold <span class="wg-state">{state}</span></h3>'
+        f'<p class="wg-quiet">for {span(shot["at"] - mold["since"])}; {pid}</p>{facts}{hazards}</div></section>'
+    )
+
+
+def _facts(*facts: tuple[str, object]) -> str:
+    items = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts)
+    return f"<dl>{items}</dl>"
+
+
+def _seconds(seconds: float | None) -> str:
+    return f"{seconds:.2f} s" if seconds is not None else "–"
+
+
 def _tile(
     slot: Mapping[str, Any],
     now: float,
@@ -95,7 +127,6 @@ def _tile(
     requests, errors = slot["requests"], slot["errors_5xx"]
     last_minute = f", {recent[1]} of {recent[0]} in the last minute" if recent is not None and errors else ""
     memory = in_megabytes(slot["rss_bytes"]) if slot["rss_bytes"] else "–"
-    load = f"{slot['load_seconds']:.2f} s" if slot["load_seconds"] is not None else "–"
     pid = f"pid {slot['pid']}" if slot["pid"] else "no process"
     if slot["successor"]:
         pid += f", successor {slot['successor']}"
@@ -105,17 +136,14 @@ def _tile(
     why = (
         f'<p class="wg-why">{escape(plain(str(error.get("type"))))}</p>' if error and slot["failures"] else ""
     )
-    facts = "".join(
-        f"<div><dt>{name}</dt><dd>{value}</dd></div>"
-        for name, value in (
-            ("generation", slot["generation"]),
-            (labels[0], requests),
-            (labels[1], slot["in_flight"]),
-            ("memory", memory),
-            ("load", load),
-            (labels[2], f"{errors}{last_minute}"),
-            ("release", escape(plain(slot["release"])) or "–"),
-        )
+    facts = _facts(
+        ("generation", slot["generation"]),
+        (labels[0], requests),
+        (labels[1], slot["in_flight"]),
+        ("memory", memory),
+        ("load", _seconds(slot["load_seconds"])),
+        (labels[2], f"{errors}{last_minute}"),
+        ("release", escape(plain(slot["release"])) or "–"),
     )
     suspect = ' <span class="wg-warning">suspect</span>' if slot["suspect"] else ""
     name = f"Slot {number}"
@@ -123,7 +151,7 @@ def _tile(
         name = f'<a id="wg-slot-{number}" href="{_slot_address(slot_url, number)}">{name}</a>'
     return (
         f'<li class="wg-tile wg-{state}"><h3>{name} <span class="wg-state">{state}</span>{suspect}</h3>'
-        f'<p class="wg-quiet">for {age}; {pid}</p><dl>{facts}</dl>{why}</li>'
+        f'<p class="wg-quiet">for {age}; {pid}</p>{facts}{why}</li>'
     )
 
 

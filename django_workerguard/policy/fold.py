@@ -162,7 +162,8 @@ def _mold_spawned(fleet: Fleet, message: m.MoldSpawned) -> Fleet:
         since=message.at,
         load_timeout=message.load_timeout,
     )
-    return _with_worker(replace(fleet, spawns=mold.ordinal), mold)
+    record = replace(fleet.mold_record, not_spawned=0)
+    return _with_worker(replace(fleet, spawns=mold.ordinal, mold_record=record), mold)
 
 
 def _converted(fleet: Fleet, message: m.Converted) -> Fleet:
@@ -215,11 +216,9 @@ def _changed_mold(policy: Policy, fleet: Fleet, reading: m.Reading, at: float) -
             return replace(fleet, mold_record=record, unfit=False) if newest else fleet
         case State.UNFIT if newest:
             fleet = replace(fleet, unfit=True)
-            return (
-                fleet
-                if policy.load == "auto"
-                else _mold_failed(policy, fleet, mold, m.Exited(0, at, transient=False))
-            )
+            if policy.load == "auto":
+                return fleet
+            return _mold_failed(policy, fleet, mold, m.Exited(mold.seat, at, transient=False))
         case State.FAILED:  # known before it has gone
             return replace(fleet, load_failed=True, failed_ordinal=fleet.spawns)
     return fleet

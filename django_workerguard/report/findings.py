@@ -12,6 +12,7 @@ from django_workerguard.report.verdict import LONGEST_SILENCE
 SLOW_LOAD = 15.0  # seconds; a load that takes longer, and three times as long as any other, may hang
 SERVES = ("ready", "retiring", "unloaded")  # states of a slot whose worker answers
 SOON = 0.1  # seconds; a next try that is closer is not mentioned
+OF_MOLD = ("mold-unfit", "mold-failing")  # codes of findings that concern the mold
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ def _server(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
         text = f"the arbiter has survived {arbiter['errors']} internal error{plural}: see its log"
         yield Finding("warning", "arbiter-errors", None, text)
     if arbiter["frozen"]:
-        failing = next((slot for slot in snapshot["slots"] if slot["failures"] or slot["not_spawned"]), None)
+        loads = (*snapshot["slots"], *filter(None, (snapshot["mold"],)))
+        failing = next((load for load in loads if load["failures"] or load["not_spawned"]), None)
         why = f" ({_why(failing)}{_next(failing)})" if failing else ""
         text = f"frozen: generation {arbiter['generation']} cannot be loaded{why}; the previous generation continues to serve"
         yield Finding("warning", "frozen", None, text)
@@ -101,7 +103,11 @@ def _mold(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
         then = "so each worker loads it by itself" if snapshot["load"] == "auto" else "so it is not used"
         text = f"no worker can be forked from the application ({hazards}), {then}"
         yield Finding("warning", "mold-unfit", None, text)
-    if mold["failures"]:
+    elif mold["not_spawned"]:
+        reason = (mold["last_error"] or {}).get("message", "unknown")
+        text = f"the mold cannot be started: {reason}; {_tries(mold['not_spawned'])}{_next(mold)}"
+        yield Finding("warning", "mold-failing", None, text)
+    elif mold["failures"]:
         text = f"the mold cannot load the application: {_why(mold)}; {_tries(mold['failures'])}{_next(mold)}"
         yield Finding("warning", "mold-failing", None, text)
 

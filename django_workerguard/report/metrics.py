@@ -6,6 +6,7 @@ slots, never pids, so that a series continues when its worker is recycled.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -100,6 +101,14 @@ def _mold(shot: Snapshot) -> Iterator[Family]:
         mold["state"] == "ready",
     )
     yield _one("mold_unfit", "1 if no worker can be forked from the newest generation's mold.", shot["unfit"])
+    kinds = Counter(hazard.partition(":")[0] for hazard in mold["hazards"])
+    yield _of(
+        "mold_hazards",
+        "gauge",
+        "Reasons for which no worker can be forked, by kind.",
+        ("kind",),
+        sorted(((kind,), number) for kind, number in kinds.items()),
+    )
     yield _one("mold_forks", "Number of workers that were forked from the present mold.", mold["forks"])
     yield _one("mold_resident_memory_bytes", "Resident memory of the mold.", mold["rss_bytes"])
     yield _one("mold_load_failures_in_a_row", "Failed loads of the mold in a row.", mold["failures"])

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from django_workerguard.config.text import in_megabytes, plain
-from django_workerguard.report.findings import assess
+from django_workerguard.report.findings import OF_MOLD, assess
 
 COLUMNS = (
     "SLOT",
@@ -62,7 +62,8 @@ def mold_line(mold: Mapping[str, Any], now: float) -> str:
     parts = [f"mold: {mold['state'].replace('_', '-')} for {span(now - mold['since'])}"]
     if mold["pid"]:
         parts.append(f"pid {mold['pid']}, generation {mold['generation']}")
-        parts.append(f"{mold['forks']} forks, {in_megabytes(mold['rss_bytes'])}")
+        forks = "1 fork" if mold["forks"] == 1 else f"{mold['forks']} forks"
+        parts.append(f"{forks}, {in_megabytes(mold['rss_bytes'])}")
     if mold["next_try_in"]:
         parts.append(f"next load in {mold['next_try_in']:.1f} s")
     return ", ".join(parts)
@@ -153,7 +154,10 @@ def _value(value: Any) -> str:
 def explanation(
     snapshot: Mapping[str, Any], slot: Mapping[str, Any], events: Iterable[Mapping[str, Any]]
 ) -> str:
-    """Render ``workerguard explain SLOT``: its state, its load, its last error, its latest events."""
+    """Render ``workerguard explain SLOT``: its state, its load, its last error, its latest events.
+
+    With a mold it says how the mold is too, because the slot's next worker comes from there.
+    """
     lines = [
         f"slot {slot['slot']}: {slot['state'].replace('_', '-')} for {span(snapshot['at'] - slot['since'])}"
     ]
@@ -164,21 +168,42 @@ def explanation(
     if snapshot["mold"] is not None:
         lines.append(mold_line(snapshot["mold"], snapshot["at"]))
     if slot["next_try_in"] is not None:
-        lines.append(
-            f"next try in {slot['next_try_in']:.1f} s, after {slot['failures']} failed loads in a row"
-        )
+        after = f", after {slot['failures']} failed loads in a row" if slot["failures"] else ""
+        lines.append(f"next try in {slot['next_try_in']:.1f} s{after}")
     lines += [
         f"  {finding.severity}: {finding.text}"
         for finding in assess(snapshot)
-        if finding.slot == slot["slot"]
+        if finding.slot == slot["slot"] or finding.code in OF_MOLD
     ]
-    if slot["load_steps"]:
-        lines += ["", "load of its worker:", *_aligned([_step(step) for step in slot["load_steps"]])]
-    if slot["step"]:
-        lines.append(f"  now in step {slot['step']}")
-    if slot["last_error"]:
-        lines += ["", *_last_error(slot["last_error"])]
-    own = [event_line(event) for event in events if event.get("slot") == slot["slot"]]
+    return _with_details(lines, slot, "load of its worker:", events, slot["slot"])
+
+
+def explanation_of_mold(snapshot: Mapping[str, Any], events: Iterable[Mapping[str, Any]]) -> str:
+    """Render ``workerguard explain 0``: the mold as `explanation` renders a slot."""
+    mold = snapshot["mold"]
+    lines = [mold_line(mold, snapshot["at"])]
+    lines += [
+        f"  {finding.severity}: {finding.text}" for finding in assess(snapshot) if finding.code in OF_MOLD
+    ]
+    return _with_details(lines, mold, "its load:", events, 0)
+
+
+def _with_details(
+    lines: Iterable[str],
+    loaded: Mapping[str, Any],
+    heading: str,
+    events: Iterable[Mapping[str, Any]],
+    slot: int,
+) -> str:
+    """Add the steps of a load, the last error, and the latest events of a slot or (slot 0) of the mold."""
+    lines = [*lines]
+    if loaded["load_steps"]:
+        lines += ["", heading, *_aligned([_step(step) for step in loaded["load_steps"]])]
+    if loaded["step"]:
+        lines.append(f"  now in step {loaded['step']}")
+    if loaded["last_error"]:
+        lines += ["", *_last_error(loaded["last_error"])]
+    own = [event_line(event) for event in events if event.get("slot") == slot]
     if own:
         lines += ["", "latest events:", *own[-30:]]
     return plain("\n".join(lines))

@@ -17,6 +17,8 @@ LONGEST_TEXT = 200
 LIFE_EVENTS = ("spawned", "ready", "load-failed", "retiring", "exited")  # of a process, in this order
 
 SERVER = 0  # the "slot" of events of the whole server
+MOLD = 0  # those of the mold say so, and are drawn with those of the server
+ORDINARY = ("stop", "newer-mold")  # rules for which a process leaves when all is well
 
 Event = Mapping[str, Any]
 
@@ -109,6 +111,8 @@ class Timeline:
                 life.retiring = life.retiring or at
             case "load-failed" | "exited" if life:
                 self._end(life, at)
+            case "mold-spawned" if slot in self._waiting:
+                self._end_wait(slot, at)
             case "back-off":
                 wait = Wait(slot, at, at + _number(event.get("seconds", 0)))
                 self.waits.append(wait)
@@ -129,9 +133,12 @@ class Timeline:
             self._living[pid] = life
             self.lives.append(life)
         if name == "spawned" and slot in self._waiting:
-            wait = self._waiting.pop(slot)
-            wait.until = max(wait.begun, at)
+            self._end_wait(slot, at)
         return life
+
+    def _end_wait(self, slot: int, at: float) -> None:
+        wait = self._waiting.pop(slot)
+        wait.until = max(wait.begun, at)
 
     def _end_all(self, at: float) -> None:
         """End every life: events were overwritten before they were read, and any of them may have been an end."""
@@ -161,7 +168,10 @@ def _mark(event: Event, name: str, at: float, slot: int) -> Mark | None:
         case "exited" if event.get("state") != "retiring":
             why = event.get("reason") or KILLERS.get(str(event.get("by")), "")
             kind, text = "died", f"{event.get('end')}{f' ({why})' if why else ''}"
-        case "retiring" if event.get("rule") != "stop":
+        case "mold-unfit":
+            hazards = "; ".join(map(str, event.get("hazards") or ()))
+            kind, text = "failed", f"no worker can be forked from it: {hazards}"
+        case "retiring" if event.get("rule") not in ORDINARY:
             kind, text = "recycled", str(event.get("reason"))
         case "aborted" | "killed":
             kind, text = "aborted", f"{name}: {event.get('reason')}"
@@ -182,4 +192,6 @@ def _mark(event: Event, name: str, at: float, slot: int) -> Mark | None:
             kind, text, slot = "failed", f"no worker is loaded: the {event.get('who')} answers 503", SERVER
         case _:
             return None
+    if event.get("slot") == MOLD:
+        text = f"the mold: {text}"
     return Mark(at, slot, kind, text[:LONGEST_TEXT])

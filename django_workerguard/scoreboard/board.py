@@ -34,6 +34,7 @@ READ_ATTEMPTS = 50
 MAP_FIXED = 0x10  # Linux; the module mmap does not name it
 MAX_WORD = (1 << 64) - 1  # of a word
 RELEASE_BYTES = 64
+MOST_HAZARDS = 20  # in a report that is too long
 
 
 class BoardError(WorkerguardError):
@@ -260,7 +261,9 @@ class Board:
         error = self.read_json(self.slot_text(slot), TEXT_WORDS)
         if not isinstance(error, dict):
             return None
-        return {**error, "steps": clean_report({"steps": error.get("steps")})["steps"]}
+        cleaned = clean_report(error)
+        hazards = {"hazards": cleaned["hazards"]} if "hazards" in error else {}  # of a mold
+        return {**error, "steps": cleaned["steps"], **hazards}
 
     def write_release(self, index: int, release: str) -> None:
         data = release.encode(errors="replace")[:RELEASE_BYTES].ljust(RELEASE_BYTES, b"\0")
@@ -309,12 +312,14 @@ def _next_sequence(sequence: int) -> int:
 
 
 def fit(report: dict[str, Any], capacity: int) -> dict[str, Any]:
-    """Shorten a report until it fits: its traceback from the top, then the other texts. Pure."""
+    """Shorten a report until it fits: its traceback from the top, then the other texts; or its hazards. Pure."""
     room = (capacity - 2) * WORD
     excess = len(json.dumps(report, separators=(",", ":"))) - room
     error = report.get("error")
-    if excess <= 0 or not isinstance(error, dict):
-        return report if excess <= 0 else {"steps": report.get("steps", [])[-20:]}
+    if excess <= 0:
+        return report
+    if not isinstance(error, dict):
+        return {"steps": report.get("steps", [])[-20:], "hazards": _first(report.get("hazards", []))}
     shortened = dict(error)
     for field, keep in (("traceback", 2000), ("message", 500)):
         value = str(shortened.get(field, ""))
@@ -330,6 +335,11 @@ def fit(report: dict[str, Any], capacity: int) -> dict[str, Any]:
         if excess <= 0
         else {"steps": steps[-20:], "error": _without_traceback(error)}
     )
+
+
+def _first(hazards: list[str]) -> list[str]:
+    shown = [hazard[:200] for hazard in hazards[:MOST_HAZARDS]]
+    return [*shown, f"and {len(hazards) - len(shown)} more"] if len(hazards) > len(shown) else shown
 
 
 def _without_traceback(error: dict[str, Any]) -> dict[str, Any]:

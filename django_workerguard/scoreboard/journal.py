@@ -15,7 +15,7 @@ ROOM = (EVENT_WORDS - 2) * WORD
 
 
 def write_event(board: Board, event: dict[str, Any], *, number: int | None = None) -> None:
-    """Append an event; a text that does not fit is shortened, numbers and names are not.
+    """Append an event; a text or a list of texts that does not fit is shortened, numbers and names are not.
 
     ``number``: the writer's own count of earlier events, if it has one, because a defective worker may have overwritten
     the count on the board.
@@ -59,10 +59,7 @@ def _encode(event: dict[str, Any]) -> bytes:
     data = json.dumps(event, separators=(",", ":")).encode()
     limit = 160
     while len(data) > ROOM and limit > 0:
-        short = {
-            key: value[:limit] + "…" if isinstance(value, str) and len(value) > limit else value
-            for key, value in event.items()
-        }
+        short = {key: _shortened(value, limit) for key, value in event.items()}
         data = json.dumps(short, separators=(",", ":")).encode()
         limit //= 2
     return (
@@ -70,3 +67,20 @@ def _encode(event: dict[str, Any]) -> bytes:
         if len(data) <= ROOM
         else json.dumps({"at": event.get("at"), "event": str(event.get("event"))[:40]}).encode()
     )
+
+
+def _shortened(value: Any, limit: int) -> Any:
+    """Return the first ``limit`` characters of a text; of a list the first texts, and how many more there are."""
+    if isinstance(value, str):
+        return value[:limit] + "…" if len(value) > limit else value
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        return value
+    room = limit
+    kept: list[str] = []
+    for item in value:
+        if room < len(item) and kept:
+            break
+        kept.append(_shortened(item, limit))
+        room -= len(item)
+    left_out = len(value) - len(kept)
+    return [*kept, f"and {left_out} more"] if left_out else kept

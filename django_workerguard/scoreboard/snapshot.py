@@ -76,20 +76,24 @@ def _mold(board: Board, now: int) -> dict[str, Any] | None:
     seat = _seat(board, words[offset + Slot.SEAT], now)
     next_try = words[offset + Slot.NEXT_TRY]
     report = seat.get("report", {})
+    last_error = board.read_last_error(0)
+    # a mold that was found unfit has left, or is a worker now
+    found_earlier = (last_error or {}).get("hazards", []) if words[Header.UNFIT] else []
     return {
         "pid": seat.get("pid"),
         "state": _name(words[offset + Slot.STATE]),
         "generation": words[offset + Slot.GENERATION],
         "since": words[offset + Slot.SINCE] / 1e6,
         "forks": seat.get("forks", 0),
-        "hazards": report.get("hazards", []),
+        "hazards": report.get("hazards") or found_earlier,
         "rss_bytes": seat.get("rss", 0),
         "load_seconds": words[offset + Slot.LOAD_NS] / 1e9 if words[offset + Slot.LOAD_NS] else None,
         "load_steps": report.get("steps", []),
         "step": report.get("step"),
         "failures": words[offset + Slot.FAILURES],
+        "not_spawned": words[offset + Slot.NOT_SPAWNED],
         "next_try_in": max(0.0, (next_try - now) / 1e9) if next_try else None,
-        "last_error": board.read_last_error(0),
+        "last_error": last_error,
     }
 
 

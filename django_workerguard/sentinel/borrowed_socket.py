@@ -1,4 +1,4 @@
-"""Look at a socket that belongs to other code. Runs in the worker."""
+"""Look at a socket that belongs to other code. Runs in the worker and the mold."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import _socket  # not `socket`: gevent replaces its class by one that changes th
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -19,3 +20,10 @@ def borrowed_socket(number: int) -> Iterator[_socket.socket]:
         yield sock
     finally:
         sock.detach()
+
+
+def address_text(address: Any) -> str:
+    """Return a socket's address for people: host and port, or a path."""
+    if isinstance(address, tuple):
+        return ":".join(str(part) for part in address[:2])
+    return address.decode(errors="replace") if isinstance(address, bytes) else str(address)

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from django_workerguard.sentinel.borrowed_socket import borrowed_socket
+from django_workerguard.sentinel.borrowed_socket import address_text, borrowed_socket
 from django_workerguard.sentinel.hazard import Hazard, HazardKind
 
 EVENT = re.compile(r"anon_inode:\[?(?P<name>eventpoll|eventfd|timerfd|signalfd|inotify|fanotify|io_uring)\b")
@@ -134,24 +134,18 @@ def _socket_text(number: int) -> str:
         if sock.type == socket.SOCK_DGRAM:
             return ""
         if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            return f"descriptor {number}: listens on {_address(sock.getsockname())}"
+            return f"descriptor {number}: listens on {address_text(sock.getsockname())}"
         if _is_shut(number):
             return ""
         return f"descriptor {number}: {_ends(sock)}"
 
 
 def _ends(sock: Any) -> str:
-    local = _address(sock.getsockname())
+    local = address_text(sock.getsockname())
     try:
-        peer = _address(sock.getpeername())
+        peer = address_text(sock.getpeername())
     except OSError:
         return f"socket of family {sock.family}, {local}"
     if sock.family == socket.AF_UNIX and not local and not peer:
         return "one end of a pair of Unix sockets"
     return f"connected to {peer}" if peer else f"connection accepted at {local}"
-
-
-def _address(address: Any) -> str:
-    if isinstance(address, tuple):
-        return ":".join(str(part) for part in address[:2])
-    return address.decode(errors="replace") if isinstance(address, bytes) else str(address)

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from django_workerguard.config.django_settings import all_settings
-from django_workerguard.sentinel.borrowed_socket import borrowed_socket
+from django_workerguard.sentinel.borrowed_socket import address_text, borrowed_socket
 
 # executors of asyncio and asgiref: they belong to ASGI, not to the step that used them first
 ASGI_THREADS = ("ThreadPoolExecutor-", "asyncio_")
@@ -85,14 +85,14 @@ def _describe_socket(fd: int) -> str:
     with contextlib.suppress(OSError), borrowed_socket(fd) as sock:
         local = sock.getsockname()
         if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            return f"listener:{_address_text(local)}"
+            return f"listener:{address_text(local)}"
         try:
             peer = sock.getpeername()
         except OSError:
-            return f"socket:{_address_text(local) or _family(sock.family)}"
+            return f"socket:{address_text(local) or _family(sock.family)}"
         if sock.family == socket.AF_UNIX:
             return ""  # the socket pair that wakes an event loop, or a service on this host
-        return "" if peer[1] in _service_ports() else f"socket:{_address_text(peer)}"
+        return "" if peer[1] in _service_ports() else f"socket:{address_text(peer)}"
     return ""
 
 
@@ -101,12 +101,6 @@ def _family(number: int) -> str:
         return socket.AddressFamily(number).name
     except ValueError:
         return f"family {number}"
-
-
-def _address_text(address: Any) -> str:
-    if isinstance(address, tuple):
-        return ":".join(str(part) for part in address[:2])
-    return address.decode(errors="replace") if isinstance(address, bytes) else str(address)
 
 
 def _service_ports() -> frozenset[int]:

@@ -65,7 +65,11 @@ def _code(thread: threading.Thread, frames: dict[int, FrameType]) -> str:
     if code := getattr(function, "__code__", None):
         return place(code.co_filename, code.co_firstlineno)
     frame = frames.get(thread.ident or 0)
-    return _outermost(frame) if frame else type(thread).__qualname__
+    if frame is not None and frame.f_code.co_filename != threading.__file__:
+        return _outermost(frame)
+    target = getattr(thread, "_target", None)  # written in C: it has no frame
+    names = (getattr(target, name, None) for name in ("__module__", "__qualname__"))
+    return ".".join(filter(None, names)) or type(thread).__qualname__
 
 
 def _outermost(frame: FrameType) -> str:
@@ -105,16 +109,22 @@ def _children() -> Iterator[int]:
 
 def described_children(pids: Iterable[int]) -> Iterator[Hazard]:
     """Yield a hazard for each child process: its pid and its command line."""
+    own = _command("self")
     for pid in sorted(pids):
         try:
-            command = (
-                Path("/proc", str(pid), "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            )
+            command = _command(str(pid))
         except OSError:
             continue  # it has just ended
-        yield Hazard(
-            HazardKind.CHILD_PROCESS, f"pid {pid}: {command.strip()[:120] or 'without a command line'}"
-        )
+        # the server's own command line would mislead
+        program = "a fork of the process that loads" if command == own else command[:120]
+        yield Hazard(HazardKind.CHILD_PROCESS, f"pid {pid}: {program or 'without a command line'}")
+
+
+def _command(process: str) -> str:
+    """Return the command line of a process. Raises OSError."""
+    return (
+        Path("/proc", process, "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    )
 
 
 def _stat(directory: Path) -> list[str]:

@@ -26,6 +26,8 @@ def check(app: GuardedApplication) -> int:
         signal.signal(number, signal.SIG_DFL)  # the processes end with this one
     for line in app.warnings:
         print(f"Warning: {line}", file=sys.stderr)
+    # the project may have ignored it in manage.py: then no process can be waited for
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     trial = Trial(app)
     try:
         return _try(app, trial)

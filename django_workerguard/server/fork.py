@@ -135,11 +135,7 @@ class GunicornFork:
         return worker
 
     def _worker(self, make: type[Any]) -> Any:
-        host = self._host
-        host.worker_age += 1
-        return make(
-            host.worker_age, host.pid, host.LISTENERS, host.app, host.timeout / 2.0, host.cfg, host.log
-        )
+        return _made(make, self._host)
 
     def _not_for_children(self, others: Iterable[int]) -> Iterator[int]:
         yield self._wake.read_fd
@@ -148,6 +144,12 @@ class GunicornFork:
         if self._control is not None:
             yield self._control.surrender()
         yield from others
+
+
+def _made(make: type[Any], host: Host) -> Any:
+    """Make gunicorn's object of a worker, as gunicorn's arbiter does."""
+    host.worker_age += 1
+    return make(host.worker_age, host.pid, host.LISTENERS, host.app, host.timeout / 2.0, host.cfg, host.log)
 
 
 def _never_back(step: Callable[..., None], *arguments: Any, **more: Any) -> None:
@@ -162,9 +164,8 @@ def _never_back(step: Callable[..., None], *arguments: Any, **more: Any) -> None
 
 def _be_mold(host: Host, handle: SeatHandle, channel: socket) -> None:
     """Be a mold until it ends, and be a worker in each of its forks. Always raises SystemExit at the end."""
-    module = import_module(
-        "django_workerguard.server.workers.mold"
-    )  # here, because the arbiter needs none of it
+    # imported here, because the arbiter needs none of it
+    module = import_module("django_workerguard.server.workers.mold")
     mold = module.Mold(host, handle, channel)
     util._setproctitle(f"mold [{host.proc_name}]")
     try:
@@ -179,10 +180,7 @@ def _be_mold(host: Host, handle: SeatHandle, channel: socket) -> None:
     own = mold.serve()
     faulthandler.disable()  # the mold's: its handlers would stay, and the worker's own would not be installed
     module.wait_for_adoption(own, host.pid, between=mold.between)
-    host.worker_age += 1
-    worker = host.worker_class(
-        host.worker_age, host.pid, host.LISTENERS, host.app, host.timeout / 2.0, host.cfg, host.log
-    )
+    worker = _made(host.worker_class, host)
     worker.take_seat(own)
     worker.loaded = mold.application
     _live(host, worker, own, stand_in=False)

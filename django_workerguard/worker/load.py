@@ -81,6 +81,7 @@ def load(
 
     def application(sentinel: Any, reporter: SeatReporter) -> Application:
         if loaded is not None:
+            _SiteSignals.set_again()
             with sentinel.measure_step("resume", reporter, shareable=False):
                 sentinel.resume()
         for name, step in (server_steps or {}).items():
@@ -112,11 +113,38 @@ def load_in_mold(handle: SeatHandle) -> tuple[Application, SeatReporter]:
 
     take_signals(handle, on_stop=lambda: None)
     pause_collection()
-    app = attempt(handle, application)
+    with _SiteSignals.noted():
+        app = attempt(handle, application)
+    take_signals(handle, on_stop=lambda: None)  # the site may have set handlers of its own
     # what is garbage now would be copied by each worker when it is collected there
     gc.collect()
     gc.freeze()
     return app, reporters[0]
+
+
+class _SiteSignals:
+    """The signal handlers that the site has set during its load in the mold. A worker class resets signals when it starts."""
+
+    handlers: Mapping[int, Any] = {}
+
+    @classmethod
+    @contextlib.contextmanager
+    def noted(cls) -> Iterator[None]:
+        """Note what the block sets."""
+        before = {number: signal.getsignal(number) for number in signal.valid_signals()}
+        yield
+        after = {number: signal.getsignal(number) for number in before.keys() - {*DIRECT, signal.SIGABRT}}
+        cls.handlers = {
+            number: handler
+            for number, handler in after.items()
+            if handler is not None and handler is not before[number]
+        }
+
+    @classmethod
+    def set_again(cls) -> None:
+        """Set the handlers in a worker, as its own load would have done."""
+        for number, handler in cls.handlers.items():
+            signal.signal(number, handler)
 
 
 def pause_collection() -> None:

@@ -53,9 +53,7 @@ def await_message(end: socket.socket) -> None:
 def receive(end: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
     """Return the next message and the descriptors that came with it, without waiting.
 
-    None if there is no message, or the other end is closed.
-
-    A message that is not one of these is an empty one.
+    The message is None if there is none or the other end is closed, and empty if it cannot be read.
     """
     descriptors = array.array("i")
     space = socket.CMSG_SPACE(MOST_DESCRIPTORS * descriptors.itemsize)

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from django_workerguard.errors import ExitCode
+from tests.process.test_reload import order
+
 LONG_ENOUGH = "8s"  # for an honest load on a busy machine; a hang outlasts it
 
 
@@ -220,6 +223,9 @@ def test_an_application_with_a_thread_is_served_lazily_under_auto_and_its_mold_b
     assert status["unfit"]
     (unfit,) = server.events("mold-unfit")
     assert "the-scheduler" in unfit["hazards"][0]
+    assert (status["mold"]["state"], status["mold"]["hazards"]) == ("unfit", unfit["hazards"])
+    assert "the-scheduler" in order(server, "status").stdout
+    assert "the-scheduler" in order(server, "explain", "1").stdout
     assert server.statuses(10) == {200: 10}
     before = server.pids()
     server.signal(signal.SIGHUP)
@@ -231,6 +237,59 @@ def test_an_application_with_a_thread_is_served_lazily_under_auto_and_its_mold_b
     assert not set(before) & set(server.pids())
     assert server.statuses(10) == {200: 10}
     assert server.stop() == 0
+
+
+def test_a_reload_to_code_from_which_no_worker_can_be_forked_fails_and_names_the_hazard(serve):
+    server = serve_mold(serve, project_copy=True)
+    before = server.pids()
+    urls = server.project / "guinea_urls.py"
+    whole = urls.read_text()
+    urls.write_text(
+        whole + "\nimport threading, time\n"
+        "for number in range(9):\n"
+        "    name = f'reporter-{number}'\n"
+        "    threading.Thread(target=time.sleep, args=[3600], name=name, daemon=True).start()\n"
+    )
+    outcome = order(server, "reload", "--wait=60")
+    assert outcome.returncode == ExitCode.LOAD_FAILED, outcome
+    assert "the mold: no worker can be forked from the application: thread: reporter-0" in outcome.stderr
+    frozen = server.wait_event("frozen")
+    assert frozen["type"] == "Unfit"
+    assert "thread: reporter-0, which runs time.sleep" in frozen["message"]
+    assert server.pids() == before
+    shown = order(server, "status").stdout
+    assert "frozen: generation 2 cannot be loaded (Unfit: thread: reporter-0" in shown
+    assert "thread: reporter-8" in shown, "each hazard by name"
+    assert "thread: reporter" in order(server, "explain", "0").stdout
+    urls.write_text(whole)
+    server.wait_event("reloaded")
+
+
+def test_a_reload_that_fails_is_told_of_the_mold_and_not_of_a_slot_0(serve, faults):
+    server = serve_mold(serve)
+    faults.set("urlconf", "exception")
+    outcome = order(server, "reload", "--wait=60")
+    assert outcome.returncode == ExitCode.LOAD_FAILED
+    assert "Error: the mold: the load failed in step urlconf" in outcome.stderr
+    assert "mold-spawned" in outcome.stdout
+    assert "after 0 failed loads" not in order(server, "explain", "1").stdout
+    assert "Traceback" in order(server, "explain", "0").stdout
+    faults.clear()
+    assert order(server, "reload", "--wait=60").returncode == ExitCode.OK
+
+
+def test_a_server_that_no_longer_has_a_mold_shows_none(serve):
+    server = serve(workers=2, project_copy=True, environ={"WORKERGUARD_LOAD": None})
+    settings = server.project / "guinea_settings.py"
+    server.wait_ready()
+    assert mold_of(server) is None
+    whole = settings.read_text()
+    settings.write_text(whole + "\nWORKERGUARD['LOAD'] = 'mold'\n")
+    assert order(server, "reload", "--wait=60").returncode == ExitCode.OK
+    assert mold_of(server)["state"] == "ready"
+    settings.write_text(whole)
+    assert order(server, "reload", "--wait=60").returncode == ExitCode.OK
+    server.wait("no mold", lambda status: status["mold"] is None)
 
 
 def test_a_thread_that_starts_after_the_first_fork_makes_the_mold_unfit_for_the_second(serve):

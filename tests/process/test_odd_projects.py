@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -313,3 +315,54 @@ def test_parts_that_the_site_does_not_use_and_a_database_that_is_away(serve, tmp
     text = " ".join(finding.text for finding in findings)
     assert "DATABASES: legacy cannot be loaded in step lazy" in text
     assert "MAILERS: default cannot be loaded in step lazy" in text
+
+
+@pytest.mark.parametrize("load", ["lazy", "mold"])
+def test_signal_handlers_that_the_site_sets_during_its_load_work_in_each_worker(
+    serve, tmp_path, worker_class, load
+):
+    project = tmp_path / "signalled"
+    write(
+        project,
+        manage=MANAGE_PY.format(settings="settings"),
+        settings="""
+            SECRET_KEY = "x" * 50
+            ROOT_URLCONF = "urls"
+            ALLOWED_HOSTS = ["*"]
+            INSTALLED_APPS = ["django_workerguard"]
+        """,
+        urls="""
+            import signal
+            from django.http import HttpResponse
+            from django.urls import path
+            seen = []
+            signal.signal(signal.SIGUSR2, lambda number, frame: seen.append(number))
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            urlpatterns = [path("", lambda request: HttpResponse(str(len(seen))))]
+        """,
+    )
+    environ = {"DJANGO_SETTINGS_MODULE": None}
+    arguments = ("-k", worker_class, "--load", load)
+    server = serve(*arguments, project=project, command=MANAGE, environ=environ, workers=1)
+    status = server.wait_ready(1)
+    os.kill(server.pids()[0], signal.SIGUSR2)
+    server.wait("the handler", lambda _: server.get("/").body == "1")
+    if load == "mold":
+        os.kill(status["mold"]["pid"], signal.SIGTERM)
+        server.wait_event("mold-ready", count=2)
+    assert server.stop() == 0
+
+
+def test_a_project_that_ignores_sigchld_is_checked(tmp_path):
+    project = startproject(tmp_path / "ignoring")
+    settings = project / "shop" / "settings.py"
+    ignoring = "import signal\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
+    settings.write_text(f"{settings.read_text()}\nINSTALLED_APPS += ['django_workerguard']\n{ignoring}")
+    for load in ("lazy", "mold"):
+        command = [sys.executable, *MANAGE, "--check", "--load", load]
+        environ = {**os.environ, "PYTHONPATH": str(ROOT), "DJANGO_SETTINGS_MODULE": "shop.settings"}
+        outcome = subprocess.run(
+            command, cwd=project, env=environ, capture_output=True, text=True, timeout=60
+        )
+        assert outcome.returncode == 0, outcome.stderr
+        assert "Traceback" not in outcome.stderr

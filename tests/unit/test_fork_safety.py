@@ -59,6 +59,14 @@ UNSAFE = {
         "thread",
         "ticker, which runs <string>:",
     ),
+    "thread of a function in C": (
+        """
+        import threading
+        threading.Thread(target=time.sleep, args=[60], name="sleeper", daemon=True).start()
+        """,
+        "thread",
+        "sleeper, which runs time.sleep",
+    ),
     "timer": (
         """
         import threading
@@ -119,7 +127,7 @@ UNSAFE = {
             child.start()
         """,
         "child-process",
-        "pid ",
+        ": a fork of the process that loads",
     ),
     "TCP connection": (
         """

@@ -137,11 +137,13 @@ def test_the_labels_that_alerts_choose_by_exist():
 
 def test_a_mold_has_its_own_metrics_and_a_server_without_one_has_none():
     assert not [name for name in by_name(changed()) if "_mold_" in name]
-    found = by_name(changed(load="mold", mold={**MOLD, "failures": 2}, unfit=True))
+    hazards = ["thread: poller, which runs jobs.py:7", "thread: other", "socket: descriptor 7"]
+    found = by_name(changed(load="mold", mold={**MOLD, "failures": 2, "hazards": hazards}, unfit=True))
     values = {name: family.samples for name, family in found.items() if "_mold_" in name}
     assert values == {
         "workerguard_mold_ready": [((), 1)],
         "workerguard_mold_unfit": [((), 1)],
+        "workerguard_mold_hazards": [(("socket",), 1), (("thread",), 2)],
         "workerguard_mold_forks": [((), 3)],
         "workerguard_mold_resident_memory_bytes": [((), 60 << 20)],
         "workerguard_mold_load_failures_in_a_row": [((), 2)],

@@ -138,6 +138,9 @@ def test_a_mold_that_cannot_be_started_is_done_without_in_the_end():
         assert fleet.mold_record.next_try > now
         now = fleet.mold_record.next_try
     assert a.Spawn(1, 1, 60.0) in plan(POLICY, fleet, now)
+    assert fleet.mold_record.not_spawned == PATIENCE
+    fleet = told(fleet, m.MoldSpawned(MOLD, 500, 1, 60.0, now))
+    assert fleet.mold_record.not_spawned == 0, "it has been started, and loads"
 
 
 def test_molds_that_die_as_soon_as_they_are_ready_wait_longer_each_time_and_are_done_without():

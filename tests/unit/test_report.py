@@ -14,7 +14,7 @@ from django_workerguard.cli.watch import screen
 from django_workerguard.config.text import plain
 from django_workerguard.report.findings import assess, with_findings
 from django_workerguard.report.health import answer
-from django_workerguard.report.tables import event_line, explanation, span, table
+from django_workerguard.report.tables import event_line, explanation, explanation_of_mold, span, table
 from django_workerguard.report.verdict import KINDS, LONGEST_SILENCE, judge
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header, Phase, Vitals
@@ -257,3 +257,21 @@ def test_a_mold_is_a_line_of_status_and_says_what_is_wrong_with_it():
     (finding,) = assess(changed(load="mold", mold=failing))
     assert finding.code == "mold-failing"
     assert "MemoryError: no memory; 2 tries failed, next try in 3.0 s" in finding.text
+    refused = {**failing, "failures": 0, "not_spawned": 2, "last_error": {"message": "no process"}}
+    (finding,) = assess(changed(load="mold", mold=refused))
+    assert "the mold cannot be started: no process; 2 tries failed, next try in 3.0 s" in finding.text
+    frozen, _ = assess(changed(load="mold", mold=failing, arbiter={"frozen": True}))
+    assert "generation 1 cannot be loaded (MemoryError: no memory, next try in 3.0 s)" in frozen.text
+
+
+def test_the_mold_is_explained_as_a_slot_is():
+    steps = [{"name": "app", "seconds": 0.5, "peak_bytes": 0, "retained_bytes": 0}]
+    hazards = ["thread: poller, which runs jobs.py:7"]
+    mold = {**MOLD, "state": "unfit", "hazards": hazards, "load_steps": steps, "forks": 1}
+    shot = changed(load="auto", unfit=True, mold=mold)
+    told = explanation_of_mold(shot, [{"event": "mold-unfit", "at": 1.0, "slot": 0}])
+    assert told.startswith("mold: unfit for 1m40s, pid 10, generation 1, 1 fork, 60 MB\n")
+    assert "thread: poller" in told
+    assert "app  500 ms" in told
+    assert "mold-unfit" in told
+    assert "thread: poller" in explanation(shot, shot["slots"][0], [])

@@ -107,6 +107,25 @@ def test_a_long_traceback_keeps_its_end():
     assert fitted["error"]["traceback"].endswith("the cause")
 
 
+def test_many_hazards_are_shortened_to_the_first_ones_and_their_number(board):
+    hazards = [f"thread: worker-{number}, which runs {'x' * 60}" for number in range(300)]
+    board.write_seat_report(0, {"step": None, "steps": [{"name": "app"}], "hazards": hazards})
+    report = board.read_seat_report(0)
+    assert [step["name"] for step in report["steps"]] == ["app"]
+    assert report["hazards"] == [*hazards[:20], "and 280 more"]
+    board.write_seat_report(0, {"steps": [], "hazards": hazards[:30]})
+    assert board.read_seat_report(0)["hazards"] == hazards[:30]
+
+    about = {"event": "mold-unfit", "at": 1.0, "slot": 0, "pid": 7, "generation": 2}
+    for shown in (hazards, ["x" * 1000], ["x" * 1000] * 3):
+        write_event(board, {**about, "hazards": shown})
+        event = list(read_events(board))[-1]
+        assert about.items() <= event.items()
+        first, *rest = event["hazards"]
+        assert first.rstrip("…") in shown[0]
+        assert len(shown) == 1 or rest[-1].endswith(" more")
+
+
 def test_the_journal_keeps_the_last_ten_thousand(board):
     for number in range(EVENTS + 5):
         write_event(board, {"at": 1.0, "event": "x", "n": number})

@@ -17,7 +17,7 @@ from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.layout import SAMPLES, Layout, Sample
 from django_workerguard.scoreboard.samples import read_totals
-from tests.shots import ERROR, changed
+from tests.shots import ERROR, MOLD, changed
 
 
 def journal(*events, first=1):
@@ -271,3 +271,37 @@ def test_samples_come_in_order_and_a_slot_that_was_not_there_counts_nothing(take
     assert list(totals.requests) == [
         index + 1 + (index + 2 if index < 2 else 0) for index in range(first, taken)
     ]
+
+
+def test_what_happens_to_the_mold_is_said_of_the_mold_and_drawn_with_the_server():
+    line = told(
+        event("load-failed", 1.0, slot=0, type="MemoryError", message="none", step="app"),
+        event("back-off", 1.0, slot=0, seconds=30.0, failures=1),
+        event("mold-spawned", 12.0, slot=0, pid=11),
+        event("mold-unfit", 13.0, slot=0, pid=11, hazards=["thread: poller"]),
+        event(
+            "retiring", 14.0, slot=0, pid=11, rule="newer-mold", reason="newer-mold: generation 2 has begun"
+        ),
+        {"event": "thawed", "at": 15.0, "generation": 2},
+    )
+    assert [(mark.slot, mark.text) for mark in line.marks] == [
+        (0, "the mold: load failed in step app: MemoryError: none"),
+        (0, "the mold: no worker can be forked from it: thread: poller"),
+        (0, "thawed: generation 2"),
+    ]
+    assert [(wait.begun, wait.until) for wait in line.waits] == [(1.0, 12.0)]
+    assert not line.lives
+
+
+def test_the_mold_has_a_tile_with_its_hazards():
+    assert "Mold" not in fragments.tiles(changed(), "/slot/0/")
+    html = fragments.tiles(changed(load="mold", mold=MOLD), "/slot/0/")
+    assert "<dt>forks</dt><dd>3</dd>" in html
+    assert "for 1m40s; pid 10" in html
+    assert "mold: ready" not in html, "said once"
+    gone = {"pid": None, "rss_bytes": 0, "load_seconds": None, "next_try_in": 3.0}
+    unfit = {**MOLD, **gone, "state": "unfit", "hazards": ["thread: <poller>"]}
+    html = fragments.tiles(changed(load="auto", unfit=True, mold=unfit), "/slot/0/")
+    assert 'class="wg-tile wg-unfit"' in html
+    assert "no process, next load in 3 s" in html
+    assert '<p class="wg-why">thread: &lt;poller&gt;</p>' in html
