@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header, LoadKind, Phase, ServerKind
 from django_workerguard.scoreboard.layout import Note, Seat, SeatState, Slot, SlotState
+from django_workerguard.scoreboard.places import pools_of
 from django_workerguard.scoreboard.tallies import read_tallies
 
 SNAPSHOT_VERSION = 1
@@ -66,6 +68,18 @@ def snapshot(board: Board) -> dict[str, Any]:
         "tallies": read_tallies(board),
         "slots": slots,
     }
+
+
+def snapshots_of_pools(
+    project: str, run_dir: str | None, *, environ: Mapping[str, str], uid: int
+) -> list[dict[str, Any]]:
+    """Return snapshots of a project's guarded Celery pools on this host that this user may read."""
+    pools = pools_of(project, run_dir, environ=environ, uid=uid)
+    try:
+        return [snapshot(pool.board) for pool in pools]
+    finally:
+        for pool in pools:
+            pool.board.close()
 
 
 def _mold(board: Board, now: int) -> dict[str, Any] | None:
