@@ -52,7 +52,9 @@ SUBJECTS = {
         *("slow_request", "request_timeout", "request_timeout_action"),
     ),
     "How a worker is replaced, and how the server stops": ("surge", "worker_reload_mercy", "drain_delay"),
-    "Health URLs and dashboard": ("health_path", "health_token", "dashboard_access", "dashboard_actions"),
+    "Health URLs, monitor and dashboard": (
+        *("health_path", "health_token", "monitor_bind", "dashboard_access", "dashboard_actions"),
+    ),
     "Notices and logs": ("notify", "notify_interval", "log_format"),
     "The server's name and place": ("name", "run_dir"),
 }
