@@ -110,7 +110,8 @@ METRICS_HEAD = """\
 
 # Metrics
 
-[The metrics URL and the collector](../howto/prometheus.md) report these metrics. Labels are slots, never pids. Counters
+[The metrics URL and the collector](../howto/prometheus.md), [the monitor](../howto/monitor.md) and `workerguard metrics`
+report these metrics. Labels are slots, never pids. Counters
 continue when a worker is recycled. All counters begin at 0 with a new arbiter (a restart, SIGUSR2). Counters are stored
 as `…_total`, the histogram as `…_bucket`, `…_count` and `…_sum`.
 

@@ -256,9 +256,9 @@ class GuardOptions:
     monitor_bind: str = _option(
         "",
         _monitor_bind,
-        "Address at which a process of its own answers live/, ready/, startup/, metrics, status.json and a status page, "
-        "while all workers are busy, loading or dead: ADDRESS:PORT, [ADDRESS]:PORT or unix:PATH. An address that other "
-        "hosts can reach needs a health-token, or the word without-token behind it.",
+        "Address of the monitor, a process that answers while all workers are busy, loading or dead. It has live/, "
+        "ready/, startup/, metrics, status.json and a status page. An address that other hosts can reach needs a "
+        "health-token, or the word without-token after the address. By default there is no monitor.",
         metavar="ADDRESS:PORT|[ADDRESS]:PORT|unix:PATH",
     )
     release: str = _option(

@@ -115,6 +115,10 @@ def test_it_answers_while_every_worker_is_busy(serve):
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     assert ask(place, "/nothing").status == 404
     assert [request["task"] for request in in_hand(server)] == busy, "no worker has become free"
+    (monitor,) = monitors(server)
+    listener = os.readlink(f"/proc/{monitor}/fd/3")
+    for worker in server.pids():
+        assert listener not in {os.readlink(fd) for fd in Path(f"/proc/{worker}/fd").iterdir()}
 
 
 def names(text: str) -> list[str]:
