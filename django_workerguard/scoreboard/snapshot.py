@@ -7,6 +7,7 @@ from typing import Any
 
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.scoreboard.board import Board
+from django_workerguard.scoreboard.durations import as_dict, bounds_of, durations, latency
 from django_workerguard.scoreboard.header import Header, LoadKind, Phase, ServerKind
 from django_workerguard.scoreboard.layout import Note, Seat, SeatState, Slot, SlotState
 from django_workerguard.scoreboard.tallies import read_tallies
@@ -23,7 +24,11 @@ def snapshot(board: Board) -> dict[str, Any]:
     leaving = (
         n for n in range(len(active) + 1, board.layout.slots + 1) if words[board.layout.slot(n) + Slot.SEAT]
     )
-    slots = [_slot(board, number, now) for number in (*active, *leaving)]
+    histograms, bounds = durations(board), bounds_of(board)
+    slots = [
+        {**_slot(board, number, now), "durations": as_dict(histograms[number], len(bounds) + 1)}
+        for number in (*active, *leaving)
+    ]
     releases = {slot["release"] for slot in slots if slot["release"]}
     return {
         "version": SNAPSHOT_VERSION,
@@ -64,6 +69,8 @@ def snapshot(board: Board) -> dict[str, Any]:
         "events": words[Header.EVENTS],
         "backlog": words[Header.BACKLOG] - 1 if words[Header.BACKLOG] else None,
         "tallies": read_tallies(board),
+        "latency": latency(board),
+        "duration_buckets": bounds,
         "slots": slots,
     }
 

@@ -22,7 +22,8 @@ ENTRY_MASK = (1 << ENTRY_BITS) - 1
 ENTRY_BYTES = Entry.WORDS * WORD
 VIEW_AT = Entry.VIEW * WORD
 VIEW_BYTES = ENTRY_BYTES - VIEW_AT
-NO_REQUEST = 0
+NO_ENTRY = ENTRIES  # in place of the number of an entry
+NO_REQUEST = NO_ENTRY  # the token of no request at all
 
 # TASK, LIMIT, TARGET, and the first word of VIEW; a text that is too long is cut
 _write_entry = Struct(f"=QQ{(Entry.VIEW - Entry.TARGET) * WORD}sQ").pack_into
@@ -55,12 +56,12 @@ class Register:
         self._is_kept = False
 
     def begin(self, target: bytes) -> int:
-        """Enter a request, and return its token; NO_REQUEST if there is no room. ``target``: method, space, path."""
+        """Enter a request, if there is room, and return its token. ``target``: method, space, path."""
         try:
             number = self._free.pop()
         except IndexError:
             self._words[self._not_entered] += 1
-            return NO_REQUEST
+            return monotonic_ns() << ENTRY_BITS | NO_ENTRY
         _write_entry(self._bytes, self._entries + number * ENTRY_BYTES, self._identity(), 0, target, 0)
         self._words[self._started + number] = started = monotonic_ns()
         token = started << ENTRY_BITS | number
@@ -73,8 +74,8 @@ class Register:
 
     def end(self, token: int) -> None:
         """Take a request out."""
-        if token and not self._is_kept:
-            number = token & ENTRY_MASK
+        number = token & ENTRY_MASK
+        if number != NO_ENTRY and not self._is_kept:
             self._words[self._started + number] = 0
             self._free.append(number)
 
@@ -101,7 +102,8 @@ class Register:
         return self._entries + (token & ENTRY_MASK) * ENTRY_BYTES
 
     def _is_in_hand(self, token: int) -> bool:
-        return bool(token) and self._words[self._started + (token & ENTRY_MASK)] == start_of(token)
+        number = token & ENTRY_MASK
+        return number != NO_ENTRY and self._words[self._started + number] == start_of(token)
 
 
 class _Process:

@@ -127,7 +127,7 @@ class GuardMixin(IgnoresHangup):
         except BaseException:
             self._stay_or_leave()
             raise SystemExit(ExitCode.LOAD_FAILED) from None
-        count = request_count(self.seat_handle.board.words, self.seat_handle.base)
+        count = request_count(self.seat_handle.board, self.seat_handle.seat)
         delay_accept_while_suspect(self.sockets, count)
         if _blocks_on_clients(type(self)):
             defer_accept(self.sockets, self.cfg.timeout or DEFER_ACCEPT)

@@ -12,7 +12,7 @@ from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.report.health import KINDS, Answer, ProbeKind, answer, bears_token, wants_json
 from django_workerguard.scoreboard.layout import SeatState
 from django_workerguard.server.workers.request_counter import ENTRY, PROBE, RequestCount
-from django_workerguard.worker.register import Register
+from django_workerguard.worker.register import Register, start_of
 from django_workerguard.worker.seat_handle import SeatHandle
 
 Scope = MutableMapping[str, Any]
@@ -160,7 +160,7 @@ class GuardedASGI:
             status = 499  # cancelled: the client went away
             raise
         finally:
-            self._ended(status)
+            self._ended(status, start_of(token))
             self._take_out(token)
 
     def _begin(self, method: str, scope: Scope) -> int:
@@ -180,7 +180,7 @@ class GuardedASGI:
             status = 499
             raise
         finally:
-            self._ended(status)
+            self._ended(status, 0)
             self._take_out(token)
 
     async def _answer(self, kind: ProbeKind, scope: Scope, send: Send) -> None:
