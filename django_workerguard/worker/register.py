@@ -20,6 +20,7 @@ from django_workerguard.scoreboard.layout import ENTRIES, Entry, Seat
 ENTRY_BITS = ENTRIES.bit_length()
 ENTRY_MASK = (1 << ENTRY_BITS) - 1
 ENTRY_BYTES = Entry.WORDS * WORD
+TASK_AT = Entry.TASK * WORD
 VIEW_AT = Entry.VIEW * WORD
 VIEW_BYTES = ENTRY_BYTES - VIEW_AT
 NO_ENTRY = ENTRIES  # in place of the number of an entry
@@ -27,6 +28,7 @@ NO_REQUEST = NO_ENTRY  # the token of no request at all
 
 # TASK, LIMIT, TARGET, and the first word of VIEW; a text that is too long is cut
 _write_entry = Struct(f"=QQ{(Entry.VIEW - Entry.TARGET) * WORD}sQ").pack_into
+_write_task = Struct("=Q").pack_into
 _write_view = Struct(f"={VIEW_BYTES}s").pack_into
 
 # the token of the request that the calling code serves; tasks and threads that it starts may outlive it
@@ -47,6 +49,7 @@ class Register:
 
     def __init__(self, board: Board, seat: int, identity: Callable[[], int] = threading.get_ident) -> None:
         self._identity = identity
+        self._has_tasks = identity is not threading.get_ident
         self._words = board.words
         self._bytes = board.bytes
         self._started = board.layout.started(seat)
@@ -54,6 +57,7 @@ class Register:
         self._not_entered = board.layout.seat(seat) + Seat.NOT_ENTERED
         self._free = list(range(ENTRIES))[::-1]
         self._is_kept = False
+        self._views: dict[str, bytes] = {}  # the names of the site's views, encoded
 
     def begin(self, target: bytes) -> int:
         """Enter a request, if there is room, and return its token. ``target``: method, space, path."""
@@ -79,16 +83,22 @@ class Register:
             self._words[self._started + number] = 0
             self._free.append(number)
 
-    def name_view(self, name: bytes) -> None:
+    def name_view(self, name: str) -> None:
         """Write the name of the view that serves the request of the calling code; its end, if it is too long.
 
         The caller is what serves the request from now on: Django has an asyncio task of its own for it.
         """
         token = current_request.get()
-        if self._is_in_hand(token):
-            entry = self._at(token)
-            _write_view(self._bytes, entry + VIEW_AT, name[-VIEW_BYTES:])
-            self._words[entry // WORD + Entry.TASK] = self._identity()
+        number = token & ENTRY_MASK
+        if number != NO_ENTRY and self._words[self._started + number] == token >> ENTRY_BITS:
+            entry = self._entries + number * ENTRY_BYTES
+            _write_view(self._bytes, entry + VIEW_AT, self._views.get(name) or self._encoded(name))
+            if self._has_tasks:
+                _write_task(self._bytes, entry + TASK_AT, self._identity())
+
+    def _encoded(self, name: str) -> bytes:
+        self._views[name] = encoded = name.encode(errors="replace")[-VIEW_BYTES:]
+        return encoded
 
     def limit(self, token: int, seconds: float) -> bool:
         """Let a request be overdue in so many seconds from now, or never (0); return whether it is in hand."""

@@ -40,7 +40,7 @@ def register(board):
 def test_a_request_is_there_from_its_begin_to_its_end(board, register):
     first = register.begin(b"GET /books/")
     second = register.begin(b"POST /orders/")
-    register.name_view(b"shop.views.order")
+    register.name_view("shop.views.order")
     found = requests_in_hand(board, SEAT)
     assert [(one.method, one.path, one.view, one.task) for one in found] == [
         ("GET", "/books/", "", 7),
@@ -55,7 +55,7 @@ def test_a_request_is_there_from_its_begin_to_its_end(board, register):
 def test_an_entry_shows_nothing_of_the_request_before(board, register):
     register.end(register.begin(b"GET /a/long/path/to/something/"))
     token = register.begin(b"GET /")
-    register.name_view(b"shop.views.a_long_name")
+    register.name_view("shop.views.a_long_name")
     register.end(token)
     register.begin(b"GET /b")
     (found,) = requests_in_hand(board, SEAT)
@@ -68,7 +68,7 @@ def test_what_a_request_has_left_behind_writes_into_no_other_entry(board, regist
     register.end(token)
     register.begin(b"GET /second")
     current_request.set(token)
-    register.name_view(b"late")
+    register.name_view("late")
     assert not register.limit(token, 5.0)
     (found,) = requests_in_hand(board, SEAT)
     assert (found.view, found.limit) == ("", 0)

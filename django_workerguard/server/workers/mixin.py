@@ -68,7 +68,8 @@ def _draining(worker_class: type) -> tuple[type, ...]:
     return (import_module(f"{package}.drain").DrainingASGI,)
 
 
-def _task_identity() -> Callable[[], int]:
+def task_identity() -> Callable[[], int]:
+    """Return a function that identifies the running asyncio task; in another thread, the thread."""
     # imported here, because the arbiter must not import it before a gevent worker has patched it
     current_task = import_module("asyncio").current_task
 
@@ -171,7 +172,7 @@ class GuardMixin(IgnoresHangup):
     def _wrap(self, app: Callable[..., Any], count: RequestCount) -> None:
         health = HealthURLs(self.seat_handle)
         # looked up now: under gevent it identifies greenlets
-        identity = _task_identity() if self.asynchronous else threading.get_ident
+        identity = task_identity() if self.asynchronous else threading.get_ident
         register = Register(self.seat_handle.board, self.seat_handle.seat, identity)
         set_current_register(register)
         import_module(load.SENTINEL).name_views(register.name_view)

@@ -14,11 +14,11 @@ from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.layout import BUCKETS, HISTOGRAM_WORDS, Seat
 from django_workerguard.scoreboard.snapshot import is_suspect
-from django_workerguard.worker.register import NO_REQUEST, Register, start_of
+from django_workerguard.worker.register import ENTRY_BITS, NO_REQUEST, Register
 
 Hook = Callable[..., Any]
-# by the first digit of a status; whatever is none counts as 5xx
-CLASS_OF_STATUS = (4, 0, 1, 2, 3, 4, 4, 4, 4, 4)
+# where the histogram of a status is, by its first digit; whatever is no status counts as 5xx
+HISTOGRAMS = tuple(number * HISTOGRAM_WORDS for number in (4, 0, 1, 2, 3, 4, 4, 4, 4, 4))
 
 
 class RequestCount:
@@ -51,7 +51,7 @@ class RequestCount:
         words[self._requests] += 1
         if started:
             duration = monotonic_ns() - started
-            histogram = self._durations + CLASS_OF_STATUS[status // 100 % 10] * HISTOGRAM_WORDS
+            histogram = self._durations + HISTOGRAMS[status // 100 % 10]
             words[histogram + bisect_left(self._bounds, duration)] += 1
             words[histogram + BUCKETS] += duration
         if words[self._in_flight]:
@@ -156,7 +156,9 @@ def _after(
         else:
             token = environ.get(ENTRY, NO_REQUEST)
             # without a status, the application raised, and gunicorn answers 500
-            ended((response is not None and getattr(response, "status_code", None)) or 500, start_of(token))
+            ended(
+                (response is not None and getattr(response, "status_code", None)) or 500, token >> ENTRY_BITS
+            )
             if not isinstance(error, SystemExit):  # else the worker ends, and the request is lost with it
                 take_out(token)
         if user is not None:
