@@ -27,6 +27,7 @@ SLOT = {
     "loading_for": None,
     "step": None,
     "durations": {},
+    "oldest_request": None,
     "exits": 0,
     "failures": 0,
     "not_spawned": 0,

@@ -47,6 +47,11 @@ def named(overdue: tuple[str, ...]) -> str:
     return f"{overdue[0]}{more}"
 
 
+def is_stuck(policy: Policy, fleet: Fleet, worker: Worker) -> bool:
+    """Return whether every thread has been busy with one request for longer than timeout, while connections may wait."""
+    return 0 < policy.threads <= worker.long and fleet.backlog != 0
+
+
 def only_overdue(worker: Worker) -> bool:
     """Return whether a worker that leaves for its overdue requests has no other in hand."""
     leaves = worker.reason is not None and worker.reason.rule is Rule.REQUEST_TIMEOUT

@@ -142,6 +142,7 @@ class Note(IntFlag):
     OUTLIER = 1  # it answers 5xx, and the other slots do not
     RSS_BASELINE = 2  # a fresh worker is larger than reload-on-rss or evil-reload-on-rss
     OVERDUE = 8  # requests in it have run longer than request-timeout, or their own limit, allows
+    STUCK = 16  # every thread has been busy with the same requests for longer than timeout
     EVIL_SUSPENDED = 4  # evil-reload-on-rss is suspended: it would kill each fresh worker
 
 

@@ -9,6 +9,7 @@ from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.durations import as_dict, bounds_of, durations, latency
 from django_workerguard.scoreboard.header import Header, LoadKind, Phase, ServerKind
+from django_workerguard.scoreboard.in_hand import oldest_request
 from django_workerguard.scoreboard.layout import Note, Seat, SeatState, Slot, SlotState
 from django_workerguard.scoreboard.tallies import read_tallies
 
@@ -128,6 +129,7 @@ def _slot(board: Board, number: int, now: int) -> dict[str, Any]:
         "in_flight": words[offset + Slot.IN_FLIGHT]
         + incumbent.get("in_flight", 0)
         + successor.get("in_flight", 0),
+        "oldest_request": incumbent.get("oldest_request"),
         "suspect": incumbent.get("suspect", False),
         "notes": [note.name.lower() for note in Note(words[offset + Slot.NOTES] & ALL_NOTES) if note.name],
         "memory_errors": incumbent.get("memory_errors", 0),
@@ -164,6 +166,7 @@ def _seat(board: Board, index_plus_one: int, now: int) -> dict[str, Any]:
         "errors": words[offset + Seat.ERRORS_5XX],
         "in_flight": words[offset + Seat.IN_FLIGHT],
         "memory_errors": words[offset + Seat.MEMORY_ERRORS],
+        "oldest_request": oldest_request(board, index, now) if words[offset + Seat.IN_FLIGHT] else None,
         "suspect": is_suspect(words[offset + Seat.STREAK], now - words[offset + Seat.LAST_5XX]),
         "rss": words[offset + Seat.RSS],
         "mold": words[offset + Seat.MOLD] or None,

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from django_workerguard.report.findings import assess
 from tests.process.test_requests import Clients, in_hand, threads
 
 # what the client of an aborted request gets; otherwise the connection is reset
@@ -153,3 +154,46 @@ def test_a_view_that_blocks_each_thread_for_ever_costs_only_its_own_requests(ser
     lost = [event["path"] for event in server.events("request-lost")]
     assert lost.count("/deadlock") == sum(status is None for status in blocked)
     assert lost.count("/") == failed
+
+
+def test_a_worker_whose_threads_are_all_busy_with_requests_that_do_not_end_is_found(serve):
+    server = serve("--", "-k", "gthread", "--threads", "2", "--timeout", "1", workers=1)
+    server.wait_ready()
+    asking = Clients(server)
+    asking.ask("/slow?seconds=5")
+    server.wait("one thread", lambda status: status["slots"][0]["oldest_request"])
+    time.sleep(1.5)
+    assert not assess(server.status()), "the other thread is free"
+    asking.ask("/slow?seconds=4")
+    server.wait("the finding", lambda status: "worker-stuck" in {found.code for found in assess(status)})
+    (finding,) = assess(server.status())
+    assert "such as GET /slow" in finding.text
+    assert asking.join() == [200, 200]
+    server.wait("it is over", lambda status: not assess(status))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (
+            ("--slow-request", "5", "--request-timeout", "5"),
+            "slow-request: a slow request is written down after 5 s, but request-timeout replaces its worker after 5 s",
+        ),
+        (("--request-timeout", "soon"), "request-timeout: 'soon' is not a duration"),
+        (("--request-timeout-action", "kill"), "request-timeout-action: 'kill'"),
+        (("--duration-buckets", "1,0.5"), "each above the one before"),
+    ],
+)
+def test_contradictions_are_refused(serve, arguments, says):
+    server = serve(*arguments)
+    assert server.wait_exit() == 2
+    assert says in server.log
+
+
+def test_a_sync_worker_that_gunicorns_timeout_ends_first_is_warned_of(serve):
+    server = serve("--request-timeout", "60", "--", "--timeout", "30")
+    server.wait_ready()
+    assert (
+        "gunicorn's timeout of 30 s ends a sync worker, without a successor, before request-timeout"
+        in server.log
+    )

@@ -298,6 +298,11 @@ class GuardedApplication(Application):
                 where=self.guard.sources["slow_request"],
                 hint="Choose a slow-request below request-timeout.",
             )
+        if self._is_a("SyncWorker") and 0 < self.cfg.timeout <= options.request_timeout:
+            self.warnings.append(
+                f"gunicorn's timeout of {self.cfg.timeout} s ends a sync worker, without a successor, before request-timeout "
+                f"({options.request_timeout:g} s) would replace it; set a longer timeout"
+            )
         if quorum > workers:
             raise ConfigurationError(
                 f"a quorum of {quorum} cannot be reached by {workers} workers",
@@ -322,6 +327,14 @@ class GuardedApplication(Application):
         )
 
     @property
+    def _threads(self) -> int:
+        """How many requests a worker can serve at once; 0: as many as come."""
+        return int(self.cfg.threads) if self._is_a("ThreadWorker") else int(self._is_a("SyncWorker"))
+
+    def _is_a(self, name: str) -> bool:
+        return any(cls.__name__ == name for cls in self.cfg.worker_class.__mro__)
+
+    @property
     def policy(self) -> Policy:
         """Return the options that decide, in the form that the policy takes."""
         options: GuardOptions = self.guard.options
@@ -333,6 +346,7 @@ class GuardedApplication(Application):
             load_retry_max_delay=1.0 if developing else options.load_retry_max_delay,
             load_concurrency=options.load_concurrency or cgroup.cpus(),
             timeout=float(self.cfg.timeout),
+            threads=self._threads,
             max_requests_jitter=self.max_requests_jitter,
             never_give_up=developing,
         )
