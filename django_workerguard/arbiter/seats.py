@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from django_workerguard.policy.message import Reading
+from django_workerguard.policy.recycle import CANCEL_GRACE
 from django_workerguard.policy.view import Policy, State
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.probe.process import private_bytes, resident_bytes, start_time
@@ -88,6 +89,7 @@ class Seats:
         words, base = self._board.words, self._board.layout.seat(index)
         in_flight = words[base + Seat.IN_FLIGHT]
         now = monotonic_ns()
+        grace = int(CANCEL_GRACE * 1e9) if policy.request_timeout_action == "cancel" else 0
         return Reading(
             seat=index,
             state=STATES.get(words[base + Seat.STATE]),
@@ -97,7 +99,7 @@ class Seats:
             errors=words[base + Seat.ERRORS_5XX],
             memory_errors=words[base + Seat.MEMORY_ERRORS],
             in_flight=in_flight,
-            overdue=overdue(self._board, index, policy.request_timeout, now) if in_flight else (),
+            overdue=overdue(self._board, index, policy.request_timeout, now - grace) if in_flight else (),
             long=older_than(self._board, index, policy.timeout, now) if in_flight and policy.threads else 0,
         )
 

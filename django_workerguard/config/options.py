@@ -357,10 +357,11 @@ class GuardOptions:
     )
     request_timeout_action: str = _option(
         "replace",
-        units.choice(("replace", "report")),
+        units.choice(("replace", "cancel", "report")),
         "What happens when a request has run longer than request-timeout or its own limit: 'replace' (the worker is "
-        "replaced), 'report' (a finding reports it).",
-        metavar="replace|report",
+        "replaced), 'cancel' (asgi and uvicorn only: the request's task is cancelled and answered 504; the worker is "
+        "replaced if the request has not ended five seconds later), 'report' (a finding reports it).",
+        metavar="replace|cancel|report",
     )
     duration_buckets: tuple[float, ...] = _option(
         (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),

@@ -114,14 +114,19 @@ def overdue(board: Board, seat: int, seconds: float, now: int) -> tuple[str, ...
 
     ``seconds``: the limit of a request that has none of its own; 0: no limit. ``now``: monotonic ns.
     """
+    late = late_entries(board, seat, seconds, now)
+    requests = [request for entry in late if (request := _read_entry(board, seat, *entry))]
+    return tuple(request.target for request in _oldest_first(requests))
+
+
+def late_entries(board: Board, seat: int, seconds: float, now: int) -> list[tuple[int, int]]:
+    """Return number and start of each entry whose request has run too long: see `overdue`."""
     first, general = board.layout.entry(seat, 0) + Entry.LIMIT, int(seconds * 1e9) or NEVER
-    late = [
+    return [
         (number, started)
         for number, started in _starts(board, seat)
         if (board.words[first + number * ENTRY_WORDS] or started + general) <= now
     ]
-    requests = [request for entry in late if (request := _read_entry(board, seat, *entry))]
-    return tuple(request.target for request in _oldest_first(requests))
 
 
 def older_than(board: Board, seat: int, seconds: float, now: int) -> int:

@@ -40,6 +40,11 @@ def start_of(token: int) -> int:
     return token >> ENTRY_BITS
 
 
+def token_of(started: int, number: int) -> int:
+    """Return the token of the request in an entry."""
+    return started << ENTRY_BITS | number
+
+
 class Register:
     """The writer of one seat's register.
 

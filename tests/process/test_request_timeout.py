@@ -76,6 +76,38 @@ def test_a_view_has_a_limit_of_its_own_and_a_request_can_extend_it(serve, worker
     assert asking.join() == [ABORTED.get(worker_class)]
 
 
+ASYNCHRONOUS = ("asgi", "uvicorn_worker.UvicornWorker")
+CANCEL = ("--request-timeout", "1", "--request-timeout-action", "cancel")
+
+
+@pytest.mark.parametrize("worker_class", ASYNCHRONOUS)
+def test_a_request_of_an_event_loop_can_be_cancelled_and_its_worker_goes_on(serve, worker_class):
+    server = serve(*CANCEL, "--", "-k", worker_class, workers=1)
+    server.wait_ready()
+    pid = server.slot(1)["pid"]
+    others = Clients(server)
+    others.ask("/extended?seconds=3")
+    late = server.get("/wait?seconds=60")
+    assert (late.status, late.body) == (504, "The request took too long.\n")
+    assert others.join() == [200], "it has extended its limit"
+    assert server.statuses(3) == {200: 3}
+    assert server.slot(1)["pid"] == pid
+    server.wait("an empty register", lambda _: in_hand(server) == [])
+    assert server.slot(1)["errors_5xx"] == 1
+
+
+@pytest.mark.parametrize("path", ["/slow?seconds=60", "/blocked-loop"])
+def test_a_request_that_cannot_be_cancelled_ends_with_its_worker(serve, path):
+    server = serve(*CANCEL, "--", "-k", "asgi", "--timeout", "60", workers=2)
+    server.wait_ready()
+    asking = Clients(server)
+    asking.ask(path)
+    server.wait_event("exited")
+    assert server.events("retiring")[0]["rule"] == "request-timeout"
+    assert asking.join() == [None]
+    assert server.statuses(3) == {200: 3}
+
+
 def test_it_can_only_be_reported(serve):
     server = serve("--request-timeout", "0.5", "--request-timeout-action", "report", workers=1)
     server.wait_ready()
@@ -191,6 +223,7 @@ def test_a_worker_whose_threads_are_all_busy_with_requests_that_do_not_end_is_fo
             ("--slow-request", "5", "--request-timeout", "5"),
             "slow-request: a slow request is written down after 5 s, but request-timeout replaces its worker after 5 s",
         ),
+        (CANCEL, "a request of the worker class sync cannot be cancelled: Python cannot stop a thread"),
         (("--request-timeout", "soon"), "request-timeout: 'soon' is not a duration"),
         (("--request-timeout-action", "kill"), "request-timeout-action: 'kill'"),
         (("--duration-buckets", "1,0.5"), "each above the one before"),

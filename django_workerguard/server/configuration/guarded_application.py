@@ -38,6 +38,7 @@ from django_workerguard.server.configuration.early_options import (
 )
 from django_workerguard.server.configuration.inherited_modules import InheritedModules
 from django_workerguard.server.configuration.process_state import enter
+from django_workerguard.server.workers.mixin import is_asgi
 from django_workerguard.worker.after_fork import become_subreaper
 
 REFUSED = {
@@ -297,6 +298,13 @@ class GuardedApplication(Application):
                 option="slow-request",
                 where=self.guard.sources["slow_request"],
                 hint="Choose a slow-request below request-timeout.",
+            )
+        if options.request_timeout_action == "cancel" and not is_asgi(self.cfg.worker_class):
+            raise ConfigurationError(
+                f"a request of the worker class {self.cfg.worker_class_str} cannot be cancelled: Python cannot stop a thread",
+                option="request-timeout-action",
+                where=self.guard.sources["request_timeout_action"],
+                hint="Use 'replace', which ends the worker once its successor is ready, or an asynchronous worker class.",
             )
         if self._is_a("SyncWorker") and 0 < self.cfg.timeout <= options.request_timeout:
             self.warnings.append(

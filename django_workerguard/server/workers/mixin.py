@@ -16,6 +16,7 @@ from typing import Any
 from django_workerguard.errors import ExitCode
 from django_workerguard.scoreboard.layout import Orders, SeatState
 from django_workerguard.server.workers.accept_delay import defer_accept, delay_accept_while_suspect
+from django_workerguard.server.workers.cancel_requests import Canceller
 from django_workerguard.server.workers.certificate import load_certificate
 from django_workerguard.server.workers.connection_close import Closer, close_without_waiting
 from django_workerguard.server.workers.request_counter import RequestCount, chain_hooks, request_count
@@ -179,7 +180,10 @@ class GuardMixin(IgnoresHangup):
         if self.asynchronous:
             import_module("gunicorn.instrument.statsd")  # gunicorn imports it at the first request
             self.wsgi: Any = GuardedASGI(
-                app, health, count, register, admit=self._admitted, failed=self._lifespan_failed
+                *(app, health, count, register),
+                canceller=self._canceller(),
+                admit=self._admitted,
+                failed=self._lifespan_failed,
             )
             self.asgi = self.wsgi
         else:
@@ -187,6 +191,12 @@ class GuardMixin(IgnoresHangup):
             answered = self._closer.record if self._closer else _ignore_request
             chain_hooks(self, count, register, answered=answered)
             self.wsgi = GuardedWSGI(RegisteredWSGI(app, register), health)
+
+    def _canceller(self) -> Canceller | None:
+        handle, options = self.seat_handle, self.seat_handle.options
+        if options.request_timeout_action != "cancel":
+            return None
+        return Canceller(handle.board, handle.seat, options.request_timeout)
 
     def run(self) -> None:
         if not self._has_lifespan and not load.wait_for_admission(self.seat_handle, alive=lambda: self.alive):
