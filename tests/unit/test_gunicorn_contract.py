@@ -105,6 +105,7 @@ def test_gunicorns_own_signals_are_all_handled_by_the_guard():
         tracker,
         None,
         SimpleNamespace(begin=None),
+        None,
         clock=None,
         handover_fd=-1,
         socket_files={},
