@@ -50,6 +50,7 @@ SUBJECTS = {
         *("min_worker_lifetime", "reload_on_rss", "evil_reload_on_rss", "reload_on_memory_error"),
         *("outlier", "outlier_min_requests"),
         *("slow_request", "request_timeout", "request_timeout_action"),
+        "duration_buckets",
     ),
     "How a worker is replaced, and how the server stops": ("surge", "worker_reload_mercy", "drain_delay"),
     "Health URLs, monitor and dashboard": (

@@ -26,6 +26,8 @@ SLOT = {
     "outdated": [],
     "loading_for": None,
     "step": None,
+    "durations": {},
+    "oldest_request": None,
     "exits": 0,
     "failures": 0,
     "not_spawned": 0,
@@ -88,6 +90,8 @@ WELL = {
         **{name: dict.fromkeys(labels, 0) for name, labels in TALLIES.items()},
         LOAD_SECONDS: 0.0,
     },
+    "latency": None,
+    "duration_buckets": [0.1, 1.0],
     "slots": [SLOT],
 }
 

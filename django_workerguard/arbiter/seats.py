@@ -8,11 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 from django_workerguard.policy.message import Reading
-from django_workerguard.policy.view import State
+from django_workerguard.policy.recycle import CANCEL_GRACE
+from django_workerguard.policy.view import Policy, State
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.probe.process import private_bytes, resident_bytes, start_time
 from django_workerguard.scoreboard.board import Board
-from django_workerguard.scoreboard.in_hand import overdue
+from django_workerguard.scoreboard.in_hand import older_than, overdue
 from django_workerguard.scoreboard.layout import Orders, Seat, SeatKind, SeatState
 
 STATES: dict[int, State] = {
@@ -80,13 +81,15 @@ class Seats:
         self._orders[index] = orders
         self._write(index, Seat.ORDERS, orders)
 
-    def readings(self, request_timeout: float) -> tuple[Reading, ...]:
-        """Read what every process says of itself. ``request_timeout``: seconds after which a request is overdue; 0: never."""
-        return tuple(self._reading(index, request_timeout) for index, pid in self.pids.items() if pid)
+    def readings(self, policy: Policy) -> tuple[Reading, ...]:
+        """Read what every process says of itself."""
+        return tuple(self._reading(index, policy) for index, pid in self.pids.items() if pid)
 
-    def _reading(self, index: int, request_timeout: float) -> Reading:
+    def _reading(self, index: int, policy: Policy) -> Reading:
         words, base = self._board.words, self._board.layout.seat(index)
         in_flight = words[base + Seat.IN_FLIGHT]
+        now = monotonic_ns()
+        grace = int(CANCEL_GRACE * 1e9) if policy.request_timeout_action == "cancel" else 0
         return Reading(
             seat=index,
             state=STATES.get(words[base + Seat.STATE]),
@@ -96,7 +99,8 @@ class Seats:
             errors=words[base + Seat.ERRORS_5XX],
             memory_errors=words[base + Seat.MEMORY_ERRORS],
             in_flight=in_flight,
-            overdue=overdue(self._board, index, request_timeout, monotonic_ns()) if in_flight else (),
+            overdue=overdue(self._board, index, policy.request_timeout, now - grace) if in_flight else (),
+            long=older_than(self._board, index, policy.timeout, now) if in_flight and policy.threads else 0,
         )
 
     def word(self, index: int, word: Seat) -> int:

@@ -23,4 +23,8 @@ def open_dump() -> int:
 
 def read_dump(fd: int, offset: int = 0) -> str:
     """Return the stacks that a process has dumped from an offset on; "" if it has dumped none."""
-    return os.pread(fd, LONGEST_DUMP, offset).decode(errors="replace") if fd >= 0 else ""
+    if fd < 0:
+        return ""
+    # never more than there is: the arbiter may have no memory for a large buffer
+    size = min(os.fstat(fd).st_size - offset, LONGEST_DUMP)
+    return os.pread(fd, max(0, size), offset).decode(errors="replace")

@@ -53,7 +53,7 @@ class Tracker:
     def observe(self, now: float) -> None:
         """Read the states that the workers have written into their seats, and log what has changed."""
         before = self.fleet
-        self.tell(m.Observed(self.seats.readings(self.policy.request_timeout), now))
+        self.tell(m.Observed(self.seats.readings(self.policy), now))
         for failure in self.event_log.compare(before, self.fleet, self.seats):
             self.tell(m.LoadFailed(failure))
 
@@ -66,7 +66,7 @@ class Tracker:
             return
         self._measured = now
         waiting = [count for listener in listeners if (count := listener.get_backlog()) >= 0]
-        self.tell(m.Measured(self.seats.measure(), now, sum(waiting)))
+        self.tell(m.Measured(self.seats.measure(), now, sum(waiting) if waiting else None))
         self.event_log.look_for_kills(now)
         words = self.board.words
         words[Header.MEMORY_LIMIT], words[Header.MEMORY_USED] = cgroup.memory()

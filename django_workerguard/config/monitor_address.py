@@ -1,4 +1,4 @@
-"""The address of the monitor, as the option `monitor-bind` has it. Pure."""
+"""The address of the monitor, as the option `monitor-bind` has it, and what else the monitor needs. Pure."""
 
 from __future__ import annotations
 
@@ -57,6 +57,19 @@ class MonitorAddress:
         if self.path:
             return f"unix:{self.path}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MonitorSettings:
+    """Where the monitor listens, if at all, and what it needs to answer."""
+
+    address: MonitorAddress | None = None
+    where: str = field(default="", compare=False)  # the address was set
+    token: str = ""
+    uid: int = 0
+    gid: int = 0
+    project: str = "/"
+    run_dir: str | None = None
 
 
 def _path(path: str) -> str:

@@ -20,6 +20,7 @@ NEED_APP_SYNONYMS = {"true": "server", "1": "server", "yes": "server", "on": "se
     ("false", "0", "no"), "off"
 )
 NOTIFY = ("webhook", "email", "command")
+MOST_BUCKETS = 15
 WARMUP = ("urlconf", "templates", "lazy")
 STEPS = (*WARMUP, "languages")
 
@@ -80,6 +81,16 @@ def _paths(raw: Any) -> tuple[str, ...]:
         if not path.startswith("/"):
             raise ValueError(f"{path!r} does not begin with a slash")
     return paths
+
+
+def _buckets(raw: Any) -> tuple[float, ...]:
+    words = raw if isinstance(raw, list | tuple) else units.words(raw)
+    bounds = tuple(units.seconds(word) for word in words)
+    if not 1 <= len(bounds) <= MOST_BUCKETS:
+        raise ValueError(f"{len(bounds)} bounds were given; it can be 1 to {MOST_BUCKETS}")
+    if list(bounds) != sorted(set(bounds)) or bounds[0] <= 0:
+        raise ValueError("the bounds must be above 0, and each above the one before")
+    return bounds
 
 
 def _receivers(raw: Any) -> tuple[str, ...]:
@@ -361,10 +372,18 @@ class GuardOptions:
     )
     request_timeout_action: str = _option(
         "replace",
-        units.choice(("replace", "report")),
+        units.choice(("replace", "cancel", "report")),
         "What happens when a request has run longer than request-timeout or its own limit: 'replace' (the worker is "
-        "replaced), 'report' (a finding reports it).",
-        metavar="replace|report",
+        "replaced), 'cancel' (asgi and uvicorn only: the request's task is cancelled and answered 504; the worker is "
+        "replaced if the request has not ended five seconds later), 'report' (a finding reports it).",
+        metavar="replace|cancel|report",
+    )
+    duration_buckets: tuple[float, ...] = _option(
+        (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
+        _buckets,
+        "Upper bounds, in seconds, of the buckets in which the durations of requests are counted, in ascending order, at "
+        "most 15. A change takes effect when the server is started again.",
+        metavar="SECONDS,…",
     )
     worker_reload_mercy: float = _option(
         60.0,

@@ -74,7 +74,9 @@ def _metric(group: list[tuple[str, Family]]) -> Any:
     for pool, member in group:
         prefix = (pool,) if is_of_pools else ()
         if member.kind == "histogram":
-            metric.add_metric(prefix, [(bound, count) for (bound,), count in member.samples], member.total)
+            for values, samples in groupby(member.samples, key=lambda sample: sample[0][:-1]):
+                buckets = [(key[-1], count) for key, count in samples]
+                metric.add_metric((*prefix, *values), buckets, member.totals[values])
             continue
         for values, number in member.samples:
             metric.add_metric((*prefix, *values), number)

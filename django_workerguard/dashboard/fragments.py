@@ -56,6 +56,35 @@ def _is_well(slot: Mapping[str, Any]) -> bool:
     return bool(slot["state"] == "ready" and not slot["failures"] and not slot["suspect"])
 
 
+SLOW_ENOUGH = 1.0  # seconds after which a request is listed among the oldest: the page's own are younger
+OLDEST = 5
+
+
+def oldest_requests(served: Mapping[str, Any], slot_url: str) -> str:
+    """Render the oldest requests of the fleet; "" if each has just begun. ``served``: as of `requests_of_servers`."""
+    slow = [request for request in served["requests"] if request["age"] >= SLOW_ENOUGH][:OLDEST]
+    if not slow:
+        return ""
+    rows = "".join(_request(request, slot_url) for request in slow)
+    return f'<section aria-label="Oldest requests"><h2>Oldest requests</h2><ul class="wg-requests">{rows}</ul></section>'
+
+
+def requests_of_slot(served: Mapping[str, Any], number: int) -> str:
+    """Render the requests that the workers of a slot serve; "" if there is none."""
+    rows = "".join(_request(request, "") for request in served["requests"] if request["slot"] == number)
+    return f'<ul class="wg-requests">{rows}</ul>' if rows else ""
+
+
+def _request(request: Mapping[str, Any], slot_url: str) -> str:
+    age = f"{request['age']:.1f} s" if request["age"] < 60 else span(request["age"])
+    number = request["slot"]
+    where = f', <a href="{_slot_address(slot_url, number)}">slot {number}</a>' if slot_url else ""
+    view = f", {escape(request['view'])}" if request["view"] else ""
+    return (
+        f"<li><strong>{age}</strong> {escape(request['method'])} {escape(request['path'])}{view}{where}</li>"
+    )
+
+
 def pool_tiles(shot: Snapshot) -> str:
     """Render the state of a Celery pool. Its slots have no pages of their own."""
     findings = assess(shot)

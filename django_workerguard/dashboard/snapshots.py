@@ -15,6 +15,7 @@ from django_workerguard.report.rates import rates
 from django_workerguard.report.timeline import Timeline
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header
+from django_workerguard.scoreboard.in_hand import requests_of_servers
 from django_workerguard.scoreboard.journal import read_events
 from django_workerguard.scoreboard.samples import read_recent, read_totals
 from django_workerguard.worker.current import CurrentWorker, current_worker
@@ -41,7 +42,9 @@ class HtmlCache:
     def _tiles(self, slot_url: str) -> str:
         shot, board = self._worker.snapshot(), self._worker.board
         recent = {slot["slot"]: read_recent(board, slot["slot"], samples=RECENT) for slot in shot["slots"]}
-        return fragments.tiles(shot, slot_url, recent) + "".join(map(fragments.pool_tiles, pool_snapshots()))
+        oldest = fragments.oldest_requests(requests_of_servers([board]), slot_url)
+        pools = "".join(map(fragments.pool_tiles, pool_snapshots()))
+        return fragments.tiles(shot, slot_url, recent) + oldest + pools
 
     def summary(self) -> str:
         """Return the state of the server in a line, for screen readers."""

@@ -19,13 +19,14 @@ from django.views.decorators.http import require_http_methods, require_safe
 
 from django_workerguard.access import may_act, may_see, requires
 from django_workerguard.config.text import in_megabytes
-from django_workerguard.dashboard.fragments import event_list
+from django_workerguard.dashboard.fragments import event_list, requests_of_slot
 from django_workerguard.dashboard.snapshots import events_of, html_cache
 from django_workerguard.dashboard.static_files import asset
 from django_workerguard.dashboard.svg import waterfall
 from django_workerguard.report.findings import assess
 from django_workerguard.report.tables import span
 from django_workerguard.scoreboard.control_client import ask
+from django_workerguard.scoreboard.in_hand import requests_of_servers
 from django_workerguard.worker.current import CurrentWorker, current_worker
 
 EVENTS = 30  # shown for a slot
@@ -106,6 +107,7 @@ def _of_slot(number: int) -> dict[str, Any]:
         "state": slot["state"].replace("_", "-"),
         "since": since,
         "memory": in_megabytes(slot["rss_bytes"]) if slot["rss_bytes"] else "–",
+        "served": requests_of_slot(requests_of_servers([worker.board]), number),
         "findings": [finding for finding in assess(shot) if finding.slot == number],
         "waterfall": waterfall(slot["load_steps"]),
         "failed_waterfall": waterfall(failed.get("steps") or []),

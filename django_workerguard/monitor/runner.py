@@ -1,7 +1,7 @@
 """The start and the end of the monitor's process, and its listener. Runs in the arbiter.
 
 The arbiter binds the address, so that a wrong one refuses the start or the reload, and answers nothing itself: it must never
-wait for a client.
+wait for a client. This module is imported only where there is a monitor.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from django_workerguard.arbiter.exits import Exit
 from django_workerguard.arbiter.program import execute
 from django_workerguard.config.memfd import open_anonymous, write_all
-from django_workerguard.config.monitor_address import MonitorAddress
+from django_workerguard.config.monitor_address import MonitorAddress, MonitorSettings
 from django_workerguard.errors import CannotListenError
 from django_workerguard.monitor.listener import File, Listener, remove_file
 from django_workerguard.policy.backoff import back_off
@@ -42,19 +41,6 @@ KEPT = (
     *("PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX"),
     *("RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR", "TMPDIR", "WORKERGUARD_RUN_DIR"),
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class MonitorSettings:
-    """Where the monitor listens, if at all, and what it needs to answer."""
-
-    address: MonitorAddress | None = None
-    where: str = field(default="", compare=False)  # the address was set
-    token: str = ""
-    uid: int = 0
-    gid: int = 0
-    project: str = "/"
-    run_dir: str | None = None
 
 
 class Monitor:

@@ -229,7 +229,11 @@ def _counted(worker: Worker, reading: m.Reading, at: float) -> Worker:
     on_duty = reading.on_duty if worker.state in (State.UNLOADED, State.RETIRING) else worker.on_duty
     new = (reading.beat, reading.requests, reading.errors, reading.memory_errors, reading.in_flight)
     old = (worker.beat, worker.requests, worker.errors, worker.memory_errors, worker.in_flight)
-    if new == old and on_duty == worker.on_duty and reading.overdue == worker.overdue:
+    if (
+        new == old
+        and on_duty == worker.on_duty
+        and (reading.overdue, reading.long) == (worker.overdue, worker.long)
+    ):
         return worker
     return worker.having(
         beat=reading.beat,
@@ -239,6 +243,7 @@ def _counted(worker: Worker, reading: m.Reading, at: float) -> Worker:
         memory_errors=reading.memory_errors,
         in_flight=reading.in_flight,
         overdue=reading.overdue,
+        long=reading.long,
         on_duty=on_duty,
     )
 

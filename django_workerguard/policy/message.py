@@ -77,6 +77,7 @@ class Reading:
     memory_errors: int = 0
     in_flight: int = 0
     overdue: tuple[str, ...] = ()  # method and path of each request that has run too long, the oldest first
+    long: int = 0  # requests that have run for longer than gunicorn's timeout
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Measured:
 
     rss: tuple[tuple[int, int], ...]
     at: float
-    backlog: int = 0
+    backlog: int | None = 0  # None: unknown
 
 
 @dataclass(frozen=True)

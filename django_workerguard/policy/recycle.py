@@ -16,6 +16,7 @@ from django_workerguard.policy.view import Fleet, Policy, State, Worker
 
 SPREAD = 0.05  # of max-worker-lifetime, by which servers differ
 SAMPLES = 3  # measures in a row, so that one large response is no reason
+CANCEL_GRACE = 5.0  # seconds that a request has to end after its worker has cancelled it
 NO_ROOM = 2  # loads in a row that fail for want of memory, until the larger one goes first
 
 
@@ -23,7 +24,7 @@ def why_due(policy: Policy, fleet: Fleet, worker: Worker, now: float) -> Reason 
     """Return the reason for which a worker is to be replaced; None if no rule applies."""
     if worker.state is State.UNLOADED:
         return _too_old(policy, worker, now)
-    if worker.state is State.READY and policy.request_timeout_action == "replace" and worker.overdue:
+    if worker.state is State.READY and policy.request_timeout_action != "report" and worker.overdue:
         return Reason(Rule.REQUEST_TIMEOUT, named(worker.overdue))
     if worker.state is not State.READY or not is_old_enough(policy, worker, now):
         return None
@@ -45,6 +46,11 @@ def named(overdue: tuple[str, ...]) -> str:
     """Name the requests that have run too long: the oldest, and how many more."""
     more = f" and {len(overdue) - 1} more" if len(overdue) > 1 else ""
     return f"{overdue[0]}{more}"
+
+
+def is_stuck(policy: Policy, fleet: Fleet, worker: Worker) -> bool:
+    """Return whether every thread has been busy with one request for longer than timeout, while connections may wait."""
+    return 0 < policy.threads <= worker.long and fleet.backlog != 0
 
 
 def only_overdue(worker: Worker) -> bool:

@@ -60,6 +60,7 @@ class Policy:
     reload_on_memory_error: bool = True
     outlier: str = "eject"
     outlier_min_requests: int = 50
+    threads: int = 0  # requests that a worker can serve at once; 0: as many as come
     request_timeout: float = 0.0
     request_timeout_action: str = "replace"
     answers: bool = True  # clients wait for an answer, which is 503 while no worker is ready; tasks only wait
@@ -114,6 +115,7 @@ class Worker:
     memory_errors: int = 0  # requests that ended in MemoryError
     in_flight: int = 0  # requests in hand
     overdue: tuple[str, ...] = ()  # method and path of each that has run too long, the oldest first
+    long: int = 0  # requests that have run for longer than gunicorn's timeout
     rss: int = 0  # bytes, as last measured
     rss_at_first: int = 0  # bytes, the first measure when it was ready
     rss_over: int = 0  # measures in a row at or above reload-on-rss
@@ -203,7 +205,7 @@ class Fleet:
     outliers: Mapping[int, Reason] = field(
         default_factory=dict
     )  # by seat: the numbers, as of the last measure
-    backlog: int = 0  # connections that wait to be accepted, as of the last measure
+    backlog: int | None = 0  # connections that wait to be accepted, as of the last measure; None: unknown
     listening: bool = True
     stop: Stop | None = None
 

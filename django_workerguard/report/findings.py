@@ -140,7 +140,12 @@ def _notes(slot: Mapping[str, Any], limit: int) -> Iterator[Finding]:
         yield Finding("warning", "evil-suspended", number, text)
     if "outlier" in slot["notes"]:
         yield Finding("warning", "outlier", number, f"slot {number} answers 5xx and its peers do not")
-    if "overdue" in slot["notes"]:
+    if "stuck" in slot["notes"]:
+        oldest = slot["oldest_request"]
+        what = f", such as {oldest['method']} {oldest['path']}" if oldest else ""
+        text = f"slot {number} serves nobody else: every thread is busy with requests that do not end{what}"
+        yield Finding("critical", "worker-stuck", number, text)
+    elif "overdue" in slot["notes"]:
         text = f"slot {number} serves a request that has run too long: see workerguard requests"
         yield Finding("warning", "request-overdue", number, text)
 

@@ -24,8 +24,8 @@ Snapshot = Mapping[str, Any]
 class Family:
     """A metric: its kind (gauge, counter, histogram, info), its labels' names and its samples.
 
-    A sample is the labels' values and a number. The samples of a histogram are the upper bounds of its
-    buckets, each with the count below it, and ``total`` is the sum of all observed values.
+    A sample is the labels' values and a number. A sample of a histogram has the upper bound of a bucket as its last value,
+    and its number is the count below that; ``totals`` are the sums of all observed values, by the labels' values.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Family:
     help: str
     labels: tuple[str, ...] = ()
     samples: list[tuple[tuple[str, ...], float]] = field(default_factory=list)
-    total: float = 0.0
+    totals: Mapping[tuple[str, ...], float] = field(default_factory=dict)
 
     @property
     def series(self) -> tuple[str, ...]:
@@ -84,6 +84,7 @@ def families(shot: Snapshot) -> Iterator[Family]:
     yield from _mold(shot)
     yield from _counts(shot["tallies"])
     yield from _slots(slots)
+    yield from _durations(shot)
     if shot["backlog"] is not None:
         yield _one(
             "listen_backlog_connections", "Number of connections that wait to be accepted.", shot["backlog"]
@@ -167,7 +168,8 @@ def _counts(tallies: Mapping[str, Any]) -> Iterator[Family]:
         below += tallies["loads"][bound]
         buckets.append(((bound,), below))
     text = "Seconds that successful loads took, from the fork to the end of the warm-up."
-    yield Family(f"{PREFIX}_load_duration_seconds", "histogram", text, (), buckets, tallies[LOAD_SECONDS])
+    totals: dict[tuple[str, ...], float] = {(): float(tallies[LOAD_SECONDS])}
+    yield Family(f"{PREFIX}_load_duration_seconds", "histogram", text, (), buckets, totals)
 
 
 def _slots(slots: Iterable[Mapping[str, Any]]) -> Iterator[Family]:
@@ -187,6 +189,23 @@ def _slots(slots: Iterable[Mapping[str, Any]]) -> Iterator[Family]:
         ),
     ):
         yield _of(name, kind, text, ("slot",), [((str(slot["slot"]),), slot[key] or 0) for slot in slots])
+
+
+def _durations(shot: Snapshot) -> Iterator[Family]:
+    bounds = (*(f"{bound:g}" for bound in shot["duration_buckets"]), "+Inf")
+    buckets: list[tuple[tuple[str, ...], float]] = []
+    totals: dict[tuple[str, ...], float] = {}
+    for slot in shot["slots"]:
+        for status, histogram in slot["durations"].items():
+            labels = (str(slot["slot"]), status)
+            below = 0
+            for bound, count in zip(bounds, histogram["buckets"], strict=True):
+                below += count
+                buckets.append(((*labels, bound), below))
+            totals[labels] = histogram["seconds"]
+    text = "Seconds from the start of a request until its response was sent, by slot and class of status."
+    name = f"{PREFIX}_request_duration_seconds"
+    yield Family(name, "histogram", text, ("slot", "status"), buckets, totals)
 
 
 def _findings(shot: Snapshot) -> Family:

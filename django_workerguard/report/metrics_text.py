@@ -53,10 +53,13 @@ def _lines(group: Sequence[tuple[str, Family]], *, openmetrics: bool) -> Iterato
 
 def _samples(family: Family, pool: Labels) -> Iterator[str]:
     if family.kind == "histogram":
-        for (bound,), count in family.samples:
-            yield _sample(f"{family.name}_bucket", {**pool, "le": bound}, count)
-        yield _sample(f"{family.name}_count", pool, family.samples[-1][1])
-        yield _sample(f"{family.name}_sum", pool, family.total)
+        for values, samples in groupby(family.samples, key=lambda sample: sample[0][:-1]):
+            labels = {**pool, **dict(zip(family.labels, values, strict=True))}
+            count = 0.0
+            for (*_, bound), count in samples:
+                yield _sample(f"{family.name}_bucket", {**labels, "le": bound}, count)
+            yield _sample(f"{family.name}_count", labels, count)  # of the last bucket, which has no bound
+            yield _sample(f"{family.name}_sum", labels, family.totals[values])
         return
     (name,) = family.series
     for values, number in family.samples:

@@ -53,8 +53,20 @@ def headlines(snapshot: Mapping[str, Any]) -> tuple[str, ...]:
         f"generation {arbiter['generation']}, {arbiter['phase']}; arbiter pid {arbiter['pid']}, up "
         f"{span(snapshot['at'] - arbiter['started_at'])}"
     )
-    lines = (server, f"{snapshot['worker_class']} at {', '.join(snapshot['bind'])}")
+    where = f"{snapshot['worker_class']} at {', '.join(snapshot['bind'])}{_latency(snapshot['latency'])}"
+    lines = (server, where)
     return lines if snapshot["mold"] is None else (*lines, mold_line(snapshot["mold"], snapshot["at"]))
+
+
+def _latency(latency: Mapping[str, float] | None) -> str:
+    if latency is None:
+        return ""
+    quantiles = ", ".join(f"{name} {_duration(seconds)}" for name, seconds in latency.items())
+    return f"; last minute: {quantiles}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
 def mold_line(mold: Mapping[str, Any], now: float) -> str:

@@ -20,6 +20,7 @@ from django_workerguard.scoreboard.discovery import open_file
 from django_workerguard.scoreboard.header import FEATURES, MAGIC, VERSION, WORD, Header, Vitals, path_word
 from django_workerguard.scoreboard.layout import (
     ABOUT_WORDS,
+    DURATIONS_WORDS,
     ENTRIES,
     MAX_SEATS,
     TALLY_WORDS,
@@ -287,6 +288,9 @@ class Board:
         data = self.read_bytes(self.layout.seat(index) + Seat.RELEASE, RELEASE_BYTES)
         return data.partition(b"\0")[0].decode(errors="ignore")
 
+    def _zero(self, offset: int, words: int) -> None:
+        self.bytes[offset * WORD : (offset + words) * WORD] = bytes(words * WORD)
+
     def clear_seat(self, index: int) -> None:
         """Reset a seat before it is used: a worker that was killed while it wrote leaves an odd sequence."""
         start, text = self.layout.seat(index), self.seat_text(index)
@@ -294,7 +298,8 @@ class Board:
             self.words[word] = 0
         self.words[text + 1] = 0
         started = self.layout.started(index)
-        self.bytes[started * WORD : (started + ENTRIES) * WORD] = bytes(ENTRIES * WORD)
+        self._zero(started, ENTRIES)
+        self._zero(self.layout.durations(index), DURATIONS_WORDS)
         # the sequence is never reset, so that no reader takes an old text for a new one
         self.words[text] = _next_sequence(self.words[text])
 

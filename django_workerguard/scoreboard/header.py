@@ -45,6 +45,9 @@ class Header:
     PROJECT = 28  # path_word of the project's directory
     LOAD = 29  # LoadKind, the option `load`
     UNFIT = 30  # 1 if no worker can be forked from the newest generation's mold
+    P50 = 31  # µs, of the durations of the last minute's requests; 0: there were none
+    P95 = 32
+    P99 = 33
     WORDS = 64
 
 

@@ -73,6 +73,20 @@ def workers_in_seats(board: Board) -> Iterator[tuple[int, int]]:
             yield seat, board.words[base + Seat.SLOT]
 
 
+def oldest_request(board: Board, seat: int, now: int) -> dict[str, Any] | None:
+    """Return the oldest request in a seat as plain values; None if there is none."""
+    requests = requests_in_hand(board, seat)
+    if not requests:
+        return None
+    oldest = requests[0]
+    return {
+        "age": round(oldest.age(now), 3),
+        "method": oldest.method,
+        "path": oldest.path,
+        "view": oldest.view,
+    }
+
+
 def requests_of_servers(boards: Iterable[Board]) -> dict[str, Any]:
     """Return all requests in hand, the oldest first, as plain values: what ``workerguard requests --json`` prints.
 
@@ -100,14 +114,25 @@ def overdue(board: Board, seat: int, seconds: float, now: int) -> tuple[str, ...
 
     ``seconds``: the limit of a request that has none of its own; 0: no limit. ``now``: monotonic ns.
     """
+    late = late_entries(board, seat, seconds, now)
+    requests = [request for entry in late if (request := _read_entry(board, seat, *entry))]
+    return tuple(request.target for request in _oldest_first(requests))
+
+
+def late_entries(board: Board, seat: int, seconds: float, now: int) -> list[tuple[int, int]]:
+    """Return number and start of each entry whose request has run too long: see `overdue`."""
     first, general = board.layout.entry(seat, 0) + Entry.LIMIT, int(seconds * 1e9) or NEVER
-    late = [
+    return [
         (number, started)
         for number, started in _starts(board, seat)
         if (board.words[first + number * ENTRY_WORDS] or started + general) <= now
     ]
-    requests = [request for entry in late if (request := _read_entry(board, seat, *entry))]
-    return tuple(request.target for request in _oldest_first(requests))
+
+
+def older_than(board: Board, seat: int, seconds: float, now: int) -> int:
+    """Return how many requests in a seat have run for so long; 0 if ``seconds`` is 0. ``now``: monotonic ns."""
+    earliest = now - int(seconds * 1e9)
+    return sum(started <= earliest for _, started in _starts(board, seat)) if seconds else 0
 
 
 def _starts(board: Board, seat: int) -> list[tuple[int, int]]:

@@ -1,7 +1,7 @@
 """Byte layout of the scoreboard: regions, word offsets, and which process may write each word. Pure.
 
-A board is one file: header, about text, seats, slots, journal, samples, tallies, registers. Offsets and sizes are in
-8-byte words.
+A board is one file: header, about text, seats, slots, journal, samples, tallies, registers, histograms of durations.
+Offsets and sizes are in 8-byte words.
 Each word has one writer, given in its comment: A is the arbiter, W is the worker in that seat.
 """
 
@@ -20,6 +20,10 @@ TEXT_WORDS = 1536  # 12 KiB for a traceback or the steps of a load
 ABOUT_WORDS = 512
 TALLY_WORDS = 256
 ENTRIES = 128  # requests in hand that the register of a seat has room for
+STATUS_CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx")
+BUCKETS = 16  # of a histogram of durations, the one without an upper bound included
+HISTOGRAM_WORDS = BUCKETS + 1  # a count for each bucket, then the sum of the durations in nanoseconds
+DURATIONS_WORDS = len(STATUS_CLASSES) * HISTOGRAM_WORDS
 MAX_SEATS = 1024
 OTHERS = (
     6  # seats for the stand-in, and for molds: of this generation, of the one before, and of those that leave
@@ -138,6 +142,7 @@ class Note(IntFlag):
     OUTLIER = 1  # it answers 5xx, and the other slots do not
     RSS_BASELINE = 2  # a fresh worker is larger than reload-on-rss or evil-reload-on-rss
     OVERDUE = 8  # requests in it have run longer than request-timeout, or their own limit, allows
+    STUCK = 16  # every thread has been busy with the same requests for longer than timeout
     EVIL_SUSPENDED = 4  # evil-reload-on-rss is suspended: it would kill each fresh worker
 
 
@@ -201,9 +206,22 @@ class Layout:
         return self.started(seat) + ENTRIES + number * Entry.WORDS
 
     @property
+    def bounds(self) -> int:
+        """The upper bounds of the buckets, all but the last one's: A, nanoseconds; 0: not used."""
+        return self.started(self.seats)
+
+    def durations(self, seat: int) -> int:
+        """The histograms of a seat, one for each of STATUS_CLASSES: W."""
+        return self.bounds + BUCKETS + seat * DURATIONS_WORDS
+
+    def durations_before(self, slot: int) -> int:
+        """The histograms of a slot's processes that are gone: A."""
+        return self.durations(self.seats) + slot * DURATIONS_WORDS
+
+    @property
     def size(self) -> int:
         """The size of the board in bytes."""
-        return self.started(self.seats) * WORD
+        return self.durations_before(self.slots + 1) * WORD
 
 
 def layout_for(workers: int, *, surge: int) -> Layout:

@@ -8,7 +8,9 @@ from typing import Any
 
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.scoreboard.board import Board
+from django_workerguard.scoreboard.durations import as_dict, bounds_of, durations, latency
 from django_workerguard.scoreboard.header import Header, LoadKind, Phase, ServerKind
+from django_workerguard.scoreboard.in_hand import oldest_request
 from django_workerguard.scoreboard.layout import Note, Seat, SeatState, Slot, SlotState
 from django_workerguard.scoreboard.places import pools_of
 from django_workerguard.scoreboard.tallies import read_tallies
@@ -25,7 +27,11 @@ def snapshot(board: Board) -> dict[str, Any]:
     leaving = (
         n for n in range(len(active) + 1, board.layout.slots + 1) if words[board.layout.slot(n) + Slot.SEAT]
     )
-    slots = [_slot(board, number, now) for number in (*active, *leaving)]
+    histograms, bounds = durations(board), bounds_of(board)
+    slots = [
+        {**_slot(board, number, now), "durations": as_dict(histograms[number], len(bounds) + 1)}
+        for number in (*active, *leaving)
+    ]
     releases = {slot["release"] for slot in slots if slot["release"]}
     return {
         "version": SNAPSHOT_VERSION,
@@ -66,6 +72,8 @@ def snapshot(board: Board) -> dict[str, Any]:
         "events": words[Header.EVENTS],
         "backlog": words[Header.BACKLOG] - 1 if words[Header.BACKLOG] else None,
         "tallies": read_tallies(board),
+        "latency": latency(board),
+        "duration_buckets": bounds,
         "slots": slots,
     }
 
@@ -135,6 +143,7 @@ def _slot(board: Board, number: int, now: int) -> dict[str, Any]:
         "in_flight": words[offset + Slot.IN_FLIGHT]
         + incumbent.get("in_flight", 0)
         + successor.get("in_flight", 0),
+        "oldest_request": incumbent.get("oldest_request"),
         "suspect": incumbent.get("suspect", False),
         "notes": [note.name.lower() for note in Note(words[offset + Slot.NOTES] & ALL_NOTES) if note.name],
         "memory_errors": incumbent.get("memory_errors", 0),
@@ -171,6 +180,7 @@ def _seat(board: Board, index_plus_one: int, now: int) -> dict[str, Any]:
         "errors": words[offset + Seat.ERRORS_5XX],
         "in_flight": words[offset + Seat.IN_FLIGHT],
         "memory_errors": words[offset + Seat.MEMORY_ERRORS],
+        "oldest_request": oldest_request(board, index, now) if words[offset + Seat.IN_FLIGHT] else None,
         "suspect": is_suspect(words[offset + Seat.STREAK], now - words[offset + Seat.LAST_5XX]),
         "rss": words[offset + Seat.RSS],
         "mold": words[offset + Seat.MOLD] or None,

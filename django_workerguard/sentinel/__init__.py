@@ -21,6 +21,7 @@ __all__ = [
     "announce_loaded",
     "announce_retiring",
     "describe_failure",
+    "finish_request",
     "hazards",
     "load",
     "load_own",
@@ -47,6 +48,14 @@ def announce_retiring(worker: Any) -> None:
     from django_workerguard.signals import worker_retiring
 
     worker_retiring.send_robust(type(worker), worker=worker)
+
+
+async def finish_request() -> None:
+    """Send Django's signal `request_finished` for a request that was cancelled."""
+    from django.core.handlers.asgi import ASGIHandler
+    from django.core.signals import request_finished
+
+    await request_finished.asend_robust(sender=ASGIHandler)
 
 
 def watch_memory_errors(count: Callable[[], None]) -> None:

@@ -11,22 +11,18 @@ from collections.abc import Callable
 from typing import Any
 
 
-def name_views(note: Callable[[bytes], None]) -> None:
+def name_views(note: Callable[[str], None]) -> None:
     """Call ``note`` with the dotted name of the view for each request that Django resolves."""
     from django.core.handlers.base import BaseHandler
 
     resolve = getattr(BaseHandler, "resolve_request", None)
     if resolve is None:
         return
-    encoded: dict[str, bytes] = {}
 
     @functools.wraps(resolve)
     def resolve_request(self: Any, request: Any) -> Any:
         match = resolve(self, request)
-        name = getattr(match, "_func_path", "")
-        if name not in encoded:
-            encoded[name] = name.encode(errors="replace")
-        note(encoded[name])
+        note(getattr(match, "_func_path", ""))
         return match
 
     BaseHandler.resolve_request = resolve_request  # type: ignore[method-assign]

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gunicorn import util
 from gunicorn.arbiter import Arbiter
@@ -31,7 +31,6 @@ from django_workerguard.arbiter.run_files import RunFiles
 from django_workerguard.arbiter.slow_requests import SlowRequests
 from django_workerguard.arbiter.stack_requests import StackRequests
 from django_workerguard.arbiter.tracker import Tracker
-from django_workerguard.monitor.runner import Monitor
 from django_workerguard.notify.runner import Notifier
 from django_workerguard.policy import message as m
 from django_workerguard.policy.plan import next_deadline, plan
@@ -54,6 +53,9 @@ from django_workerguard.server.sd_notify import ServerStatus, Systemd
 from django_workerguard.server.signals import Signals
 from django_workerguard.server.statsd_gauges import Gauges
 from django_workerguard.server.workers.mixin import guarded_class
+
+if TYPE_CHECKING:
+    from django_workerguard.monitor.runner import Monitor
 
 FAREWELL = 10.0  # seconds that the receivers of the last notice get, once no worker is left
 MOST_TRIES = 10  # of a signal whose handler fails
@@ -93,7 +95,8 @@ class GuardedArbiter(Arbiter):
         self._clock = AwakeClock()
         self._systemd = Systemd(os.environ, os.getpid())
         self._notifier = Notifier()
-        self._monitor = Monitor(self.board)
+        self._monitor: Monitor | None = None
+        self._has_started = False
         self._gauges = Gauges()
         self._asked_target = AskedTarget()
         super().__init__(app)
@@ -145,17 +148,29 @@ class GuardedArbiter(Arbiter):
             import_module("django_workerguard.server.json_log").write_json(self.log)
         self._notifier.configure(options, app.handover, self.log)
         self.worker_class = guarded_class(self.worker_class)  # type: ignore[arg-type] # a class is hashable
-        self._monitor.configure(app.monitor, self.log)  # last: it may take another address
+        self._configure_monitor(app)  # last: it may take another address
+
+    def _configure_monitor(self, app: GuardedApplication) -> None:
+        """Have the monitor take its settings. Its module is imported here, because most servers have none."""
+        if self._monitor is None and (app.guard.options.monitor_bind or app.handover.monitor):
+            monitor: Monitor = import_module("django_workerguard.monitor.runner").Monitor(self.board)
+            if self._has_started:
+                monitor.open({})
+            self._monitor = monitor
+        if self._monitor is not None:
+            self._monitor.configure(app.monitor, self.log)
 
     def start(self) -> None:
         """Start as gunicorn does, but tell systemd READY only once the quorum is loaded."""
         stale = self._remove_stale_pid_file()
         notify_socket = os.environ.pop("NOTIFY_SOCKET", None)
         try:
-            self._monitor.open(self.app.handover.monitor)
+            if self._monitor is not None:
+                self._monitor.open(self.app.handover.monitor)
+            self._has_started = True
             super().start()
         except (SystemExit, RuntimeError, ValueError, OSError) as error:
-            self._monitor.close(alone=not self.app.handover.monitor)
+            self._close_monitor(alone=not self.app.handover.monitor)
             if self.pidfile is not None:
                 self.pidfile.unlink()
             cause = start_error(error, self.app)
@@ -186,7 +201,7 @@ class GuardedArbiter(Arbiter):
             self._children,
             self._reload,
             self._stack_requests,
-            monitor=self._monitor,
+            hand_over_monitor=self._hand_over_monitor,
             clock=self._clock,
             handover_fd=self._handover_fd,
             socket_files=self._socket_files,
@@ -223,7 +238,8 @@ class GuardedArbiter(Arbiter):
         """Yield the descriptors with secrets in them, which no child gets."""
         yield self._handover_fd
         yield self._reload.fd
-        yield self._monitor.surrender()
+        if self._monitor is not None:
+            yield self._monitor.surrender()
 
     def introduce(self) -> None:
         app = self.app
@@ -358,8 +374,17 @@ class GuardedArbiter(Arbiter):
         self._gauges.send(self.log, workers=len(self.WORKERS), listeners=listeners)
 
     def _run_monitor(self, now: float) -> None:
+        if self._monitor is None:
+            return
         retiring = bool(self.reexec_pid) and self._fleet.stop is not None
         self._monitor.tick(now, has_predecessor=bool(self.master_pid), retiring=retiring)
+
+    def _hand_over_monitor(self) -> contextlib.AbstractContextManager[dict[str, Any]]:
+        return contextlib.nullcontext({}) if self._monitor is None else self._monitor.handed_over()
+
+    def _close_monitor(self, *, alone: bool) -> None:
+        if self._monitor is not None:
+            self._monitor.close(alone=alone)
 
     def _phase(self) -> int:
         if self._fleet.stop is not None:
@@ -430,7 +455,7 @@ class GuardedArbiter(Arbiter):
             elif (
                 self._reload.ended(pid)
                 or self._notifier.ended(pid, status)
-                or self._monitor.ended(pid, status, self._clock())
+                or (self._monitor is not None and self._monitor.ended(pid, status, self._clock()))
             ):
                 continue
             elif pid == self.dirty_arbiter_pid:
@@ -472,7 +497,7 @@ class GuardedArbiter(Arbiter):
         for step in (
             self.close_listeners,
             self._reload.give_up,
-            lambda: self._monitor.close(alone=self._is_alone),
+            lambda: self._close_monitor(alone=self._is_alone),
             self._children.end,
             self._remove_files,
         ):

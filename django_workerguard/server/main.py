@@ -13,6 +13,7 @@ from django_workerguard.arbiter.exits import exit_code_of, leave_word
 from django_workerguard.config.handover import Handover
 from django_workerguard.errors import ConfigurationError, ExitCode, WorkerguardError
 from django_workerguard.scoreboard.board import Board
+from django_workerguard.scoreboard.durations import write_bounds
 from django_workerguard.scoreboard.layout import layout_for
 from django_workerguard.scoreboard.places import Opened, open_board, server_name
 from django_workerguard.server.arbiter import GuardedArbiter
@@ -78,10 +79,12 @@ def _open(app: GuardedApplication, pid: int) -> Opened:
         uid = os.geteuid()
         # workers of another user have to pass through to the control socket, which is theirs
         mode = 0o711 if uid == 0 and app.cfg.uid != 0 else 0o700
-        return open_board(layout, name, options.run_dir, environ=os.environ, uid=uid, pid=pid, mode=mode)
+        opened = open_board(layout, name, options.run_dir, environ=os.environ, uid=uid, pid=pid, mode=mode)
     except ConfigurationError as error:
         where = app.guard.sources["run_dir"]
         raise ConfigurationError(error.problem, option=error.option, where=where, hint=error.hint) from None
+    write_bounds(opened.board, options.duration_buckets)
+    return opened
 
 
 def _remove(board: Board) -> None:

@@ -7,7 +7,9 @@ import os
 import signal
 import stat
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
+from typing import Any
 
 from django_workerguard.arbiter.children import Children
 from django_workerguard.arbiter.control_socket import Request
@@ -15,7 +17,6 @@ from django_workerguard.arbiter.stack_requests import StackRequests
 from django_workerguard.arbiter.tracker import Tracker
 from django_workerguard.config.handover import rewrite
 from django_workerguard.errors import ExitCode
-from django_workerguard.monitor.runner import Monitor
 from django_workerguard.policy import message as m
 from django_workerguard.server.host import Host
 from django_workerguard.server.listeners import File
@@ -33,7 +34,7 @@ class Signals:
         reload: Reload,
         stack_requests: StackRequests,
         *,
-        monitor: Monitor,
+        hand_over_monitor: Callable[[], AbstractContextManager[dict[str, Any]]],
         clock: Callable[[], float],
         handover_fd: int,
         socket_files: Mapping[str, File],
@@ -43,7 +44,7 @@ class Signals:
         self._children = children
         self._reload = reload
         self._stack_requests = stack_requests
-        self._monitor = monitor
+        self._hand_over_monitor = hand_over_monitor
         self._clock = clock
         self._handover_fd = handover_fd
         self._socket_files = socket_files
@@ -127,7 +128,7 @@ class Signals:
         host, arbiter = self._host, os.getpid()
         files = {path: list(file) for path, file in self._socket_files.items()}
         try:
-            with self._monitor.handed_over() as monitor:
+            with self._hand_over_monitor() as monitor:
                 handover = replace(host.app.handover, socket_files=files, monitor=monitor)
                 rewrite(self._handover_fd, handover)
                 host.reexec()

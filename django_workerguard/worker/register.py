@@ -20,12 +20,15 @@ from django_workerguard.scoreboard.layout import ENTRIES, Entry, Seat
 ENTRY_BITS = ENTRIES.bit_length()
 ENTRY_MASK = (1 << ENTRY_BITS) - 1
 ENTRY_BYTES = Entry.WORDS * WORD
+TASK_AT = Entry.TASK * WORD
 VIEW_AT = Entry.VIEW * WORD
 VIEW_BYTES = ENTRY_BYTES - VIEW_AT
-NO_REQUEST = 0
+NO_ENTRY = ENTRIES  # in place of the number of an entry
+NO_REQUEST = NO_ENTRY  # the token of no request at all
 
 # TASK, LIMIT, TARGET, and the first word of VIEW; a text that is too long is cut
 _write_entry = Struct(f"=QQ{(Entry.VIEW - Entry.TARGET) * WORD}sQ").pack_into
+_write_task = Struct("=Q").pack_into
 _write_view = Struct(f"={VIEW_BYTES}s").pack_into
 
 # the token of the request that the calling code serves; tasks and threads that it starts may outlive it
@@ -37,6 +40,11 @@ def start_of(token: int) -> int:
     return token >> ENTRY_BITS
 
 
+def token_of(started: int, number: int) -> int:
+    """Return the token of the request in an entry."""
+    return started << ENTRY_BITS | number
+
+
 class Register:
     """The writer of one seat's register.
 
@@ -46,6 +54,7 @@ class Register:
 
     def __init__(self, board: Board, seat: int, identity: Callable[[], int] = threading.get_ident) -> None:
         self._identity = identity
+        self._has_tasks = identity is not threading.get_ident
         self._words = board.words
         self._bytes = board.bytes
         self._started = board.layout.started(seat)
@@ -53,14 +62,15 @@ class Register:
         self._not_entered = board.layout.seat(seat) + Seat.NOT_ENTERED
         self._free = list(range(ENTRIES))[::-1]
         self._is_kept = False
+        self._views: dict[str, bytes] = {}  # the names of the site's views, encoded
 
     def begin(self, target: bytes) -> int:
-        """Enter a request, and return its token; NO_REQUEST if there is no room. ``target``: method, space, path."""
+        """Enter a request, if there is room, and return its token. ``target``: method, space, path."""
         try:
             number = self._free.pop()
         except IndexError:
             self._words[self._not_entered] += 1
-            return NO_REQUEST
+            return monotonic_ns() << ENTRY_BITS | NO_ENTRY
         _write_entry(self._bytes, self._entries + number * ENTRY_BYTES, self._identity(), 0, target, 0)
         self._words[self._started + number] = started = monotonic_ns()
         token = started << ENTRY_BITS | number
@@ -73,21 +83,27 @@ class Register:
 
     def end(self, token: int) -> None:
         """Take a request out."""
-        if token and not self._is_kept:
-            number = token & ENTRY_MASK
+        number = token & ENTRY_MASK
+        if number != NO_ENTRY and not self._is_kept:
             self._words[self._started + number] = 0
             self._free.append(number)
 
-    def name_view(self, name: bytes) -> None:
+    def name_view(self, name: str) -> None:
         """Write the name of the view that serves the request of the calling code; its end, if it is too long.
 
         The caller is what serves the request from now on: Django has an asyncio task of its own for it.
         """
         token = current_request.get()
-        if self._is_in_hand(token):
-            entry = self._at(token)
-            _write_view(self._bytes, entry + VIEW_AT, name[-VIEW_BYTES:])
-            self._words[entry // WORD + Entry.TASK] = self._identity()
+        number = token & ENTRY_MASK
+        if number != NO_ENTRY and self._words[self._started + number] == token >> ENTRY_BITS:
+            entry = self._entries + number * ENTRY_BYTES
+            _write_view(self._bytes, entry + VIEW_AT, self._views.get(name) or self._encoded(name))
+            if self._has_tasks:
+                _write_task(self._bytes, entry + TASK_AT, self._identity())
+
+    def _encoded(self, name: str) -> bytes:
+        self._views[name] = encoded = name.encode(errors="replace")[-VIEW_BYTES:]
+        return encoded
 
     def limit(self, token: int, seconds: float) -> bool:
         """Let a request be overdue in so many seconds from now, or never (0); return whether it is in hand."""
@@ -101,7 +117,8 @@ class Register:
         return self._entries + (token & ENTRY_MASK) * ENTRY_BYTES
 
     def _is_in_hand(self, token: int) -> bool:
-        return bool(token) and self._words[self._started + (token & ENTRY_MASK)] == start_of(token)
+        number = token & ENTRY_MASK
+        return number != NO_ENTRY and self._words[self._started + number] == start_of(token)
 
 
 class _Process:

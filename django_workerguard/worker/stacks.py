@@ -78,12 +78,16 @@ Frames = list[tuple[CodeType, int | None]]
 
 
 def _greenlets() -> Iterator[tuple[str, int, str, Frames]]:
-    greenlet = sys.modules.get("greenlet")
-    if greenlet is None or "gevent" not in sys.modules:
+    library = sys.modules.get("greenlet")
+    if library is None or "gevent" not in sys.modules:
         return
-    gc.unfreeze()  # gc.get_objects does not list frozen objects
-    for found in gc.get_objects():
-        if issubclass(type(found), greenlet.greenlet) and found.gr_frame is not None:
+    main = library.getcurrent()
+    while main.parent is not None:
+        main = main.parent
+    # gc does not list what was frozen before the load, such as the main greenlet; that of a request is younger
+    younger = [found for found in gc.get_objects() if issubclass(type(found), library.greenlet)]
+    for found in {id(one): one for one in (main, *younger)}.values():
+        if found.gr_frame is not None:
             yield "Greenlet", id(found), "", _called_by(found.gr_frame)
 
 

@@ -22,9 +22,10 @@ from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.journal import read_events, write_event
-from django_workerguard.scoreboard.layout import Layout, Sample, Seat, SeatState, Slot, SlotState
+from django_workerguard.scoreboard.layout import Layout, Sample, Seat, SeatKind, SeatState, Slot, SlotState
 from django_workerguard.worker import current
 from django_workerguard.worker.current import CurrentWorker
+from django_workerguard.worker.register import ENTRY_MASK, Register
 
 PAGES = ("", "tiles/", "tiles/?hour=1", "slot/1/", "slot/1/now/")
 ACTIONS = ("slot/1/recycle/", "reload/")
@@ -327,3 +328,19 @@ def test_a_callable_of_the_users_is_asked_once_for_a_page(worker, monkeypatch):
     current.set_current_worker(replace(worker, options=options))
     assert Client().get("/guard/tiles/").status_code == 200
     assert asked == ["shop.rights:may_see"]
+
+
+def test_the_oldest_requests_of_the_fleet_and_those_of_a_slot_are_listed(worker, db):
+    base = worker.board.layout.seat(0)
+    worker.board.words[base + Seat.KIND], worker.board.words[base + Seat.SLOT] = SeatKind.WORKER, 1
+    register = Register(worker.board, 0)
+    number = register.begin(b"GET /<b>slow</b>/") & ENTRY_MASK
+    worker.board.words[worker.board.layout.started(0) + number] = monotonic_ns() - 70 * 10**9
+    register.begin(b"GET /young/")
+    client = client_of(user("operator", is_staff=True))
+    fleet, slot = (client.get(f"/guard/{page}").content.decode() for page in ("tiles/", "slot/1/now/"))
+    listed = "<strong>1m10s</strong> GET /&lt;b&gt;slow&lt;/b&gt;/"
+    assert f'{listed}, <a href="/guard/slot/1/">slot 1</a>' in fleet
+    assert "/young/" not in fleet
+    assert f"<li>{listed}</li>" in slot
+    assert "/young/" in slot

@@ -15,6 +15,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from tests.process.test_cli import workerguard
+from tests.process.test_monitor import names
 
 TOKEN = "a-token-of-the-tests"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -80,21 +81,18 @@ def test_the_command_prints_what_a_worker_answers_and_needs_no_worker(serve, fau
     server = serve(environ={"WORKERGUARD_HEALTH_TOKEN": TOKEN})
     server.wait_ready()
 
-    def printed() -> list[str]:
+    def printed() -> str:
         told = workerguard("metrics", "--name", "guinea", run_dir=server.run_dir)
         assert told.returncode == 0, told.stderr
-        return told.stdout.splitlines()
-
-    def names(lines: list[str]) -> list[str]:
-        return [line.rpartition(" ")[0] for line in lines]
+        return told.stdout
 
     _, reply = scrape(server)
-    assert names(printed()) == names(reply.body.splitlines())
+    assert names(printed()) == names(reply.body)
     faults.set("ready", "memory")
     for pid in server.pids():
         os.kill(pid, signal.SIGKILL)
     server.wait("nobody is loaded", lambda status: status["ready"] == 0)
-    assert "workerguard_ready_workers 0.0" in printed()
+    assert "workerguard_ready_workers 0.0" in printed().splitlines()
 
 
 def test_causes_and_rules_are_counted(serve, faults):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import threading
 import time
+from http.client import HTTPException
 
 import pytest
 
+from django_workerguard.report.findings import assess
 from tests.process.test_requests import Clients, in_hand, threads
 
 # what the client of an aborted request gets; otherwise the connection is reset
@@ -74,6 +76,38 @@ def test_a_view_has_a_limit_of_its_own_and_a_request_can_extend_it(serve, worker
     assert asking.join() == [ABORTED.get(worker_class)]
 
 
+ASYNCHRONOUS = ("asgi", "uvicorn_worker.UvicornWorker")
+CANCEL = ("--request-timeout", "1", "--request-timeout-action", "cancel")
+
+
+@pytest.mark.parametrize("worker_class", ASYNCHRONOUS)
+def test_a_request_of_an_event_loop_can_be_cancelled_and_its_worker_goes_on(serve, worker_class):
+    server = serve(*CANCEL, "--", "-k", worker_class, workers=1)
+    server.wait_ready()
+    pid = server.slot(1)["pid"]
+    others = Clients(server)
+    others.ask("/extended?seconds=3")
+    late = server.get("/wait?seconds=60")
+    assert (late.status, late.body) == (504, "The request took too long.\n")
+    assert others.join() == [200], "it has extended its limit"
+    assert server.statuses(3) == {200: 3}
+    assert server.slot(1)["pid"] == pid
+    server.wait("an empty register", lambda _: in_hand(server) == [])
+    assert server.slot(1)["errors_5xx"] == 1
+
+
+@pytest.mark.parametrize("path", ["/slow?seconds=60", "/blocked-loop"])
+def test_a_request_that_cannot_be_cancelled_ends_with_its_worker(serve, path):
+    server = serve(*CANCEL, "--", "-k", "asgi", "--timeout", "60", workers=2)
+    server.wait_ready()
+    asking = Clients(server)
+    asking.ask(path)
+    server.wait_event("exited")
+    assert server.events("retiring")[0]["rule"] == "request-timeout"
+    assert asking.join() == [None]
+    assert server.statuses(3) == {200: 3}
+
+
 def test_it_can_only_be_reported(serve):
     server = serve("--request-timeout", "0.5", "--request-timeout-action", "report", workers=1)
     server.wait_ready()
@@ -118,38 +152,93 @@ def test_of_many_slow_requests_one_a_second_is_written_and_the_others_are_counte
     assert len(written) + sum(event.get("left_out", 0) for event in written) == 7
 
 
-def test_a_view_that_blocks_each_thread_for_ever_costs_only_its_own_requests(serve):
+# the view that hangs, and the seconds between two requests for it: some hang with their thread, some with their worker
+HANGS = {
+    "sync": ("/deadlock", 4.0),
+    "gthread": ("/deadlock", 0.3),
+    "gevent": ("/deadlock", 0.3),
+    "asgi": ("/blocked-loop", 4.0),
+    "uvicorn_worker.UvicornWorker": ("/deadlock", 0.3),
+}
+
+
+@pytest.mark.parametrize("worker_class", HANGS)
+def test_a_view_that_hangs_for_ever_costs_only_its_own_requests(serve, worker_class):
     server = serve(
-        *("--request-timeout", "2", "--min-worker-lifetime", "0"),
-        *("--", "-k", "gthread", "--threads", "4"),
-        workers=4,
+        *("--request-timeout", "2"), *("--", "-k", worker_class, *threads(worker_class)), workers=4
     )
     server.wait_ready()
+    path, pause = HANGS[worker_class]
     statuses: list[int | None] = []
-    blocked: list[int | None] = []
-    over = time.monotonic() + 15
+    hanging: list[int | None] = []
+    over = time.monotonic() + 10
 
     def ask(path: str, into: list[int | None], pause: float) -> None:
         while time.monotonic() < over:
             try:
-                into.append(server.get(path, timeout=40).status)
-            except OSError:
+                into.append(server.get(path, timeout=60).status)
+            except (OSError, HTTPException):
                 into.append(None)
             time.sleep(pause)
 
     clients = [threading.Thread(target=ask, args=("/", statuses, 0.01)) for _ in range(4)]
-    clients += [threading.Thread(target=ask, args=("/deadlock", blocked, 0.3)) for _ in range(2)]
+    clients.append(threading.Thread(target=ask, args=(path, hanging, pause)))
     least = server.status()["ready"]
     for client in clients:
         client.start()
     while any(client.is_alive() for client in clients[:4]):
         least = min(least, server.status()["ready"])
         time.sleep(0.05)
-    for client in clients:
-        client.join(60)
+    clients[-1].join(60)
     failed = sum(status != 200 for status in statuses)
     assert failed <= 0.01 * len(statuses), (failed, len(statuses))
     assert least >= 3
+    assert any(status != 200 for status in hanging), "a worker was replaced for it"
     lost = [event["path"] for event in server.events("request-lost")]
-    assert lost.count("/deadlock") == sum(status is None for status in blocked)
-    assert lost.count("/") == failed
+    # a loop that is blocked has accepted connections whose requests it has not read yet
+    assert lost.count("/") <= failed if worker_class == "asgi" else lost.count("/") == failed
+    assert lost.count(path) == sum(status != 200 for status in hanging)
+
+
+def test_a_worker_whose_threads_are_all_busy_with_requests_that_do_not_end_is_found(serve):
+    server = serve("--", "-k", "gthread", "--threads", "2", "--timeout", "1", workers=1)
+    server.wait_ready()
+    asking = Clients(server)
+    asking.ask("/slow?seconds=5")
+    server.wait("one thread", lambda status: status["slots"][0]["oldest_request"])
+    time.sleep(1.5)
+    assert not assess(server.status()), "the other thread is free"
+    asking.ask("/slow?seconds=4")
+    server.wait("the finding", lambda status: "worker-stuck" in {found.code for found in assess(status)})
+    (finding,) = assess(server.status())
+    assert "such as GET /slow" in finding.text
+    assert asking.join() == [200, 200]
+    server.wait("it is over", lambda status: not assess(status))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (
+            ("--slow-request", "5", "--request-timeout", "5"),
+            "slow-request: a slow request is written down after 5 s, but request-timeout replaces its worker after 5 s",
+        ),
+        (CANCEL, "a request of the worker class sync cannot be cancelled: Python cannot stop a thread"),
+        (("--request-timeout", "soon"), "request-timeout: 'soon' is not a duration"),
+        (("--request-timeout-action", "kill"), "request-timeout-action: 'kill'"),
+        (("--duration-buckets", "1,0.5"), "each above the one before"),
+    ],
+)
+def test_contradictions_are_refused(serve, arguments, says):
+    server = serve(*arguments)
+    assert server.wait_exit() == 2
+    assert says in server.log
+
+
+def test_a_sync_worker_that_gunicorns_timeout_ends_first_is_warned_of(serve):
+    server = serve("--request-timeout", "60", "--", "--timeout", "30")
+    server.wait_ready()
+    assert (
+        "gunicorn's timeout of 30 s ends a sync worker, without a successor, before request-timeout"
+        in server.log
+    )

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
+import random
 import signal
 import threading
+import time
 from http.client import HTTPException
 
 import pytest
 
 from django_workerguard.scoreboard.in_hand import requests_of_servers
+from tests.process.harness import UnixConnection
 from tests.process.test_cli import workerguard
 
 SECRET = "the-secret-in-the-query"
@@ -127,8 +132,7 @@ def test_requests_that_are_lost_with_their_worker_are_written_down(serve, client
     assert all(one["view"] == "guinea_app.views.slow" and one["age"] > 0 for one in lost)
     assert server.status()["tallies"]["requests_lost"]["sigkill"] == count
     assert f"lost with it: GET /slow after {lost[0]['age']:.1f} s" in server.log
-    lines = access_log.read_text().splitlines()
-    assert sum('"GET /slow -" 000' in line for line in lines) == count
+    server.wait("the access log", lambda _: access_log.read_text().count('"GET /slow -" 000') == count)
     assert SECRET not in server.log + access_log.read_text()
     assert asking.join() == [None] * count
     server.wait_ready()
@@ -198,3 +202,55 @@ def test_a_worker_that_is_stopped_is_not_ended_by_a_question_for_its_stacks(serv
     os.kill(pid, signal.SIGCONT)
     assert server.statuses(3) == {200: 3}
     assert server.slot(1)["pid"] == pid
+
+
+REQUESTS = int(os.environ.get("WORKERGUARD_REGISTER_REQUESTS", "1000"))
+PATHS = ("/", "/", "/page", "/broken", "/missing", "/stream?lines=1", "/starved-stream", "/starve", "/read")
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("worker_class", ["gthread", "gevent", "asgi"])
+def test_the_register_is_empty_after_errors_streams_aborts_recyclings_and_kills(serve, worker_class):
+    server = serve(
+        *(
+            "--max-requests",
+            "300",
+            "--min-worker-lifetime",
+            "0",
+            "--outlier",
+            "off",
+            "--reload-on-memory-error",
+            "off",
+        ),
+        *("--", "-k", worker_class, *threads(worker_class)),
+    )
+    server.wait_ready()
+    done = itertools.count()
+
+    def ask() -> None:
+        choose = random.Random(threading.get_ident())
+        while next(done) < REQUESTS:
+            path = choose.choice(PATHS)
+            connection = UnixConnection(server.socket_path, 30)
+            with contextlib.closing(connection), contextlib.suppress(OSError, HTTPException):
+                connection.request("GET", path, headers={"Host": "localhost"})
+                if choose.random() > 0.1:  # the others go without waiting for the answer
+                    connection.getresponse().read()
+
+    clients = [threading.Thread(target=ask) for _ in range(6)]
+    for client in clients:
+        client.start()
+    for _ in range(3):
+        time.sleep(0.7)
+        with contextlib.suppress(ProcessLookupError):
+            server.kill_worker()
+    for client in clients:
+        client.join()
+    server.wait_ready()
+    server.wait("an empty register", lambda _: in_hand(server) == [])
+    server.wait(
+        "none in flight", lambda status: all(slot["in_flight"] == 0 for slot in status["slots"]), timeout=20
+    )
+    counted = sum(slot["requests"] for slot in server.status()["slots"])
+    histograms = [one for slot in server.status()["slots"] for one in slot["durations"].values()]
+    assert sum(sum(one["buckets"]) for one in histograms) == counted

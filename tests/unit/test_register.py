@@ -13,7 +13,7 @@ from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import WORD
 from django_workerguard.scoreboard.in_hand import InHand, requests_in_hand, requests_of_servers
 from django_workerguard.scoreboard.layout import ENTRIES, Layout, Seat, SeatKind
-from django_workerguard.worker.register import NO_REQUEST, Register, current_request
+from django_workerguard.worker.register import ENTRY_MASK, NO_ENTRY, Register, current_request, start_of
 
 SEAT = 3
 
@@ -40,7 +40,7 @@ def register(board):
 def test_a_request_is_there_from_its_begin_to_its_end(board, register):
     first = register.begin(b"GET /books/")
     second = register.begin(b"POST /orders/")
-    register.name_view(b"shop.views.order")
+    register.name_view("shop.views.order")
     found = requests_in_hand(board, SEAT)
     assert [(one.method, one.path, one.view, one.task) for one in found] == [
         ("GET", "/books/", "", 7),
@@ -55,7 +55,7 @@ def test_a_request_is_there_from_its_begin_to_its_end(board, register):
 def test_an_entry_shows_nothing_of_the_request_before(board, register):
     register.end(register.begin(b"GET /a/long/path/to/something/"))
     token = register.begin(b"GET /")
-    register.name_view(b"shop.views.a_long_name")
+    register.name_view("shop.views.a_long_name")
     register.end(token)
     register.begin(b"GET /b")
     (found,) = requests_in_hand(board, SEAT)
@@ -68,7 +68,7 @@ def test_what_a_request_has_left_behind_writes_into_no_other_entry(board, regist
     register.end(token)
     register.begin(b"GET /second")
     current_request.set(token)
-    register.name_view(b"late")
+    register.name_view("late")
     assert not register.limit(token, 5.0)
     (found,) = requests_in_hand(board, SEAT)
     assert (found.view, found.limit) == ("", 0)
@@ -76,7 +76,8 @@ def test_what_a_request_has_left_behind_writes_into_no_other_entry(board, regist
 
 def test_a_full_register_counts_what_has_no_room_and_recovers(board, register):
     tokens = [register.begin(b"GET /") for number in range(ENTRIES + 3)]
-    assert tokens[ENTRIES:] == [NO_REQUEST] * 3
+    assert [token & ENTRY_MASK for token in tokens[ENTRIES:]] == [NO_ENTRY] * 3
+    assert all(start_of(token) for token in tokens)
     assert board.words[board.layout.seat(SEAT) + Seat.NOT_ENTERED] == 3
     board.words[board.layout.seat(SEAT) + Seat.IN_FLIGHT] = ENTRIES + 3
     assert requests_of_servers([board])["not_listed"] == 3

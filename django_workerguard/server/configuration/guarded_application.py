@@ -15,7 +15,7 @@ from gunicorn.app.base import Application
 from django_workerguard.config.environment import change, difference
 from django_workerguard.config.handover import Handover
 from django_workerguard.config.load_request import LoadRequest
-from django_workerguard.config.monitor_address import WITHOUT_TOKEN, MonitorAddress
+from django_workerguard.config.monitor_address import WITHOUT_TOKEN, MonitorAddress, MonitorSettings
 from django_workerguard.config.options import GuardOptions
 from django_workerguard.config.resolve import (
     CONFIG_FILE,
@@ -27,7 +27,6 @@ from django_workerguard.config.resolve import (
     split,
 )
 from django_workerguard.errors import ConfigurationError
-from django_workerguard.monitor.runner import MonitorSettings
 from django_workerguard.policy.view import Policy
 from django_workerguard.probe import cgroup
 from django_workerguard.scoreboard.layout import MAX_SEATS
@@ -40,6 +39,7 @@ from django_workerguard.server.configuration.early_options import (
 )
 from django_workerguard.server.configuration.inherited_modules import InheritedModules
 from django_workerguard.server.configuration.process_state import enter
+from django_workerguard.server.workers.mixin import is_asgi
 from django_workerguard.worker.after_fork import become_subreaper
 
 REFUSED = {
@@ -300,6 +300,18 @@ class GuardedApplication(Application):
                 where=self.guard.sources["slow_request"],
                 hint="Choose a slow-request below request-timeout.",
             )
+        if options.request_timeout_action == "cancel" and not is_asgi(self.cfg.worker_class):
+            raise ConfigurationError(
+                f"a request of the worker class {self.cfg.worker_class_str} cannot be cancelled: Python cannot stop a thread",
+                option="request-timeout-action",
+                where=self.guard.sources["request_timeout_action"],
+                hint="Use 'replace', which ends the worker once its successor is ready, or an asynchronous worker class.",
+            )
+        if self._is_a("SyncWorker") and 0 < self.cfg.timeout <= options.request_timeout:
+            self.warnings.append(
+                f"gunicorn's timeout of {self.cfg.timeout} s ends a sync worker, without a successor, before request-timeout "
+                f"({options.request_timeout:g} s) would replace it; set a longer timeout"
+            )
         address = self.monitor.address
         if address is not None and address.is_public and not (options.health_token or address.without_token):
             raise ConfigurationError(
@@ -333,6 +345,14 @@ class GuardedApplication(Application):
         )
 
     @property
+    def _threads(self) -> int:
+        """How many requests a worker can serve at once; 0: as many as come."""
+        return int(self.cfg.threads) if self._is_a("ThreadWorker") else int(self._is_a("SyncWorker"))
+
+    def _is_a(self, name: str) -> bool:
+        return any(cls.__name__ == name for cls in self.cfg.worker_class.__mro__)
+
+    @property
     def monitor(self) -> MonitorSettings:
         """Return what the monitor needs."""
         options = self.guard.options
@@ -358,6 +378,7 @@ class GuardedApplication(Application):
             load_retry_max_delay=1.0 if developing else options.load_retry_max_delay,
             load_concurrency=options.load_concurrency or cgroup.cpus(),
             timeout=float(self.cfg.timeout),
+            threads=self._threads,
             max_requests_jitter=self.max_requests_jitter,
             never_give_up=developing,
         )

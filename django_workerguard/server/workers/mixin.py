@@ -16,6 +16,7 @@ from typing import Any
 from django_workerguard.errors import ExitCode
 from django_workerguard.scoreboard.layout import Orders, SeatState
 from django_workerguard.server.workers.accept_delay import defer_accept, delay_accept_while_suspect
+from django_workerguard.server.workers.cancel_requests import Canceller
 from django_workerguard.server.workers.certificate import load_certificate
 from django_workerguard.server.workers.connection_close import Closer, close_without_waiting
 from django_workerguard.server.workers.request_counter import RequestCount, chain_hooks, request_count
@@ -68,7 +69,8 @@ def _draining(worker_class: type) -> tuple[type, ...]:
     return (import_module(f"{package}.drain").DrainingASGI,)
 
 
-def _task_identity() -> Callable[[], int]:
+def task_identity() -> Callable[[], int]:
+    """Return a function that identifies the running asyncio task; in another thread, the thread."""
     # imported here, because the arbiter must not import it before a gevent worker has patched it
     current_task = import_module("asyncio").current_task
 
@@ -127,7 +129,7 @@ class GuardMixin(IgnoresHangup):
         except BaseException:
             self._stay_or_leave()
             raise SystemExit(ExitCode.LOAD_FAILED) from None
-        count = request_count(self.seat_handle.board.words, self.seat_handle.base)
+        count = request_count(self.seat_handle.board, self.seat_handle.seat)
         delay_accept_while_suspect(self.sockets, count)
         if _blocks_on_clients(type(self)):
             defer_accept(self.sockets, self.cfg.timeout or DEFER_ACCEPT)
@@ -171,14 +173,17 @@ class GuardMixin(IgnoresHangup):
     def _wrap(self, app: Callable[..., Any], count: RequestCount) -> None:
         health = HealthURLs(self.seat_handle)
         # looked up now: under gevent it identifies greenlets
-        identity = _task_identity() if self.asynchronous else threading.get_ident
+        identity = task_identity() if self.asynchronous else threading.get_ident
         register = Register(self.seat_handle.board, self.seat_handle.seat, identity)
         set_current_register(register)
         import_module(load.SENTINEL).name_views(register.name_view)
         if self.asynchronous:
             import_module("gunicorn.instrument.statsd")  # gunicorn imports it at the first request
             self.wsgi: Any = GuardedASGI(
-                app, health, count, register, admit=self._admitted, failed=self._lifespan_failed
+                *(app, health, count, register),
+                canceller=self._canceller(),
+                admit=self._admitted,
+                failed=self._lifespan_failed,
             )
             self.asgi = self.wsgi
         else:
@@ -186,6 +191,12 @@ class GuardMixin(IgnoresHangup):
             answered = self._closer.record if self._closer else _ignore_request
             chain_hooks(self, count, register, answered=answered)
             self.wsgi = GuardedWSGI(RegisteredWSGI(app, register), health)
+
+    def _canceller(self) -> Canceller | None:
+        handle, options = self.seat_handle, self.seat_handle.options
+        if options.request_timeout_action != "cancel":
+            return None
+        return Canceller(handle.board, handle.seat, options.request_timeout)
 
     def run(self) -> None:
         if not self._has_lifespan and not load.wait_for_admission(self.seat_handle, alive=lambda: self.alive):

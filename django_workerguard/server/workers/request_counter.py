@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import sys
 import threading
+from bisect import bisect_left
 from collections.abc import Callable
 from typing import Any
 
 from gunicorn.config import PostRequest, PreRequest
 
 from django_workerguard.probe.clock import monotonic_ns
-from django_workerguard.scoreboard.layout import Seat
+from django_workerguard.scoreboard.board import Board
+from django_workerguard.scoreboard.layout import BUCKETS, HISTOGRAM_WORDS, Seat
 from django_workerguard.scoreboard.snapshot import is_suspect
-from django_workerguard.worker.register import NO_REQUEST, Register
+from django_workerguard.worker.register import ENTRY_BITS, NO_REQUEST, Register
 
 Hook = Callable[..., Any]
+# where the histogram of a status is, by its first digit; whatever is no status counts as 5xx
+HISTOGRAMS = tuple(number * HISTOGRAM_WORDS for number in (4, 0, 1, 2, 3, 4, 4, 4, 4, 4))
 
 
 class RequestCount:
@@ -25,8 +29,12 @@ class RequestCount:
     without that lock. (A lock around every request cost the threaded worker class more than everything else here.)
     """
 
-    def __init__(self, words: memoryview, base: int) -> None:
-        self._words = words
+    def __init__(self, board: Board, seat: int) -> None:
+        self._words = words = board.words
+        base = board.layout.seat(seat)
+        bounds = board.layout.bounds
+        self._bounds = [bound for bound in words[bounds : bounds + BUCKETS - 1].tolist() if bound]
+        self._durations = board.layout.durations(seat)
         self._requests = base + Seat.REQUESTS
         self._errors = base + Seat.ERRORS_5XX
         self._in_flight = base + Seat.IN_FLIGHT
@@ -37,9 +45,15 @@ class RequestCount:
     def started(self) -> None:
         self._words[self._in_flight] += 1
 
-    def ended(self, status: int) -> None:
+    def ended(self, status: int, started: int) -> None:
+        """Count a request that has ended. ``started``: monotonic ns; 0: its duration does not count."""
         words = self._words
         words[self._requests] += 1
+        if started:
+            duration = monotonic_ns() - started
+            histogram = self._durations + HISTOGRAMS[status // 100 % 10]
+            words[histogram + bisect_left(self._bounds, duration)] += 1
+            words[histogram + BUCKETS] += duration
         if words[self._in_flight]:
             words[self._in_flight] -= 1
         if status >= 500:
@@ -68,17 +82,17 @@ class RequestCount:
 class LockedRequestCount(RequestCount):
     """A `RequestCount` for interpreters without a global interpreter lock."""
 
-    def __init__(self, words: memoryview, base: int) -> None:
-        super().__init__(words, base)
+    def __init__(self, board: Board, seat: int) -> None:
+        super().__init__(board, seat)
         self._lock = threading.Lock()
 
     def started(self) -> None:
         with self._lock:
             super().started()
 
-    def ended(self, status: int) -> None:
+    def ended(self, status: int, started: int) -> None:
         with self._lock:
-            super().ended(status)
+            super().ended(status, started)
 
     def discard(self) -> None:
         with self._lock:
@@ -89,10 +103,10 @@ class LockedRequestCount(RequestCount):
             super().memory_error()
 
 
-def request_count(words: memoryview, base: int) -> RequestCount:
+def request_count(board: Board, seat: int) -> RequestCount:
     """Return the right `RequestCount` for this interpreter."""
     has_gil = getattr(sys, "_is_gil_enabled", lambda: True)()
-    return (RequestCount if has_gil else LockedRequestCount)(words, base)
+    return (RequestCount if has_gil else LockedRequestCount)(board, seat)
 
 
 # in the environ of a request
@@ -140,10 +154,13 @@ def _after(
         if PROBE in environ:
             count.discard()
         else:
+            token = environ.get(ENTRY, NO_REQUEST)
             # without a status, the application raised, and gunicorn answers 500
-            ended((getattr(response, "status_code", None) or 500) if response is not None else 500)
+            ended(
+                (response is not None and getattr(response, "status_code", None)) or 500, token >> ENTRY_BITS
+            )
             if not isinstance(error, SystemExit):  # else the worker ends, and the request is lost with it
-                take_out(environ.get(ENTRY, NO_REQUEST))
+                take_out(token)
         if user is not None:
             user(worker, request, environ, response)
 

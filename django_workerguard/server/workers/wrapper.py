@@ -6,13 +6,16 @@ They answer the health URLs and pass every other request on unchanged.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from importlib import import_module
 from typing import Any
 
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.report.health import KINDS, Answer, ProbeKind, answer, bears_token, wants_json
 from django_workerguard.scoreboard.layout import SeatState
+from django_workerguard.server.workers.cancel_requests import Canceller
 from django_workerguard.server.workers.request_counter import ENTRY, PROBE, RequestCount
-from django_workerguard.worker.register import Register
+from django_workerguard.worker.load import SENTINEL
+from django_workerguard.worker.register import Register, start_of
 from django_workerguard.worker.seat_handle import SeatHandle
 
 Scope = MutableMapping[str, Any]
@@ -21,6 +24,7 @@ Send = Callable[[Any], Awaitable[None]]
 WSGIApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
+TOO_LATE = 504  # the status of a request that was cancelled
 # states of a loaded worker; a worker that leaves is still loaded
 LOADED_STATES = (SeatState.LOADED, SeatState.READY, SeatState.LEAVING)
 
@@ -100,6 +104,7 @@ class GuardedASGI:
         count: RequestCount,
         register: Register,
         *,
+        canceller: Canceller | None = None,
         admit: Callable[[], Awaitable[None]],
         failed: Callable[[BaseException], None],
     ) -> None:
@@ -112,6 +117,7 @@ class GuardedASGI:
         self._enter = register.begin
         self._take_out = register.end
         self._limit = register.limit
+        self._canceller = canceller
         self._admit = admit
         self._failed = failed
 
@@ -139,14 +145,18 @@ class GuardedASGI:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         status = 499  # the client went away; Django then returns without a response
+        is_begun = False
 
         async def send_and_record(message: Any) -> None:
-            nonlocal status
+            nonlocal status, is_begun
             if message["type"] == "http.response.start":
                 status = message["status"]
+                is_begun = True
             await send(message)
 
         token = self._begin(scope["method"], scope)
+        if self._canceller is not None:
+            self._canceller.start()
         try:
             await self._app(scope, receive, send_and_record)
         except MemoryError:
@@ -157,11 +167,26 @@ class GuardedASGI:
             status = 500
             raise
         except BaseException:
-            status = 499  # cancelled: the client went away
+            canceller = self._canceller
+            if canceller is not None and canceller.has_cancelled(token):
+                status = TOO_LATE
+                if not is_begun:
+                    await self._answer_late(send)
+                    return
+            else:
+                status = 499  # cancelled: the client went away
             raise
         finally:
-            self._ended(status)
+            self._ended(status, start_of(token))
             self._take_out(token)
+
+    async def _answer_late(self, send: Send) -> None:
+        """Answer a request that was cancelled. Django has not sent request_finished, which closes old connections."""
+        await import_module(SENTINEL).finish_request()
+        body = b"The request took too long.\n"
+        headers = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": TOO_LATE, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
     def _begin(self, method: str, scope: Scope) -> int:
         self._started()
@@ -180,7 +205,7 @@ class GuardedASGI:
             status = 499
             raise
         finally:
-            self._ended(status)
+            self._ended(status, 0)
             self._take_out(token)
 
     async def _answer(self, kind: ProbeKind, scope: Scope, send: Send) -> None:

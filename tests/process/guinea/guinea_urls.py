@@ -19,6 +19,7 @@ urlpatterns = [
     path("limited", views.limited),
     path("extended", views.extended),
     path("deadlock", views.deadlock),
+    path("blocked-loop", views.blocked_loop),
     path("read", views.read),
     path("starved-stream", views.starved_stream),
     path("stream", views.stream),

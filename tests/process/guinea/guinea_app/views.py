@@ -200,3 +200,8 @@ def deadlock(request):
     """Hang for ever, from the second request on."""
     DEADLOCK.acquire()
     return HttpResponse("not yet\n")
+
+
+async def blocked_loop(request):
+    time.sleep(60)  # noqa: ASYNC251 - this is the fault
+    return HttpResponse("at last\n")
