@@ -12,8 +12,7 @@ from django.core.signals import setting_changed
 from django_workerguard.config.options import GuardOptions
 from django_workerguard.config.project_path import here
 from django_workerguard.config.resolve import SETTING, Layer, resolve, split
-from django_workerguard.scoreboard.places import pools_of
-from django_workerguard.scoreboard.snapshot import snapshot
+from django_workerguard.scoreboard.snapshot import snapshots_of_pools
 from django_workerguard.worker.current import current_worker
 
 
@@ -50,12 +49,7 @@ def pool_snapshots() -> list[dict[str, Any]]:
     # outside a guarded worker the options come from the settings alone, but the environment has precedence
     run_dir = current_options().run_dir if worker is not None else None
     run_dir = run_dir or os.environ.get("WORKERGUARD_RUN_DIR") or current_options().run_dir
-    pools = pools_of(project, run_dir, environ=os.environ, uid=os.geteuid())
-    try:
-        return [snapshot(pool.board) for pool in pools]
-    finally:
-        for pool in pools:
-            pool.board.close()
+    return snapshots_of_pools(project, run_dir, environ=os.environ, uid=os.geteuid())
 
 
 def _forget(*, setting: str, **_: Any) -> None:

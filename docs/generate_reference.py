@@ -53,7 +53,9 @@ SUBJECTS = {
         "duration_buckets",
     ),
     "How a worker is replaced, and how the server stops": ("surge", "worker_reload_mercy", "drain_delay"),
-    "Health URLs and dashboard": ("health_path", "health_token", "dashboard_access", "dashboard_actions"),
+    "Health URLs, monitor and dashboard": (
+        *("health_path", "health_token", "monitor_bind", "dashboard_access", "dashboard_actions"),
+    ),
     "Notices and logs": ("notify", "notify_interval", "log_format"),
     "The server's name and place": ("name", "run_dir"),
 }
@@ -109,7 +111,8 @@ METRICS_HEAD = """\
 
 # Metrics
 
-[The metrics URL and the collector](../howto/prometheus.md) report these metrics. Labels are slots, never pids. Counters
+[The metrics URL and the collector](../howto/prometheus.md), [the monitor](../howto/monitor.md) and `workerguard metrics`
+report these metrics. Labels are slots, never pids. Counters
 continue when a worker is recycled. All counters begin at 0 with a new arbiter (a restart, SIGUSR2). Counters are stored
 as `…_total`, the histogram as `…_bucket`, `…_count` and `…_sum`.
 

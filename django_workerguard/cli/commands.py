@@ -22,6 +22,7 @@ from django_workerguard.config.text import plain
 from django_workerguard.config.units import seconds
 from django_workerguard.errors import ConfigurationError, ExitCode, NoServerError, WorkerguardError
 from django_workerguard.report.findings import with_findings
+from django_workerguard.report.metrics_text import metrics_text
 from django_workerguard.report.tables import (
     event_line,
     explanation,
@@ -94,6 +95,11 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         help="Repeat every SECONDS seconds (1 by default): a live screen on a terminal, otherwise one table after the other.",
     )
     status.set_defaults(command=_status)
+
+    metrics = commands.add_parser(
+        "metrics", parents=[which], help="Print the metrics in the text format of Prometheus."
+    )
+    metrics.set_defaults(command=_metrics)
 
     events = commands.add_parser("events", parents=[which], help="Show the events, oldest first.")
     events.add_argument("--json", action="store_true", help="Print one JSON object per line.")
@@ -202,6 +208,12 @@ def _status(parsed: argparse.Namespace) -> int:
         print(json.dumps({**document, **replaces, "pools": pools}, indent=2))
     else:
         print("\n\n".join(table(shot) for shot in (*servers, *pools)))
+    return ExitCode.OK
+
+
+def _metrics(parsed: argparse.Namespace) -> int:
+    servers, pools = _snapshots(parsed)
+    print(metrics_text(servers[-1] if servers else None, pools), end="")
     return ExitCode.OK
 
 

@@ -50,6 +50,8 @@ class Handover:
     reading: dict[str, Any] = field(default_factory=dict)
     # device and inode by path, for the server that SIGUSR2 starts
     socket_files: dict[str, list[int]] = field(default_factory=dict)
+    # the monitor's listener, for that server: fd, address, file, board; {}: none
+    monitor: dict[str, Any] = field(default_factory=dict)
 
 
 def applications_of(settings: Any) -> dict[str, str]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from django_workerguard.config import units
+from django_workerguard.config.monitor_address import MonitorAddress
 
 NEED_APP = ("worker", "server", "off")
 NEED_APP_SYNONYMS = {"true": "server", "1": "server", "yes": "server", "on": "server"} | dict.fromkeys(
@@ -109,6 +110,12 @@ def _receivers(raw: Any) -> tuple[str, ...]:
         if kind == "command":
             shlex.split(target)  # raises ValueError if a quotation does not end
     return receivers
+
+
+def _monitor_bind(raw: Any) -> str:
+    bind = units.text(raw).strip()
+    MonitorAddress.parse(bind)  # raises ValueError
+    return bind
 
 
 def _release(raw: Any) -> str:
@@ -256,6 +263,14 @@ class GuardOptions:
         "request and returns a truth value. By default users with the permission workerguard.operate may, which "
         "superusers have.",
         metavar="MODULE:CALLABLE",
+    )
+    monitor_bind: str = _option(
+        "",
+        _monitor_bind,
+        "Address of the monitor, a process that answers while all workers are busy, loading or dead. It has live/, "
+        "ready/, startup/, metrics, status.json and a status page. An address that other hosts can reach needs a "
+        "health-token, or the word without-token after the address. By default there is no monitor.",
+        metavar="ADDRESS:PORT|[ADDRESS]:PORT|unix:PATH",
     )
     release: str = _option(
         "",

@@ -104,19 +104,21 @@ def row(slot: Mapping[str, Any], now: float) -> tuple[str, ...]:
 REQUEST_COLUMNS = ("SLOT", "PID", "AGE", "METHOD", "PATH", "VIEW")
 
 
+def request_row(request: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the cells of a request in hand, one for each of REQUEST_COLUMNS."""
+    return (
+        str(request["slot"]),
+        str(request["pid"]),
+        f"{request['age']:.1f} s" if request["age"] < 60 else span(request["age"]),
+        request["method"],
+        request["path"],
+        request["view"] or "-",
+    )
+
+
 def requests_table(served: Mapping[str, Any]) -> list[str]:
     """Render ``workerguard requests``, line by line."""
-    rows = [
-        (
-            str(request["slot"]),
-            str(request["pid"]),
-            f"{request['age']:.1f} s" if request["age"] < 60 else span(request["age"]),
-            request["method"],
-            request["path"],
-            request["view"] or "-",
-        )
-        for request in served["requests"]
-    ]
+    rows = [request_row(request) for request in served["requests"]]
     lines = _aligned([REQUEST_COLUMNS, *rows]) if rows else ["No request is being served."]
     if served["not_listed"]:
         lines.append(f"and {served['not_listed']} more, which are not listed one by one")

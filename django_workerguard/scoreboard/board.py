@@ -127,6 +127,16 @@ class Board:
             raise
         return board
 
+    @classmethod
+    def attach(cls, fd: int) -> Board:
+        """Map the board behind an inherited descriptor to read it, and close the descriptor. Raises BoardError, OSError."""
+        try:
+            layout = _check(fd, Path("the scoreboard"))
+            mapping = mmap.mmap(fd, layout.size, prot=mmap.PROT_READ)
+        finally:
+            os.close(fd)
+        return cls(mapping, layout, fd=-1, path=None)
+
     def refresh(self) -> None:
         """Read a copy again; a mapping is always up to date. Raises BoardError if the file was truncated."""
         if self._source < 0:
@@ -136,10 +146,14 @@ class Board:
             raise BoardError(f"{self.path} is truncated")
         self._mapping[:] = data
 
+    def open_again(self) -> int:
+        """Return a new descriptor of the file, only to read it and without the lock. Raises OSError."""
+        return os.open(f"/proc/self/fd/{self.fd}", os.O_RDONLY | os.O_CLOEXEC)
+
     def drop_lock(self) -> None:
         """Give up this child's share of the file lock: a child that outlives the arbiter must not hold it."""
         with contextlib.suppress(OSError):  # no /proc
-            reopened = os.open(f"/proc/self/fd/{self.fd}", os.O_RDONLY | os.O_CLOEXEC)
+            reopened = self.open_again()
             os.dup2(reopened, self.fd, inheritable=False)
             os.close(reopened)
 

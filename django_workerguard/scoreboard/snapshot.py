@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from django_workerguard.probe.clock import monotonic_ns
@@ -11,6 +12,7 @@ from django_workerguard.scoreboard.durations import as_dict, bounds_of, duration
 from django_workerguard.scoreboard.header import Header, LoadKind, Phase, ServerKind
 from django_workerguard.scoreboard.in_hand import oldest_request
 from django_workerguard.scoreboard.layout import Note, Seat, SeatState, Slot, SlotState
+from django_workerguard.scoreboard.places import pools_of
 from django_workerguard.scoreboard.tallies import read_tallies
 
 SNAPSHOT_VERSION = 1
@@ -74,6 +76,18 @@ def snapshot(board: Board) -> dict[str, Any]:
         "duration_buckets": bounds,
         "slots": slots,
     }
+
+
+def snapshots_of_pools(
+    project: str, run_dir: str | None, *, environ: Mapping[str, str], uid: int
+) -> list[dict[str, Any]]:
+    """Return snapshots of a project's guarded Celery pools on this host that this user may read."""
+    pools = pools_of(project, run_dir, environ=environ, uid=uid)
+    try:
+        return [snapshot(pool.board) for pool in pools]
+    finally:
+        for pool in pools:
+            pool.board.close()
 
 
 def _mold(board: Board, now: int) -> dict[str, Any] | None:

@@ -31,6 +31,7 @@ from django_workerguard.arbiter.run_files import RunFiles
 from django_workerguard.arbiter.slow_requests import SlowRequests
 from django_workerguard.arbiter.stack_requests import StackRequests
 from django_workerguard.arbiter.tracker import Tracker
+from django_workerguard.monitor.runner import Monitor
 from django_workerguard.notify.runner import Notifier
 from django_workerguard.policy import message as m
 from django_workerguard.policy.plan import next_deadline, plan
@@ -92,6 +93,7 @@ class GuardedArbiter(Arbiter):
         self._clock = AwakeClock()
         self._systemd = Systemd(os.environ, os.getpid())
         self._notifier = Notifier()
+        self._monitor = Monitor(self.board)
         self._gauges = Gauges()
         self._asked_target = AskedTarget()
         super().__init__(app)
@@ -143,14 +145,17 @@ class GuardedArbiter(Arbiter):
             import_module("django_workerguard.server.json_log").write_json(self.log)
         self._notifier.configure(options, app.handover, self.log)
         self.worker_class = guarded_class(self.worker_class)  # type: ignore[arg-type] # a class is hashable
+        self._monitor.configure(app.monitor, self.log)  # last: it may take another address
 
     def start(self) -> None:
         """Start as gunicorn does, but tell systemd READY only once the quorum is loaded."""
         stale = self._remove_stale_pid_file()
         notify_socket = os.environ.pop("NOTIFY_SOCKET", None)
         try:
+            self._monitor.open(self.app.handover.monitor)
             super().start()
         except (SystemExit, RuntimeError, ValueError, OSError) as error:
+            self._monitor.close(alone=not self.app.handover.monitor)
             if self.pidfile is not None:
                 self.pidfile.unlink()
             cause = start_error(error, self.app)
@@ -181,6 +186,7 @@ class GuardedArbiter(Arbiter):
             self._children,
             self._reload,
             self._stack_requests,
+            monitor=self._monitor,
             clock=self._clock,
             handover_fd=self._handover_fd,
             socket_files=self._socket_files,
@@ -217,6 +223,7 @@ class GuardedArbiter(Arbiter):
         """Yield the descriptors with secrets in them, which no child gets."""
         yield self._handover_fd
         yield self._reload.fd
+        yield self._monitor.surrender()
 
     def introduce(self) -> None:
         app = self.app
@@ -318,6 +325,7 @@ class GuardedArbiter(Arbiter):
             lambda: self._slow_requests.look(self.app.guard.options.slow_request),
             self._send_gauges,
             lambda: self._notifier.tick(lambda: snapshot(self.board), now),
+            lambda: self._run_monitor(now),
         )
         went_well = [self._survives(step) for step in steps]  # every one of them
         return all(went_well)
@@ -349,6 +357,10 @@ class GuardedArbiter(Arbiter):
         listeners = self.LISTENERS if self.cfg.enable_backlog_metric else None
         self._gauges.send(self.log, workers=len(self.WORKERS), listeners=listeners)
 
+    def _run_monitor(self, now: float) -> None:
+        retiring = bool(self.reexec_pid) and self._fleet.stop is not None
+        self._monitor.tick(now, has_predecessor=bool(self.master_pid), retiring=retiring)
+
     def _phase(self) -> int:
         if self._fleet.stop is not None:
             return Phase.DRAINING if self._fleet.listening else Phase.STOPPING
@@ -375,8 +387,12 @@ class GuardedArbiter(Arbiter):
 
     def close_listeners(self) -> None:
         listeners, self.LISTENERS = self.LISTENERS, []
-        alone = self.reexec_pid == self.master_pid == 0  # else another arbiter listens there
-        close_listeners(listeners, self._socket_files if alone else {})
+        close_listeners(listeners, self._socket_files if self._is_alone else {})
+
+    @property
+    def _is_alone(self) -> bool:
+        """Whether no other arbiter has the same listeners, as after SIGUSR2."""
+        return self.reexec_pid == self.master_pid == 0
 
     def give_up(self, code: int, reason: Reason) -> None:
         """Tell the receivers of notices at once: there may be no later."""
@@ -411,7 +427,11 @@ class GuardedArbiter(Arbiter):
         for pid, status in _ended():
             if pid == self.reexec_pid:
                 self.reexec_pid = 0
-            elif self._reload.ended(pid) or self._notifier.ended(pid, status):
+            elif (
+                self._reload.ended(pid)
+                or self._notifier.ended(pid, status)
+                or self._monitor.ended(pid, status, self._clock())
+            ):
                 continue
             elif pid == self.dirty_arbiter_pid:
                 self.handle_dirty_arbiter_exit(pid, status)
@@ -449,7 +469,13 @@ class GuardedArbiter(Arbiter):
 
     def stop(self, graceful: bool = True) -> None:  # noqa: FBT001, FBT002 - gunicorn's signature
         """Take away what is left; the policy has asked the workers to leave before this."""
-        for step in (self.close_listeners, self._reload.give_up, self._children.end, self._remove_files):
+        for step in (
+            self.close_listeners,
+            self._reload.give_up,
+            lambda: self._monitor.close(alone=self._is_alone),
+            self._children.end,
+            self._remove_files,
+        ):
             self._survives(step)
 
     def _remove_files(self) -> None:

@@ -15,6 +15,7 @@ from django_workerguard.arbiter.stack_requests import StackRequests
 from django_workerguard.arbiter.tracker import Tracker
 from django_workerguard.config.handover import rewrite
 from django_workerguard.errors import ExitCode
+from django_workerguard.monitor.runner import Monitor
 from django_workerguard.policy import message as m
 from django_workerguard.server.host import Host
 from django_workerguard.server.listeners import File
@@ -32,6 +33,7 @@ class Signals:
         reload: Reload,
         stack_requests: StackRequests,
         *,
+        monitor: Monitor,
         clock: Callable[[], float],
         handover_fd: int,
         socket_files: Mapping[str, File],
@@ -41,6 +43,7 @@ class Signals:
         self._children = children
         self._reload = reload
         self._stack_requests = stack_requests
+        self._monitor = monitor
         self._clock = clock
         self._handover_fd = handover_fd
         self._socket_files = socket_files
@@ -124,8 +127,10 @@ class Signals:
         host, arbiter = self._host, os.getpid()
         files = {path: list(file) for path, file in self._socket_files.items()}
         try:
-            rewrite(self._handover_fd, replace(host.app.handover, socket_files=files))
-            host.reexec()
+            with self._monitor.handed_over() as monitor:
+                handover = replace(host.app.handover, socket_files=files, monitor=monitor)
+                rewrite(self._handover_fd, handover)
+                host.reexec()
         except OSError as error:
             host.log.error("SIGUSR2: cannot start a second arbiter: %s", error.strerror)
         except BaseException:

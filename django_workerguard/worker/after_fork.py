@@ -70,13 +70,13 @@ class IgnoresHangup:
         signal.siginterrupt(signal.SIGHUP, False)
 
 
-def die_with_parent(parent: int) -> bool:
-    """Ask the kernel to send SIGTERM when the parent dies; return False if it is already dead.
+def die_with_parent(parent: int, *, by: int = signal.SIGTERM) -> bool:
+    """Ask the kernel to send a signal when the parent dies; return False if it is already dead.
 
     Call it after a change of user, because that clears the request.
     """
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, by, 0, 0, 0)
     return os.getppid() == parent
 
 

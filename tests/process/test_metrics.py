@@ -14,6 +14,8 @@ import yaml
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from tests.process.test_cli import workerguard
+
 TOKEN = "a-token-of-the-tests"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
@@ -72,6 +74,27 @@ def test_any_worker_tells_the_same_and_counters_survive_the_worker(server):
     assert after["workerguard_exits_total", ("cause", "sigkill")] == 1
     assert after["workerguard_slot_exits_total", ("slot", "1")] == 1
     assert after["workerguard_load_duration_seconds_count",] == 4
+
+
+def test_the_command_prints_what_a_worker_answers_and_needs_no_worker(serve, faults):
+    server = serve(environ={"WORKERGUARD_HEALTH_TOKEN": TOKEN})
+    server.wait_ready()
+
+    def printed() -> list[str]:
+        told = workerguard("metrics", "--name", "guinea", run_dir=server.run_dir)
+        assert told.returncode == 0, told.stderr
+        return told.stdout.splitlines()
+
+    def names(lines: list[str]) -> list[str]:
+        return [line.rpartition(" ")[0] for line in lines]
+
+    _, reply = scrape(server)
+    assert names(printed()) == names(reply.body.splitlines())
+    faults.set("ready", "memory")
+    for pid in server.pids():
+        os.kill(pid, signal.SIGKILL)
+    server.wait("nobody is loaded", lambda status: status["ready"] == 0)
+    assert "workerguard_ready_workers 0.0" in printed()
 
 
 def test_causes_and_rules_are_counted(serve, faults):

@@ -12,6 +12,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 
 from tests.process.harness import ROOT
 from tests.process.pools import PoolWorker
+from tests.process.test_monitor import ask, names, places
 
 TOKEN = "a-token-of-the-tests"
 BEARER = {"Authorization": f"Bearer {TOKEN}", "Accept": "application/openmetrics-text; version=1.0.0"}
@@ -29,7 +30,7 @@ def server(serve):
         "WORKERGUARD_DASHBOARD_ACCESS": "guinea_access:anybody",
         "GUINEA_POOLS": "1",
     }
-    return serve(environ=environ, project_copy=True)
+    return serve("--monitor-bind", "127.0.0.1:0", environ=environ, project_copy=True)
 
 
 @pytest.fixture
@@ -74,6 +75,11 @@ def test_every_reader_shows_the_pool_beside_the_web_workers(server, pool):
     assert found["workerguard_pool_ready_children", ("pool", name)] == 2
     failed = [value for key, value in found.items() if key[0] == "workerguard_pool_failed_tasks_total"]
     assert sum(failed) == 1
+    (place,) = places(server)
+    monitored = ask(place, "/metrics", BEARER).body
+    assert names(monitored) == names(scraped.body), "as the metrics URL"
+    assert [one["kind"] for one in json.loads(ask(place, "/status.json", BEARER).body)["pools"]] == ["celery"]
+    assert "TASKS" in ask(place, "/", BEARER).body
 
     page = server.get("/guard/").body
     assert f"Celery: {name}" in page

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import signal
 import sys
 import sysconfig
@@ -14,6 +15,7 @@ import pytest
 
 from tests.components import leave_out
 from tests.process.harness import ROOT
+from tests.process.test_monitor import ask, is_monitor, monitors
 
 pytestmark = pytest.mark.needs("root")
 
@@ -87,3 +89,29 @@ def test_a_log_rotation_kills_no_worker(as_nobody, load):
     assert server.statuses(10) == {200: 10}
     assert server.pids() == before
     assert not server.events("exited")
+
+
+def test_the_monitor_is_nobody_too(as_nobody, tmp_path):
+    path = tmp_path / "monitor.sock"
+    server, _ = as_nobody("--monitor-bind", f"unix:{path}")
+    server.wait_ready()
+    assert ask(f"unix:{path}", "/ready/").body == "ok: 2 of 2 workers ready, 1 needed\n"
+    (monitor,) = monitors(server)
+    status = Path(f"/proc/{monitor}/status").read_text()
+    nobodys = pwd.getpwuid(NOBODY).pw_gid
+    assert re.search(rf"^Uid:(\s+{NOBODY}){{4}}$", status, re.MULTILINE), status
+    assert re.search(rf"^Groups:\s+{nobodys}\s*$", status, re.MULTILINE), status
+    assert (path.stat().st_uid, path.stat().st_gid) == (NOBODY, nobodys)
+    for page in ("/", "/metrics", "/status.json", "/live/?format=json"):
+        assert ask(f"unix:{path}", page, {"Accept": "application/openmetrics-text"}).status == 200
+    server.signal(signal.SIGKILL)
+    server.wait_exit()
+    server._poll("its end", lambda: not is_monitor(monitor), 20)
+
+
+def test_the_monitor_of_nobody_knows_the_token(as_nobody, tmp_path):
+    path = tmp_path / "monitor.sock"
+    server, _ = as_nobody("--monitor-bind", f"unix:{path}", "--health-token", "letmein")
+    server.wait_ready()
+    assert ask(f"unix:{path}", "/metrics").status == 403
+    assert ask(f"unix:{path}", "/metrics", {"Authorization": "Bearer letmein"}).status == 200

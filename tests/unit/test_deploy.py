@@ -10,6 +10,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from django_workerguard.config.monitor_address import MonitorAddress
 from django_workerguard.config.options import OPTIONS, GuardOptions
 from django_workerguard.config.resolve import COMMAND_LINE, Layer, resolve
 from tests.components import COMPONENTS
@@ -20,6 +21,7 @@ COMPOSE = yaml.safe_load((DEPLOY / "compose.yml").read_text())
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
 POD = MANIFESTS[0]["spec"]["template"]["spec"]
 WEB = POD["containers"][0]
+(SERVICE,) = [manifest for manifest in MANIFESTS if manifest["kind"] == "Service"]
 
 
 @pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda manifest: manifest["kind"])
@@ -70,9 +72,15 @@ def test_a_first_start_may_last_until_the_server_gives_up_itself():
 
 
 def test_a_busy_worker_does_not_take_the_pod_out():
-    probe = WEB["readinessProbe"]
-    assert probe["timeoutSeconds"] >= 5
-    assert probe["failureThreshold"] >= 3
+    address = MonitorAddress.parse(options_of_the_pod().monitor_bind)
+    (monitor,) = [port["containerPort"] for port in WEB["ports"] if port["name"] == "monitor"]
+    assert address.port == monitor
+    assert address.is_public
+    assert any(variable["name"] == "WORKERGUARD_HEALTH_TOKEN" for variable in WEB["env"])
+    for name in ("startupProbe", "readinessProbe"):
+        assert WEB[name]["httpGet"]["port"] == "monitor"
+    assert WEB["readinessProbe"]["failureThreshold"] >= 3
+    assert all(port["targetPort"] == "http" for port in SERVICE["spec"]["ports"])
 
 
 def test_a_prober_outside_has_seen_the_drain_before_it_ends():
@@ -85,9 +93,8 @@ def patience(probe: dict[str, int]) -> int:
 
 
 def test_the_probes_are_the_servers_own():
-    path = options_of_the_pod().health_path
-    assert WEB["startupProbe"]["httpGet"]["path"] == f"{path}startup/"
-    assert WEB["readinessProbe"]["httpGet"]["path"] == f"{path}ready/"
+    assert WEB["startupProbe"]["httpGet"]["path"] == "/startup/"
+    assert WEB["readinessProbe"]["httpGet"]["path"] == "/ready/"
     assert WEB["livenessProbe"]["exec"]["command"] == ["workerguard", "probe", "live"]
     assert COMPOSE["services"]["web"]["healthcheck"]["test"] == ["CMD", "workerguard", "probe", "ready"]
     assert 'CMD ["workerguard", "probe", "live"]' in DOCKERFILE

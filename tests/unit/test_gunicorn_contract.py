@@ -106,6 +106,7 @@ def test_gunicorns_own_signals_are_all_handled_by_the_guard():
         None,
         SimpleNamespace(begin=None),
         None,
+        monitor=None,
         clock=None,
         handover_fd=-1,
         socket_files={},

@@ -15,6 +15,7 @@ from gunicorn.app.base import Application
 from django_workerguard.config.environment import change, difference
 from django_workerguard.config.handover import Handover
 from django_workerguard.config.load_request import LoadRequest
+from django_workerguard.config.monitor_address import WITHOUT_TOKEN, MonitorAddress
 from django_workerguard.config.options import GuardOptions
 from django_workerguard.config.resolve import (
     CONFIG_FILE,
@@ -26,6 +27,7 @@ from django_workerguard.config.resolve import (
     split,
 )
 from django_workerguard.errors import ConfigurationError
+from django_workerguard.monitor.runner import MonitorSettings
 from django_workerguard.policy.view import Policy
 from django_workerguard.probe import cgroup
 from django_workerguard.scoreboard.layout import MAX_SEATS
@@ -311,6 +313,15 @@ class GuardedApplication(Application):
                 f"gunicorn's timeout of {self.cfg.timeout} s ends a sync worker, without a successor, before request-timeout "
                 f"({options.request_timeout:g} s) would replace it; set a longer timeout"
             )
+        address = self.monitor.address
+        if address is not None and address.is_public and not (options.health_token or address.without_token):
+            raise ConfigurationError(
+                f"other hosts can reach {address}, and no health-token is set: they could read the state of the server",
+                option="monitor-bind",
+                where=self.guard.sources["monitor_bind"],
+                hint="Set a health-token, or listen at 127.0.0.1, [::1] or unix:PATH. If other hosts are meant to read it "
+                f"without a token, write '{address} {WITHOUT_TOKEN}'.",
+            )
         if quorum > workers:
             raise ConfigurationError(
                 f"a quorum of {quorum} cannot be reached by {workers} workers",
@@ -341,6 +352,20 @@ class GuardedApplication(Application):
 
     def _is_a(self, name: str) -> bool:
         return any(cls.__name__ == name for cls in self.cfg.worker_class.__mro__)
+
+    @property
+    def monitor(self) -> MonitorSettings:
+        """Return what the monitor needs."""
+        options = self.guard.options
+        return MonitorSettings(
+            address=MonitorAddress.parse(options.monitor_bind),
+            where=self.guard.sources["monitor_bind"],
+            token=options.health_token,
+            uid=self.cfg.uid,
+            gid=self.cfg.gid,
+            project=self.handover.project,
+            run_dir=options.run_dir or self._environ.get("WORKERGUARD_RUN_DIR"),
+        )
 
     @property
     def policy(self) -> Policy:

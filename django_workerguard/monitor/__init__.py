@@ -1,0 +1,1 @@
+"""The monitor: a process that answers probes, scrapes and people without a worker."""
