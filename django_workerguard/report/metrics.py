@@ -192,7 +192,7 @@ def _slots(slots: Iterable[Mapping[str, Any]]) -> Iterator[Family]:
 
 
 def _durations(shot: Snapshot) -> Iterator[Family]:
-    bounds = (*(f"{bound:g}" for bound in shot["duration_buckets"]), "+Inf")
+    bounds = (*(repr(float(bound)) for bound in shot["duration_buckets"]), "+Inf")
     buckets: list[tuple[tuple[str, ...], float]] = []
     totals: dict[tuple[str, ...], float] = {}
     for slot in shot["slots"]:

@@ -54,11 +54,10 @@ def _lines(group: Sequence[tuple[str, Family]], *, openmetrics: bool) -> Iterato
 def _samples(family: Family, pool: Labels) -> Iterator[str]:
     if family.kind == "histogram":
         for values, samples in groupby(family.samples, key=lambda sample: sample[0][:-1]):
-            labels = {**pool, **dict(zip(family.labels, values, strict=True))}
-            count = 0.0
+            labels, count = {**pool, **dict(zip(family.labels, values, strict=True))}, 0.0
             for (*_, bound), count in samples:
                 yield _sample(f"{family.name}_bucket", {**labels, "le": bound}, count)
-            yield _sample(f"{family.name}_count", labels, count)  # of the last bucket, which has no bound
+            yield _sample(f"{family.name}_count", labels, count)
             yield _sample(f"{family.name}_sum", labels, family.totals[values])
         return
     (name,) = family.series

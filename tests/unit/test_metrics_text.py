@@ -33,15 +33,19 @@ class Collector:
         return []
 
 
-SLOW = {"2xx": {"buckets": [3, 2, 1], "seconds": 4.5}, "5xx": {"buckets": [0, 0, 0], "seconds": 0.0}}
-
-
 @pytest.mark.parametrize("openmetrics", [False, True])
 @pytest.mark.parametrize(
     "shot",
     [
         changed(),
-        changed(duration_buckets=[0.005, 1.0], slot={"durations": SLOW}),
+        changed(
+            slot={
+                "durations": {
+                    "2xx": {"buckets": [1, 2, 3], "seconds": 1.5},
+                    "5xx": {"buckets": [0, 0, 1], "seconds": 7.25},
+                }
+            }
+        ),
         changed(name=HOSTILE, mold={**MOLD, "hazards": ["thread: a", "socket: b"]}),
         changed(
             ready=0, stand_in=True, slot={"requests": 12345678, "rss_bytes": 87654321, "state": "back_off"}
