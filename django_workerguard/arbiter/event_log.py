@@ -23,7 +23,6 @@ from django_workerguard.policy.reason import DEPARTURES, Killer, Reason, Rule
 from django_workerguard.policy.view import Fleet, State, Worker
 from django_workerguard.probe import cgroup
 from django_workerguard.probe.clock import monotonic_ns
-from django_workerguard.report.stacks import Stack, shortened
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.in_hand import InHand, requests_in_hand
@@ -33,7 +32,6 @@ from django_workerguard.scoreboard.tallies import Tallies
 
 # of the control socket's requests, how many are written to the journal in each period: a flood must not wipe the rest
 ASKED_MOST, ASKED_PERIOD = 60, 60.0  # requests, seconds
-SHORT_STACK = 150  # characters of a stack in an event; the log has the whole
 NAMED = 5  # lost requests that one line of the log names; the journal has each
 LOADING = (State.LOADING, State.LOADED, State.FAILED)
 
@@ -338,17 +336,18 @@ class EventLog:
             more = f" and {len(lost) - NAMED} more" if len(lost) > NAMED else ""
             self._log_worker("error", worker, "requests-lost", "lost with it: %s%s", named, more)
 
-    def slow_request(self, worker: Worker, request: InHand, stacks: Sequence[Stack], left_out: int) -> None:
+    def slow_request(
+        self, worker: Worker, request: InHand, *, frames: Sequence[str], short: str, left_out: int
+    ) -> None:
         """Write down a request that has run for long, with its stack. ``left_out``: such requests without a stack."""
         age = request.age(monotonic_ns())
         fields = {"path": request.path, "view": request.view, "age": round(age, 3)}
         more = {"left_out": left_out} if left_out else {}
-        stack = shortened(stacks, SHORT_STACK)
-        self._about("slow-request", worker, method=request.method, **fields, stack=stack, **more)
+        self._about("slow-request", worker, method=request.method, **fields, stack=short, **more)
         others = f" ({left_out} more slow requests are left out)" if left_out else ""
-        frames = "\n".join(frame for stack in stacks for frame in stack.frames) or "its stack is not known"
+        stack = "\n".join(frames) or "its stack is not known"
         text = "%s has run for %.1f s%s:\n%s"
-        self._log_worker("warning", worker, "slow-request", text, request.target, age, others, frames)
+        self._log_worker("warning", worker, "slow-request", text, request.target, age, others, stack)
 
     def _exited_loading(
         self, worker: Worker, end: Exit, dump: str, seats: Seats, now: float

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from django_workerguard.arbiter.stack_requests import Asked, StackRequests
 from django_workerguard.arbiter.tracker import Tracker
 from django_workerguard.probe.clock import monotonic_ns
-from django_workerguard.report.stacks import read_stacks, stacks_of
+from django_workerguard.report.stacks import read_stacks, shortened, stacks_of
 from django_workerguard.scoreboard.in_hand import NO_LIMIT, InHand, requests_in_hand
 from django_workerguard.scoreboard.stack_format import END
 
 EVERY = 1.0  # seconds between two stacks of the whole server
+SHORT_STACK = 150  # characters of a stack in an event; the log has the whole
 PATIENCE = 1.0  # seconds in which a worker writes its stacks
 
 
@@ -79,5 +80,12 @@ class SlowRequests:
         worker = self._tracker.fleet.process(pending.request.seat)
         if worker is not None:
             stacks = stacks_of(pending.request, read_stacks(dump))
-            self._tracker.event_log.slow_request(worker, pending.request, stacks, self._left_out)
+            frames = [frame for stack in stacks for frame in stack.frames]
+            self._tracker.event_log.slow_request(
+                worker,
+                pending.request,
+                frames=frames,
+                short=shortened(stacks, SHORT_STACK),
+                left_out=self._left_out,
+            )
             self._left_out = 0

@@ -7,7 +7,6 @@ Weakest first: default, ``WORKERGUARD`` in the settings, ``WORKERGUARD`` in guni
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -214,5 +213,7 @@ def nearest(key: str, server_options: Collection[str]) -> str:
 
 def _nearest(key: str, fields: Collection[str]) -> str:
     known = [name.upper() for name in fields]
+    import difflib  # here, because only a wrong key needs it, and the arbiter is to stay light
+
     match = difflib.get_close_matches(key.upper().replace("-", "_"), known, n=1, cutoff=0.6)
     return f"Did you mean {match[0]!r}?" if match else "The options reference lists all options."

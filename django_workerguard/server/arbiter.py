@@ -28,7 +28,6 @@ from django_workerguard.arbiter.event_log import EventLog
 from django_workerguard.arbiter.exits import Exit
 from django_workerguard.arbiter.molds import Channels, Molds
 from django_workerguard.arbiter.run_files import RunFiles
-from django_workerguard.arbiter.slow_requests import SlowRequests
 from django_workerguard.arbiter.stack_requests import StackRequests
 from django_workerguard.arbiter.tracker import Tracker
 from django_workerguard.notify.runner import Notifier
@@ -105,6 +104,7 @@ class GuardedArbiter(Arbiter):
         self._reload = Reload(self, self._tracker, clock=self._clock, handover_fd=handover_fd)
         self._run_files = RunFiles(opened, restored=self._event_log.restored, lost=self._event_log.lost)
         self._control: ControlSocket | None = None
+        self._slow_requests: Any = None  # once the option slow-request is set
         self._socket_files: dict[
             str, File
         ] = {}  # by path: the files of unix sockets that this arbiter removes
@@ -189,7 +189,6 @@ class GuardedArbiter(Arbiter):
         )
         self._children = Children(self._tracker.seats, fork, self._event_log, mold_fork=fork)
         self._stack_requests = StackRequests(self._children, self._tracker.seats, clock=self._clock)
-        self._slow_requests = SlowRequests(self._tracker, self._stack_requests, clock=self._clock)
         self._molds = Molds(self._tracker, self._children, channels)
         self._applier = Applier(self._tracker, self._children, self)
         self._burial = Burial(
@@ -338,7 +337,7 @@ class GuardedArbiter(Arbiter):
             ),
             self.manage_dirty_arbiter,
             self._stack_requests.forget,
-            lambda: self._slow_requests.look(self.app.guard.options.slow_request),
+            self._look_for_slow_requests,
             self._send_gauges,
             lambda: self._notifier.tick(lambda: snapshot(self.board), now),
             lambda: self._run_monitor(now),
@@ -354,6 +353,16 @@ class GuardedArbiter(Arbiter):
         now = self._clock()
         for action in plan(self._tracker.policy, self._fleet, now):
             self._survives(self._applier.apply, action, now)
+
+    def _look_for_slow_requests(self) -> None:
+        limit = self.app.guard.options.slow_request
+        if limit and self._slow_requests is None:
+            module = import_module(
+                "django_workerguard.arbiter.slow_requests"
+            )  # here, because most sites need none of it
+            self._slow_requests = module.SlowRequests(self._tracker, self._stack_requests, clock=self._clock)
+        if self._slow_requests is not None:
+            self._slow_requests.look(limit)
 
     def _promote(self) -> None:
         before = self.master_pid
