@@ -312,6 +312,7 @@ def test_workers_that_are_forked_after_a_log_rotation_write_into_the_new_file(se
     log = tmp_path / "access.log"
     server = serve_mold(serve, "--access-logfile", str(log))
     assert server.statuses(4) == {200: 4}
+    server._poll("four lines", lambda: len(log.read_text().splitlines()) == 4, 20)
     old = log.rename(log.with_suffix(".1"))
     server.signal(signal.SIGUSR1)
     server._poll("a new log", log.exists, 20)
