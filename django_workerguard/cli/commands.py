@@ -83,17 +83,18 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    status = commands.add_parser("status", parents=[which], help="Show every slot, and the findings.")
-    output = status.add_mutually_exclusive_group()
-    output.add_argument("--json", action="store_true", help="Print JSON.")
-    output.add_argument(
+    output = argparse.ArgumentParser(add_help=False)
+    form = output.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="Print JSON.")
+    form.add_argument(
         "--watch",
         nargs="?",
         type=_seconds,
         const=1.0,
         metavar="SECONDS",
-        help="Repeat every SECONDS seconds (1 by default): a live screen on a terminal, otherwise one table after the other.",
+        help="Repeat every SECONDS seconds (1 by default): in place on a terminal, otherwise one table after the other.",
     )
+    status = commands.add_parser("status", parents=[which, output], help="Show every slot, and the findings.")
     status.set_defaults(command=_status)
 
     metrics = commands.add_parser(
@@ -110,17 +111,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     events.set_defaults(command=_events)
 
     requests = commands.add_parser(
-        "requests", parents=[which], help="Show the requests that are being served, the oldest first."
-    )
-    output = requests.add_mutually_exclusive_group()
-    output.add_argument("--json", action="store_true", help="Print JSON.")
-    output.add_argument(
-        "--watch",
-        nargs="?",
-        type=_seconds,
-        const=1.0,
-        metavar="SECONDS",
-        help="Repeat every SECONDS seconds.",
+        "requests", parents=[which, output], help="Show the requests that are being served, the oldest first."
     )
     requests.set_defaults(command=_requests)
 
