@@ -9,7 +9,7 @@ from django_workerguard.arbiter.stack_requests import Asked, StackRequests
 from django_workerguard.arbiter.tracker import Tracker
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.report.stacks import read_stacks, shortened, stacks_of
-from django_workerguard.scoreboard.in_hand import NO_LIMIT, InHand, requests_in_hand
+from django_workerguard.scoreboard.in_hand import NO_LIMIT, InHand, older_than, requests_in_hand
 from django_workerguard.scoreboard.stack_format import END
 
 EVERY = 1.0  # seconds between two stacks of the whole server
@@ -67,7 +67,7 @@ class SlowRequests:
         return [
             request
             for worker in self._tracker.fleet.workers.values()
-            if worker.in_flight
+            if worker.in_flight and older_than(self._tracker.board, worker.seat, limit, now)
             for request in requests_in_hand(self._tracker.board, worker.seat)
             if request.age(now) >= limit and request.limit != NO_LIMIT
         ]

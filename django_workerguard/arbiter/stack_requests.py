@@ -13,7 +13,7 @@ from django_workerguard.arbiter.children import Child, Children
 from django_workerguard.arbiter.control_socket import Request
 from django_workerguard.arbiter.seats import Seats
 from django_workerguard.arbiter.stack_dump import read_dump
-from django_workerguard.scoreboard.layout import Seat, SeatState
+from django_workerguard.scoreboard.layout import Seat, SeatKind, SeatState
 from django_workerguard.scoreboard.stack_format import STACKS_SIGNAL
 
 KEEP = 10.0  # seconds in which whoever has asked can still read the answer
@@ -61,6 +61,10 @@ class StackRequests:
         child = self._children.in_seat(seat)
         if child is None:
             return "there is no process"
+        if (
+            child.start.kind is SeatKind.STAND_IN
+        ):  # it loads nothing, so it has no handler, and the signal would end it
+            return "it is the stand-in"
         if child.start.dump_fd < 0:
             return "it has no file for them, because no descriptor was free when it started"
         if self._seats.word(seat, Seat.STATE) == SeatState.NONE:

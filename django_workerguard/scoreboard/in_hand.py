@@ -27,7 +27,8 @@ class InHand:
     """One request that a worker serves.
 
     ``started`` and ``limit`` are in nanoseconds of the monotonic clock; ``limit`` is 0 if the request has none of its
-    own, and NO_LIMIT if it may run for ever. ``task`` is the identity of the thread, greenlet or task. ``view`` is "" until Django has chosen it.
+    own, and NO_LIMIT if it may run for ever. ``task`` is the identity of the thread, greenlet or task. ``view`` is ""
+    until Django has chosen it.
     """
 
     seat: int
@@ -46,16 +47,13 @@ class InHand:
     def target(self) -> str:
         return f"{self.method} {self.path}"
 
-    def as_dict(self, slot: int, pid: int, now: int) -> dict[str, Any]:
+    def as_dict(self, now: int) -> dict[str, Any]:
         """Return it as plain values, with its age in seconds."""
         return {
-            "slot": slot,
-            "pid": pid,
             "age": round(self.age(now), 3),
             "method": self.method,
             "path": self.path,
             "view": self.view,
-            "task": self.task,
         }
 
 
@@ -75,16 +73,7 @@ def workers_in_seats(board: Board) -> Iterator[tuple[int, int]]:
 
 def oldest_request(board: Board, seat: int, now: int) -> dict[str, Any] | None:
     """Return the oldest request in a seat as plain values; None if there is none."""
-    requests = requests_in_hand(board, seat)
-    if not requests:
-        return None
-    oldest = requests[0]
-    return {
-        "age": round(oldest.age(now), 3),
-        "method": oldest.method,
-        "path": oldest.path,
-        "view": oldest.view,
-    }
+    return next((request.as_dict(now) for request in requests_in_hand(board, seat)), None)
 
 
 def requests_of_servers(boards: Iterable[Board]) -> dict[str, Any]:
@@ -100,7 +89,10 @@ def requests_of_servers(boards: Iterable[Board]) -> dict[str, Any]:
             base = board.layout.seat(seat)
             in_flight += board.words[base + Seat.IN_FLIGHT]
             pid = board.words[base + Seat.PID]
-            listed.extend(request.as_dict(slot, pid, now) for request in requests_in_hand(board, seat))
+            listed.extend(
+                {"slot": slot, "pid": pid, **request.as_dict(now), "task": request.task}
+                for request in requests_in_hand(board, seat)
+            )
     return {
         "version": REQUESTS_VERSION,
         "at": time.time(),

@@ -14,7 +14,9 @@ from http.client import HTTPException
 
 import pytest
 
+from django_workerguard.scoreboard.control_client import ask
 from django_workerguard.scoreboard.in_hand import requests_of_servers
+from django_workerguard.scoreboard.layout import Seat, SeatKind
 from tests.process.harness import UnixConnection
 from tests.process.test_cli import workerguard
 
@@ -254,3 +256,20 @@ def test_the_register_is_empty_after_errors_streams_aborts_recyclings_and_kills(
     counted = sum(slot["requests"] for slot in server.status()["slots"])
     histograms = [one for slot in server.status()["slots"] for one in slot["durations"].values()]
     assert sum(sum(one["buckets"]) for one in histograms) == counted
+
+
+def test_a_stand_in_is_not_ended_by_a_question_for_its_stacks(serve):
+    server = serve()
+    server.wait_ready()
+    with server.board() as board:
+        bases = [board.layout.seat(seat) for seat in range(board.layout.seats)]
+        (stand_in,) = [
+            board.words[base + Seat.PID]
+            for base in bases
+            if board.words[base + Seat.KIND] == SeatKind.STAND_IN
+        ]
+        answer = ask(board.path.with_suffix(".sock"), "stacks", pid=stand_in)
+    assert not answer["accepted"]
+    assert "it is the stand-in" in answer["reason"]
+    assert server.statuses(3) == {200: 3}
+    assert not server.events("stand-in-exited")
