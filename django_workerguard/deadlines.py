@@ -60,7 +60,7 @@ def request_timeout(seconds: float) -> Callable[[View], View]:
 
 
 def extend_deadline(seconds: float) -> bool:
-    """Let the request that this code serves run for so many seconds more, counted from now; 0: without limit.
+    """Set the limit of the current request to so many seconds from now; 0: no limit.
 
     Returns whether that was possible: False outside of a request, in a thread that has not the request's context, for a
     request that the register has no room for, and without `serve_guarded`.

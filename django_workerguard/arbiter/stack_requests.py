@@ -16,7 +16,7 @@ from django_workerguard.arbiter.stack_dump import read_dump
 from django_workerguard.scoreboard.layout import Seat, SeatKind, SeatState
 from django_workerguard.scoreboard.stack_format import STACKS_SIGNAL
 
-KEEP = 10.0  # seconds in which whoever has asked can still read the answer
+KEEP = 10.0  # seconds for which the stacks can be read, before their file is emptied
 
 
 @dataclass(frozen=True)

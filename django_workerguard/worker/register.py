@@ -106,7 +106,7 @@ class Register:
         return encoded
 
     def limit(self, token: int, seconds: float) -> bool:
-        """Let a request be overdue in so many seconds from now, or never (0); return whether it is in hand."""
+        """Set the limit of a request to so many seconds from now; 0: no limit. Return whether the request is in hand."""
         if not self._is_in_hand(token):
             return False
         limit = monotonic_ns() + int(seconds * 1e9) if seconds else NO_LIMIT

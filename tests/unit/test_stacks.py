@@ -1,4 +1,4 @@
-"""What is read out of a dump of stacks, whoever has written it."""
+"""Reading a dump: the stacks of threads, which faulthandler writes, and of greenlets and tasks, which Python writes."""
 
 from __future__ import annotations
 
