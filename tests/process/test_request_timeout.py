@@ -64,6 +64,16 @@ def test_its_other_requests_are_finished(serve, worker_class):
     assert hanging.join() == [None]
 
 
+def test_a_gevent_worker_that_is_aborted_in_the_greenlet_of_a_request_ends_at_once(serve):
+    server = serve("--request-timeout", "1", "--", "-k", "gevent", "--timeout", "60", workers=1)
+    server.wait_ready()
+    asking = Clients(server)
+    asking.ask("/hang?how=computing")
+    server.wait_event("exited")
+    assert asking.join() == [None]
+    assert server.events("exited")[0]["end"] == "exit code 1"
+
+
 def test_a_view_has_a_limit_of_its_own_and_a_request_can_extend_it(serve, worker_class):
     server = serve("--", "-k", worker_class, *threads(worker_class), "--timeout", "60")
     server.wait_ready()
@@ -154,7 +164,7 @@ def test_of_many_slow_requests_one_a_second_is_written_and_the_others_are_counte
 
 # the view that hangs, and the seconds between two requests for it: some hang with their thread, some with their worker
 HANGS = {
-    "sync": ("/deadlock", 4.0),
+    "sync": ("/hang", 4.0),
     "gthread": ("/deadlock", 0.3),
     "gevent": ("/deadlock", 0.3),
     "asgi": ("/blocked-loop", 4.0),
@@ -176,7 +186,7 @@ def test_a_view_that_hangs_for_ever_costs_only_its_own_requests(serve, worker_cl
     def ask(path: str, into: list[int | None], pause: float) -> None:
         while time.monotonic() < over:
             try:
-                into.append(server.get(path, timeout=60).status)
+                into.append(server.get(f"{path}?how=lock", timeout=60).status)
             except (OSError, HTTPException):
                 into.append(None)
             time.sleep(pause)

@@ -137,8 +137,7 @@ def test_requests_that_are_lost_with_their_worker_are_written_down(serve, client
     server.wait("the access log", lambda _: access_log.read_text().count('"GET /slow -" 000') == count)
     assert SECRET not in server.log + access_log.read_text()
     assert asking.join() == [None] * count
-    server.wait_ready()
-    assert in_hand(server) == []
+    server.wait("the seat of the dead worker is empty", lambda _: in_hand(server) == [])
 
 
 def stacks_of(server, slot: int, *more: str) -> str:

@@ -7,6 +7,7 @@ import functools
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -67,6 +68,14 @@ def _draining(worker_class: type) -> tuple[type, ...]:
     if any(cls.__name__ == "UvicornWorker" for cls in worker_class.__mro__):
         return (import_module(f"{package}.uvicorn_server").DrainingUvicorn,)
     return (import_module(f"{package}.drain").DrainingASGI,)
+
+
+def _end_main_greenlet(end: SystemExit) -> None:
+    """End gevent's main greenlet, if another one runs: gunicorn ignores a SystemExit in that of a request."""
+    if "gevent" in sys.modules:
+        hub = import_module("gevent._hub_local").get_hub_if_exists()
+        if hub is not None and import_module("gevent").getcurrent() not in (hub, hub.parent):
+            hub.handle_system_error(SystemExit, end)
 
 
 def task_identity() -> Callable[[], int]:
@@ -255,7 +264,11 @@ class GuardMixin(IgnoresHangup):
 
     def handle_abort(self, sig: int, frame: Any) -> None:
         self._before_abort()
-        super().handle_abort(sig, frame)  # type: ignore[misc]
+        try:
+            super().handle_abort(sig, frame)  # type: ignore[misc]
+        except SystemExit as end:
+            _end_main_greenlet(end)
+            raise
 
     def handle_abort_signal(self) -> None:
         self._before_abort()
