@@ -300,6 +300,9 @@ class EventLog:
             self._tallies.count("recycles", kind)
         self._lost_requests(worker, kind)
         threads = seats.report(worker.seat).get("threads")  # that the process did not wait for
+        leaving = worker.state is State.RETIRING
+        if worker.aborted is not None or (not end.clean and not leaving):
+            self._board.write_last_error(worker.slot, describe(worker, end, dump, None, killer))
         self._about(
             "exited",
             worker,
@@ -313,14 +316,11 @@ class EventLog:
             rss_bytes=worker.rss,
             **({"threads": threads} if threads else {}),
         )
-        leaving = worker.state is State.RETIRING
         level = "info" if end.clean or (leaving and worker.aborted is None) else "error"
         why = str(worker.reason) if worker.reason else (killer.text if killer else "")
         self._log_worker(level, worker, "exited", "ended: %s%s", end, f" ({why})" if why else "")
         if dump:
             self._log_worker("error", worker, "stacks", "its stacks at the end:\n%s", dump)
-        if worker.aborted is not None or (not end.clean and not leaving):
-            self._board.write_last_error(worker.slot, describe(worker, end, dump, None, killer))
         return Cause.TRANSIENT, None
 
     def _lost_requests(self, worker: Worker, cause: str) -> None:

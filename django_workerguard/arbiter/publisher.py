@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections import deque
 from collections.abc import Callable
 
+from django_workerguard.arbiter.last_minute import LastMinute
 from django_workerguard.arbiter.seats import Seats
 from django_workerguard.policy.mold import is_lazy
 from django_workerguard.policy.recycle import is_large_at_first, is_stuck
 from django_workerguard.policy.view import Fleet, Policy, State, Worker
 from django_workerguard.probe.clock import monotonic_ns
-from django_workerguard.report.quantiles import quantile
 from django_workerguard.scoreboard.board import Board
-from django_workerguard.scoreboard.durations import bounds_of, counts_of_all
 from django_workerguard.scoreboard.header import Header, LoadKind
 from django_workerguard.scoreboard.layout import (
-    BUCKETS,
-    DURATIONS_WORDS,
+    HISTOGRAMS_WORDS,
     SAMPLES,
     Note,
     Sample,
@@ -28,14 +25,14 @@ from django_workerguard.scoreboard.layout import (
 )
 
 SAMPLE_EVERY = 10.0  # seconds
-SAMPLES_OF_A_MINUTE = 6
-QUANTILES = ((Header.P50, 0.5), (Header.P95, 0.95), (Header.P99, 0.99))
 LARGEST_WORD = (1 << 64) - 1
 # what a slot shows of processes that are neither its incumbent nor its successor
 COUNTS = {
     Slot.REQUESTS: Seat.REQUESTS,
     Slot.ERRORS_5XX: Seat.ERRORS_5XX,
     Slot.IN_FLIGHT: Seat.IN_FLIGHT,
+    Slot.SHED: Seat.SHED,
+    Slot.GONE: Seat.GONE,
 }
 MOLD_STATES = {
     State.READY: SlotState.READY,
@@ -61,8 +58,8 @@ class Publisher:
         self._samples = 0
         self._used = 0  # the highest slot that anybody has ever been in
         self._states: dict[int, tuple[SlotState, int]] = {}
-        self._durations_before: dict[int, list[int]] = {}  # histograms of processes that are gone, by slot
-        self._minute = deque([[0] * BUCKETS], maxlen=SAMPLES_OF_A_MINUTE + 1)  # counts of all durations
+        self._histograms_before: dict[int, list[int]] = {}  # of processes that are gone, by slot
+        self._last_minute = LastMinute(board, monotonic_ns())
         self._gone: dict[tuple[int, Slot], int] = {}  # what processes counted that are gone, by slot
 
     def publish(self, policy: Policy, fleet: Fleet, now: float, *, phase: int) -> None:
@@ -91,7 +88,7 @@ class Publisher:
             words[self._board.layout.slot(slot) + Slot.NOTES] = _notes(policy, fleet, slot)
         if now - self._sampled >= SAMPLE_EVERY:
             self._sampled = now
-            self._sample(fleet)
+            self._sample(policy, fleet)
 
     def _mold(self, policy: Policy, fleet: Fleet, deadline: Callable[[float], int]) -> None:
         """Write the mold into slot 0: the newest one that is ready, or the newest."""
@@ -157,30 +154,20 @@ class Publisher:
                 self._gone[slot, total] = _sum(self._gone.get((slot, total), 0), count)
                 words[at + total] = _sum(words[at + total], count if visible else 0)
         words[at + Slot.EXITS] = _sum(words[at + Slot.EXITS], 1)
-        self._fold_durations(slot, seat)
+        self._fold_histograms(slot, seat)
 
-    def _fold_durations(self, slot: int, seat: int) -> None:
+    def _fold_histograms(self, slot: int, seat: int) -> None:
         words, layout = self._board.words, self._board.layout
-        of, at = layout.durations(seat), layout.durations_before(slot)
-        before = self._durations_before.get(slot, [0] * DURATIONS_WORDS)
-        counted = words[of : of + DURATIONS_WORDS].tolist()
+        of, at = layout.histograms(seat), layout.histograms_before(slot)
+        before = self._histograms_before.get(slot, [0] * HISTOGRAMS_WORDS)
+        counted = words[of : of + HISTOGRAMS_WORDS].tolist()
         totals = [_sum(*pair) for pair in zip(before, counted, strict=True)]
-        words[of : of + DURATIONS_WORDS] = memoryview(array("Q", [0] * DURATIONS_WORDS))
-        words[at : at + DURATIONS_WORDS] = memoryview(array("Q", totals))
-        self._durations_before[slot] = totals
+        words[of : of + HISTOGRAMS_WORDS] = memoryview(array("Q", [0] * HISTOGRAMS_WORDS))
+        words[at : at + HISTOGRAMS_WORDS] = memoryview(array("Q", totals))
+        self._histograms_before[slot] = totals
 
-    def _latency(self) -> None:
-        """Write the quantiles of the durations of the last minute's requests."""
-        self._minute.append(counts_of_all(self._board))
-        latest, earliest = self._minute[-1], self._minute[0]
-        counts = [max(0, now - then) for now, then in zip(latest, earliest, strict=True)]
-        bounds = bounds_of(self._board)
-        for word, share in QUANTILES:
-            seconds = quantile(share, counts, bounds)
-            self._board.words[word] = 0 if seconds is None else max(1, int(seconds * 1e6))
-
-    def _sample(self, fleet: Fleet) -> None:
-        self._latency()
+    def _sample(self, policy: Policy, fleet: Fleet) -> None:
+        self._last_minute.sample(fleet.ready, policy.threads, self._board.words[Header.BEAT])
         words = self._board.words
         index = self._samples % SAMPLES
         for slot in range(1, fleet.target + 1):

@@ -166,13 +166,15 @@ class Tracker:
         gone = self.fleet.process(seat)
         if gone is None:
             return
+        if not gone.is_mold:
+            self._publisher.fold(
+                gone.slot, seat
+            )  # first: whoever reads that it has ended finds what it has counted
         cause, failure = self.event_log.exited(gone, end, dump, self.seats, now=now)
         if failure is not None:
             self.tell(m.LoadFailed(failure))
         transient, memory = bool(cause & Cause.TRANSIENT), bool(cause & Cause.MEMORY)
         self.tell(m.Exited(seat, now, clean=end.clean, transient=transient, memory=memory))
-        if not gone.is_mold:
-            self._publisher.fold(gone.slot, seat)
         self.event_log.next_try(self.fleet, gone, now)
 
     def recycle(self, arguments: dict[str, Any], asked_by: str) -> str | None:

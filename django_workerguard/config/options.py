@@ -378,6 +378,14 @@ class GuardOptions:
         "replaced if the request has not ended five seconds later), 'report' (a finding reports it).",
         metavar="replace|cancel|report",
     )
+    queue_timeout: float = _option(
+        0.0,
+        units.seconds,
+        "Answer a request 503 with Retry-After, instead of serving it, if it has waited for longer than this number of "
+        "seconds before its worker could take it up. 0: serve every request. How long it has waited is unknown on a unix "
+        "socket, unless the proxy sends X-Request-Start.",
+        metavar="SECONDS",
+    )
     duration_buckets: tuple[float, ...] = _option(
         (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
         _buckets,

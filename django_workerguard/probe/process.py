@@ -21,6 +21,16 @@ def start_time(pid: int, *, proc: str = PROC) -> int:
         return 0
 
 
+def cpu_ns(pid: int, *, proc: str = PROC) -> int:
+    """Return the CPU time that a process has used, in nanoseconds, in steps of a clock tick; 0 if it is gone."""
+    try:
+        with open(f"{proc}/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        return (int(fields[11]) + int(fields[12])) * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
 def started_at(pid: int, *, proc: str = PROC) -> float | None:
     """Return when a process started, in Unix seconds; None if it is gone or the time is unknown."""
     ticks = start_time(pid, proc=proc)

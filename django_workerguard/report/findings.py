@@ -80,6 +80,13 @@ def _server(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
         text = f"the settings {snapshot['settings']} have DEBUG = True: visitors see error pages with code and values"
         yield Finding("warning", "debug", None, text)
     yield from _limits(snapshot)
+    if snapshot["shed"]:
+        number = snapshot["shed"]
+        text = (
+            f"{number} request{'' if number == 1 else 's'} of the last minute waited longer than queue-timeout and got a 503: "
+            "there are too few workers for the load"
+        )
+        yield Finding("warning", "requests-shed", None, text)
     outdated = sorted({name for slot in snapshot["slots"] for name in slot["outdated"]})
     if outdated:
         text = (

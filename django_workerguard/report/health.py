@@ -13,6 +13,8 @@ ProbeKind = Literal["live", "ready", "startup"]
 KINDS: tuple[ProbeKind, ...] = ("live", "ready", "startup")
 RETRY_AFTER = 2
 
+REASONS = {200: "OK", 499: "Client Closed Request"}
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -24,7 +26,7 @@ class Answer:
 
     @property
     def reason(self) -> str:
-        return "OK" if self.status == 200 else "Service Unavailable"
+        return REASONS.get(self.status, "Service Unavailable")
 
 
 def wants_json(accept: str, *, format: str = "") -> bool:

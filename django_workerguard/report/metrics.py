@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Any
 
 from django_workerguard.report.findings import assess
@@ -84,7 +85,7 @@ def families(shot: Snapshot) -> Iterator[Family]:
     yield from _mold(shot)
     yield from _counts(shot["tallies"])
     yield from _slots(slots)
-    yield from _durations(shot)
+    yield from _times(shot)
     if shot["backlog"] is not None:
         yield _one(
             "listen_backlog_connections", "Number of connections that wait to be accepted.", shot["backlog"]
@@ -191,21 +192,45 @@ def _slots(slots: Iterable[Mapping[str, Any]]) -> Iterator[Family]:
         yield _of(name, kind, text, ("slot",), [((str(slot["slot"]),), slot[key] or 0) for slot in slots])
 
 
-def _durations(shot: Snapshot) -> Iterator[Family]:
+def _times(shot: Snapshot) -> Iterator[Family]:
+    """Yield the histograms of how long requests took and waited, and what follows from waiting."""
+    durations = [
+        ((str(slot["slot"]), status), histogram)
+        for slot in shot["slots"]
+        for status, histogram in slot["durations"].items()
+    ]
+    text = "Seconds from the start of a request until its response was sent, by slot and class of status."
+    yield _histograms("request_duration_seconds", text, ("slot", "status"), durations, shot)
+    waits = [((str(slot["slot"]),), slot["queue"]) for slot in shot["slots"] if slot["queue"]]
+    text = "Seconds that a request waited before a worker took it up, where that is known."
+    yield _histograms("request_queue_seconds", text, ("slot",), waits, shot)
+    refused = [
+        ((str(slot["slot"]), reason), slot[key])
+        for slot in shot["slots"]
+        for reason, key in (("queue-timeout", "shed"), ("client-gone", "gone"))
+    ]
+    text = "Requests that were not served because they had waited too long, or because their client had gone."
+    yield _of("requests_refused", "counter", text, ("slot", "reason"), refused)
+    if shot["utilisation"] is not None:
+        text = "Share of the ready workers' capacity that was busy in the last minute, from 0 to 1."
+        yield _one("utilisation_ratio", text, shot["utilisation"])
+
+
+def _histograms(
+    name: str,
+    text: str,
+    names: tuple[str, ...],
+    of: Iterable[tuple[tuple[str, ...], Mapping[str, Any]]],
+    shot: Snapshot,
+) -> Family:
     bounds = (*(repr(float(bound)) for bound in shot["duration_buckets"]), "+Inf")
     buckets: list[tuple[tuple[str, ...], float]] = []
     totals: dict[tuple[str, ...], float] = {}
-    for slot in shot["slots"]:
-        for status, histogram in slot["durations"].items():
-            labels = (str(slot["slot"]), status)
-            below = 0
-            for bound, count in zip(bounds, histogram["buckets"], strict=True):
-                below += count
-                buckets.append(((*labels, bound), below))
-            totals[labels] = histogram["seconds"]
-    text = "Seconds from the start of a request until its response was sent, by slot and class of status."
-    name = f"{PREFIX}_request_duration_seconds"
-    yield Family(name, "histogram", text, ("slot", "status"), buckets, totals)
+    for labels, histogram in of:
+        for bound, below in zip(bounds, accumulate(histogram["buckets"]), strict=True):
+            buckets.append(((*labels, bound), below))
+        totals[labels] = histogram["seconds"]
+    return Family(f"{PREFIX}_{name}", "histogram", text, names, buckets, totals)
 
 
 def _findings(shot: Snapshot) -> Family:

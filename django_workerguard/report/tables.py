@@ -53,16 +53,18 @@ def headlines(snapshot: Mapping[str, Any]) -> tuple[str, ...]:
         f"generation {arbiter['generation']}, {arbiter['phase']}; arbiter pid {arbiter['pid']}, up "
         f"{span(snapshot['at'] - arbiter['started_at'])}"
     )
-    where = f"{snapshot['worker_class']} at {', '.join(snapshot['bind'])}{_latency(snapshot['latency'])}"
+    where = f"{snapshot['worker_class']} at {', '.join(snapshot['bind'])}{_last_minute(snapshot)}"
     lines = (server, where)
     return lines if snapshot["mold"] is None else (*lines, mold_line(snapshot["mold"], snapshot["at"]))
 
 
-def _latency(latency: Mapping[str, float] | None) -> str:
-    if latency is None:
-        return ""
-    quantiles = ", ".join(f"{name} {_duration(seconds)}" for name, seconds in latency.items())
-    return f"; last minute: {quantiles}"
+def _last_minute(snapshot: Mapping[str, Any]) -> str:
+    parts = [f"{name} {_duration(seconds)}" for name, seconds in (snapshot["latency"] or {}).items()]
+    if snapshot["queue"]:
+        parts.append(f"queue p95 {_duration(snapshot['queue']['p95'])}")
+    if snapshot["utilisation"] is not None:
+        parts.append(f"{snapshot['utilisation']:.0%} busy")
+    return f"; last minute: {', '.join(parts)}" if parts else ""
 
 
 def _duration(seconds: float) -> str:

@@ -20,8 +20,8 @@ from django_workerguard.scoreboard.discovery import open_file
 from django_workerguard.scoreboard.header import FEATURES, MAGIC, VERSION, WORD, Header, Vitals, path_word
 from django_workerguard.scoreboard.layout import (
     ABOUT_WORDS,
-    DURATIONS_WORDS,
     ENTRIES,
+    HISTOGRAMS_WORDS,
     MAX_SEATS,
     TALLY_WORDS,
     TEXT_WORDS,
@@ -299,7 +299,7 @@ class Board:
         self.words[text + 1] = 0
         started = self.layout.started(index)
         self._zero(started, ENTRIES)
-        self._zero(self.layout.durations(index), DURATIONS_WORDS)
+        self._zero(self.layout.histograms(index), HISTOGRAMS_WORDS)
         # the sequence is never reset, so that no reader takes an old text for a new one
         self.words[text] = _next_sequence(self.words[text])
 

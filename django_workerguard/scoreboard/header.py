@@ -7,7 +7,7 @@ from __future__ import annotations
 
 WORD = 8
 MAGIC = 0x4452415547524B57  # "WKRGUARD"
-VERSION = 3
+VERSION = 4
 FEATURES = 0
 
 
@@ -48,6 +48,11 @@ class Header:
     P50 = 31  # µs, of the durations of the last minute's requests; 0: there were none
     P95 = 32
     P99 = 33
+    QUEUE_P50 = 34  # µs, of the times in the queue of the last minute's requests; 0: unknown
+    QUEUE_P95 = 35
+    QUEUE_P99 = 36
+    SHED = 37  # requests of the last minute that were answered 503 because of queue-timeout
+    UTILISATION = 38  # per mille of the fleet's capacity that was busy in the last minute, + 1; 0: unknown
     WORDS = 64
 
 

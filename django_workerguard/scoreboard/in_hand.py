@@ -127,6 +127,11 @@ def older_than(board: Board, seat: int, seconds: float, now: int) -> int:
     return sum(started <= earliest for _, started in _starts(board, seat)) if seconds else 0
 
 
+def ages_ns(board: Board, seat: int, now: int) -> int:
+    """Return the sum of the ages of the requests in a seat, in nanoseconds."""
+    return sum(max(0, now - started) for _, started in _starts(board, seat))
+
+
 def _starts(board: Board, seat: int) -> list[tuple[int, int]]:
     """Return number and start of each entry in use."""
     first = board.layout.started(seat)

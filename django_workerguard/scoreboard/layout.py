@@ -22,8 +22,9 @@ TALLY_WORDS = 256
 ENTRIES = 128  # requests in hand that the register of a seat has room for
 STATUS_CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx")
 BUCKETS = 16  # of a histogram of durations, the one without an upper bound included
-HISTOGRAM_WORDS = BUCKETS + 1  # a count for each bucket, then the sum of the durations in nanoseconds
+HISTOGRAM_WORDS = BUCKETS + 1  # a count for each bucket, then the sum of the times in nanoseconds
 DURATIONS_WORDS = len(STATUS_CLASSES) * HISTOGRAM_WORDS
+HISTOGRAMS_WORDS = DURATIONS_WORDS + HISTOGRAM_WORDS  # the last one is of the times in the queue
 MAX_SEATS = 1024
 OTHERS = (
     6  # seats for the stand-in, and for molds: of this generation, of the one before, and of those that leave
@@ -56,6 +57,8 @@ class Seat(IntEnum):
     MEMORY_ERRORS = 26  # W, requests that ended in MemoryError
     LAST_5XX = 27  # W, monotonic ns of the latest 5xx
     NOT_ENTERED = 28  # W, requests for which the register had no room
+    SHED = 29  # W, requests that were answered 503 because they had waited longer than queue-timeout
+    GONE = 30  # W, requests that were not served because their connection had been reset
     RELEASE = 32  # W, 8 words of text
     WORDS = 64
 
@@ -132,6 +135,8 @@ class Slot(IntEnum):
     IN_FLIGHT = 11  # of processes that are leaving
     NOTES = 12  # Note
     NOT_SPAWNED = 13  # processes in a row that could not be started
+    SHED = 14  # of processes that are gone or leaving
+    GONE = 15  # of processes that are gone or leaving
     WORDS = 16
 
 
@@ -210,18 +215,18 @@ class Layout:
         """The upper bounds of the buckets, all but the last one's: A, nanoseconds; 0: not used."""
         return self.started(self.seats)
 
-    def durations(self, seat: int) -> int:
-        """The histograms of a seat, one for each of STATUS_CLASSES: W."""
-        return self.bounds + BUCKETS + seat * DURATIONS_WORDS
+    def histograms(self, seat: int) -> int:
+        """The histograms of a seat: of durations, one for each of STATUS_CLASSES, and of times in the queue: W."""
+        return self.bounds + BUCKETS + seat * HISTOGRAMS_WORDS
 
-    def durations_before(self, slot: int) -> int:
+    def histograms_before(self, slot: int) -> int:
         """The histograms of a slot's processes that are gone: A."""
-        return self.durations(self.seats) + slot * DURATIONS_WORDS
+        return self.histograms(self.seats) + slot * HISTOGRAMS_WORDS
 
     @property
     def size(self) -> int:
         """The size of the board in bytes."""
-        return self.durations_before(self.slots + 1) * WORD
+        return self.histograms_before(self.slots + 1) * WORD
 
 
 def layout_for(workers: int, *, surge: int) -> Layout:

@@ -8,7 +8,14 @@ from typing import Any
 
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.scoreboard.board import Board
-from django_workerguard.scoreboard.durations import as_dict, bounds_of, durations, latency
+from django_workerguard.scoreboard.durations import (
+    bounds_of,
+    durations_as_dict,
+    histograms,
+    latency,
+    queue_as_dict,
+    queue_time,
+)
 from django_workerguard.scoreboard.header import Header, LoadKind, Phase, ServerKind
 from django_workerguard.scoreboard.in_hand import oldest_request
 from django_workerguard.scoreboard.layout import Note, Seat, SeatState, Slot, SlotState
@@ -16,6 +23,14 @@ from django_workerguard.scoreboard.places import pools_of
 from django_workerguard.scoreboard.tallies import read_tallies
 
 SNAPSHOT_VERSION = 1
+# what a slot's workers count: where it is for those that are gone or leaving
+COUNTS = {
+    "requests": Slot.REQUESTS,
+    "errors_5xx": Slot.ERRORS_5XX,
+    "in_flight": Slot.IN_FLIGHT,
+    "shed": Slot.SHED,
+    "gone": Slot.GONE,
+}
 
 
 def snapshot(board: Board) -> dict[str, Any]:
@@ -27,9 +42,14 @@ def snapshot(board: Board) -> dict[str, Any]:
     leaving = (
         n for n in range(len(active) + 1, board.layout.slots + 1) if words[board.layout.slot(n) + Slot.SEAT]
     )
-    histograms, bounds = durations(board), bounds_of(board)
+    times, bounds = histograms(board), bounds_of(board)
+    buckets = len(bounds) + 1
     slots = [
-        {**_slot(board, number, now), "durations": as_dict(histograms[number], len(bounds) + 1)}
+        {
+            **_slot(board, number, now),
+            "durations": durations_as_dict(times[number], buckets),
+            "queue": queue_as_dict(times[number], buckets),
+        }
         for number in (*active, *leaving)
     ]
     releases = {slot["release"] for slot in slots if slot["release"]}
@@ -73,6 +93,9 @@ def snapshot(board: Board) -> dict[str, Any]:
         "backlog": words[Header.BACKLOG] - 1 if words[Header.BACKLOG] else None,
         "tallies": read_tallies(board),
         "latency": latency(board),
+        "queue": queue_time(board),
+        "shed": words[Header.SHED],
+        "utilisation": (words[Header.UTILISATION] - 1) / 1000 if words[Header.UTILISATION] else None,
         "duration_buckets": bounds,
         "slots": slots,
     }
@@ -134,15 +157,10 @@ def _slot(board: Board, number: int, now: int) -> dict[str, Any]:
         "state": _name(words[offset + Slot.STATE]),
         "generation": words[offset + Slot.GENERATION],
         "since": words[offset + Slot.SINCE] / 1e6,
-        "requests": words[offset + Slot.REQUESTS]
-        + incumbent.get("requests", 0)
-        + successor.get("requests", 0),
-        "errors_5xx": words[offset + Slot.ERRORS_5XX]
-        + incumbent.get("errors", 0)
-        + successor.get("errors", 0),
-        "in_flight": words[offset + Slot.IN_FLIGHT]
-        + incumbent.get("in_flight", 0)
-        + successor.get("in_flight", 0),
+        **{
+            name: words[offset + before] + incumbent.get(name, 0) + successor.get(name, 0)
+            for name, before in COUNTS.items()
+        },
         "oldest_request": incumbent.get("oldest_request"),
         "suspect": incumbent.get("suspect", False),
         "notes": [note.name.lower() for note in Note(words[offset + Slot.NOTES] & ALL_NOTES) if note.name],
@@ -177,8 +195,10 @@ def _seat(board: Board, index_plus_one: int, now: int) -> dict[str, Any]:
         "pid": words[offset + Seat.PID] or None,
         "loading_since": words[offset + Seat.SPAWNED] if loading else 0,
         "requests": words[offset + Seat.REQUESTS],
-        "errors": words[offset + Seat.ERRORS_5XX],
+        "errors_5xx": words[offset + Seat.ERRORS_5XX],
         "in_flight": words[offset + Seat.IN_FLIGHT],
+        "shed": words[offset + Seat.SHED],
+        "gone": words[offset + Seat.GONE],
         "memory_errors": words[offset + Seat.MEMORY_ERRORS],
         "oldest_request": oldest_request(board, index, now) if words[offset + Seat.IN_FLIGHT] else None,
         "suspect": is_suspect(words[offset + Seat.STREAK], now - words[offset + Seat.LAST_5XX]),

@@ -144,6 +144,10 @@ class GuardedApplication(Application):
         self.warnings += [
             f"{name} in the environment is not an option of the guard" for name in self.read.unknown
         ]
+        self.warnings += [
+            f"{name.replace('_', '-')} is given before and after -- on the command line: only the first counts"
+            for name in sorted(self.handover.server.keys() & self.read.passed_on.keys())
+        ]
         self.cfg.set("default_proc_name", Path(self.handover.project).name or "django")
         self.cfg.set("chdir", self.handover.directory or os.getcwd())
         self._apply(Layer(SETTING, server_setting))

@@ -20,6 +20,7 @@ from django_workerguard.server.workers.accept_delay import defer_accept, delay_a
 from django_workerguard.server.workers.cancel_requests import Canceller
 from django_workerguard.server.workers.certificate import load_certificate
 from django_workerguard.server.workers.connection_close import Closer, close_without_waiting
+from django_workerguard.server.workers.queue_time import Queue
 from django_workerguard.server.workers.request_counter import RequestCount, chain_hooks, request_count
 from django_workerguard.server.workers.wrapper import GuardedASGI, GuardedWSGI, HealthURLs, RegisteredWSGI
 from django_workerguard.worker import load
@@ -186,10 +187,11 @@ class GuardMixin(IgnoresHangup):
         register = Register(self.seat_handle.board, self.seat_handle.seat, identity)
         set_current_register(register)
         import_module(load.SENTINEL).name_views(register.name_view)
+        queue = Queue(count, self.seat_handle.options.queue_timeout, self.cfg)
         if self.asynchronous:
             import_module("gunicorn.instrument.statsd")  # gunicorn imports it at the first request
             self.wsgi: Any = GuardedASGI(
-                *(app, health, count, register),
+                *(app, health, count, register, queue),
                 canceller=self._canceller(),
                 admit=self._admitted,
                 failed=self._lifespan_failed,
@@ -199,7 +201,7 @@ class GuardMixin(IgnoresHangup):
             self._closer = close_without_waiting()
             answered = self._closer.record if self._closer else _ignore_request
             chain_hooks(self, count, register, answered=answered)
-            self.wsgi = GuardedWSGI(RegisteredWSGI(app, register), health)
+            self.wsgi = GuardedWSGI(RegisteredWSGI(app, register, queue), health)
 
     def _canceller(self) -> Canceller | None:
         handle, options = self.seat_handle, self.seat_handle.options

@@ -12,7 +12,7 @@ from gunicorn.config import PostRequest, PreRequest
 
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.scoreboard.board import Board
-from django_workerguard.scoreboard.layout import BUCKETS, HISTOGRAM_WORDS, Seat
+from django_workerguard.scoreboard.layout import BUCKETS, DURATIONS_WORDS, HISTOGRAM_WORDS, Seat
 from django_workerguard.scoreboard.snapshot import is_suspect
 from django_workerguard.worker.register import ENTRY_BITS, NO_REQUEST, Register
 
@@ -34,13 +34,16 @@ class RequestCount:
         base = board.layout.seat(seat)
         bounds = board.layout.bounds
         self._bounds = [bound for bound in words[bounds : bounds + BUCKETS - 1].tolist() if bound]
-        self._durations = board.layout.durations(seat)
+        self._durations = board.layout.histograms(seat)
+        self._times_in_queue = self._durations + DURATIONS_WORDS
         self._requests = base + Seat.REQUESTS
         self._errors = base + Seat.ERRORS_5XX
         self._in_flight = base + Seat.IN_FLIGHT
         self._streak = base + Seat.STREAK
         self._last_5xx = base + Seat.LAST_5XX
         self._memory_errors = base + Seat.MEMORY_ERRORS
+        self._shed = base + Seat.SHED
+        self._gone = base + Seat.GONE
 
     def started(self) -> None:
         self._words[self._in_flight] += 1
@@ -72,6 +75,20 @@ class RequestCount:
         """Count a request that ended in MemoryError."""
         self._words[self._memory_errors] += 1
 
+    def waited(self, nanoseconds: int) -> None:
+        """Count how long a request has waited in the queue."""
+        words, histogram = self._words, self._times_in_queue
+        words[histogram + bisect_left(self._bounds, nanoseconds)] += 1
+        words[histogram + BUCKETS] += nanoseconds
+
+    def shed(self) -> None:
+        """Count a request that is answered 503 because it has waited too long."""
+        self._words[self._shed] += 1
+
+    def gone(self) -> None:
+        """Count a request whose connection was reset while it waited."""
+        self._words[self._gone] += 1
+
     @property
     def is_suspect(self) -> bool:
         """Whether the last requests all ended in 5xx, and recently."""
@@ -102,6 +119,18 @@ class LockedRequestCount(RequestCount):
         with self._lock:
             super().memory_error()
 
+    def waited(self, nanoseconds: int) -> None:
+        with self._lock:
+            super().waited(nanoseconds)
+
+    def shed(self) -> None:
+        with self._lock:
+            super().shed()
+
+    def gone(self) -> None:
+        with self._lock:
+            super().gone()
+
 
 def request_count(board: Board, seat: int) -> RequestCount:
     """Return the right `RequestCount` for this interpreter."""
@@ -110,7 +139,7 @@ def request_count(board: Board, seat: int) -> RequestCount:
 
 
 # in the environ of a request
-PROBE = "workerguard.probe"  # the guard has answered it
+ANSWERED = "workerguard.answered"  # by the guard, not by the application
 ENTRY = "workerguard.entry"  # its token in the register
 
 
@@ -119,7 +148,7 @@ def chain_hooks(
 ) -> None:
     """Wrap the user's hooks pre_request and post_request to count requests, and to take them out of the register.
 
-    Probes are not counted, because the application does not answer them. ``answered`` is called after every request.
+    Requests that the guard answers are not counted. ``answered`` is called after every request.
     """
     before = worker.cfg.settings["pre_request"].get()
     after = worker.cfg.settings["post_request"].get()
@@ -151,7 +180,7 @@ def _after(
         error = sys.exc_info()[1]  # the exception that gunicorn is handling, if any
         if error is not None and isinstance(error, MemoryError | StopIteration):
             _count_memory_error(error, count)
-        if PROBE in environ:
+        if ANSWERED in environ:
             count.discard()
         else:
             token = environ.get(ENTRY, NO_REQUEST)

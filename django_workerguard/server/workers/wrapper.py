@@ -13,7 +13,8 @@ from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.report.health import KINDS, Answer, ProbeKind, answer, bears_token, wants_json
 from django_workerguard.scoreboard.layout import SeatState
 from django_workerguard.server.workers.cancel_requests import Canceller
-from django_workerguard.server.workers.request_counter import ENTRY, PROBE, RequestCount
+from django_workerguard.server.workers.queue_time import Queue, stated_start, transport_of
+from django_workerguard.server.workers.request_counter import ANSWERED, ENTRY, RequestCount
 from django_workerguard.worker.load import SENTINEL
 from django_workerguard.worker.register import Register, start_of
 from django_workerguard.worker.seat_handle import SeatHandle
@@ -72,19 +73,30 @@ class GuardedWSGI:
             accept=environ.get("HTTP_ACCEPT", ""),
             authorization=environ.get("HTTP_AUTHORIZATION", ""),
         )
-        environ[PROBE] = True
-        start_response(f"{response.status} {response.reason}", list(response.headers))
-        return [response.body]
+        return _respond(response, environ, start_response)
+
+
+def _respond(answer: Answer, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    environ[ANSWERED] = True
+    start_response(f"{answer.status} {answer.reason}", list(answer.headers))
+    return [answer.body]
 
 
 class RegisteredWSGI:
-    """A WSGI application whose requests are entered in the register. The hook post_request takes them out."""
+    """A WSGI application whose requests are entered in the register. The hook post_request takes them out.
 
-    def __init__(self, app: WSGIApp, register: Register) -> None:
+    The application does not see those that have waited too long in the queue.
+    """
+
+    def __init__(self, app: WSGIApp, register: Register, queue: Queue) -> None:
         self._app = app
         self._enter = register.begin
+        self._refusal = queue.refusal
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        refusal = self._refusal(environ.get("gunicorn.socket"), environ.get("HTTP_X_REQUEST_START"))
+        if refusal is not None:
+            return _respond(refusal, environ, start_response)
         target = f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}".encode("latin-1", "replace")
         environ[ENTRY] = self._enter(target)
         return self._app(environ, start_response)
@@ -103,6 +115,7 @@ class GuardedASGI:
         health: HealthURLs,
         count: RequestCount,
         register: Register,
+        queue: Queue,
         *,
         canceller: Canceller | None = None,
         admit: Callable[[], Awaitable[None]],
@@ -117,6 +130,7 @@ class GuardedASGI:
         self._enter = register.begin
         self._take_out = register.end
         self._limit = register.limit
+        self._refusal = queue.refusal
         self._canceller = canceller
         self._admit = admit
         self._failed = failed
@@ -128,11 +142,22 @@ class GuardedASGI:
             if probe is not None:
                 await self._answer(probe, scope, send)
                 return
+            refusal = self._refuse(scope, receive)
+            if refusal is not None:
+                await _send_answer(refusal, send)
+                return
             await self._http(scope, receive, send)
         elif kind == "lifespan":
             await self._lifespan(scope, receive, send)
         else:
             await self._other(scope, receive, send)
+
+    def _refuse(self, scope: Scope, receive: Receive) -> Answer | None:
+        transport = transport_of(receive)
+        stated = stated_start(scope["headers"])
+        if transport is None:
+            return self._refusal(None, stated)
+        return self._refusal(transport.get_extra_info("socket"), stated, lost=transport.is_closing())
 
     def _behind_prefix(self, scope: Scope) -> ProbeKind | None:
         """Return the probe of a path under the prefix ``root_path``, which some clients send twice."""
@@ -215,9 +240,7 @@ class GuardedASGI:
             accept=headers.get(b"accept", b"").decode("latin-1"),
             authorization=headers.get(b"authorization", b"").decode("latin-1"),
         )
-        encoded = [(name.lower().encode(), value.encode()) for name, value in response.headers]
-        await send({"type": "http.response.start", "status": response.status, "headers": encoded})
-        await send({"type": "http.response.body", "body": response.body})
+        await _send_answer(response, send)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Delay the end of the start-up until the worker is admitted.
@@ -256,6 +279,12 @@ class GuardedASGI:
         else:
             if not started:
                 await self._admit()
+
+
+async def _send_answer(answer: Answer, send: Send) -> None:
+    encoded = [(name.lower().encode(), value.encode()) for name, value in answer.headers]
+    await send({"type": "http.response.start", "status": answer.status, "headers": encoded})
+    await send({"type": "http.response.body", "body": answer.body})
 
 
 class LifespanFailedError(Exception):

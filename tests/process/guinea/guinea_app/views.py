@@ -203,5 +203,5 @@ def deadlock(request):
 
 
 async def blocked_loop(request):
-    time.sleep(60)  # noqa: ASYNC251 - this is the fault
+    time.sleep(float(request.GET.get("seconds", "60")))  # noqa: ASYNC251 - this is the fault
     return HttpResponse("at last\n")
