@@ -211,9 +211,9 @@ def _times(shot: Snapshot) -> Iterator[Family]:
     ]
     text = "Requests that were not served because they had waited too long, or because their client had gone."
     yield _of("requests_refused", "counter", text, ("slot", "reason"), refused)
-    if shot["utilisation"] is not None:
-        text = "Share of the ready workers' capacity that was busy in the last minute, from 0 to 1."
-        yield _one("utilisation_ratio", text, shot["utilisation"])
+    text = "Share of the ready workers' capacity that was busy in the last minute, from 0 to 1."
+    busy = [] if shot["utilisation"] is None else [((), shot["utilisation"])]
+    yield _of("utilisation_ratio", "gauge", text, (), busy)
 
 
 def _histograms(

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 import time
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 from gunicorn.config import Config
@@ -17,6 +18,7 @@ from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.layout import Layout
 from django_workerguard.server.workers.connection_close import close_without_waiting
 from django_workerguard.server.workers.mixin import task_identity
+from django_workerguard.server.workers.queue_time import Queue
 from django_workerguard.server.workers.request_counter import chain_hooks, request_count
 from django_workerguard.server.workers.wrapper import GuardedASGI, GuardedWSGI, HealthURLs, RegisteredWSGI
 from django_workerguard.worker.register import NO_REQUEST, Register
@@ -84,19 +86,40 @@ def test_wsgi():
     count = request_count(handle.board, handle.seat)
     register = Register(handle.board, handle.seat)
 
-    def guarded(inner, *, on: bool):
+    def guarded(inner, queue: Queue | None):
         worker = a_worker()
         chain_hooks(worker, count, register, answered=closer.record)
-        named = resolving(inner, register) if on else inner
-        wrapped = RegisteredWSGI(named, register) if on else named
+        wrapped = RegisteredWSGI(resolving(inner, register), register, queue) if queue else inner
         return least(block_of(worker, GuardedWSGI(wrapped, HealthURLs(handle))))
 
-    with socket.socket() as client:
+    with a_connection() as client:
+        environ["gunicorn.socket"] = client
         closer = close_without_waiting()
         assert closer is not None
         plain = least(block_of(a_worker(), app))
-        without, registered = guarded(app, on=False), guarded(app, on=True)
-    report("WSGI", plain, without, registered, most=2)
+        without, registered = guarded(app, None), guarded(app, NoQueue(count, 0, Config()))
+        queued = guarded(app, Queue(count, 10, Config()))
+    report("WSGI", plain, without, registered, queued, most=2)
+
+
+@contextmanager
+def a_connection():
+    """Yield the server's side of a TCP connection on which data has arrived."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()) as client,
+    ):
+        accepted, _ = listener.accept()
+        client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        with accepted:
+            yield accepted
+
+
+class NoQueue(Queue):
+    """A queue in which nobody waits."""
+
+    def refusal(self, sock, stated, *, lost=False):
+        return None
 
 
 def resolving(app, register):
@@ -119,14 +142,18 @@ class NoRegister(Register):
         pass
 
 
-def report(interface: str, plain: float, without: float, registered: float, *, most: float) -> None:
-    register = registered - without
+def report(
+    interface: str, plain: float, without: float, registered: float, queued: float, *, most: float
+) -> None:
+    register, queue = registered - without, queued - registered
     judge(
         f"CPU added per request, {interface}",
-        f"plain: {plain:.2f} µs, guarded without the register: {without:.2f} µs, with it: {registered:.2f} µs",
+        f"plain: {plain:.2f} µs, guarded without the register: {without:.2f} µs, with it: {registered:.2f} µs, with "
+        f"the time in the queue: {queued:.2f} µs",
         figures=[
             (without - plain <= 2, f"the guard without the register: {without - plain:.2f} µs, at most 2"),
             (register <= most, f"the register and the histogram: {register:.2f} µs, at most {most:g}"),
+            (queue <= most, f"the time in the queue: {queue:.2f} µs, at most {most:g}"),
         ],
     )
 
@@ -144,9 +171,11 @@ def test_asgi():
         return None
 
     def block_of(app):
+        receive = Connection(client).receive
+
         async def many():
             for _ in range(SIZE):
-                await app(scope, None, send)
+                await app(scope, receive, send)
 
         return lambda: asyncio.run(many())
 
@@ -158,11 +187,32 @@ def test_asgi():
     count = request_count(handle.board, handle.seat)
     register = Register(handle.board, handle.seat, task_identity())
 
-    def guarded(inner, register):
+    def guarded(inner, register, queue):
         return least(
-            block_of(GuardedASGI(inner, HealthURLs(handle), count, register, admit=None, failed=None))
+            block_of(GuardedASGI(inner, HealthURLs(handle), count, register, queue, admit=None, failed=None))
         )
 
-    plain = least(block_of(app))
-    without = guarded(app, NoRegister(handle.board, handle.seat))
-    report("ASGI", plain, without, guarded(resolved, register), most=4)
+    nobody = NoQueue(count, 0, Config())
+    with a_connection() as client:
+        plain = least(block_of(app))
+        without = guarded(app, NoRegister(handle.board, handle.seat), nobody)
+        registered = guarded(resolved, register, nobody)
+        queued = guarded(resolved, register, Queue(count, 10, Config()))
+    report("ASGI", plain, without, registered, queued, most=4)
+
+
+class Connection:
+    """An object like uvicorn's, whose method receive belongs to a transport."""
+
+    def __init__(self, sock):
+        self.transport = self
+        self.sock = sock
+
+    def get_extra_info(self, name):
+        return self.sock
+
+    def is_closing(self):
+        return False
+
+    async def receive(self):
+        raise NotImplementedError

@@ -225,6 +225,12 @@ def test_an_unknown_name_in_the_environment_only_warns(project):
     assert outcome.code == ExitCode.OK
 
 
+def test_an_option_that_is_given_before_and_after_the_dashes_warns(project):
+    outcome = project.run("-w", "2", "--check", "--", "--workers", "3")
+    assert outcome.code == ExitCode.OK
+    assert "workers is given before and after -- on the command line: only the first counts" in outcome.err
+
+
 def test_an_address_in_use(project):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = "{}:{}".format(*taken.getsockname())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,7 +21,8 @@ from tests.process.test_monitor import names
 TOKEN = "a-token-of-the-tests"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
-ALERTS = Path(__file__).resolve().parents[2] / "docs" / "prometheus" / "alerts.yml"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+ALERTS = DOCS / "prometheus" / "alerts.yml"
 WEB = 'instance="web1:8000",job="django"'
 POOL = f'{WEB},pool="celery@web1"'
 
@@ -319,3 +321,44 @@ def test_a_rule_leaves_people_alone(tmp_path, alert):
             "alert_rule_test": [quiet],
         },
     )
+
+
+@pytest.mark.needs("promtool")
+def test_an_autoscaler_gets_the_share_of_the_workers_that_are_busy(tmp_path):
+    """What the Prometheus adapter and KEDA ask, as the how-to configures them, of two pods."""
+    text = (DOCS / "howto" / "scaling.md").read_text()
+    adapter, autoscaler, keda = (
+        yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    )
+    (rule,), (metric,) = adapter["rules"]["custom"], autoscaler["spec"]["metrics"]
+    assert metric["pods"]["metric"]["name"] == rule["name"]["as"]
+    (trigger,) = keda["spec"]["triggers"]
+    per_pod = (
+        rule["metricsQuery"]
+        .replace("<<.Series>>", "workerguard_utilisation_ratio")
+        .replace("<<.LabelMatchers>>", 'namespace="default",pod=~"mysite-1|mysite-2"')
+        .replace("<<.GroupBy>>", "pod")
+    )
+    series = [
+        {
+            "series": f'workerguard_utilisation_ratio{{namespace="default",pod="{pod}"}}',
+            "values": f"{share}x9",
+        }
+        for pod, share in (("mysite-1", 0.75), ("mysite-2", 0.5), ("another", 1))
+    ]
+    expected = {
+        rule["seriesQuery"] + " == 0.75": [
+            ('workerguard_utilisation_ratio{namespace="default",pod="mysite-1"}', 0.75)
+        ],
+        per_pod: [('{pod="mysite-1"}', 0.75), ('{pod="mysite-2"}', 0.5)],
+        trigger["metadata"]["query"]: [("{}", 1.25)],
+    }
+    tests = [
+        {
+            "expr": query,
+            "eval_time": "5m",
+            "exp_samples": [{"labels": of, "value": value} for of, value in samples],
+        }
+        for query, samples in expected.items()
+    ]
+    judged(tmp_path, {"interval": "1m", "input_series": series, "promql_expr_test": tests})

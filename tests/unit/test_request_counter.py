@@ -9,7 +9,7 @@ import pytest
 
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.scoreboard.board import Board
-from django_workerguard.scoreboard.durations import as_dict, write_bounds
+from django_workerguard.scoreboard.durations import durations_as_dict, write_bounds
 from django_workerguard.scoreboard.layout import DURATIONS_WORDS, Layout, Seat
 from django_workerguard.server.workers.request_counter import LockedRequestCount, request_count
 
@@ -42,7 +42,7 @@ def test_threads_lose_no_count(make, hurried_threads):
     for worker in workers:
         worker.join()
     words = board.words[board.layout.seat(1) : board.layout.seat(1) + Seat.WORDS]
-    histograms = as_dict(board.words[board.layout.durations(1) :][:DURATIONS_WORDS].tolist(), 3)
+    histograms = durations_as_dict(board.words[board.layout.histograms(1) :][:DURATIONS_WORDS].tolist(), 3)
     assert {status: sum(one["buckets"]) for status, one in histograms.items()} == {
         "2xx": threads * each // 2,
         "5xx": threads * each // 2,
