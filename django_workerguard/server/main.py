@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import sys
 from pathlib import Path
@@ -64,11 +65,18 @@ def _serve(app: GuardedApplication, handover_fd: int) -> None:
     gunicorn.workers.base.WorkerTmp = SeatBeat  # the heartbeat lives in the seat: no temporary file
     pid = os.getpid()
     opened = _open(app, pid)
+    _return_memory()
     try:
         GuardedArbiter(app, opened, handover_fd=handover_fd).run()
     finally:
         if os.getpid() == pid:
             _remove(opened.board)
+
+
+def _return_memory() -> None:
+    """Return to the system what the start has used and freed: glibc keeps it, and each worker would inherit it."""
+    with contextlib.suppress(AttributeError, OSError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _open(app: GuardedApplication, pid: int) -> Opened:

@@ -21,13 +21,21 @@ from typing import Any
 
 # packages that are imported partly in the arbiter and partly in the worker
 PACKAGES = ("django_workerguard", "gunicorn", "uvicorn", "uvicorn_worker")
+# parts of them that no child imports: keeping these would only cost memory
+NOT_IMPORTED = (
+    "django_workerguard.cli.",
+    "django_workerguard.from_uwsgi.",
+    "django_workerguard.management.",
+    "django_workerguard.testing.",
+    "gunicorn.dirty.",
+)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Source:
     """A module's file: its content, and the time and size by which Python knows whether compiled code fits it.
 
-    The content is empty if the arbiter had already imported the module.
+    The content is empty if the arbiter had already imported the module, or if no child imports it.
     """
 
     path: str
@@ -105,7 +113,8 @@ def _sources(packages: Iterable[str]) -> Iterator[tuple[str, Source]]:
                 name = ".".join((package, *(parts[:-1] if parts[-1] == "__init__" else parts)))
                 try:
                     status = path.stat()
-                    content = b"" if name in sys.modules else zlib.compress(path.read_bytes(), 1)
+                    is_kept = name not in sys.modules and not name.startswith(NOT_IMPORTED)
+                    content = zlib.compress(path.read_bytes(), 1) if is_kept else b""
                 except OSError:
                     continue  # Python then searches the disk
                 yield name, Source(str(path), content, status.st_mtime, status.st_size)
