@@ -16,6 +16,7 @@ from typing import Any
 
 from django_workerguard.config.memfd import open_anonymous
 from django_workerguard.errors import WorkerguardError
+from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.scoreboard.discovery import open_file
 from django_workerguard.scoreboard.header import FEATURES, MAGIC, VERSION, WORD, Header, Vitals, path_word
 from django_workerguard.scoreboard.layout import (
@@ -102,6 +103,7 @@ class Board:
             (Header.PID, pid),
             (Header.START, start),
             (Header.STARTED_AT, int(time.time() * 1e6)),
+            (Header.BEAT, monotonic_ns()),  # before its first tick, too, the arbiter does not look silent
         ):
             self.words[word] = value
 

@@ -101,6 +101,7 @@ class GuardedArbiter(Arbiter):
         super().__init__(app)
         self.START_CTX["args"] = [sys.executable, *sys.orig_argv[1:]]
         self._tracker = Tracker(self.board, self.log, app.policy, target=app.cfg.workers)
+        self._tracker.publish(self._clock(), phase=Phase.STARTING)
         self._reload = Reload(self, self._tracker, clock=self._clock, handover_fd=handover_fd)
         self._run_files = RunFiles(opened, restored=self._event_log.restored, lost=self._event_log.lost)
         self._control: ControlSocket | None = None

@@ -292,3 +292,7 @@ def test_the_largest_tallies_fit():
     largest = {name: dict.fromkeys(labels, MAX_COUNT) for name, labels in TALLIES.items()}
     text = json.dumps({**largest, LOAD_SECONDS: float(MAX_COUNT)}, separators=(",", ":"))
     assert len(text) <= (TALLY_WORDS - 2) * WORD
+
+
+def test_an_arbiter_that_has_not_ticked_yet_does_not_look_silent(board):
+    assert 0 <= snapshot(board)["arbiter"]["beat_age"] < 60
