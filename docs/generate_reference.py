@@ -52,12 +52,14 @@ SUBJECTS = {
         *("slow_request", "request_timeout", "request_timeout_action", "queue_timeout"),
         "duration_buckets",
     ),
-    "How a worker is replaced, and how the server stops": ("surge", "worker_reload_mercy", "drain_delay"),
+    "How a worker is replaced, and how the server stops": (
+        *("surge", "worker_reload_mercy", "drain_delay", "touch_reload"),
+    ),
     "Health URLs, monitor and dashboard": (
         *("health_path", "health_token", "monitor_bind", "dashboard_access", "dashboard_actions"),
     ),
     "Notices and logs": ("notify", "notify_interval", "log_format"),
-    "The server's name and place": ("name", "run_dir"),
+    "The server's name and place": ("name", "run_dir", "socket_mode", "socket_owner"),
 }
 
 HEAD = """\

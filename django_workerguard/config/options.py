@@ -386,6 +386,32 @@ class GuardOptions:
         "socket, unless the proxy sends X-Request-Start.",
         metavar="SECONDS",
     )
+    socket_mode: int | None = _option(
+        None,
+        units.file_mode,
+        "Mode of the files of unix sockets, in octal digits, such as 660. A client must be able to write. gunicorn's "
+        "umask says the same in another form; by default every local user may connect. A change takes effect when the "
+        "server is started again.",
+        metavar="MODE",
+        uwsgi="chmod-socket",
+    )
+    socket_owner: str = _option(
+        "",
+        units.owner,
+        "Owner and group of the files of unix sockets: USER, USER:GROUP or :GROUP. Only root can give a file to another "
+        "user; another user can choose a group of its own. By default those of the workers. A change takes effect when the "
+        "server is started again.",
+        metavar="USER:GROUP",
+        uwsgi="chown-socket",
+    )
+    touch_reload: tuple[str, ...] = _option(
+        (),
+        units.words,
+        "Files whose change asks for a reload: touching one of them, or replacing it. They are looked at once a second. "
+        "Relative paths are relative to the project's directory.",
+        metavar="FILE,…",
+        uwsgi="touch-reload",
+    )
     duration_buckets: tuple[float, ...] = _option(
         (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
         _buckets,

@@ -117,6 +117,27 @@ def dotted(raw: Any) -> str:
     return name
 
 
+def file_mode(raw: Any) -> int | None:
+    """Parse the mode of a file in octal digits; an empty string is None.
+
+    A number is refused, because nobody can tell whether 440 was meant in octal or in decimal digits.
+    """
+    digits = text(raw).strip() if not isinstance(raw, int) else ""
+    if not isinstance(raw, int) and not digits:
+        return None
+    if not re.fullmatch(r"(?:0o?)?[0-7]{3}", digits):
+        raise ValueError(f"{raw!r} is not a mode such as '660', a string of three octal digits")
+    return int(digits, 8)
+
+
+def owner(raw: Any) -> str:
+    """Parse ``user``, ``user:group`` or ``:group``, names or numbers."""
+    spec = text(raw).strip()
+    if spec and not re.fullmatch(r"[\w.@-]+\$?(?::[\w.@-]+)?|:[\w.@-]+", spec):
+        raise ValueError(f"{raw!r} is not of the form user, user:group or :group")
+    return spec
+
+
 def url_path(raw: Any) -> str:
     """Parse the path of a URL, which must begin and end with a slash."""
     path = text(raw)

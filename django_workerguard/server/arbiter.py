@@ -30,6 +30,7 @@ from django_workerguard.arbiter.molds import Channels, Molds
 from django_workerguard.arbiter.run_files import RunFiles
 from django_workerguard.arbiter.stack_requests import StackRequests
 from django_workerguard.arbiter.tracker import Tracker
+from django_workerguard.errors import ConfigurationError
 from django_workerguard.notify.runner import Notifier
 from django_workerguard.policy import message as m
 from django_workerguard.policy.plan import next_deadline, plan
@@ -44,7 +45,13 @@ from django_workerguard.scoreboard.snapshot import snapshot
 from django_workerguard.server.configuration.guarded_application import GuardedApplication
 from django_workerguard.server.fork import GunicornFork
 from django_workerguard.server.gunicorn_control import AskedTarget, be_quiet_about_ended_connections
-from django_workerguard.server.listeners import File, close_listeners, socket_files, start_error
+from django_workerguard.server.listeners import (
+    File,
+    close_listeners,
+    give_socket_files,
+    socket_files,
+    start_error,
+)
 from django_workerguard.server.lost_requests import write_access_lines
 from django_workerguard.server.pid_file import remove_stale
 from django_workerguard.server.reload import Reload
@@ -106,6 +113,7 @@ class GuardedArbiter(Arbiter):
         self._run_files = RunFiles(opened, restored=self._event_log.restored, lost=self._event_log.lost)
         self._control: ControlSocket | None = None
         self._slow_requests: Any = None  # once the option slow-request is set
+        self._touched_files: Any = None  # once the option touch-reload is set
         self._socket_files: dict[
             str, File
         ] = {}  # by path: the files of unix sockets that this arbiter removes
@@ -170,10 +178,16 @@ class GuardedArbiter(Arbiter):
                 self._monitor.open(self.app.handover.monitor)
             self._has_started = True
             super().start()
-        except (SystemExit, RuntimeError, ValueError, OSError) as error:
+            self._socket_files = self._made_socket_files()
+            if not self.master_pid:
+                give_socket_files(self._socket_files, self.app)
+        except (SystemExit, RuntimeError, ValueError, OSError, ConfigurationError) as error:
             self._close_monitor(alone=not self.app.handover.monitor)
+            close_listeners(self.LISTENERS, self._socket_files)
             if self.pidfile is not None:
                 self.pidfile.unlink()
+            if isinstance(error, ConfigurationError):
+                raise
             cause = start_error(error, self.app)
             if cause is None:
                 raise
@@ -181,7 +195,6 @@ class GuardedArbiter(Arbiter):
         finally:
             if notify_socket is not None:
                 os.environ["NOTIFY_SOCKET"] = notify_socket
-        self._socket_files = self._made_socket_files()
         self._wake = WakePipe()
         self._control = open_beside(self.board.path, owner=self.cfg.uid, log=self.log)
         channels = Channels()
@@ -339,6 +352,7 @@ class GuardedArbiter(Arbiter):
             self.manage_dirty_arbiter,
             self._stack_requests.forget,
             self._look_for_slow_requests,
+            self._look_for_touched_files,
             self._send_gauges,
             lambda: self._notifier.tick(lambda: snapshot(self.board), now),
             lambda: self._run_monitor(now),
@@ -364,6 +378,17 @@ class GuardedArbiter(Arbiter):
             self._slow_requests = module.SlowRequests(self._tracker, self._stack_requests, clock=self._clock)
         if self._slow_requests is not None:
             self._slow_requests.look(limit)
+
+    def _look_for_touched_files(self) -> None:
+        paths = self.app.guard.options.touch_reload
+        if paths != (self._touched_files.paths if self._touched_files else ()):
+            module = import_module(
+                "django_workerguard.server.touched_files"
+            )  # here, because most sites need none
+            self._touched_files = module.TouchedFiles(paths)
+        path = self._touched_files.changed() if self._touched_files else None
+        if path is not None:
+            self._reload.begin(f"touch-reload {path}")
 
     def _promote(self) -> None:
         before = self.master_pid

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from django_workerguard.errors import CannotListenError, ConfigurationError
-from django_workerguard.server.configuration.guarded_application import GuardedApplication
+from django_workerguard.server.configuration.guarded_application import UNCHANGED, GuardedApplication
 
 File = tuple[int, int]  # device and inode
 
@@ -33,6 +33,23 @@ def close_listeners(listeners: Iterable[Any], files: Mapping[str, File]) -> None
         if _file(path) == file:
             with contextlib.suppress(OSError):
                 os.unlink(path)
+
+
+def give_socket_files(files: Iterable[str], app: GuardedApplication) -> None:
+    """Give the files of unix sockets to the owner that `socket-owner` names. Raises ConfigurationError."""
+    uid, gid = app.socket_owner
+    if (uid, gid) == (UNCHANGED, UNCHANGED):
+        return
+    for path in files:
+        try:
+            os.chown(path, uid, gid, follow_symlinks=False)
+        except OSError as error:
+            raise ConfigurationError(
+                f"{path} cannot be given to {app.guard.options.socket_owner}: {error.strerror}",
+                option="socket-owner",
+                where=app.guard.sources["socket_owner"],
+                hint="Start the server as root, or give only a group (:GROUP) that this user is a member of.",
+            ) from None
 
 
 def _file(path: str) -> File | None:

@@ -231,6 +231,23 @@ def test_an_option_that_is_given_before_and_after_the_dashes_warns(project):
     assert "workers is given before and after -- on the command line: only the first counts" in outcome.err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--socket-mode", "9"), "socket-mode: '9' is not a mode such as '660'"),
+        (
+            ("--socket-mode", "660", "--", "--umask", "7"),
+            "socket-mode and gunicorn's umask both set the mode",
+        ),
+        (("--socket-owner", "nobody-at-all"), "socket-owner: No such user: 'nobody-at-all'"),
+        (("--socket-owner", ":no-such-group"), "socket-owner: No such group: 'no-such-group'"),
+        (("--socket-owner", "a b"), "socket-owner: 'a b' is not of the form user, user:group or :group"),
+    ],
+)
+def test_the_mode_and_the_owner_of_a_socket(project, arguments, said):
+    assert_refused(project.run("--bind", "127.0.0.1:0", *arguments), said)
+
+
 def test_an_address_in_use(project):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = "{}:{}".format(*taken.getsockname())

@@ -134,10 +134,10 @@ def test_a_urlconf_that_is_broken_for_ever_keeps_answering_503(plain, faults, se
         assert [plain.get("/")[0] for _ in range(5)] == [503] * 5
 
 
-def nginx_conf(directory: Path, location: str) -> Path:
+def nginx_conf(directory: Path, location: str, *, user: str = "root") -> Path:
     conf = directory / "nginx.conf"
     conf.write_text(f"""
-        {"user root;" if os.geteuid() == 0 else ""}
+        {f"user {user};" if os.geteuid() == 0 else ""}
         daemon off;
         pid {directory}/nginx.pid;
         error_log {directory}/nginx-error.log;

@@ -303,3 +303,26 @@ def test_waiting_has_an_end(site, faults):
     outcome = order(site, "reload", "--wait=1")
     assert outcome.returncode == ExitCode.TIMED_OUT
     assert "the server continues without this command" in outcome.stderr
+
+
+def test_a_file_that_is_touched_or_replaced_reloads(serve, tmp_path):
+    release, late = tmp_path / "release", tmp_path / "late"
+    release.write_text("1")
+    server = serve("--touch-reload", f"{release},{late}")
+    server.wait_ready()
+    for number, change in enumerate((release.touch, lambda: replace(release), late.touch), 1):
+        change()
+        server.wait(f"reload {number}", lambda status, n=number: status["arbiter"]["generation"] == 1 + n)
+        server.wait_ready()
+    late.unlink()
+    release.touch()
+    server.wait("the last reload", lambda status: status["arbiter"]["generation"] == 5)
+    assert [event["by"] for event in server.events("reload")] == [
+        f"touch-reload {path}" for path in (release, release, late, release)
+    ]
+
+
+def replace(path):
+    new = path.with_suffix(".new")
+    new.write_text("2")
+    new.rename(path)

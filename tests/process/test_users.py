@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import pwd
 import re
 import signal
+import stat
 import sys
 import sysconfig
 import tempfile
@@ -13,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.components import leave_out
+from tests.components import COMPONENTS, leave_out
 from tests.process.harness import ROOT
 from tests.process.test_monitor import ask, is_monitor, monitors
+from tests.process.test_other_servers import Plain, nginx_conf
 
 pytestmark = pytest.mark.needs("root")
 
@@ -115,3 +118,35 @@ def test_the_monitor_of_nobody_knows_the_token(as_nobody, tmp_path):
     server.wait_ready()
     assert ask(f"unix:{path}", "/metrics").status == 403
     assert ask(f"unix:{path}", "/metrics", {"Authorization": "Bearer letmein"}).status == 200
+
+
+def mode_and_owner(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
+
+
+@pytest.mark.needs("nginx")
+def test_an_nginx_of_another_user_may_connect_if_the_socket_is_its_groups(serve, tmp_path):
+    """And nobody else: the socket of a site that several users share a host with."""
+    group = grp.getgrnam("www-data").gr_gid
+    run_dir = tmp_path / "run"
+    for owner, mode, answer in ((":www-data", "660", 200), (":nogroup", "0660", 502)):
+        server = serve("--socket-owner", owner, "--socket-mode", mode, run_dir=run_dir)
+        server.wait_ready()
+        run_dir.chmod(0o755)
+        assert mode_and_owner(server.socket_path)[:2] == (0o660, 0)
+        assert (mode_and_owner(server.socket_path)[2] == group) is (answer == 200)
+        site = Plain(tmp_path)
+        location = f"proxy_pass http://unix:{server.socket_path}; proxy_set_header Host localhost;"
+        conf = nginx_conf(tmp_path, location, user="www-data")
+        with site.running([COMPONENTS["nginx"].path() or "nginx", "-c", str(conf)], {}):
+            assert site.get("/")[0] == answer
+        assert server.stop() == 0
+
+
+def test_the_owner_of_the_socket_is_who_the_option_names_and_not_who_the_workers_are(as_nobody):
+    server, _ = as_nobody("--socket-owner", "daemon:www-data", "--socket-mode", "600")
+    server.wait_ready()
+    expected = (0o600, pwd.getpwnam("daemon").pw_uid, grp.getgrnam("www-data").gr_gid)
+    assert mode_and_owner(server.socket_path) == expected
+    assert server.statuses(2) == {200: 2}

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from gunicorn.app.base import Application
+from gunicorn.config import validate_group, validate_user
+from gunicorn.errors import ConfigError
 
 from django_workerguard.config.environment import change, difference
 from django_workerguard.config.handover import Handover
@@ -42,6 +44,7 @@ from django_workerguard.server.configuration.process_state import enter
 from django_workerguard.server.workers.mixin import is_asgi
 from django_workerguard.worker.after_fork import become_subreaper
 
+UNCHANGED = -1  # an id, for os.chown
 REFUSED = {
     "preload_app": "the arbiter would load the application, and a failure there would stop the whole server",
     "reuse_port": "the kernel would give connections to workers that do not accept yet",
@@ -95,6 +98,7 @@ class GuardedApplication(Application):
         self.early: EarlyOptions
         self.guard: Resolved
         self.max_requests_jitter = 0  # requests
+        self.socket_owner = (UNCHANGED, UNCHANGED)  # uid and gid
         self._can_have_mold = True
         super().__init__(prog="serve_guarded")
 
@@ -222,6 +226,7 @@ class GuardedApplication(Application):
                 "code and values. Name the settings for production with --settings or DJANGO_SETTINGS_MODULE."
             )
         self._settle_pid_file()
+        self._settle_socket_files()
         self._settle_mercy()
         self._settle_max_requests()
         self._settle_load()
@@ -251,6 +256,29 @@ class GuardedApplication(Application):
         """Make the name absolute: gunicorn writes the file elsewhere, and cannot do so for a bare name."""
         if self.cfg.pidfile:
             self.cfg.set("pidfile", os.path.join(self.cfg.chdir, self.cfg.pidfile))
+
+    def _settle_socket_files(self) -> None:
+        """Have gunicorn create the files of unix sockets with the mode of `socket-mode`, and find the owner's numbers."""
+        options, sources = self.guard.options, self.guard.sources
+        if options.socket_mode is not None:
+            if "umask" in self.sources:
+                raise ConfigurationError(
+                    "socket-mode and gunicorn's umask both set the mode of the socket",
+                    option="socket-mode",
+                    where=sources["socket_mode"],
+                    hint=f"Use one of them. umask was set in {self.sources['umask']}.",
+                )
+            self.cfg.set("umask", 0o777 & ~options.socket_mode)
+        user, _, group = options.socket_owner.partition(":")
+        try:
+            self.socket_owner = (
+                validate_user(user) if user else UNCHANGED,
+                validate_group(group) if group else UNCHANGED,
+            )
+        except ConfigError as error:
+            raise ConfigurationError(
+                str(error), option="socket-owner", where=sources["socket_owner"]
+            ) from None
 
     def _settle_mercy(self) -> None:
         """Use one value for worker-reload-mercy and gunicorn's graceful_timeout, which bounds a drain from inside."""
