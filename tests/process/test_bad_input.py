@@ -248,6 +248,11 @@ def test_the_mode_and_the_owner_of_a_socket(project, arguments, said):
     assert_refused(project.run("--bind", "127.0.0.1:0", *arguments), said)
 
 
+def test_uvicorn_does_not_speak_the_uwsgi_protocol(project):
+    arguments = ("-k", "uvicorn_worker.UvicornWorker", "--", "--protocol", "uwsgi")
+    assert_refused(project.run("--bind", "127.0.0.1:0", *arguments), "protocol: uvicorn speaks only HTTP")
+
+
 def test_an_address_in_use(project):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = "{}:{}".format(*taken.getsockname())

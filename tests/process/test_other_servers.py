@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import json
 import os
 import signal
 import subprocess
@@ -17,6 +19,7 @@ import pytest
 from tests.components import COMPONENTS
 from tests.process.conftest import PROJECT
 from tests.process.harness import ROOT, UnixConnection
+from tests.process.test_requests import threads
 
 
 class Plain:
@@ -60,6 +63,15 @@ class Plain:
                 time.sleep(0.05)
             finally:
                 connection.close()
+
+    def ask(self, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+        """Return the status and the body of one answer."""
+        with contextlib.closing(UnixConnection(self.socket, 20)) as connection:
+            connection.request(
+                "POST" if body else "GET", path, body, {"Host": "localhost", "Connection": "close"}
+            )
+            response = connection.getresponse()
+            return response.status, response.read()
 
 
 @pytest.fixture
@@ -134,7 +146,7 @@ def test_a_urlconf_that_is_broken_for_ever_keeps_answering_503(plain, faults, se
         assert [plain.get("/")[0] for _ in range(5)] == [503] * 5
 
 
-def nginx_conf(directory: Path, location: str, *, user: str = "root") -> Path:
+def nginx_conf(directory: Path, location: str, *, user: str = "root", more: str = "") -> Path:
     conf = directory / "nginx.conf"
     conf.write_text(f"""
         {f"user {user};" if os.geteuid() == 0 else ""}
@@ -152,28 +164,31 @@ def nginx_conf(directory: Path, location: str, *, user: str = "root") -> Path:
             server {{
                 listen unix:{directory}/plain.sock;
                 location / {{ {location} }}
+                {more}
             }}
         }}
     """)
     return conf
 
 
-UWSGI_PARAMS = "".join(
-    f"uwsgi_param {name} {value};"
-    for name, value in {
-        "QUERY_STRING": "$query_string",
-        "REQUEST_METHOD": "$request_method",
-        "CONTENT_TYPE": "$content_type",
-        "CONTENT_LENGTH": "$content_length",
-        "REQUEST_URI": "$request_uri",
-        "PATH_INFO": "$document_uri",
-        "SERVER_PROTOCOL": "$server_protocol",
-        "REMOTE_ADDR": "127.0.0.1",
-        "REMOTE_PORT": "1",
-        "SERVER_PORT": "80",
-        "SERVER_NAME": "localhost",
-    }.items()
+UWSGI_PARAMS = """
+    include /etc/nginx/uwsgi_params;
+    uwsgi_param REMOTE_ADDR 192.0.2.7;
+    uwsgi_param REMOTE_PORT 4711;
+    uwsgi_param REMOTE_USER anna;
+    uwsgi_param SERVER_NAME shop.example.org;
+    uwsgi_param SERVER_PORT 8443;
+    uwsgi_param UWSGI_SCHEME https;
+    uwsgi_param SHOP_REGION nørth;
+"""
+# a client's view of the same request
+ASKED = (
+    "/meta/plain",
+    "/meta/na%C3%AFve/%2520/a%2Fb;c=1?q=%20%C3%A9&q=2",
+    "/meta/%FFx",
 )
+# what a server says of itself, or leaves to the other side
+OF_THE_SERVER = ("SERVER_SOFTWARE", "HTTP_CONNECTION", "UWSGI_ROUTER", "PWD", "REQUEST_START")
 
 
 @pytest.mark.needs("nginx")
@@ -198,3 +213,45 @@ def test_behind_nginx(serve, faults, plain, protocol):
         assert [plain.get("/")[0] for _ in range(20)] == [200] * 20
         faults.clear()
         server.wait_ready()
+
+
+def uwsgi_protocol(directory: Path) -> list[str]:
+    command = uwsgi(directory / "uwsgi.sock")
+    command[command.index("--http-socket")] = "--socket"
+    return command
+
+
+@pytest.mark.needs("nginx", "uwsgi")
+@pytest.mark.parametrize("worker_class", ["sync", "gthread", "gevent", "asgi"])
+def test_nginx_tells_the_application_by_uwsgi_what_it_tells_it_under_uwsgi(serve, plain, worker_class):
+    own = ("-k", worker_class, *threads(worker_class), "--protocol", "uwsgi")
+    server = serve("--", *own, workers=1)
+    server.wait_ready()
+    theirs = Plain(plain.directory / "theirs")
+    theirs.directory.mkdir()
+    conf = nginx_conf(
+        plain.directory,
+        f"uwsgi_pass unix:{server.socket_path}; {UWSGI_PARAMS}",
+        more=f"location /uwsgi/ {{ rewrite ^/uwsgi(/.*)$ $1 break; uwsgi_pass unix:{theirs.directory}/uwsgi.sock; {UWSGI_PARAMS} }}",
+    )
+    running = theirs.running(uwsgi_protocol(theirs.directory), environ(plain.directory))
+    with running, plain.running([COMPONENTS["nginx"].path() or "nginx", "-c", str(conf)], {}):
+        deadline = time.monotonic() + 30
+        while plain.get("/uwsgi/meta/x")[0] != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        for asked in ASKED[:2] if worker_class == "asgi" else ASKED:  # a scope's path is text
+            answers = [plain.ask(f"{prefix}{asked}") for prefix in ("", "/uwsgi")]
+            assert [status for status, _ in answers] == [200, 200]
+            ours, expected = (json.loads(body) for _, body in answers)
+            told = set(expected) - set(os.environ)
+            if worker_class == "asgi":  # its scope has no place for other variables
+                told = {name for name in told if name.startswith(("HTTP_", "REMOTE_", "SERVER_"))} - {
+                    "REMOTE_USER"
+                }
+                told = told - {"REMOTE_PORT", "SERVER_PROTOCOL"} | {"path", "more", "secure", "PATH_INFO"}
+            told -= {*OF_THE_SERVER, *(name for name in told if name.startswith(("uwsgi.", "x-wsgiorg")))}
+            expected["REQUEST_URI"] = asked
+            assert {name: ours.get(name) for name in told} == {name: expected[name] for name in told}
+        assert plain.ask("/stream?lines=3")[1] == b"line 0\nline 1\nline 2\n"
+        assert plain.ask("/read", b"x" * 200_000) == (200, b"read 200000\n")

@@ -339,6 +339,13 @@ class GuardedApplication(Application):
                 where=self.guard.sources["request_timeout_action"],
                 hint="Use 'replace', which ends the worker once its successor is ready, or an asynchronous worker class.",
             )
+        if self.cfg.protocol == "uwsgi" and self._is_a("UvicornWorker"):
+            raise ConfigurationError(
+                "uvicorn speaks only HTTP, not the uwsgi protocol",
+                option="protocol",
+                where=self.sources.get("protocol"),
+                hint="Use the worker class asgi, or proxy_pass in nginx.",
+            )
         if self._is_a("SyncWorker") and 0 < self.cfg.timeout <= options.request_timeout:
             self.warnings.append(
                 f"gunicorn's timeout of {self.cfg.timeout} s ends a sync worker, without a successor, before request-timeout "

@@ -34,6 +34,7 @@ Step = Callable[[], None]
 # seconds for which the kernel holds a connection without data, if gunicorn's timeout sets no limit
 DEFER_ACCEPT = 30.0
 ANNOUNCE_TIMEOUT = 5.0  # seconds for the receivers of worker_retiring
+PACKAGE = "django_workerguard.server.workers"
 ASGI_CLASSES = ("ASGIWorker", "UvicornWorker")
 
 
@@ -65,10 +66,9 @@ def _draining(worker_class: type) -> tuple[type, ...]:
     if not is_asgi(worker_class):
         return ()
     # imported here because they import asyncio, and because uvicorn is an extra
-    package = "django_workerguard.server.workers"
     if any(cls.__name__ == "UvicornWorker" for cls in worker_class.__mro__):
-        return (import_module(f"{package}.uvicorn_server").DrainingUvicorn,)
-    return (import_module(f"{package}.drain").DrainingASGI,)
+        return (import_module(f"{PACKAGE}.uvicorn_server").DrainingUvicorn,)
+    return (import_module(f"{PACKAGE}.drain").DrainingASGI,)
 
 
 def _end_main_greenlet(end: SystemExit) -> None:
@@ -187,6 +187,8 @@ class GuardMixin(IgnoresHangup):
         register = Register(self.seat_handle.board, self.seat_handle.seat, identity)
         set_current_register(register)
         import_module(load.SENTINEL).name_views(register.name_view)
+        # imported here, because most sites need none of it
+        uwsgi = import_module(f"{PACKAGE}.uwsgi_protocol") if self.cfg.protocol == "uwsgi" else None
         queue = Queue(count, self.seat_handle.options.queue_timeout, self.cfg)
         if self.asynchronous:
             import_module("gunicorn.instrument.statsd")  # gunicorn imports it at the first request
@@ -196,12 +198,16 @@ class GuardMixin(IgnoresHangup):
                 admit=self._admitted,
                 failed=self._lifespan_failed,
             )
+            if uwsgi is not None:
+                self.wsgi = uwsgi.UwsgiASGI(self.wsgi)
             self.asgi = self.wsgi
         else:
             self._closer = close_without_waiting()
             answered = self._closer.record if self._closer else _ignore_request
             chain_hooks(self, count, register, answered=answered)
             self.wsgi = GuardedWSGI(RegisteredWSGI(app, register, queue), health)
+            if uwsgi is not None:
+                self.wsgi = uwsgi.UwsgiWSGI(self.wsgi)
 
     def _canceller(self) -> Canceller | None:
         handle, options = self.seat_handle, self.seat_handle.options

@@ -21,6 +21,7 @@ urlpatterns = [
     path("deadlock", views.deadlock),
     path("blocked-loop", views.blocked_loop),
     path("read", views.read),
+    path("meta/<path:more>", views.meta),
     path("starved-stream", views.starved_stream),
     path("stream", views.stream),
     path("broken", views.broken),

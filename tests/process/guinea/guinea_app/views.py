@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 
-from django.http import HttpResponse, StreamingHttpResponse
+from django.http import HttpResponse, JsonResponse, StreamingHttpResponse
 from django.shortcuts import render
 from guinea_faults import fault
 
@@ -50,6 +50,11 @@ def page(request):
 def slow(request):
     time.sleep(float(request.GET.get("seconds", "1")))
     return HttpResponse(f"pid {os.getpid()}\n")
+
+
+def meta(request, more=""):
+    told = {name: value for name, value in request.META.items() if isinstance(value, str)}
+    return JsonResponse({**told, "path": request.path, "secure": request.is_secure(), "more": more})
 
 
 def read(request):
