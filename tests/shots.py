@@ -28,6 +28,7 @@ SLOT = {
     "step": None,
     "durations": {},
     "oldest_request": None,
+    "latency": None,
     "exits": 0,
     "failures": 0,
     "not_spawned": 0,

@@ -14,7 +14,7 @@ from django_workerguard.policy.view import Fleet, Policy, State, Worker
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.report.quantiles import quantile
 from django_workerguard.scoreboard.board import Board
-from django_workerguard.scoreboard.durations import bounds_of, counts_of_all
+from django_workerguard.scoreboard.durations import bounds_of, counts_by_slot
 from django_workerguard.scoreboard.header import Header, LoadKind
 from django_workerguard.scoreboard.layout import (
     BUCKETS,
@@ -29,7 +29,7 @@ from django_workerguard.scoreboard.layout import (
 
 SAMPLE_EVERY = 10.0  # seconds
 SAMPLES_OF_A_MINUTE = 6
-QUANTILES = ((Header.P50, 0.5), (Header.P95, 0.95), (Header.P99, 0.99))
+QUANTILES = (0.5, 0.95, 0.99)  # in the order of their words
 LARGEST_WORD = (1 << 64) - 1
 # what a slot shows of processes that are neither its incumbent nor its successor
 COUNTS = {
@@ -62,7 +62,8 @@ class Publisher:
         self._used = 0  # the highest slot that anybody has ever been in
         self._states: dict[int, tuple[SlotState, int]] = {}
         self._durations_before: dict[int, list[int]] = {}  # histograms of processes that are gone, by slot
-        self._minute = deque([[0] * BUCKETS], maxlen=SAMPLES_OF_A_MINUTE + 1)  # counts of all durations
+        # counts of the durations, by slot
+        self._minute = deque[dict[int, list[int]]]([{}], maxlen=SAMPLES_OF_A_MINUTE + 1)
         self._gone: dict[tuple[int, Slot], int] = {}  # what processes counted that are gone, by slot
 
     def publish(self, policy: Policy, fleet: Fleet, now: float, *, phase: int) -> None:
@@ -170,12 +171,19 @@ class Publisher:
         self._durations_before[slot] = totals
 
     def _latency(self) -> None:
-        """Write the quantiles of the durations of the last minute's requests."""
-        self._minute.append(counts_of_all(self._board))
-        latest, earliest = self._minute[-1], self._minute[0]
-        counts = [max(0, now - then) for now, then in zip(latest, earliest, strict=True)]
-        bounds = bounds_of(self._board)
-        for word, share in QUANTILES:
+        """Write the quantiles of the durations of the last minute's requests: of each slot, and of all."""
+        latest = counts_by_slot(self._board, self._used)
+        self._minute.append(latest)
+        earliest, bounds, total = self._minute[0], bounds_of(self._board), [0] * BUCKETS
+        for slot, counted in latest.items():
+            before = earliest.get(slot, [0] * BUCKETS)
+            counts = [max(0, now - then) for now, then in zip(counted, before, strict=True)]
+            total = [sum(pair) for pair in zip(total, counts, strict=True)]
+            self._quantiles(self._board.layout.slot(slot) + Slot.P50, counts, bounds)
+        self._quantiles(Header.P50, total, bounds)
+
+    def _quantiles(self, at: int, counts: list[int], bounds: list[float]) -> None:
+        for word, share in enumerate(QUANTILES, at):
             seconds = quantile(share, counts, bounds)
             self._board.words[word] = 0 if seconds is None else max(1, int(seconds * 1e6))
 
@@ -215,6 +223,8 @@ def _notes(policy: Policy, fleet: Fleet, slot: int) -> Note:
         note |= Note.RSS_BASELINE
     if worker.seat in fleet.outliers:
         note |= Note.OUTLIER
+    if worker.seat in fleet.slow:
+        note |= Note.OUTLIER_LATENCY
     if worker.overdue:
         note |= Note.OVERDUE
     if is_stuck(policy, fleet, worker):

@@ -13,6 +13,7 @@ from django_workerguard.policy.view import Policy, State
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.probe.process import private_bytes, resident_bytes, start_time
 from django_workerguard.scoreboard.board import Board
+from django_workerguard.scoreboard.durations import bucket_counts
 from django_workerguard.scoreboard.in_hand import older_than, overdue
 from django_workerguard.scoreboard.layout import Orders, Seat, SeatKind, SeatState
 
@@ -101,6 +102,15 @@ class Seats:
             in_flight=in_flight,
             overdue=overdue(self._board, index, policy.request_timeout, now - grace) if in_flight else (),
             long=older_than(self._board, index, policy.timeout, now) if in_flight and policy.threads else 0,
+        )
+
+    def durations(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
+        """Return by seat how many requests took how long: the counts of each bucket."""
+        words, layout = self._board.words, self._board.layout
+        return tuple(
+            (index, tuple(bucket_counts(words, layout.durations(index))))
+            for index, pid in self.pids.items()
+            if pid
         )
 
     def word(self, index: int, word: Seat) -> int:

@@ -96,6 +96,15 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class Timed:
+    """How many requests took how long, by seat: the counts of each bucket, and the buckets' upper bounds in seconds."""
+
+    counts: tuple[tuple[int, tuple[int, ...]], ...]
+    bounds: tuple[float, ...]
+    at: float
+
+
+@dataclass(frozen=True)
 class LoadFailed:
     """A load has failed, and this is why; the process may be gone, or stay unloaded."""
 
@@ -212,6 +221,7 @@ Message = (
     | Converted
     | Observed
     | Measured
+    | Timed
     | LoadFailed
     | Exited
     | Asked

@@ -40,6 +40,8 @@ def _reasons(policy: Policy, fleet: Fleet, worker: Worker, now: float) -> Iterat
         yield Reason(Rule.RELOAD_ON_MEMORY_ERROR, text)
     if policy.outlier == "eject":
         yield fleet.outliers.get(worker.seat)
+    if policy.outlier_latency == "eject":
+        yield fleet.slow.get(worker.seat)
 
 
 def named(overdue: tuple[str, ...]) -> str:

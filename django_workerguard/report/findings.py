@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from django_workerguard.config.text import in_megabytes
+from django_workerguard.config.text import duration, in_megabytes
 from django_workerguard.report.verdict import LONGEST_SILENCE
 
 SLOW_LOAD = 15.0  # seconds; a load that takes longer, and three times as long as any other, may hang
@@ -130,7 +130,16 @@ def _limits(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding("warning", "no-room-for-surge", None, text)
 
 
-def _notes(slot: Mapping[str, Any], limit: int) -> Iterator[Finding]:
+def _how_slow(slot: Mapping[str, Any], slots: Sequence[Mapping[str, Any]]) -> str:
+    text = f"slot {slot['slot']} is slow and its peers are not"
+    medians = sorted(one["latency"]["p50"] for one in slots if one["latency"] and one is not slot)
+    if not slot["latency"] or not medians:
+        return text
+    peers = duration(medians[len(medians) // 2])
+    return f"{text}: its median of the last minute is {duration(slot['latency']['p50'])}, theirs {peers}"
+
+
+def _notes(slot: Mapping[str, Any], slots: Sequence[Mapping[str, Any]], limit: int) -> Iterator[Finding]:
     number, size = slot["slot"], in_megabytes(slot["rss_bytes"])
     if "rss_baseline" in slot["notes"]:
         text = f"slot {number}: reload-on-rss or evil-reload-on-rss is not applied: its limit is {in_megabytes(limit)}, and a fresh worker already uses as much or more ({size} now)"
@@ -140,6 +149,8 @@ def _notes(slot: Mapping[str, Any], limit: int) -> Iterator[Finding]:
         yield Finding("warning", "evil-suspended", number, text)
     if "outlier" in slot["notes"]:
         yield Finding("warning", "outlier", number, f"slot {number} answers 5xx and its peers do not")
+    if "outlier_latency" in slot["notes"]:
+        yield Finding("warning", "outlier-latency", number, _how_slow(slot, slots))
     if "stuck" in slot["notes"]:
         oldest = slot["oldest_request"]
         what = f", such as {oldest['method']} {oldest['path']}" if oldest else ""
@@ -158,7 +169,7 @@ def _slots(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
             text = f"slot {number}: the load has taken {slot['loading_for']:.0f} s so far and is in step {slot['step'] or 'unknown'}"
             text += f" (the other loads took at most {longest:.1f} s)" if longest else ""
             yield Finding("notice", "slow-load", number, text)
-        yield from _notes(slot, snapshot["limits"]["rss_bytes"])
+        yield from _notes(slot, snapshot["slots"], snapshot["limits"]["rss_bytes"])
         if slot["not_spawned"]:
             reason = (slot["last_error"] or {}).get("message", "unknown")
             tries = _tries(slot["not_spawned"])

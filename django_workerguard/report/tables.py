@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from django_workerguard.config.text import in_megabytes, plain
+from django_workerguard.config.text import duration, in_megabytes, plain
 from django_workerguard.report.findings import OF_MOLD, assess
 
 COLUMNS = (
@@ -59,14 +59,12 @@ def headlines(snapshot: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _latency(latency: Mapping[str, float] | None) -> str:
-    if latency is None:
-        return ""
-    quantiles = ", ".join(f"{name} {_duration(seconds)}" for name, seconds in latency.items())
-    return f"; last minute: {quantiles}"
+    return f"; last minute: {quantiles(latency)}" if latency else ""
 
 
-def _duration(seconds: float) -> str:
-    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+def quantiles(latency: Mapping[str, float]) -> str:
+    """Return the quantiles of the durations of requests in one line."""
+    return ", ".join(f"{name} {duration(seconds)}" for name, seconds in latency.items())
 
 
 def mold_line(mold: Mapping[str, Any], now: float) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from django_workerguard.scoreboard.board import Board
-from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.in_hand import workers_in_seats
 from django_workerguard.scoreboard.layout import (
     BUCKETS,
@@ -58,19 +57,24 @@ def as_dict(histograms: list[int], buckets: int) -> dict[str, dict[str, Any]]:
     return found
 
 
-def counts_of_all(board: Board) -> list[int]:
-    """Return the counts of each bucket, over all slots and classes."""
-    totals = [0] * BUCKETS
-    for histograms in durations(board).values():
-        for index in range(len(STATUS_CLASSES)):
-            counts = histograms[index * HISTOGRAM_WORDS : index * HISTOGRAM_WORDS + BUCKETS]
-            totals = [sum(pair) for pair in zip(totals, counts, strict=True)]
-    return totals
+def bucket_counts(words: memoryview, at: int) -> list[int]:
+    """Return the counts of each bucket of the histograms at an offset, over all classes of status."""
+    counted = words[at : at + DURATIONS_WORDS].tolist()
+    return [sum(counted[bucket::HISTOGRAM_WORDS]) for bucket in range(BUCKETS)]
 
 
-def latency(board: Board) -> dict[str, float] | None:
-    """Return the quantiles of the last minute's durations, in seconds; None if there was no request."""
-    words = board.words
-    if not words[Header.P99]:
-        return None
-    return {"p50": words[Header.P50] / 1e6, "p95": words[Header.P95] / 1e6, "p99": words[Header.P99] / 1e6}
+def counts_by_slot(board: Board, slots: int) -> dict[int, list[int]]:
+    """Return the counts of each bucket for the slots up to a number, over all the workers that each has had."""
+    words, layout = board.words, board.layout
+    found = {slot: bucket_counts(words, layout.durations_before(slot)) for slot in range(1, slots + 1)}
+    for seat, slot in workers_in_seats(board):
+        if slot in found:
+            counts = bucket_counts(words, layout.durations(seat))
+            found[slot] = [sum(pair) for pair in zip(found[slot], counts, strict=True)]
+    return found
+
+
+def latency(words: memoryview, at: int) -> dict[str, float] | None:
+    """Return the quantiles at an offset, in seconds: p50, p95 and p99 of the last minute; None if there was no request."""
+    p50, p95, p99 = (microseconds / 1e6 for microseconds in words[at : at + 3].tolist())
+    return {"p50": p50, "p95": p95, "p99": p99} if p99 else None

@@ -132,7 +132,10 @@ class Slot(IntEnum):
     IN_FLIGHT = 11  # of processes that are leaving
     NOTES = 12  # Note
     NOT_SPAWNED = 13  # processes in a row that could not be started
-    WORDS = 16
+    P50 = 16  # µs, of the durations of the last minute's requests; 0: there were none
+    P95 = 17
+    P99 = 18
+    WORDS = 24
 
 
 class Note(IntFlag):
@@ -143,6 +146,7 @@ class Note(IntFlag):
     RSS_BASELINE = 2  # a fresh worker is larger than reload-on-rss or evil-reload-on-rss
     OVERDUE = 8  # requests in it have run longer than request-timeout, or their own limit, allows
     STUCK = 16  # every thread has been busy with the same requests for longer than timeout
+    OUTLIER_LATENCY = 32  # it is slower than the other slots
     EVIL_SUSPENDED = 4  # evil-reload-on-rss is suspended: it would kill each fresh worker
 
 

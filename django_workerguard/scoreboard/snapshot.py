@@ -72,7 +72,7 @@ def snapshot(board: Board) -> dict[str, Any]:
         "events": words[Header.EVENTS],
         "backlog": words[Header.BACKLOG] - 1 if words[Header.BACKLOG] else None,
         "tallies": read_tallies(board),
-        "latency": latency(board),
+        "latency": latency(words, Header.P50),
         "duration_buckets": bounds,
         "slots": slots,
     }
@@ -144,6 +144,7 @@ def _slot(board: Board, number: int, now: int) -> dict[str, Any]:
         + incumbent.get("in_flight", 0)
         + successor.get("in_flight", 0),
         "oldest_request": incumbent.get("oldest_request"),
+        "latency": latency(words, offset + Slot.P50),
         "suspect": incumbent.get("suspect", False),
         "notes": [note.name.lower() for note in Note(words[offset + Slot.NOTES] & ALL_NOTES) if note.name],
         "memory_errors": incumbent.get("memory_errors", 0),

@@ -18,6 +18,7 @@ fault("views")
 
 class Health:
     sick = False
+    tired = False
 
 
 def sicken(request):
@@ -25,7 +26,14 @@ def sicken(request):
     return HttpResponse("from now on this process fails\n")
 
 
+def tire(request):
+    Health.tired = True
+    return HttpResponse("from now on this process is slow\n")
+
+
 def index(request):
+    if Health.tired:
+        time.sleep(0.6)
     if Health.sick:
         return HttpResponse("sick\n", status=500)
     return HttpResponse(f"pid {os.getpid()}\n")
