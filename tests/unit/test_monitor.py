@@ -227,6 +227,17 @@ def test_a_page_shows_the_oldest_requests_only():
     assert "No request" in status_page(changed(), [], NOTHING)
 
 
+def test_a_page_shows_the_quantiles_of_the_last_minute():
+    assert "<th>P50</th><th>P95</th><th>P99</th>" in status_page(changed(), [], NOTHING)
+    assert "<td>-</td><td>-</td><td>-</td></tr>" in status_page(changed(), [], NOTHING)
+    latency = {"p50": 0.012, "p95": 0.34, "p99": 1.2}
+    page = status_page(changed(slot={"latency": latency}, latency=latency), [], NOTHING)
+    assert "last minute: p50 12 ms, p95 340 ms, p99 1.2 s" in page
+    assert "<td>12 ms</td><td>340 ms</td><td>1.2 s</td></tr>" in page
+    pool = status_page(changed(), [changed(kind="celery")], NOTHING)
+    assert pool.count("<th>P50</th>") == 1, "tasks are not timed"
+
+
 def pair() -> tuple[socket.socket, socket.socket]:
     ours, theirs = socket.socketpair()
     ours.settimeout(10)
