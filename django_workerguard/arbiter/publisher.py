@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from django_workerguard.arbiter.seats import Seats
 from django_workerguard.policy.mold import is_lazy
-from django_workerguard.policy.recycle import is_large_at_first, is_stuck
+from django_workerguard.policy.recycle import is_large_at_first, is_stalled, is_stuck
 from django_workerguard.policy.view import Fleet, Policy, State, Worker
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.report.quantiles import quantile
@@ -229,6 +229,8 @@ def _notes(policy: Policy, fleet: Fleet, slot: int) -> Note:
         note |= Note.OVERDUE
     if is_stuck(policy, fleet, worker):
         note |= Note.STUCK
+    if is_stalled(policy, worker):
+        note |= Note.STALLED
     return note
 
 

@@ -101,8 +101,16 @@ class Seats:
             memory_errors=words[base + Seat.MEMORY_ERRORS],
             in_flight=in_flight,
             overdue=overdue(self._board, index, policy.request_timeout, now - grace) if in_flight else (),
+            stalled=0.0 if policy.threads else self._stalled(base, now),
             long=older_than(self._board, index, policy.timeout, now) if in_flight and policy.threads else 0,
         )
+
+    def _stalled(self, base: int, now: int) -> float:
+        words = self._board.words
+        since = [
+            word for word in (words[base + Seat.LOOP_EXECUTOR], words[base + Seat.SHARED_THREAD]) if word
+        ]
+        return max(0, now - min(since)) / 1e9 if since else 0.0
 
     def durations(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
         """Return by seat how many requests took how long: the counts of each bucket."""

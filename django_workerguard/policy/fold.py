@@ -244,7 +244,7 @@ def _counted(worker: Worker, reading: m.Reading, at: float) -> Worker:
     if (
         new == old
         and on_duty == worker.on_duty
-        and (reading.overdue, reading.long) == (worker.overdue, worker.long)
+        and (reading.overdue, reading.long, reading.stalled) == (worker.overdue, worker.long, worker.stalled)
     ):
         return worker
     return worker.having(
@@ -256,6 +256,7 @@ def _counted(worker: Worker, reading: m.Reading, at: float) -> Worker:
         in_flight=reading.in_flight,
         overdue=reading.overdue,
         long=reading.long,
+        stalled=reading.stalled,
         on_duty=on_duty,
     )
 

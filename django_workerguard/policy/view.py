@@ -125,6 +125,9 @@ class Worker:
     in_flight: int = 0  # requests in hand
     overdue: tuple[str, ...] = ()  # method and path of each that has run too long, the oldest first
     long: int = 0  # requests that have run for longer than gunicorn's timeout
+    stalled: float = (
+        0.0  # seconds for which calls have waited for an executor of the event loop, and none has begun
+    )
     rss: int = 0  # bytes, as last measured
     rss_at_first: int = 0  # bytes, the first measure when it was ready
     rss_over: int = 0  # measures in a row at or above reload-on-rss

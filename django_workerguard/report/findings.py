@@ -151,10 +151,15 @@ def _notes(slot: Mapping[str, Any], slots: Sequence[Mapping[str, Any]], limit: i
         yield Finding("warning", "outlier", number, f"slot {number} answers 5xx and its peers do not")
     if "outlier_latency" in slot["notes"]:
         yield Finding("warning", "outlier-latency", number, _how_slow(slot, slots))
-    if "stuck" in slot["notes"]:
+    if {"stuck", "stalled"} & set(slot["notes"]):
         oldest = slot["oldest_request"]
         what = f", such as {oldest['method']} {oldest['path']}" if oldest else ""
         text = f"slot {number} serves nobody else: every thread is busy with requests that do not end{what}"
+        if "stalled" in slot["notes"]:
+            text = (
+                f"slot {number}: calls wait for an executor of the event loop, and none begins: "
+                f"every thread of it is busy with calls that do not end{what}"
+            )
         yield Finding("critical", "worker-stuck", number, text)
     elif "overdue" in slot["notes"]:
         text = f"slot {number} serves a request that has run too long: see workerguard requests"

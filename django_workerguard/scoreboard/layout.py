@@ -57,6 +57,9 @@ class Seat(IntEnum):
     LAST_5XX = 27  # W, monotonic ns of the latest 5xx
     NOT_ENTERED = 28  # W, requests for which the register had no room
     RELEASE = 32  # W, 8 words of text
+    # W, monotonic ns, since when calls have waited for an executor of the event loop and none has begun; 0: none waits
+    LOOP_EXECUTOR = 48
+    SHARED_THREAD = 49
     WORDS = 64
 
 
@@ -146,6 +149,9 @@ class Note(IntFlag):
     RSS_BASELINE = 2  # a fresh worker is larger than reload-on-rss or evil-reload-on-rss
     OVERDUE = 8  # requests in it have run longer than request-timeout, or their own limit, allows
     STUCK = 16  # every thread has been busy with the same requests for longer than timeout
+    STALLED = (
+        64  # calls have waited for longer than timeout for an executor of the event loop, and none has begun
+    )
     OUTLIER_LATENCY = 32  # it is slower than the other slots
     EVIL_SUSPENDED = 4  # evil-reload-on-rss is suspended: it would kill each fresh worker
 

@@ -12,7 +12,7 @@ from django_workerguard.policy.fold import fold
 from django_workerguard.policy.outlier import outliers, recent
 from django_workerguard.policy.plan import next_deadline, plan
 from django_workerguard.policy.reason import Reason, Rule
-from django_workerguard.policy.recycle import lifetime, why_due
+from django_workerguard.policy.recycle import is_stalled, lifetime, why_due
 from django_workerguard.policy.view import Fleet, Policy, State
 from tests.unit.test_policy import Start, ready_fleet, told
 
@@ -321,3 +321,25 @@ def test_words_that_a_worker_has_damaged_make_no_worker_slow():
     fleet = timed(SLOW, FAST)
     fleet = told(fleet, m.Timed(((1, (0,) * 16), (2, (0,) * 16), (77, FAST)), BOUNDS, 30.0), policy=OUTLIERS)
     assert not fleet.slow
+
+
+def stalled(seconds: float, policy: Policy) -> Fleet:
+    reading = m.Reading(1, State.READY, 1, stalled=seconds)
+    return told(ready_fleet(2, policy=policy), m.Observed((reading,), 1.0), policy=policy)
+
+
+@pytest.mark.parametrize("action", ["replace", "cancel", "report"])
+def test_a_worker_whose_executor_begins_no_call_is_replaced_as_one_with_an_overdue_request(action):
+    policy = Policy(**BASE, request_timeout=30.0, request_timeout_action=action)
+    for seconds, due in ((0.0, False), (29.9, False), (30.0, action != "report")):
+        fleet = stalled(seconds, policy)
+        assert bool(why_due(policy, fleet, fleet.workers[1], 1.0)) == due
+    unlimited = Policy(**BASE)
+    fleet = stalled(1e6, unlimited)
+    assert why_due(unlimited, fleet, fleet.workers[1], 1.0) is None
+
+
+def test_a_worker_is_stalled_from_timeout_on():
+    for timeout, expected in ((30.0, True), (60.0, False), (0.0, False)):
+        policy = Policy(**{**BASE, "timeout": timeout})
+        assert is_stalled(policy, stalled(30.0, policy).workers[1]) is expected

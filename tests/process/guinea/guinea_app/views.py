@@ -188,6 +188,12 @@ async def _waits_inside(seconds):
     await asyncio.sleep(seconds)
 
 
+async def pooled(request):
+    """Hang in a thread of the loop's default executor."""
+    await asyncio.to_thread(_locked_twice, float(request.GET.get("seconds", "30")))
+    return HttpResponse("pooled\n")
+
+
 @request_timeout(1)
 def limited(request):
     time.sleep(float(request.GET.get("seconds", "30")))
