@@ -15,6 +15,9 @@ async def application(scope, receive, send):
     if scope["type"] == "websocket" and scope["path"] == "/shared-thread":
         await wait_in_the_shared_thread(receive, send)
         return
+    if scope["type"] == "websocket" and scope["path"] == "/refused":
+        await django(scope, receive, send)
+        return
     if scope["type"] == "websocket":
         await echo(receive, send)
         return
