@@ -82,6 +82,7 @@ WELL = {
     "min_loaded": 1,
     "quorum_reached": True,
     "stand_in": False,
+    "monitor_failures": 0,
     "load": "lazy",
     "unfit": False,
     "mold": None,

@@ -75,6 +75,11 @@ def _server(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
                 f"{ready} of {target} workers serve until the reload succeeds"
             )
             yield Finding("warning", "degraded", None, text)
+    if snapshot["monitor_failures"]:
+        count = snapshot["monitor_failures"]
+        times = "once" if count == 1 else f"{count} times in a row"
+        text = f"the monitor has failed {times}: it ended, or could not be started; it is started again after a back-off"
+        yield Finding("warning", "monitor-failing", None, text)
     yield from _mold(snapshot)
     if snapshot.get("debug"):
         text = f"the settings {snapshot['settings']} have DEBUG = True: visitors see error pages with code and values"

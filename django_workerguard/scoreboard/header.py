@@ -48,6 +48,7 @@ class Header:
     P50 = 31  # µs, of the durations of the last minute's requests; 0: there were none
     P95 = 32
     P99 = 33
+    MONITOR_FAILURES = 40  # how often in a row the monitor has ended by itself, or could not be started
     WORDS = 64
 
 

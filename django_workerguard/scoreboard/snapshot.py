@@ -59,6 +59,7 @@ def snapshot(board: Board) -> dict[str, Any]:
         "min_loaded": words[Header.QUORUM],
         "quorum_reached": bool(words[Header.REACHED]),
         "stand_in": bool(words[Header.STAND_IN]),
+        "monitor_failures": words[Header.MONITOR_FAILURES],
         "load": LoadKind.NAMES[min(words[Header.LOAD], len(LoadKind.NAMES) - 1)],
         "unfit": bool(words[Header.UNFIT]),
         "mold": _mold(board, now),

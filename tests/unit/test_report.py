@@ -84,6 +84,7 @@ def test_a_healthy_server_has_no_findings():
         (changed(arbiter={"phase": "draining"}), "draining"),
         (changed(arbiter={"errors": 2}), "arbiter-errors"),
         (changed(release="mixed"), "mixed-releases"),
+        (changed(monitor_failures=2), "monitor-failing"),
         (changed(arbiter={"frozen": True}, slot={"failures": 1, "last_error": ERROR}), "frozen"),
         (
             changed(arbiter={"frozen": True}, slot={"pid": None, "state": "back_off", "failures": 1}),
