@@ -127,7 +127,8 @@ def _threads_of_requests() -> Iterator[tuple[int, int]]:
     """Yield each thread that works for a request of an event loop, with the start of the request.
 
     The code in the thread runs in a copy of the task's context. Python does not tell the context of another thread, but
-    the frame that has entered it holds it: asgiref's for a synchronous view, that of an executor for `asyncio.to_thread`.
+    the frame that has entered it holds it: asgiref's for a synchronous view, for `asyncio.to_thread` that of an executor,
+    or of our watch over one.
     """
     for thread, top in sys._current_frames().items():
         for code_frame in _frames(top):
@@ -138,7 +139,11 @@ def _threads_of_requests() -> Iterator[tuple[int, int]]:
                         break
 
 
-ENTER_CONTEXTS = (os.path.join("asgiref", "sync.py"), os.path.join("concurrent", "futures", "thread.py"))
+ENTER_CONTEXTS = (
+    os.path.join("asgiref", "sync.py"),
+    os.path.join("concurrent", "futures", "thread.py"),
+    os.path.join("server", "workers", "executors.py"),
+)
 
 
 def _contexts(values: Iterable[Any]) -> Iterator[Context]:

@@ -160,6 +160,7 @@ HANGING = {
     ("gevent", "/slow?seconds=30"): ("Greenlet", "in slow"),
     ("asgi", "/wait"): ("Task", "in _waits_inside"),
     ("asgi", "/hang?how=lock"): ("Thread", "in _locked_twice"),
+    ("asgi", "/pooled"): ("Thread", "in _locked_twice"),
     ("uvicorn_worker.UvicornWorker", "/wait"): ("Task", "in _waits_inside"),
     ("uvicorn_worker.UvicornWorker", "/hang?how=lock"): ("Thread", "in _locked_twice"),
 }
