@@ -238,7 +238,7 @@ STAYS_QUIET = {
         "target_workers": "8x90",
     },
     "WorkerguardLoadFailing": {'load_failures_total{cause="memory",%s}': "0x10 3x80"},
-    "WorkerguardMoldNotReady": {"mold_ready": "1x10 0x9 1x70", "mold_unfit": "0x90"},  # a reload, or a mold that died
+    "WorkerguardMoldNotReady": {"mold_ready": "1x10 0x9 1x70", "mold_unfit": "0x90"},
     "WorkerguardSlotFails": {
         'responses_5xx_total{slot="2",%s}': "0+10x90",
         'requests_total{slot="2",%s}': "0+100x90",
