@@ -18,9 +18,10 @@ import pytest
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import unix_connect
 
-from django_workerguard.scoreboard.control_client import ask
+from django_workerguard.scoreboard.control_client import ask, ask_for_file
 from django_workerguard.scoreboard.in_hand import requests_of_servers
 from django_workerguard.scoreboard.layout import Seat, SeatKind
+from django_workerguard.scoreboard.stack_format import END
 from tests.process.harness import UnixConnection
 from tests.process.test_cli import workerguard
 
@@ -181,6 +182,42 @@ def test_the_stacks_of_a_worker_show_where_its_request_is_and_it_goes_on(serve, 
             part for part in found.split("\n\n") if f" serves GET {path.partition('?')[0]} for " in part
         ]
         assert any(kind in part.splitlines()[0] and frame in part for part in sections), found
+    assert server.slot(1)["pid"] == pid
+    assert not server.events("exited")
+
+
+def wait_for_stacks(answer: dict, fd: int) -> None:
+    with os.fdopen(fd, "rb") as file:
+        deadline = time.monotonic() + 20
+        while END.encode() not in (dump := os.pread(file.fileno(), 1 << 20, answer["offset"])):
+            assert time.monotonic() < deadline, dump
+            time.sleep(0.002)
+
+
+@pytest.mark.parametrize("worker_class", ["gthread", "asgi"])
+def test_a_worker_whose_threads_are_busy_is_not_ended_by_questions_for_its_stacks(serve, worker_class):
+    server = serve("--", "-k", worker_class, *threads(worker_class), workers=1)
+    server.wait_ready()
+    pid = server.slot(1)["pid"]
+    with server.board() as board:
+        socket_path = board.path.with_suffix(".sock")
+    over = threading.Event()
+
+    def load() -> None:
+        while not over.is_set():
+            with contextlib.suppress(OSError, HTTPException):
+                server.get("/page")
+
+    busy = [threading.Thread(target=load) for _ in range(3)]
+    for client in busy:
+        client.start()
+    try:
+        for _ in range(150):
+            wait_for_stacks(*ask_for_file(socket_path, "stacks", pid=pid))
+    finally:
+        over.set()
+        for client in busy:
+            client.join()
     assert server.slot(1)["pid"] == pid
     assert not server.events("exited")
 
