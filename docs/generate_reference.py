@@ -48,7 +48,7 @@ SUBJECTS = {
     "When a worker is replaced": (
         *("max_requests", "max_requests_delta", "max_worker_lifetime", "max_worker_lifetime_delta"),
         *("min_worker_lifetime", "reload_on_rss", "evil_reload_on_rss", "reload_on_memory_error"),
-        *("outlier", "outlier_min_requests"),
+        *("outlier", "outlier_latency", "outlier_min_requests"),
         *("slow_request", "request_timeout", "request_timeout_action", "queue_timeout"),
         "duration_buckets",
     ),

@@ -347,6 +347,13 @@ class GuardOptions:
         "budget), 'report' (a finding reports it), 'off'.",
         metavar="eject|report|off",
     )
+    outlier_latency: str = _option(
+        "report",
+        units.choice(("eject", "report", "off")),
+        "What happens when a worker is slow and its peers are not: 'report' (a finding reports it), 'eject' (it is "
+        "replaced within the disruption budget), 'off'.",
+        metavar="report|eject|off",
+    )
     outlier_min_requests: int = _option(
         50,
         units.count(1),

@@ -162,7 +162,8 @@ class GuardedArbiter(Arbiter):
     def _configure_monitor(self, app: GuardedApplication) -> None:
         """Have the monitor take its settings. Its module is imported here, because most servers have none."""
         if self._monitor is None and (app.guard.options.monitor_bind or app.handover.monitor):
-            monitor: Monitor = import_module("django_workerguard.monitor.runner").Monitor(self.board)
+            module = import_module("django_workerguard.monitor.runner")
+            monitor: Monitor = module.Monitor(self.board, event_log=lambda: self._event_log)
             if self._has_started:
                 monitor.open({})
             self._monitor = monitor

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+from array import array
 from dataclasses import replace
 
 import pytest
@@ -344,3 +345,19 @@ def test_the_oldest_requests_of_the_fleet_and_those_of_a_slot_are_listed(worker,
     assert "/young/" not in fleet
     assert f"<li>{listed}</li>" in slot
     assert "/young/" in slot
+
+
+def test_the_quantiles_of_the_last_minute_are_shown_for_the_fleet_and_for_a_slot(worker, db):
+    clerk = client_of(user("clerk", is_staff=True))
+    assert "p50" not in clerk.get("/guard/tiles/").text
+    assert "<dt>requests of the last minute</dt><dd>–</dd>" in clerk.get("/guard/slot/1/").text
+    for at, microseconds in (
+        (Header.P50, (12_000, 340_000, 1_200_000)),
+        (worker.board.layout.slot(1) + Slot.P50, (20_000, 400_000, 2_500_000)),
+    ):
+        worker.board.words[at : at + 3] = memoryview(array("Q", microseconds))
+    tiles = HtmlCache(worker).tiles("/slot/0/")
+    assert "last minute: p50 12 ms, p95 340 ms, p99 1.2 s" in tiles
+    assert "<dt>p50, p95, p99</dt><dd>20 ms, 400 ms, 2.5 s</dd>" in tiles
+    for page in ("slot/1/", "slot/1/now/"):
+        assert "<dd>p50 20 ms, p95 400 ms, p99 2.5 s</dd>" in clerk.get(f"/guard/{page}").text
