@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from django_workerguard.from_uwsgi.directive import Directive, Place
+from django_workerguard.from_uwsgi.formats import FORMATS
 from django_workerguard.from_uwsgi.read.machine import Machine
 from django_workerguard.from_uwsgi.read.reader import read
 from django_workerguard.from_uwsgi.report import report, summary
@@ -80,7 +81,8 @@ def test_an_include_and_its_sections():
 
 def test_secrets_of_the_environment_are_not_in_the_report():
     translation = of_file(next(path for path in FILES if path.name == "ansible.ini"))
-    assert "not-for-the-report" not in report(translation)
+    assert "not-for-the-report" not in report(translation) + FORMATS["settings"](translation)
+    assert "hunter2" not in report(translation) + FORMATS["settings"](translation)
     assert translation.environ["SECRET_KEY"] == "not-for-the-report"
 
 
@@ -186,6 +188,9 @@ def test_an_option_leaves_a_setting_out(lines, absent):
         (["cheaper=0"], Verdict.NOT_NEEDED, "off"),
         (["idle=60"], Verdict.LOST, "loaded"),
         (["plugins=python3,http"], Verdict.NOT_NEEDED, "built in"),
+        (["pythonpath=/srv/*/lib"], Verdict.LOST, "pattern"),
+        (["emperor-broodlord=4"], Verdict.LOST, "under load"),
+        (["socket=a.sock"], Verdict.BECOMES, "relative"),
         (["plugins=php"], Verdict.LOST, "php"),
         (["php-ini=x"], Verdict.LOST, "Python"),
         (["reload-on-exception-type=ValueError"], Verdict.LOST, "outlier"),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from django_workerguard.from_uwsgi.formats.arguments import EARLY, is_of_guard
+from django_workerguard.from_uwsgi.translate.application import SETTINGS
 from django_workerguard.from_uwsgi.translate.translation import Translation
 
 OCTAL = frozenset({"UMASK"})
@@ -19,8 +20,11 @@ def settings(translation: Translation) -> str:
     for key in sorted(EARLY & translation.settings.keys()):
         place = "in the directory" if key == "CHDIR" else "with --pythonpath"
         lines.append(f"# Start the server {place} {_comment(str(translation.settings[key]))}")
-    for name, value in translation.environ.items():
-        lines.append(f"# Needed in the environment: {_comment(f'{name}={value}')}")
+    if translation.environ:  # the names alone: settings are kept with the code, and secrets are not
+        names = (
+            f"{SETTINGS}={value}" if name == SETTINGS else name for name, value in translation.environ.items()
+        )
+        lines.append(f"# Needed in the environment: {_comment(', '.join(names))}")
     late = {key: value for key, value in translation.settings.items() if key not in EARLY}
     return "\n".join((*lines, *_dictionary("WORKERGUARD", late))) + "\n"
 

@@ -12,7 +12,7 @@ from django_workerguard.from_uwsgi.read.machine import Machine
 # the sources of uWSGI that run a program, ask another host, or read the memory of its own process
 SCHEMES = ("emperor", "http", "data", "sym", "section", "fd", "exec", "call", "callint")
 MOST_VALUES = 1000  # values put into one value
-LONGEST = 1 << 16  # characters of one value
+LONGEST = 1 << 13  # characters of one value; no site needs as many, and time grows with their square
 _NUMBER = re.compile(r"\s*([+-]?\d+)")
 
 
@@ -26,10 +26,10 @@ def scheme_of(spec: str) -> str:
     return scheme if separator and scheme in SCHEMES else ""
 
 
-def put_in(value: str, symbol: str, look_up: Callable[[str], str | None]) -> str:
+def put_in(value: str, symbol: str, look_up: Callable[[str], str | None]) -> tuple[str, int]:
     """Replace each ``symbol(name)``, innermost first, by what ``look_up`` returns; None leaves it as it is.
 
-    It mirrors uwsgi_apply_config_pass: what was put in is searched again. Raises UnevaluatedError if there is no end.
+    Return the new value and the number of replacements. It mirrors uwsgi_apply_config_pass: what was put in is searched again. Raises UnevaluatedError if there is no end.
     """
     at = found = depth = start = replaced = 0
     while at < len(value):
@@ -56,7 +56,7 @@ def put_in(value: str, symbol: str, look_up: Callable[[str], str | None]) -> str
         else:
             found = 0
         at += 1
-    return value
+    return value, replaced
 
 
 def from_file(machine: Machine) -> Callable[[str], str]:

@@ -11,7 +11,14 @@ from django_workerguard.from_uwsgi.read import command_line, ini, json, logic, m
 from django_workerguard.from_uwsgi.read.file import STANDARD_INPUT, UnreadableFileError, read_text
 from django_workerguard.from_uwsgi.read.machine import Machine
 from django_workerguard.from_uwsgi.read.magic import Location
-from django_workerguard.from_uwsgi.read.passes import UnevaluatedError, compute, from_file, put_in, scheme_of
+from django_workerguard.from_uwsgi.read.passes import (
+    LONGEST,
+    UnevaluatedError,
+    compute,
+    from_file,
+    put_in,
+    scheme_of,
+)
 from django_workerguard.from_uwsgi.table import Table
 
 SECTION = "uwsgi"
@@ -57,6 +64,7 @@ NOT_OPTIONS = frozenset(
     )
 ) | {"UWSGI_JAIL_PID", "UWSGI_ORIGINAL_PROC_NAME"}
 MOST_DIRECTIVES = 20_000
+MOST_REPLACEMENTS = 20_000  # of variables in all values together
 MOST_FILES = 200
 
 
@@ -91,6 +99,7 @@ class Reader:
     _variables: dict[str, str] = field(default_factory=dict)
     _last_ini: str = ""
     _files: int = 0
+    _replacements: int = 0
     _sections: dict[str, Sequence[ini.Section]] = field(default_factory=dict)
     _read_sections: set[tuple[str, str]] = field(default_factory=set)
 
@@ -133,6 +142,8 @@ class Reader:
         self._entries.append(entry)
         if len(self._entries) > MOST_DIRECTIVES:
             raise ReadError(entry.place, f"the configuration has more than {MOST_DIRECTIVES} options")
+        if max(len(entry.key), len(entry.value)) > LONGEST:
+            raise ReadError(entry.place, f"the line has more than {LONGEST} characters")
         if entry.state is not State.SET:
             return
         self._first.setdefault(entry.key, entry)
@@ -242,7 +253,10 @@ class Reader:
 
     def _pass_over(self, entry: _Entry, symbol: str, look_up: Callable[[str], str | None]) -> None:
         try:
-            entry.value = put_in(entry.value, symbol, look_up)
+            entry.value, replaced = put_in(entry.value, symbol, look_up)
+            self._replacements += replaced
+            if self._replacements > MOST_REPLACEMENTS:
+                raise ReadError(entry.place, f"there are more than {MOST_REPLACEMENTS} variables to put in")
         except UnevaluatedError as error:
             entry.state, entry.remark = State.UNKNOWN, str(error)
 

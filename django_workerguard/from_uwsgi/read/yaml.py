@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from django_workerguard.from_uwsgi.directive import Place, ReadError, Written
+from django_workerguard.from_uwsgi.read.passes import LONGEST
 
-_KEY = re.compile(
-    r"(?P<key>'(?:[^']|'')*'|\"(?:[^\"\\]|\\.)*\"|[^\s'\"\[{&*!|>%@#-](?:[^#]*?[^\s#])??|-[^\s#][^#:]*?)\s*:(?:\s+(?P<value>.*))?$"
-)
+NO_KEY = tuple("[]{}&*!|>%@`#,?")  # characters that begin something else
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0"}
 
@@ -29,9 +28,9 @@ def parse(text: str, file: str, wanted: str) -> list[Written] | None:
     """Return the options of the mapping, or None if there is none of that name. Raises ReadError for what is not understood."""
     lines = list(_lines(text, file))
     for number, line in enumerate(lines):
-        found = _KEY.match(line.text)
-        if line.indent == 0 and found and _scalar(found["key"], line.place) == wanted:
-            if found["value"]:
+        found = _pair(line)
+        if line.indent == 0 and found and found[0] == wanted:
+            if found[1]:
                 raise ReadError(line.place, f"{wanted!r} is not a mapping of options")
             return list(_options(lines[number + 1 :]))
     return None
@@ -46,6 +45,8 @@ def _lines(text: str, file: str) -> Iterator[_Line]:
             continue
         if stripped == "...":
             return
+        if len(line) > LONGEST:
+            raise ReadError(place, f"the line has more than {LONGEST} characters")
         if "\t" in blanks:
             raise ReadError(place, "YAML forbids tabs at the beginning of a line")
         yield _Line(place, len(blanks), stripped)
@@ -84,10 +85,10 @@ def _options(lines: list[_Line]) -> Iterator[Written]:
         if head:
             yield head
         key, items_indent, head = "", -1, None
-        found = _KEY.match(line.text)
+        found = _pair(line)
         if found is None:
             raise ReadError(line.place, f"{line.text[:60]!r} is not of the form 'option: value'")
-        name, value = _scalar(found["key"], line.place), found["value"] or ""
+        name, value = found
         if not value:
             key, head = name, Written(line.place, name, "")
         elif value.startswith("["):
@@ -96,6 +97,24 @@ def _options(lines: list[_Line]) -> Iterator[Written]:
             yield Written(line.place, name, _scalar(value, line.place))
     if head:
         yield head
+
+
+def _pair(line: _Line) -> tuple[str, str] | None:
+    """Split ``key: value`` at the first colon that a blank or the end of the line follows; None if there is none."""
+    text = line.text
+    quote = text[0] if text[0] in "'\"" else ""
+    start = text.find(quote, 1) + 1 if quote else 0
+    at = next(
+        (
+            at
+            for at in range(start, len(text))
+            if text[at] == ":" and text[at + 1 : at + 2] in ("", " ", "\t")
+        ),
+        -1,
+    )
+    if at <= 0 or text.startswith(NO_KEY) or (quote and not start):
+        return None
+    return _scalar(text[:at].rstrip(), line.place), text[at + 1 :].strip()
 
 
 def _flow(text: str, place: Place) -> Iterator[str]:

@@ -76,7 +76,13 @@ def _listen(one: Directive, draft: Draft, protocol: str) -> Outcome:
         return elsewhere("a systemd socket unit makes the socket; leave BIND out")
     bind = bind_of(one.value)
     draft.addresses.append(Address(bind, protocol))
-    return becomes(f"BIND = {bind}" if protocol == "http" else f"BIND = {bind}, PROTOCOL = uwsgi")
+    is_relative = bind.startswith("unix:") and not bind.startswith("unix:/")
+    where = (
+        "; the path is relative to CHDIR here, and to the directory of the start in uWSGI"
+        if is_relative
+        else ""
+    )
+    return becomes((f"BIND = {bind}" if protocol == "http" else f"BIND = {bind}, PROTOCOL = uwsgi") + where)
 
 
 def _https(one: Directive, draft: Draft) -> Outcome:

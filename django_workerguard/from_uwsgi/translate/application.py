@@ -114,8 +114,8 @@ def _directory(one: Directive, draft: Draft) -> Outcome:
 
 
 def _import_path(one: Directive, draft: Draft) -> Outcome:
-    if "," in one.value:
-        return lost("a directory in PYTHONPATH cannot have a comma in its name")
+    if any(char in one.value for char in ",*?["):
+        return lost("PYTHONPATH takes the names of directories, without a comma and without a pattern")
     draft.add("PYTHONPATH_LIST", [one.value])
     return becomes(f"PYTHONPATH = {one.value}")
 

@@ -77,6 +77,7 @@ class Draft:
     rows: list[Row] = field(default_factory=list)
     access_log: str = "-"
     lazy: bool = False
+    hints: int = 0  # names of similar options that were looked up
 
     def all(self, *keys: str) -> list[str]:
         """Return the values of options that uWSGI would apply, in their order."""

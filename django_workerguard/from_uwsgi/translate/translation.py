@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from django_workerguard.config.redact import HIDDEN, SUBSTITUTE
+from django_workerguard.config.redact import HIDDEN, SUBSTITUTE, redact
 from django_workerguard.config.text import plain
 from django_workerguard.from_uwsgi.directive import Directive, Place, State
 from django_workerguard.from_uwsgi.table import Table, Verdict
@@ -37,6 +37,7 @@ DEFAULT_BIND = "127.0.0.1:8000"
 WORST = tuple(Verdict)
 INCOMPLETE = frozenset({Verdict.LOST, Verdict.UNKNOWN})
 GRACE = 30  # seconds that a sync worker has beyond request-timeout before gunicorn's timeout ends it
+MOST_HINTS, LONGEST_KEY = 100, 64
 UNIT = "systemd, lines for [Service] of the unit"
 
 
@@ -122,13 +123,21 @@ def _outcome(one: Directive, draft: Draft) -> Outcome:
 def _not_an_option(one: Directive, draft: Draft) -> Outcome:
     if one.placeholder:
         return not_needed("it is a placeholder; its value has been put in where it is used")
-    near = difflib.get_close_matches(one.key, draft.table.rows, n=1, cutoff=0.8)
+    near = _nearest(one.key, draft)
     hint = (
         f"; did you mean {near[0]}?"
         if near
         else "; if the site reads it from uwsgi.opt, put it into the settings"
     )
     return unknown(f"uWSGI 2.0.31 has no such option, and ignores it{hint}")
+
+
+def _nearest(key: str, draft: Draft) -> list[str]:
+    """Return the option that a misspelt one resembles. It is costly, so only the first ones get this hint."""
+    draft.hints += 1
+    if draft.hints > MOST_HINTS:
+        return []
+    return difflib.get_close_matches(key[:LONGEST_KEY], draft.table.rows, n=1, cutoff=0.8)
 
 
 def _conclude(draft: Draft) -> None:
@@ -240,7 +249,7 @@ def _masked(one: Directive) -> str:
     name, equal, _ = one.written.partition("=")
     if one.key == "env" and equal and HIDDEN.search(name):
         return f"{name}={SUBSTITUTE}"
-    return one.written
+    return redact(one.written, []) if one.key == "env" else one.written
 
 
 def _marked(rows: list[Row]) -> list[Row]:
