@@ -284,7 +284,8 @@ UWSGI_HEAD = """\
 
 # uWSGI's options
 
-`workerguard from-uwsgi` [translates](../howto/from-uwsgi.md) these options, which are all that the sources of uWSGI 2.0.31 have.
+`workerguard from-uwsgi` [translates](../howto/from-uwsgi.md) these options. They are all that the sources of uWSGI
+2.0.31 have.
 The value of an option can change its verdict: a plugin of another language is lost, `plugins = python3` is not needed.
 Names in upper case are keys of `WORKERGUARD`: [options](options.md), or settings of gunicorn.
 

@@ -32,7 +32,8 @@ class State(StrEnum):
     """Whether uWSGI would apply a directive, as far as that can be known without running anything."""
 
     SET = "set"
-    SKIPPED = "skipped"  # uWSGI would not apply it here, for example because a condition is not met
+    SKIPPED = "skipped"  # uWSGI does not apply it: it is in another section, or in a loop without rounds
+    UNMET = "unmet"  # it is in a block whose condition is not met on this machine
     UNKNOWN = "unknown"  # its value cannot be known without running a program or reading a foreign place
 
 

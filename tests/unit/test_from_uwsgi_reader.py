@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from django_workerguard.from_uwsgi.directive import ReadError, State
 from django_workerguard.from_uwsgi.read.file import LARGEST
 from django_workerguard.from_uwsgi.read.machine import Machine
+from django_workerguard.from_uwsgi.read.magic import Location, file_variables
 from django_workerguard.from_uwsgi.read.passes import UnevaluatedError, compute, put_in
 from django_workerguard.from_uwsgi.read.reader import read
 from django_workerguard.from_uwsgi.table import load_table
@@ -33,7 +34,11 @@ def seen(directory: Path, *files: str, arguments: tuple[str, ...] = (), **enviro
     """Return what uWSGI's --show-config would print."""
     names = [str(directory / file) for file in files]
     directives = read(names, arguments, machine=machine(directory, **environ), table=TABLE)
-    return [f"{one.key} = {one.value}".rstrip() for one in directives if one.state is not State.SKIPPED]
+    return [
+        f"{one.key} = {one.value}".rstrip()
+        for one in directives
+        if one.state not in (State.SKIPPED, State.UNMET)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -117,6 +122,12 @@ def test_the_variables_of_a_file_and_of_the_first_file(tmp_path):
         f"b = {tmp_path}/ b a b.ini sec {top}",
         f"z = a a ini {tmp_path.name}|",
     ]
+
+
+def test_the_hash_of_a_path_is_uwsgis(tmp_path):
+    # taken from uWSGI 2.0.31
+    variables = file_variables(Location("/tmp/uw/tmp_ir3p8yc/a.ini", "x"), machine(tmp_path))
+    assert (variables["j"], variables["o"]) == ("E31C3AE5", "/tmp/uw/tmp_ir3p8yc/a.ini")
 
 
 def test_includes_in_a_loop_and_what_an_included_file_ends(tmp_path):

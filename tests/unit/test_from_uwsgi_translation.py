@@ -79,6 +79,15 @@ def test_an_include_and_its_sections():
     assert [one.text.partition(" ")[0] for one in unread] == ["ini", "workers"]
 
 
+def test_a_block_that_is_not_met_here_is_pointed_out():
+    path = next(path for path in FILES if path.name == "stages.ini")
+    assert any("--env" in note for note in of_file(path).notes)
+    machine = Machine(environ={"PRODUCTION": "1"}, directory=str(path.parent))
+    translation = translate(read([str(path)], [], machine=machine, table=TABLE), TABLE)
+    assert translation.settings["WORKERS"] == 8
+    assert of_file(path).settings["WORKERS"] == 1
+
+
 def test_secrets_of_the_environment_are_not_in_the_report():
     translation = of_file(next(path for path in FILES if path.name == "ansible.ini"))
     assert "not-for-the-report" not in report(translation) + FORMATS["settings"](translation)

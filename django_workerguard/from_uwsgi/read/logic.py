@@ -73,7 +73,7 @@ def rounds(block: Block, value: str, look_up: LookUp, machine: Machine) -> list[
     if met is None:
         return [Round(value, State.UNKNOWN, f"{head} is not evaluated here")]
     if met == negated:
-        return [Round(value, State.SKIPPED, f"{head} is not met here")]
+        return [Round(value, State.UNMET, f"{head} is not met here")]
     return [Round(value if current is None else value.replace(CURRENT, current))]
 
 

@@ -56,7 +56,7 @@ def file_variables(location: Location, machine: Machine) -> dict[str, str]:
     stem, dot, extension = name.rpartition(".")
     parts = [part for part in directory.split("/") if part]
     variables = {
-        "o": str(location.file) + (f":{location.section}" if location.section else ""),
+        "o": location.file,
         "p": full,
         "s": name,
         "d": directory.rstrip("/") + "/",
@@ -89,7 +89,7 @@ def _hash(path: str) -> str:
     for byte in os.fsencode(path):
         value = ((value << 5) + value) ^ (byte if byte < 128 else byte - 256)  # C's char has a sign
         value &= 0xFFFFFFFF
-    return value.to_bytes(4, "little").hex()
+    return value.to_bytes(4, "little").hex().upper()
 
 
 def substitute(text: str, variables: dict[str, str]) -> str:

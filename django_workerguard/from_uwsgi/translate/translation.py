@@ -96,7 +96,7 @@ def translate(directives: Iterable[Directive], table: Table) -> Translation:
 
 
 def _outcome(one: Directive, draft: Draft) -> Outcome:
-    if one.state is State.SKIPPED:
+    if one.state in (State.SKIPPED, State.UNMET):
         return not_needed(one.remark)
     if one.state is State.UNKNOWN:
         return unknown(one.remark)
@@ -159,6 +159,11 @@ def _conclude(draft: Draft) -> None:
             )
     if draft.unit:
         draft.snippet(UNIT, "\n".join(dict.fromkeys(draft.unit)))
+    if any(one.state is State.UNMET for one in draft.directives):
+        draft.note(
+            "Some lines are in blocks whose condition is not met here: run the command where uWSGI runs, or set their "
+            "variables with --env NAME=VALUE."
+        )
     if draft.settings.get("RELOAD"):
         draft.note("RELOAD is for development: remove it where the site serves visitors.")
 
