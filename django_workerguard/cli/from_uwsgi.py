@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from functools import partial
 
 from django_workerguard.config.text import plain
 from django_workerguard.errors import ConfigurationError, ExitCode
 from django_workerguard.from_uwsgi.formats import FORMATS
 from django_workerguard.from_uwsgi.read.machine import Machine
 from django_workerguard.from_uwsgi.read.reader import read
+from django_workerguard.from_uwsgi.read.settings_module import settings_module
 from django_workerguard.from_uwsgi.report import report
 from django_workerguard.from_uwsgi.table import load_table
 from django_workerguard.from_uwsgi.translate.translation import translate
@@ -24,8 +26,9 @@ def run(parsed: argparse.Namespace) -> int:
             "no file is named", hint="Name uwsgi.ini, or uWSGI's own arguments after --."
         )
     table = load_table()
-    directives = read(files, arguments, machine=Machine.here(_environ(parsed.env or [])), table=table)
-    translation = translate(directives, table)
+    machine = Machine.here(_environ(parsed.env or []))
+    directives = read(files, arguments, machine=machine, table=table)
+    translation = translate(directives, table, partial(settings_module, machine))
     sys.stdout.write(plain(FORMATS[parsed.format](translation)))
     sys.stdout.flush()
     sys.stderr.write(f"\n{report(translation)}\n")

@@ -36,8 +36,6 @@ SITE = """\
 [uwsgi]
 site = {project}
 chdir = %(site)
-module = guinea_wsgi:application
-env = DJANGO_SETTINGS_MODULE=guinea_settings
 env = GUINEA_FAULTS={run}/faults
 env = RUNTIME_DIRECTORY={run}
 http-socket = {run}/http.sock
@@ -51,10 +49,21 @@ pidfile = {run}/pid
 static-map = /static={run}
 """
 KINDS = {
-    "sync": "lazy-apps = true\n",
-    "threads": "threads = 4\nlazy-apps = true\nlogto = {run}/log\n",
-    "forked": "enable-threads = true\nwsgi-file = {project}/guinea_wsgi.py\n",
+    # the settings are named only in the WSGI module, and there is no limit for a request
+    "sync": "lazy-apps = true\nharakiri = 0\npythonpath = {run}\nmodule = shop.wsgi\n",
+    "threads": "threads = 4\nlazy-apps = true\nlogto = {run}/log\nmodule = guinea_wsgi:application\n"
+    "env = DJANGO_SETTINGS_MODULE=guinea_settings\n",
+    "forked": "enable-threads = true\nwsgi-file = {project}/guinea_wsgi.py\n"
+    "env = DJANGO_SETTINGS_MODULE=guinea_settings\n",
 }
+WSGI = """\
+import os
+
+from django.core.wsgi import get_wsgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "guinea_settings")
+application = get_wsgi_application()
+"""
 FORMS = {"sync": "command", "threads": "gunicorn-conf", "forked": "env"}
 
 
@@ -104,6 +113,8 @@ def answer(path: Path) -> int:
 def test_a_translated_configuration_starts_and_answers(tmp_path, kind):
     text = (SITE + KINDS[kind]).format(project=PROJECT, run=tmp_path)
     (tmp_path / "uwsgi.ini").write_text(text)
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "wsgi.py").write_text(WSGI)
     told = from_uwsgi(str(tmp_path / "uwsgi.ini"), "--format", FORMS[kind])
     assert told.returncode == ExitCode.OK, told.stderr
     with started(kind, told.stdout, tmp_path):

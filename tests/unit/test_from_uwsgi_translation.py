@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from django_workerguard.from_uwsgi.directive import Directive, Place
 from django_workerguard.from_uwsgi.formats import FORMATS
 from django_workerguard.from_uwsgi.read.machine import Machine
 from django_workerguard.from_uwsgi.read.reader import read
+from django_workerguard.from_uwsgi.read.settings_module import settings_module
 from django_workerguard.from_uwsgi.report import report, summary
 from django_workerguard.from_uwsgi.table import Verdict, load_table
 from django_workerguard.from_uwsgi.translate.translation import RULES, ReportLine, Translation, translate
@@ -93,6 +95,35 @@ def test_secrets_of_the_environment_are_not_in_the_report():
     assert "not-for-the-report" not in report(translation) + FORMATS["settings"](translation)
     assert "hunter2" not in report(translation) + FORMATS["settings"](translation)
     assert translation.environ["SECRET_KEY"] == "not-for-the-report"
+
+
+@pytest.mark.parametrize(
+    ("text", "module"),
+    [
+        ('import os\nos.environ.setdefault("DJANGO_SETTINGS_MODULE", "site.prod")\n', "site.prod"),
+        ("from os import environ\nenviron['DJANGO_SETTINGS_MODULE'] = 'site.two'\n", "site.two"),
+        ("import os\nos.environ.setdefault('DJANGO_SETTINGS_MODULE', os.environ['X'])\n", "site.settings"),
+        ("this is no Python", "site.settings"),
+        ("raise SystemExit", "site.settings"),
+        (None, "site.settings"),
+    ],
+)
+def test_the_settings_module_is_that_of_the_wsgi_module(tmp_path, text, module):
+    """The server reads the settings before it loads the application, which names them in uWSGI's world."""
+    (tmp_path / "site").mkdir()
+    if text is not None:
+        (tmp_path / "site" / "wsgi.py").write_text(text)
+    (tmp_path / "a.ini").write_text(f"[uwsgi]\nchdir = {tmp_path}\nmodule = site.wsgi\nlazy-apps = 1\n")
+    machine = Machine(directory="/")
+    directives = read([str(tmp_path / "a.ini")], [], machine=machine, table=TABLE)
+    translation = translate(directives, TABLE, partial(settings_module, machine))
+    assert translation.environ == {"DJANGO_SETTINGS_MODULE": module}
+    assert any(module in note for note in translation.notes)
+
+
+def test_a_settings_module_that_is_not_known_is_pointed_out():
+    assert any("DJANGO_SETTINGS_MODULE" in note for note in of("module=app", "lazy-apps=1").notes)
+    assert of("module=a.wsgi", "env=DJANGO_SETTINGS_MODULE=b").environ == {"DJANGO_SETTINGS_MODULE": "b"}
 
 
 # single options

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from django_workerguard.config.text import plain
 from django_workerguard.from_uwsgi.directive import Directive, Place, State
 from django_workerguard.from_uwsgi.table import Table, Verdict
 from django_workerguard.from_uwsgi.translate import addresses, application, elsewhere, logs, workers
+from django_workerguard.from_uwsgi.translate.application import SETTINGS
 from django_workerguard.from_uwsgi.translate.draft import (
     Draft,
     Outcome,
@@ -72,7 +73,13 @@ class Translation:
         return not any(line.verdict in INCOMPLETE for line in self.report)
 
 
-def translate(directives: Iterable[Directive], table: Table) -> Translation:
+# the settings module that a WSGI module names, by its name and the directories of the import path; "": not known
+SettingsOf = Callable[[str, Sequence[str]], str]
+
+
+def translate(
+    directives: Iterable[Directive], table: Table, settings_of: SettingsOf = lambda module, directories: ""
+) -> Translation:
     """Translate what the reader has read. It never raises: what is not understood is unknown in the report."""
     draft = Draft(tuple(directives), table)
     for one in draft.directives:
@@ -81,6 +88,7 @@ def translate(directives: Iterable[Directive], table: Table) -> Translation:
         changed = frozenset(key for key, value in draft.settings.items() if before.get(key) != value)
         draft.rows.append(Row(one, outcome.verdict, outcome.text, changed))
     _conclude(draft)
+    _conclude_settings_module(draft, settings_of)
     return Translation(
         settings=draft.settings,
         environ=draft.environ,
@@ -220,6 +228,28 @@ def _conclude_class(draft: Draft) -> None:
             else "that uWSGI would not end. REQUEST_TIMEOUT is a better limit."
         )
     )
+
+
+def _conclude_settings_module(draft: Draft, settings_of: SettingsOf) -> None:
+    """Name the settings: uWSGI leaves that to the WSGI module, but the server reads them before it loads the application."""
+    if SETTINGS in draft.environ or not draft.directives:
+        return
+    module = str(draft.settings.get("APP", "")).partition(":")[0]
+    paths = [draft.directory, *str(draft.settings.get("PYTHONPATH", "")).split(",")]
+    found = settings_of(module, [path for path in paths if path]) if module else ""
+    package, _, last = module.rpartition(".")
+    if found:
+        draft.environ[SETTINGS] = found
+        draft.note(f"{SETTINGS} = {found} is what the module {module} sets.")
+    elif package and last == "wsgi":
+        draft.environ[SETTINGS] = f"{package}.settings"
+        draft.note(
+            f"{SETTINGS} = {package}.settings is a guess from the name of the module {module}: check it."
+        )
+    else:
+        draft.note(
+            f"No settings module is named in these files: set {SETTINGS}, or start with manage.py serve_guarded."
+        )
 
 
 def _conclude_load(draft: Draft) -> None:
