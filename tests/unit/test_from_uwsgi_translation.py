@@ -171,6 +171,7 @@ def test_a_settings_module_that_is_not_known_is_pointed_out():
         (["logger=rsyslog:10.0.0.1:514,me"], {"SYSLOG": True, "SYSLOG_ADDR": "udp://10.0.0.1:514", "SYSLOG_PREFIX": "me"}),
         (["log-format=%(addr) %(uri) %(status) %(msecs) 5%"], {"ACCESS_LOG_FORMAT": "%(h)s %({raw_uri}e)s %(s)s %(M)s 5%%"}),
         (["log-format=%(addr) %(var.HTTP_X_ID)", "log-x-forwarded-for"], {"ACCESS_LOG_FORMAT": "%({x-forwarded-for}i)s %({x-id}i)s"}),
+        (["log-format=[%(ltime)] %(user)"], {"ACCESS_LOG_FORMAT": "%(t)s %(u)s"}),
         (["stats=127.0.0.1:9191"], {"MONITOR_BIND": "127.0.0.1:9191"}),
         (["stats=:9191"], {"MONITOR_BIND": "127.0.0.1:9191"}),
         (["stats=/run/stats.sock"], {"MONITOR_BIND": "unix:/run/stats.sock"}),

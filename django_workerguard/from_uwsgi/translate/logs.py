@@ -79,7 +79,7 @@ def _format(one: Directive, draft: Draft) -> Outcome:
     forwarded = draft.all("log-x-forwarded-for")
     if forwarded and is_on(forwarded[-1]):
         text = text.replace("%(h)s", "%({x-forwarded-for}i)s")
-    draft.set("ACCESS_LOG_FORMAT", text)
+    draft.set("ACCESS_LOG_FORMAT", text.replace("[%(t)s]", "%(t)s"))  # gunicorn's time has brackets
     if without:
         return lost(
             f"the access log has no {', '.join(dict.fromkeys(without))}; the other fields are in ACCESS_LOG_FORMAT"
