@@ -155,8 +155,10 @@ def test_a_settings_module_that_is_not_known_is_pointed_out():
         (["listen=1024"], {"BACKLOG": 1024}),
         (["buffer-size=65535"], {"LIMIT_REQUEST_LINE": 8190, "LIMIT_REQUEST_FIELD_SIZE": 65535}),
         (["buffer-size=4096"], {"LIMIT_REQUEST_LINE": 4096, "LIMIT_REQUEST_FIELD_SIZE": 8190}),
-        (["chmod-socket=660"], {"UMASK": 0o006}),
-        (["chmod-socket"], {"UMASK": 0}),
+        (["chmod-socket=660"], {"SOCKET_MODE": "660"}),
+        (["chmod-socket"], {"SOCKET_MODE": "666"}),
+        (["socket=/a", "chown-socket=www-data:www-data"], {"SOCKET_OWNER": "www-data:www-data"}),
+        (["touch-reload=/srv/x", "touch-chain-reload=/srv/y"], {"TOUCH_RELOAD": ["/srv/x", "/srv/y"]}),
         (["module=a.wsgi"], {"APP": "a.wsgi:application"}),
         (["module=a.wsgi", "callable=app"], {"APP": "a.wsgi:app"}),
         (["mount=/=a.wsgi:app"], {"APP": "a.wsgi:app"}),
@@ -217,12 +219,11 @@ def test_an_option_leaves_a_setting_out(lines, absent):
         (["spooler=/var/spool"], Verdict.ELSEWHERE, "Celery"),
         (["mules=2"], Verdict.ELSEWHERE, "Celery"),
         (["static-map=/static=/srv"], Verdict.ELSEWHERE, "WhiteNoise"),
-        (["touch-reload=/srv/x"], Verdict.ELSEWHERE, "workerguard reload"),
+        (["fs-reload=/srv/x"], Verdict.ELSEWHERE, "workerguard reload"),
         (["attach-daemon=celery -A x worker"], Verdict.ELSEWHERE, "systemd service"),
         (["hook-pre-app=exec:/bin/x"], Verdict.ELSEWHERE, "ExecStartPre"),
         (["hook-master-start=unix_signal:15 gracefully_kill_them_all"], Verdict.NOT_NEEDED, "gracefully"),
         (["hook-as-root=call:foo"], Verdict.LOST, "'call'"),
-        (["socket=/a", "chown-socket=www-data:www-data"], Verdict.ELSEWHERE, "socket unit"),
         (["emperor=/etc/vassals"], Verdict.ELSEWHERE, "each vassal"),
         (["daemonize=/var/log/x"], Verdict.ELSEWHERE, "systemd"),
         (["cheaper=2"], Verdict.LOST, "scale"),
@@ -282,10 +283,10 @@ def test_a_line_that_a_later_one_overrules_says_so():
 
 def test_the_snippets_have_the_site_s_own_values():
     translation = of("uid=app", "chdir=/srv/x", "cron=5 -1 -1 -1 -1 /bin/x", "attach-daemon=memcached -m 64",
-                     "static-map=/static=/srv/static", "touch-reload=/srv/x/touch", "max-fd=1000", "chown-socket=a:b", "socket=/run/x.sock")  # fmt: skip
+                     "static-map=/static=/srv/static", "fs-reload=/srv/x/touch", "max-fd=1000")  # fmt: skip
     text = "\n".join(one.text for one in translation.snippets)
     for expected in ("5 * * * * app /bin/x", "ExecStart=memcached -m 64", "User=app", "WorkingDirectory=/srv/x",
-                     "alias /srv/static/;", "PathModified=/srv/x/touch", "LimitNOFILE=1000", "SocketGroup=b", "ListenStream=/run/x.sock"):  # fmt: skip
+                     "alias /srv/static/;", "PathModified=/srv/x/touch", "LimitNOFILE=1000"):  # fmt: skip
         assert expected in text
 
 

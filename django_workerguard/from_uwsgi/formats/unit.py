@@ -10,7 +10,8 @@ from django_workerguard.from_uwsgi.translate.application import SETTINGS
 from django_workerguard.from_uwsgi.translate.translation import Translation
 
 NAME = "mysite"
-OF_UNIT = frozenset({"CHDIR", "USER", "GROUP", "PIDFILE"})
+OF_USER = frozenset({"USER", "GROUP"})
+OF_UNIT = OF_USER | {"CHDIR", "PIDFILE"}
 BEYOND_MERCY = 15  # seconds: the server ends by itself before systemd kills it
 TAIL = """\
 WatchdogSec=30
@@ -33,7 +34,9 @@ def unit(translation: Translation) -> str:
         translation.python if translation.python.startswith("/") else f"/usr/bin/env {translation.python}"
     )
     start = [python, "-m", "django_workerguard", "serve"]
-    arguments = [_word(word) for group in serve_arguments(translation, without=OF_UNIT) for word in group]
+    # only root can give the socket to somebody: then the server itself gives its workers the user
+    of_unit = OF_UNIT - OF_USER if "SOCKET_OWNER" in translation.settings else OF_UNIT
+    arguments = [_word(word) for group in serve_arguments(translation, without=of_unit) for word in group]
     lines = [
         "# /etc/systemd/system/mysite.service",
         "[Unit]",
@@ -42,8 +45,8 @@ def unit(translation: Translation) -> str:
         "",
         "[Service]",
         "Type=notify-reload",
-        *([f"User={_plain(translation.user)}"] if translation.user else []),
-        *([f"Group={_plain(translation.group)}"] if translation.group else []),
+        *([f"User={_plain(translation.user)}"] if translation.user and of_unit >= OF_USER else []),
+        *([f"Group={_plain(translation.group)}"] if translation.group and of_unit >= OF_USER else []),
         *([f"WorkingDirectory={_plain(translation.directory)}"] if translation.directory else []),
         *(
             f"Environment={_word(f'{name}={value}', quoted=True)}"

@@ -138,26 +138,14 @@ def _socket_mode(one: Directive, draft: Draft) -> Outcome:
     text = one.value.strip() or "666"
     if not re.fullmatch(r"[0-7]{3,4}", text):
         raise ValueNotUnderstoodError(f"{one.value!r} is not a mode such as 660")
-    umask = (
-        0o777 & ~int(text, 8) & ~0o111
-    )  # connecting needs write permission; the bits to execute mean nothing
-    draft.set("UMASK", umask)
-    return becomes(f"UMASK = 0o{umask:03o}, with which gunicorn makes its sockets")
+    draft.set("SOCKET_MODE", text[-3:])
+    return becomes(f"SOCKET_MODE = {text[-3:]}")
 
 
 def _socket_owner(one: Directive, draft: Draft) -> Outcome:
-    owner, _, group = one.value.partition(":")
-    paths = [bind.removeprefix("unix:") for bind in _binds(draft) if bind.startswith("unix:")]
-    lines = ["[Socket]", *(f"ListenStream={path}" for path in paths or ["/run/mysite/http.sock"])]
-    lines += [f"SocketUser={owner}"] if owner else []
-    lines += [f"SocketGroup={group}"] if group else []
-    mode = draft.last("chmod-socket", "chmod") or ("666" if draft.all("chmod-socket", "chmod") else "660")
-    lines += [f"SocketMode=0{mode.strip()[-3:]}", "", "[Install]", "WantedBy=sockets.target"]
-    draft.snippet(
-        "mysite.socket, a systemd socket unit beside mysite.service; leave BIND out", "\n".join(lines)
-    )
-    return elsewhere(
-        "gunicorn's sockets belong to USER and GROUP; a systemd socket unit gives them another owner (see below)"
+    draft.set("SOCKET_OWNER", one.value.strip())
+    return becomes(
+        f"SOCKET_OWNER = {one.value.strip()}; the server must be started by root, as with uWSGI, unless this is its own group"
     )
 
 

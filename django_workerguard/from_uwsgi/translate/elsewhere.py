@@ -11,6 +11,7 @@ from django_workerguard.from_uwsgi.translate.draft import (
     Draft,
     Outcome,
     ValueNotUnderstoodError,
+    becomes,
     elsewhere,
     key_values,
     lost,
@@ -145,7 +146,15 @@ def _celery(one: Directive, draft: Draft) -> Outcome:
 
 
 def _touch(one: Directive, draft: Draft) -> Outcome:
-    paths = [value for value in draft.all(*TOUCH) if value.startswith("/")]
+    path = one.value.strip()
+    if not path or "," in path:
+        raise ValueNotUnderstoodError(f"{one.value!r} is empty or has a comma")
+    draft.add("TOUCH_RELOAD", [path])
+    return becomes(f"TOUCH_RELOAD = {path}; workerguard reload --wait also says whether it succeeded")
+
+
+def _watch(one: Directive, draft: Draft) -> Outcome:
+    paths = [value for value in draft.all(*WATCH) if value.startswith("/")]
     lines = "\n".join(f"PathModified={path}" for path in dict.fromkeys(paths or [one.value]))
     draft.snippet(
         "mysite-reload.path and mysite-reload.service, systemd units", RELOAD_SERVICE.format(lines=lines)
@@ -235,7 +244,8 @@ def _vassals(one: Directive, draft: Draft) -> Outcome:
     )
 
 
-TOUCH = ("touch-reload", "touch-workers-reload", "touch-chain-reload", "fs-reload", "fs-brutal-reload")
+TOUCH = ("touch-reload", "touch-workers-reload", "touch-chain-reload")
+WATCH = ("fs-reload", "fs-brutal-reload")
 BEFORE = ("asap", "pre-jail", "post-jail", "in-jail", "as-root", "as-user", "pre-app")
 DAEMONS = (
     "attach-daemon",
@@ -252,6 +262,7 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("mule", "mules"), _mule),
     **dict.fromkeys(("spooler", "spooler-external"), _celery),
     **dict.fromkeys(TOUCH, _touch),
+    **dict.fromkeys(WATCH, _watch),
     **{f"exec-{when}": _in_unit("ExecStartPre", program=True) for when in BEFORE},
     **{f"hook-{when}": _hook("ExecStartPre") for when in BEFORE},
     "exec-as-user-atexit": _in_unit("ExecStopPost", program=True),
