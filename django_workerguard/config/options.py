@@ -462,9 +462,10 @@ class GuardOptions:
     )
     log_format: str = _option(
         "text",
-        units.choice(("text", "json")),
-        "Format of the server's logs: 'text' (as gunicorn writes them) or 'json' (one JSON object per line).",
-        metavar="text|json",
+        units.choice(("text", "json", "uwsgi")),
+        "Format of the server's logs: 'text' (as gunicorn writes them), 'json' (one JSON object per line), or 'uwsgi' (the "
+        "access log as uWSGI writes its request log, the rest as text).",
+        metavar="text|json|uwsgi",
     )
     run_dir: str | None = _option(
         None,

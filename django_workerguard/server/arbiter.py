@@ -155,6 +155,8 @@ class GuardedArbiter(Arbiter):
         options = app.guard.options
         if options.log_format == "json":
             import_module("django_workerguard.server.json_log").write_json(self.log)
+        elif options.log_format == "uwsgi":
+            import_module("django_workerguard.server.uwsgi_log").write_as_uwsgi(self.log)
         self._notifier.configure(options, app.handover, self.log)
         self.worker_class = guarded_class(self.worker_class)  # type: ignore[arg-type] # a class is hashable
         self._configure_monitor(app)  # last: it may take another address

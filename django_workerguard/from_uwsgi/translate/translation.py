@@ -161,9 +161,12 @@ def _conclude(draft: Draft) -> None:
         draft.settings["GROUP"] = draft.group
     if draft.access_log:
         draft.settings["ACCESSLOG"] = draft.access_log
+        if "ACCESS_LOG_FORMAT" not in draft.settings:
+            draft.settings["LOG_FORMAT"] = "uwsgi"
         if draft.access_log == "-" and not draft.all("req-logger", "logger-req"):
             draft.note(
-                "uWSGI writes a line for each request, so ACCESSLOG = - is set. Remove it if you do not want them."
+                "uWSGI writes a line for each request, so ACCESSLOG = - is set, and LOG_FORMAT = uwsgi, with which the lines "
+                "look the same. Remove both if you do not want them."
             )
     if draft.unit:
         draft.snippet(UNIT, "\n".join(dict.fromkeys(draft.unit)))
