@@ -30,6 +30,7 @@ SLOT = {
     "gone": 0,
     "durations": {},
     "queue": None,
+    "loop_lag": None,
     "oldest_request": None,
     "latency": None,
     "exits": 0,

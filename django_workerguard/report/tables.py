@@ -62,6 +62,9 @@ def _last_minute(snapshot: Mapping[str, Any]) -> str:
     parts = [quantiles(snapshot["latency"])] if snapshot["latency"] else []
     if snapshot["queue"]:
         parts.append(f"queue p95 {duration(snapshot['queue']['p95'])}")
+    lags = [slot["loop_lag"] for slot in snapshot["slots"] if slot["loop_lag"] is not None]
+    if lags:
+        parts.append(f"event loop late by {duration(max(lags))}")
     if snapshot["utilisation"] is not None:
         parts.append(f"{snapshot['utilisation']:.0%} busy")
     return f"; last minute: {', '.join(parts)}" if parts else ""

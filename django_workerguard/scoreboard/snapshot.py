@@ -162,6 +162,7 @@ def _slot(board: Board, number: int, now: int) -> dict[str, Any]:
             for name, before in COUNTS.items()
         },
         "oldest_request": incumbent.get("oldest_request"),
+        "loop_lag": incumbent.get("loop_lag"),
         "latency": quantiles(words, offset + Slot.P50),
         "suspect": incumbent.get("suspect", False),
         "notes": [note.name.lower() for note in Note(words[offset + Slot.NOTES] & ALL_NOTES) if note.name],
@@ -201,6 +202,7 @@ def _seat(board: Board, index_plus_one: int, now: int) -> dict[str, Any]:
         "shed": words[offset + Seat.SHED],
         "gone": words[offset + Seat.GONE],
         "memory_errors": words[offset + Seat.MEMORY_ERRORS],
+        "loop_lag": (words[offset + Seat.LOOP_LAG] - 1) / 1e9 if words[offset + Seat.LOOP_LAG] else None,
         "oldest_request": oldest_request(board, index, now) if words[offset + Seat.IN_FLIGHT] else None,
         "suspect": is_suspect(words[offset + Seat.STREAK], now - words[offset + Seat.LAST_5XX]),
         "rss": words[offset + Seat.RSS],

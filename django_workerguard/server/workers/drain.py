@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from django_workerguard.server.workers.executors import watch_executors
+from django_workerguard.server.workers.loop_lag import watch_loop
 from django_workerguard.worker.seat_handle import SeatHandle
 
 SETTLE = 8  # rounds of the event loop, so that each accepted connection gets its protocol and is read
@@ -55,6 +56,7 @@ class DrainingASGI:
 
     async def _serve(self) -> None:
         watch_executors(self.seat_handle)
+        watch_loop(self.seat_handle)
         await super()._serve()  # type: ignore[misc]
 
     def handle_exit_signal(self) -> None:
