@@ -458,7 +458,7 @@ def test_as_process_1(serve, tmp_path):
     place = f"unix:{tmp_path}/monitor.sock"
     server = serve("--monitor-bind", place, prefix=UNSHARE, workers=1)
     server._poll("ready", lambda: "All 1 workers are ready" in server.log, 60)
-    assert ask(place, "/ready/").status == 200
+    server._poll("it is published", lambda: ask(place, "/ready/").status == 200, 20)
     inside = int(Path(f"/proc/{server.arbiter}/task/{server.arbiter}/children").read_text().split()[0])
     (monitor,) = monitors(server, inside)
     os.kill(monitor, signal.SIGTERM)
