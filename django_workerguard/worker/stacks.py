@@ -36,10 +36,13 @@ def dump_at_abort(dump_fd: int) -> None:
 def dump_on_request(dump_fd: int) -> None:
     """Dump every stack when the arbiter sends STACKS_SIGNAL, and go on. Call it in the main thread.
 
-    A handler of the site's own for that signal stays; then the stacks cannot be asked for.
+    A handler of the site's own for that signal stays. The arbiter then sends FORCED_STACKS_SIGNAL, which would end a
+    process that has no handler for it.
     """
     if dump_fd < 0:
         return
+    if signal.getsignal(FORCED_STACKS_SIGNAL) is signal.SIG_DFL:
+        faulthandler.register(FORCED_STACKS_SIGNAL, file=dump_fd, all_threads=True)
     before = signal.getsignal(STACKS_SIGNAL)
     if before is not signal.SIG_DFL and getattr(before, "__module__", "") != __name__:
         return
@@ -51,8 +54,6 @@ def dump_on_request(dump_fd: int) -> None:
             file.write(f"{END}\n")
 
     signal.signal(STACKS_SIGNAL, dump)
-    if signal.getsignal(FORCED_STACKS_SIGNAL) is signal.SIG_DFL:
-        faulthandler.register(FORCED_STACKS_SIGNAL, file=dump_fd, all_threads=True)
 
 
 def _write_threads(file: TextIO, interrupted: FrameType | None) -> None:
