@@ -19,6 +19,7 @@ SAMPLE_WORDS = 8
 TEXT_WORDS = 1536  # 12 KiB for a traceback or the steps of a load
 ABOUT_WORDS = 512
 TALLY_WORDS = 256
+LARGEST_WORD = (1 << 64) - 1
 ENTRIES = 128  # requests in hand that the register of a seat has room for
 STATUS_CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx")
 BUCKETS = 16  # of a histogram of durations, the one without an upper bound included
