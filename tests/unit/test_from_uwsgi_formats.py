@@ -145,6 +145,16 @@ def test_the_manifests_are_valid(path, tmp_path):
     assert container["command"] == service["command"] == ["python", "-m", "django_workerguard", "serve"]
 
 
+def test_a_user_with_a_digit_that_is_no_number_stays_that_of_the_image(tmp_path):
+    (tmp_path / "a.ini").write_text("[uwsgi]\nuid = ²\ngid = 33\n")
+    translation = translate(
+        read([str(tmp_path / "a.ini")], [], machine=Machine(directory=str(tmp_path)), table=TABLE), TABLE
+    )
+    manifest = FORMATS["k8s"](translation)
+    assert "runAsGroup: 33" in manifest
+    assert "runAsUser" not in manifest
+
+
 @each
 def test_the_unit_is_valid(path, tmp_path):
     translation = translated(path, tmp_path)

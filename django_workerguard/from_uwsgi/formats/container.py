@@ -97,8 +97,8 @@ def _probe(name: str, kind: str, *, period: int, failures: int) -> str:
 
 def _security(translation: Translation) -> str:
     """Return the user. Kubernetes takes numbers only; a name stays that of the image."""
-    lines = [f"runAsUser: {int(translation.user)}"] if translation.user.isdigit() else []
-    lines += [f"runAsGroup: {int(translation.group)}"] if translation.group.isdigit() else []
+    lines = [f"runAsUser: {int(translation.user)}"] if translation.user.isdecimal() else []
+    lines += [f"runAsGroup: {int(translation.group)}"] if translation.group.isdecimal() else []
     return "          securityContext:\n" + _block(lines, 12) if lines else ""
 
 

@@ -65,6 +65,7 @@ NOT_OPTIONS = frozenset(
 ) | {"UWSGI_JAIL_PID", "UWSGI_ORIGINAL_PROC_NAME"}
 MOST_DIRECTIVES = 20_000
 MOST_REPLACEMENTS = 20_000  # of variables in all values together
+MOST_CHARACTERS = 1 << 23  # of all values together, as they are written
 MOST_FILES = 200
 
 
@@ -100,6 +101,7 @@ class Reader:
     _last_ini: str = ""
     _files: int = 0
     _replacements: int = 0
+    _characters: int = 0
     _sections: dict[str, Sequence[ini.Section]] = field(default_factory=dict)
     _read_sections: set[tuple[str, str]] = field(default_factory=set)
 
@@ -144,6 +146,11 @@ class Reader:
             raise ReadError(entry.place, f"the configuration has more than {MOST_DIRECTIVES} options")
         if max(len(entry.key), len(entry.value)) > LONGEST:
             raise ReadError(entry.place, f"the line has more than {LONGEST} characters")
+        self._characters += len(entry.value)
+        if self._characters > MOST_CHARACTERS:
+            raise ReadError(
+                entry.place, f"the values have more than {MOST_CHARACTERS >> 20} million characters in all"
+            )
         if entry.state is not State.SET:
             return
         self._first.setdefault(entry.key, entry)
