@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from django_workerguard.from_uwsgi.directive import Directive, Place, ReadError, State
+from django_workerguard.from_uwsgi.directive import PLACEHOLDERS, Directive, Place, ReadError, State
 from django_workerguard.from_uwsgi.read import command_line, ini, json, logic, magic, xml, yaml
 from django_workerguard.from_uwsgi.read.file import STANDARD_INPUT, UnreadableFileError, read_text
 from django_workerguard.from_uwsgi.read.machine import Machine
@@ -36,7 +36,6 @@ LOADS = {
     "include": "",
     "config": "",
 }
-PLACEHOLDERS = frozenset({"set", "set-placeholder", "set-ph"})
 # immediate options, whose values uWSGI uses before the passes over the values
 IMMEDIATE = frozenset(
     {*LOADS, *PLACEHOLDERS, "endfor", "end-for", "endif", "end-if", "listen", "umask"}
