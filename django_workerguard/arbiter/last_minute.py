@@ -12,7 +12,7 @@ from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.durations import Totals, bounds_of, totals
 from django_workerguard.scoreboard.header import Header, ServerKind
 from django_workerguard.scoreboard.in_hand import ages_ns, workers_in_seats
-from django_workerguard.scoreboard.layout import BUCKETS, Seat, Slot
+from django_workerguard.scoreboard.layout import BUCKETS, LARGEST_WORD, Seat, Slot
 
 SAMPLES = 6  # one every ten seconds
 QUANTILES = (0.5, 0.95, 0.99)  # in the order of their words
@@ -55,7 +55,7 @@ class LastMinute:
             self._write_quantiles(self._board.layout.slot(slot) + Slot.P50, counted, bounds)
         self._write_quantiles(Header.P50, everywhere, bounds)
         self._write_quantiles(Header.QUEUE_P50, _since(earliest.totals.waits, latest.totals.waits), bounds)
-        words[Header.SHED] = max(0, latest.totals.shed - earliest.totals.shed)
+        words[Header.SHED] = min(max(0, latest.totals.shed - earliest.totals.shed), LARGEST_WORD)
         capacity = latest.capacity - earliest.capacity
         share = (latest.busy - earliest.busy) / capacity if capacity else None
         words[Header.UTILISATION] = 0 if share is None else 1 + round(1000 * min(max(share, 0.0), 1.0))

@@ -16,6 +16,7 @@ from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header, LoadKind
 from django_workerguard.scoreboard.layout import (
     HISTOGRAMS_WORDS,
+    LARGEST_WORD,
     SAMPLES,
     Note,
     Sample,
@@ -25,7 +26,6 @@ from django_workerguard.scoreboard.layout import (
 )
 
 SAMPLE_EVERY = 10.0  # seconds
-LARGEST_WORD = (1 << 64) - 1
 # what a slot shows of processes that are neither its incumbent nor its successor
 COUNTS = {
     Slot.REQUESTS: Seat.REQUESTS,

@@ -10,6 +10,7 @@ from django_workerguard.arbiter.tracker import Tracker
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.report.stacks import read_stacks, shortened, stacks_of
 from django_workerguard.scoreboard.in_hand import NO_LIMIT, InHand, older_than, requests_in_hand
+from django_workerguard.scoreboard.layout import Seat
 from django_workerguard.scoreboard.stack_format import END, FORCE_AFTER
 
 EVERY = 1.0  # seconds between two stacks of the whole server
@@ -85,7 +86,9 @@ class SlowRequests:
         self._pending = None
         worker = self._tracker.fleet.process(pending.request.seat)
         if worker is not None:
-            stacks = stacks_of(pending.request, read_stacks(dump))
+            board = self._tracker.board
+            main = board.words[board.layout.seat(pending.request.seat) + Seat.MAIN_THREAD]
+            stacks = stacks_of(pending.request, read_stacks(dump, main=main))
             frames = [frame for stack in stacks for frame in stack.frames]
             self._tracker.event_log.slow_request(
                 worker,

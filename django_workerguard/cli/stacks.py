@@ -36,7 +36,8 @@ def show_stacks(parsed: argparse.Namespace) -> int:
 
 
 def _stacks(server: Server, seat: int, *, everything: bool) -> str:
-    pid = server.board.words[server.board.layout.seat(seat) + Seat.PID]
+    at = server.board.layout.seat(seat)
+    pid, main = server.board.words[at + Seat.PID], server.board.words[at + Seat.MAIN_THREAD]
     requests = requests_in_hand(server.board, seat)
     now = monotonic_ns()
     answer, fd = send(server, "stacks", {"pid": pid})
@@ -53,13 +54,14 @@ def _stacks(server: Server, seat: int, *, everything: bool) -> str:
             f"pid {pid} has written nothing within {PATIENCE:g} s: it is stopped, or blocks all signals, or waits in the "
             f"kernel (state {_state(pid)}); it was not ended"
         )
-    head = f"pid {pid}, slot {server.board.words[server.board.layout.seat(seat) + Seat.SLOT]}"
+    head = f"pid {pid}, slot {server.board.words[at + Seat.SLOT]}"
     if END not in dump:
         head += (
-            "\nIts main thread runs no Python code just now, so greenlets and asyncio tasks cannot be listed."
+            "\nIts main thread runs no Python code just now, so greenlets and asyncio tasks cannot be listed, and other "
+            "threads only on gthread."
         )
     rest = "" if everything else "\n\nThreads, greenlets and tasks without a request: --all"
-    return f"{head}\n\n{render(read_stacks(dump), requests, now, everything=everything)}{rest}"
+    return f"{head}\n\n{render(read_stacks(dump, main=main), requests, now, everything=everything)}{rest}"
 
 
 def _wait_for_dump(fd: int, offset: int, patience: float) -> str:

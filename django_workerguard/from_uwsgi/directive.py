@@ -8,6 +8,10 @@ from enum import StrEnum
 from django_workerguard.config.text import plain
 from django_workerguard.errors import ConfigurationError
 
+PLACEHOLDERS = frozenset(
+    {"set", "set-placeholder", "set-ph"}
+)  # options that define a placeholder: NAME=VALUE
+
 
 @dataclass(frozen=True, order=True)
 class Place:

@@ -13,6 +13,7 @@ HEADING = re.compile(
     r"(?P<kind>Current thread|Thread|Greenlet|Task) 0x(?P<identity>[0-9a-f]{1,16})(?: \[(?P<name>.*)\])?"
     r" \(most recent call first\):"
 )
+MAIN_ALONE = "Stack (most recent call first):"
 SERVES = re.compile(r"Thread 0x(?P<identity>[0-9a-f]{1,16}) serves (?P<started>[0-9]{1,20})")
 
 
@@ -38,13 +39,18 @@ class Stack:
         return None
 
 
-def read_stacks(dump: str) -> list[Stack]:
-    """Read a dump; what is not understood is left out. Of two stacks of one thread, the later one counts."""
+def read_stacks(dump: str, *, main: int = 0) -> list[Stack]:
+    """Read a dump; what is not understood is left out. Of two stacks of one thread, the later one counts.
+
+    ``main``: the identity of the main thread, which faulthandler leaves out if it writes only that one.
+    """
     serves: dict[int, set[int]] = {}
     found: list[tuple[str, int, str, list[str]]] = []
     for line in dump.splitlines():
         if heading := HEADING.fullmatch(line):
             found.append((heading["kind"], int(heading["identity"], 16), heading["name"] or "", []))
+        elif line == MAIN_ALONE:
+            found.append(("Current thread", main, "", []))
         elif served := SERVES.fullmatch(line):
             serves.setdefault(int(served["identity"], 16), set()).add(int(served["started"]))
         elif line.startswith("  ") and found:

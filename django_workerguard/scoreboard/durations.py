@@ -103,9 +103,16 @@ def totals(board: Board, slots: int) -> Totals:
     words = [sum(column) for column in zip(*found.values(), strict=True)] or [0] * HISTOGRAMS_WORDS
     nanoseconds = sum(words[BUCKETS:DURATIONS_WORDS:HISTOGRAM_WORDS])
     waits = words[DURATIONS_WORDS : DURATIONS_WORDS + BUCKETS]
-    shed = sum(board.words[board.layout.slot(slot) + Slot.SHED] for slot in found)
-    shed += sum(board.words[board.layout.seat(seat) + Seat.SHED] for seat, _ in workers_in_seats(board))
+    shed = sum(_shed(board, slot) for slot in found)
     return Totals({slot: bucket_counts(one) for slot, one in found.items()}, nanoseconds, waits, shed)
+
+
+def _shed(board: Board, slot: int) -> int:
+    """Return the requests that a slot has shed. Its own word includes the workers that are leaving."""
+    words, at = board.words, board.layout.slot(slot)
+    seats = (words[at + word] - 1 for word in (Slot.SEAT, Slot.SUCCESSOR))
+    counts = (words[board.layout.seat(seat) + Seat.SHED] for seat in seats if 0 <= seat < board.layout.seats)
+    return words[at + Slot.SHED] + sum(counts)
 
 
 def quantiles(words: memoryview, at: int) -> dict[str, float] | None:

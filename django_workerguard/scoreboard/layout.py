@@ -19,6 +19,7 @@ SAMPLE_WORDS = 8
 TEXT_WORDS = 1536  # 12 KiB for a traceback or the steps of a load
 ABOUT_WORDS = 512
 TALLY_WORDS = 256
+LARGEST_WORD = (1 << 64) - 1
 ENTRIES = 128  # requests in hand that the register of a seat has room for
 STATUS_CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx")
 BUCKETS = 16  # of a histogram of durations, the one without an upper bound included
@@ -63,6 +64,7 @@ class Seat(IntEnum):
     # W, monotonic ns, since when calls have waited for an executor of the event loop and none has begun; 0: none waits
     LOOP_EXECUTOR = 48
     SHARED_THREAD = 49
+    MAIN_THREAD = 51  # W, its identity: a forced stack has none
     LOOP_LAG = (
         50  # W, ns, + 1: the longest delay of the event loop in the last ten seconds or so; 0: it has none
     )

@@ -9,6 +9,7 @@ import mmap
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -236,6 +237,7 @@ def take_signals(handle: SeatHandle, on_stop: Callable[[], None]) -> None:
 
 def dump_stacks(handle: SeatHandle) -> None:
     """Dump the stacks of this process if it is aborted or crashes, and whenever the arbiter asks for them."""
+    handle.board.words[handle.base + Seat.MAIN_THREAD] = threading.get_ident()
     dump_at_abort(handle.dump_fd)
     dump_on_request(handle.dump_fd)
 

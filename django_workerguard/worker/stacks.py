@@ -1,9 +1,10 @@
 """Stacks of a worker, at its abort and whenever its arbiter asks for them. Runs in the worker.
 
 Python writes them, as soon as the main thread runs Python: every thread, greenlet and asyncio task. All other threads stand
-still meanwhile. faulthandler writes the threads in C, even while code in C holds the global interpreter lock. But it reads
-the stacks of threads that run on, and then it can crash the process: it is asked only if Python has not answered, and at
-an abort. The form is that of faulthandler; `report.stacks` reads it.
+still meanwhile. faulthandler writes them in C, even while code in C holds the global interpreter lock. But if it reads
+the stack of a thread that runs on, it can crash the process: a main thread that waits in C for a database does not hold
+the lock. So it is asked only if Python has not answered, for the main thread alone, and for every thread only on gthread
+and at an abort. The form is that of faulthandler; `report.stacks` reads it.
 """
 
 from __future__ import annotations
@@ -36,10 +37,13 @@ def dump_at_abort(dump_fd: int) -> None:
 def dump_on_request(dump_fd: int) -> None:
     """Dump every stack when the arbiter sends STACKS_SIGNAL, and go on. Call it in the main thread.
 
-    A handler of the site's own for that signal stays; then the stacks cannot be asked for.
+    A handler of the site's own for that signal stays. The arbiter then sends FORCED_STACKS_SIGNAL, which would end a
+    process that has no handler for it.
     """
     if dump_fd < 0:
         return
+    if signal.getsignal(FORCED_STACKS_SIGNAL) is signal.SIG_DFL:
+        faulthandler.register(FORCED_STACKS_SIGNAL, file=dump_fd, all_threads=False)
     before = signal.getsignal(STACKS_SIGNAL)
     if before is not signal.SIG_DFL and getattr(before, "__module__", "") != __name__:
         return
@@ -51,7 +55,14 @@ def dump_on_request(dump_fd: int) -> None:
             file.write(f"{END}\n")
 
     signal.signal(STACKS_SIGNAL, dump)
-    if signal.getsignal(FORCED_STACKS_SIGNAL) is signal.SIG_DFL:
+
+
+def force_every_thread(dump_fd: int) -> None:
+    """Have FORCED_STACKS_SIGNAL dump every thread. Only for a worker whose main thread runs none of the site's code.
+
+    If such a main thread does not answer, code in C holds the global interpreter lock, and no other thread runs on.
+    """
+    if dump_fd >= 0 and signal.getsignal(FORCED_STACKS_SIGNAL) is signal.SIG_DFL:
         faulthandler.register(FORCED_STACKS_SIGNAL, file=dump_fd, all_threads=True)
 
 

@@ -145,6 +145,28 @@ def test_the_manifests_are_valid(path, tmp_path):
     assert container["command"] == service["command"] == ["python", "-m", "django_workerguard", "serve"]
 
 
+def test_a_container_listens_where_its_published_port_leads(tmp_path):
+    (tmp_path / "a.ini").write_text(
+        "[uwsgi]\nhttp-socket = 127.0.0.1:8001\nhttp-socket = :8002\nhttp-socket = /run/a\n"
+    )
+    translation = translate(
+        read([str(tmp_path / "a.ini")], [], machine=Machine(directory=str(tmp_path)), table=TABLE), TABLE
+    )
+    service = yaml.safe_load(FORMATS["compose"](translation))["services"]["web"]
+    assert service["environment"]["WORKERGUARD_BIND"] == "0.0.0.0:8001,0.0.0.0:8002,unix:/run/a"
+    assert service["ports"] == ["127.0.0.1:8001:8001", "8002:8002"]
+
+
+def test_a_user_with_a_digit_that_is_no_number_stays_that_of_the_image(tmp_path):
+    (tmp_path / "a.ini").write_text("[uwsgi]\nuid = ²\ngid = 33\n")
+    translation = translate(
+        read([str(tmp_path / "a.ini")], [], machine=Machine(directory=str(tmp_path)), table=TABLE), TABLE
+    )
+    manifest = FORMATS["k8s"](translation)
+    assert "runAsGroup: 33" in manifest
+    assert "runAsUser" not in manifest
+
+
 @each
 def test_the_unit_is_valid(path, tmp_path):
     translation = translated(path, tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -363,3 +364,21 @@ def test_the_passes_always_end(value, options):
 
 def test_the_limit_of_a_file_is_below_ten_megabytes():
     assert LARGEST < 10 << 20
+
+
+def test_the_values_of_a_loop_are_limited_in_all(tmp_path):
+    write(tmp_path, a_ini=f"[uwsgi]\nfor-times = 1100\nx = {'b' * 8000}\nendfor =\n")
+    with pytest.raises(ReadError, match=r"a\.ini:3: the values have more than 8 million characters"):
+        seen(tmp_path, "a.ini")
+
+
+def test_a_loop_whose_values_are_too_long_uses_the_memory_of_one_of_them(tmp_path):
+    write(tmp_path, a_ini=f"[uwsgi]\nfor-readline = lines.txt\nx = {'%(_)' * 2000}\nendfor =\n")
+    (tmp_path / "lines.txt").write_text(f"{'a' * 1000}\n" * 60)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ReadError, match="the line has more than"):
+            seen(tmp_path, "a.ini")
+        assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    finally:
+        tracemalloc.stop()

@@ -97,6 +97,17 @@ def test_secrets_of_the_environment_are_not_in_the_report():
     assert translation.environ["SECRET_KEY"] == "not-for-the-report"
 
 
+def test_secrets_of_placeholders_and_in_addresses_are_not_in_the_report(tmp_path):
+    (tmp_path / "a.ini").write_text(
+        "[uwsgi]\ndb_password = not-for-the-report\nset-ph = secret_key=not-for-the-report\n"
+        "smtp_password = not-for-the-report\nalarm = a curl:smtp://me:not-for-the-report@mail\n"
+        "env = SECRET_KEY=%(secret_key)%(db_password)\nkeyfile = x\nhttps-socket = :443,a.pem,a.key\n"
+    )
+    text = report(of_file(tmp_path / "a.ini"))
+    assert "not-for-the-report" not in text
+    assert "https-socket = :443,a.pem,a.key" in text
+
+
 @pytest.mark.parametrize(
     ("text", "module"),
     [

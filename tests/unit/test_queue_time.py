@@ -10,7 +10,7 @@ from django_workerguard.arbiter.last_minute import LastMinute
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.durations import write_bounds
 from django_workerguard.scoreboard.header import Header
-from django_workerguard.scoreboard.layout import Layout, Seat, SeatKind
+from django_workerguard.scoreboard.layout import LARGEST_WORD, Layout, Seat, SeatKind, Slot
 from django_workerguard.scoreboard.snapshot import snapshot
 from django_workerguard.server.workers.queue_time import UNKNOWN, waited_by_header, waited_in_kernel
 from django_workerguard.server.workers.request_counter import RequestCount
@@ -71,6 +71,7 @@ def a_fleet(workers: int) -> tuple[Board, list[RequestCount], list[Register]]:
         board.words[base + Seat.PID] = 1_000_000_000 + seat  # nobody's
         board.words[base + Seat.KIND] = SeatKind.WORKER
         board.words[base + Seat.SLOT] = seat + 1
+        board.words[board.layout.slot(seat + 1) + Slot.SEAT] = seat + 1
     return (
         board,
         [RequestCount(board, s) for s in range(workers)],
@@ -119,3 +120,23 @@ def test_times_in_the_queue_are_those_of_the_last_minute_and_unknown_without_any
     shot = snapshot(board)
     assert shot["queue"] is None
     assert shot["shed"] == 0
+
+
+def test_what_a_leaving_worker_has_shed_is_counted_once():
+    board, (count,), _ = a_fleet(1)
+    minute = LastMinute(board, 0)
+    count.shed()
+    slot = board.layout.slot(1)
+    board.words[slot + Slot.SEAT] = 0  # it leaves: the publisher adds it to the slot's own word
+    board.words[slot + Slot.SHED] = 1
+    minute.sample(1, 0, 1, 10 * SECOND)
+    assert snapshot(board)["shed"] == 1
+
+
+def test_counters_of_any_value_do_not_stop_the_arbiter():
+    board, _, _ = a_fleet(2)
+    minute = LastMinute(board, 0)
+    for seat in range(2):
+        board.words[board.layout.seat(seat) + Seat.SHED] = LARGEST_WORD
+    minute.sample(2, 2, 1, 10 * SECOND)
+    assert snapshot(board)["shed"] == LARGEST_WORD

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import io
+import subprocess
+import sys
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -97,3 +99,42 @@ def test_the_stack_of_the_task_that_runs_and_of_one_that_waits():
     }
     assert stacks.pop("waiting") == ["sleep"]
     assert list(stacks.values()) == [["inner", "outer"]]
+
+
+SITE_WITH_A_HANDLER = """
+import os, signal
+from django_workerguard.scoreboard.stack_format import FORCED_STACKS_SIGNAL, STACKS_SIGNAL
+from django_workerguard.worker.stacks import dump_on_request
+signal.signal(STACKS_SIGNAL, lambda number, frame: None)  # the site's own
+dump_on_request(1)
+os.kill(os.getpid(), STACKS_SIGNAL)
+os.kill(os.getpid(), FORCED_STACKS_SIGNAL)
+"""
+
+
+def test_a_question_for_its_stacks_does_not_end_a_worker_whose_site_handles_the_signal():
+    run = subprocess.run([sys.executable, "-c", SITE_WITH_A_HANDLER], capture_output=True, check=False)
+    assert run.returncode == 0
+    assert b"Stack (most recent call first):" in run.stdout, "code in C has written it"
+
+
+TWO_THREADS = """
+import os, signal, threading
+from django_workerguard.scoreboard.stack_format import FORCED_STACKS_SIGNAL
+from django_workerguard.worker import stacks
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+stacks.dump_on_request(1)
+os.kill(os.getpid(), FORCED_STACKS_SIGNAL)
+os.write(1, b"--")
+stacks.force_every_thread(1)
+os.kill(os.getpid(), FORCED_STACKS_SIGNAL)
+"""
+
+
+def test_code_in_c_reads_no_thread_that_may_run_on():
+    """It can crash the process. A main thread that runs the site's code may wait in C while others run Python."""
+    run = subprocess.run([sys.executable, "-c", TWO_THREADS], capture_output=True, check=True, text=True)
+    main, every = run.stdout.split("--")
+    assert (main.count("(most recent call first)"), every.count("(most recent call first)")) == (1, 2)
+    (stack,) = read_stacks(main, main=7)
+    assert (stack.kind, stack.identity, len(stack.frames)) == ("Current thread", 7, 1)

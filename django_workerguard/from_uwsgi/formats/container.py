@@ -16,6 +16,7 @@ from django_workerguard.from_uwsgi.translate.translation import Translation
 # what the container's own definition says: user, directory, file of the process
 OF_CONTAINER = frozenset({"CHDIR", "USER", "GROUP", "PIDFILE"})
 PORT = 8000
+_LOOPBACK = re.compile(r"(?:127(?:\.\d{1,3}){3}|localhost|\[::1\])(?=:\d+$)")
 BEYOND_MERCY = 15  # seconds
 COMMAND = '["python", "-m", "django_workerguard", "serve"]'
 
@@ -23,15 +24,25 @@ COMMAND = '["python", "-m", "django_workerguard", "serve"]'
 def _environment(translation: Translation) -> dict[str, str]:
     without = {f"WORKERGUARD_{key}" for key in OF_CONTAINER}
     values = {name: value for name, value in variables(translation).items() if name not in without}
-    if "WORKERGUARD_BIND" not in values:
-        values["WORKERGUARD_BIND"] = f"0.0.0.0:{PORT}"
+    # an address that only this host reaches is one that nothing outside of a container reaches
+    binds = (_LOOPBACK.sub("0.0.0.0", bind) for bind in _binds(translation))
+    values["WORKERGUARD_BIND"] = ",".join(dict.fromkeys(binds))
     return values
 
 
-def _ports(translation: Translation) -> list[int]:
-    binds = translation.settings.get("BIND", [f"0.0.0.0:{PORT}"])
-    ports = [re.search(r":(\d+)$", bind) for bind in binds if not bind.startswith(("unix:", "fd:"))]
-    return list(dict.fromkeys(int(found[1]) for found in ports if found and int(found[1])))
+def _binds(translation: Translation) -> list[str]:
+    binds: list[str] = translation.settings.get("BIND", [f"0.0.0.0:{PORT}"])
+    return binds
+
+
+def _ports(translation: Translation) -> dict[int, str]:
+    """Return the ports, each with the address at which the host publishes it: "" for all of them."""
+    ports: dict[int, str] = {}
+    for bind in _binds(translation):
+        found = re.search(r":(\d+)$", bind)
+        if found and int(found[1]) and not bind.startswith(("unix:", "fd:")):
+            ports.setdefault(int(found[1]), "127.0.0.1:" if _LOOPBACK.match(bind) else "")
+    return ports
 
 
 def _grace(translation: Translation) -> int:
@@ -54,7 +65,11 @@ def compose(translation: Translation) -> str:
         + _block([f"command: {COMMAND}"], 4)
         + (_block([f"working_dir: {_text(translation.directory)}"], 4) if translation.directory else "")
         + (_block([f"user: {_text(_user(translation))}"], 4) if translation.user else "")
-        + ("    ports:\n" + _block((f'- "{port}:{port}"' for port in ports), 6) if ports else "")
+        + (
+            "    ports:\n" + _block((f'- "{at}{port}:{port}"' for port, at in ports.items()), 6)
+            if ports
+            else ""
+        )
         + "    environment:\n"
         + _block((f"{name}: {_text(value)}" for name, value in environment.items()), 6)
         + '    healthcheck:\n      test: ["CMD", "workerguard", "probe", "ready"]\n      interval: 5s\n'
@@ -97,8 +112,8 @@ def _probe(name: str, kind: str, *, period: int, failures: int) -> str:
 
 def _security(translation: Translation) -> str:
     """Return the user. Kubernetes takes numbers only; a name stays that of the image."""
-    lines = [f"runAsUser: {int(translation.user)}"] if translation.user.isdigit() else []
-    lines += [f"runAsGroup: {int(translation.group)}"] if translation.group.isdigit() else []
+    lines = [f"runAsUser: {int(translation.user)}"] if translation.user.isdecimal() else []
+    lines += [f"runAsGroup: {int(translation.group)}"] if translation.group.isdecimal() else []
     return "          securityContext:\n" + _block(lines, 12) if lines else ""
 
 

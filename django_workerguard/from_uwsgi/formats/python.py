@@ -9,8 +9,6 @@ from django_workerguard.from_uwsgi.formats.arguments import EARLY, is_of_guard
 from django_workerguard.from_uwsgi.translate.application import SETTINGS
 from django_workerguard.from_uwsgi.translate.translation import Translation
 
-OCTAL = frozenset({"UMASK"})
-
 
 def settings(translation: Translation) -> str:
     """Return WORKERGUARD for the Django settings. What the settings are too late for stands in comments."""
@@ -35,7 +33,7 @@ def gunicorn_conf(translation: Translation) -> str:
     server = {key: value for key, value in translation.settings.items() if not is_of_guard(key)}
     lines = [
         "# gunicorn.conf.py",
-        *(f"{key.lower()} = {_value(key, value)}" for key, value in server.items()),
+        *(f"{key.lower()} = {_value(value)}" for key, value in server.items()),
     ]
     if translation.environ:
         assignments = [f"{name}={value}" for name, value in translation.environ.items()]
@@ -44,12 +42,10 @@ def gunicorn_conf(translation: Translation) -> str:
 
 
 def _dictionary(name: str, values: Mapping[str, Any]) -> list[str]:
-    return [f"{name} = {{", *(f'    "{key}": {_value(key, value)},' for key, value in values.items()), "}"]
+    return [f"{name} = {{", *(f'    "{key}": {_value(value)},' for key, value in values.items()), "}"]
 
 
-def _value(key: str, value: Any) -> str:
-    if key in OCTAL:
-        return f"0o{value:03o}"
+def _value(value: Any) -> str:
     if isinstance(value, str):
         return _text(value)
     if isinstance(value, list):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from django_workerguard.from_uwsgi.directive import Place, ReadError, State
@@ -55,26 +55,29 @@ def opens(key: str) -> str:
     return name if name in LOOPS or (name.startswith("if-") and kind in CONDITIONS) else ""
 
 
-def rounds(block: Block, value: str, look_up: LookUp, machine: Machine) -> list[Round]:
-    """Return what a line in a block becomes: one round for each pass of a loop, one for a condition."""
-    if block.name in LOOPS:
-        items = _items(block, machine)
-        return [Round(value.replace(CURRENT, item)) for item in items] or [
-            Round(
-                value,
-                State.SKIPPED,
-                f"{block.name} = {block.argument} (line {block.place.line}) has no rounds",
-            )
-        ]
+def rounds(block: Block, value: str, look_up: LookUp, machine: Machine) -> Iterator[Round]:
+    """Yield what a line in a block becomes: one round for each pass of a loop, one for a condition."""
+    if block.name not in LOOPS:
+        yield _condition(block, value, look_up, machine)
+        return
+    items = _items(block, machine)
+    for item in items:
+        yield Round(value.replace(CURRENT, item))
+    if not items:
+        remark = f"{block.name} = {block.argument} (line {block.place.line}) has no rounds"
+        yield Round(value, State.SKIPPED, remark)
+
+
+def _condition(block: Block, value: str, look_up: LookUp, machine: Machine) -> Round:
     kind = block.name.removeprefix("if-")
     negated = kind.startswith("not-")
     met, current = CONDITIONS[kind.removeprefix("not-")](block.argument, look_up, machine)
     head = f"{block.name} = {block.argument} (line {block.place.line})" if block.argument else block.name
     if met is None:
-        return [Round(value, State.UNKNOWN, f"{head} is not evaluated here")]
+        return Round(value, State.UNKNOWN, f"{head} is not evaluated here")
     if met == negated:
-        return [Round(value, State.UNMET, f"{head} is not met here")]
-    return [Round(value if current is None else value.replace(CURRENT, current))]
+        return Round(value, State.UNMET, f"{head} is not met here")
+    return Round(value if current is None else value.replace(CURRENT, current))
 
 
 def _items(block: Block, machine: Machine) -> list[str]:

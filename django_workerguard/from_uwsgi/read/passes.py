@@ -31,6 +31,8 @@ def put_in(value: str, symbol: str, look_up: Callable[[str], str | None]) -> tup
 
     Return the new value and the number of replacements. It mirrors uwsgi_apply_config_pass: what was put in is searched again. Raises UnevaluatedError if there is no end.
     """
+    if f"{symbol}(" not in value:
+        return value, 0
     at = found = depth = start = replaced = 0
     while at < len(value):
         char = value[at]

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from django_workerguard.from_uwsgi.directive import Directive, Place, ReadError, State
+from django_workerguard.from_uwsgi.directive import PLACEHOLDERS, Directive, Place, ReadError, State
 from django_workerguard.from_uwsgi.read import command_line, ini, json, logic, magic, xml, yaml
 from django_workerguard.from_uwsgi.read.file import STANDARD_INPUT, UnreadableFileError, read_text
 from django_workerguard.from_uwsgi.read.machine import Machine
@@ -36,7 +36,6 @@ LOADS = {
     "include": "",
     "config": "",
 }
-PLACEHOLDERS = frozenset({"set", "set-placeholder", "set-ph"})
 # immediate options, whose values uWSGI uses before the passes over the values
 IMMEDIATE = frozenset(
     {*LOADS, *PLACEHOLDERS, "endfor", "end-for", "endif", "end-if", "listen", "umask"}
@@ -65,6 +64,7 @@ NOT_OPTIONS = frozenset(
 ) | {"UWSGI_JAIL_PID", "UWSGI_ORIGINAL_PROC_NAME"}
 MOST_DIRECTIVES = 20_000
 MOST_REPLACEMENTS = 20_000  # of variables in all values together
+MOST_CHARACTERS = 1 << 23  # of all values together, as they are written
 MOST_FILES = 200
 
 
@@ -100,6 +100,7 @@ class Reader:
     _last_ini: str = ""
     _files: int = 0
     _replacements: int = 0
+    _characters: int = 0
     _sections: dict[str, Sequence[ini.Section]] = field(default_factory=dict)
     _read_sections: set[tuple[str, str]] = field(default_factory=set)
 
@@ -144,6 +145,11 @@ class Reader:
             raise ReadError(entry.place, f"the configuration has more than {MOST_DIRECTIVES} options")
         if max(len(entry.key), len(entry.value)) > LONGEST:
             raise ReadError(entry.place, f"the line has more than {LONGEST} characters")
+        self._characters += len(entry.value)
+        if self._characters > MOST_CHARACTERS:
+            raise ReadError(
+                entry.place, f"the values have more than {MOST_CHARACTERS >> 20} million characters in all"
+            )
         if entry.state is not State.SET:
             return
         self._first.setdefault(entry.key, entry)

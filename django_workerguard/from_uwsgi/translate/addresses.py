@@ -149,16 +149,6 @@ def _socket_owner(one: Directive, draft: Draft) -> Outcome:
     )
 
 
-def _binds(draft: Draft) -> list[str]:
-    binds = []
-    for value in draft.all("socket", "uwsgi-socket", "http-socket", "http"):
-        try:
-            binds.append(bind_of(value))
-        except ValueNotUnderstoodError:
-            continue
-    return binds
-
-
 def _proxy_protocol(one: Directive, draft: Draft) -> Outcome:
     if not is_on(one.value):
         return not_needed("it is off")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from heapq import merge
 from typing import Any
 
 from django_workerguard.config.options import OPTIONS
@@ -71,21 +72,28 @@ class Draft:
     user: str = ""
     group: str = ""
     addresses: list[Address] = field(default_factory=list)
-    snippets: list[Snippet] = field(default_factory=list)
+    snippets: dict[Snippet, None] = field(default_factory=dict)  # in their order, each once
     unit: list[str] = field(default_factory=list)  # lines for [Service] of a systemd unit
     notes: list[str] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     access_log: str = "-"
     lazy: bool = False
     hints: int = 0  # names of similar options that were looked up
+    # by key: the values of the directives that uWSGI would apply, each with its number
+    _applied: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for number, one in enumerate(self.directives):
+            if one.state is State.SET:
+                self._applied.setdefault(one.key, []).append((number, one.value))
 
     def all(self, *keys: str) -> list[str]:
         """Return the values of options that uWSGI would apply, in their order."""
-        return [one.value for one in self.directives if one.key in keys and one.state is State.SET]
+        return [value for _, value in merge(*(self._applied.get(key, []) for key in keys))]
 
     def last(self, *keys: str) -> str:
         """Return the last value of some options; "" if none of them is set."""
-        return next(reversed(self.all(*keys)), "")
+        return max((self._applied[key][-1] for key in keys if key in self._applied), default=(-1, ""))[1]
 
     def set(self, key: str, value: Any) -> None:
         """Set an option of WORKERGUARD. Raises ValueNotUnderstoodError if the guard would refuse the value."""
@@ -102,9 +110,7 @@ class Draft:
         self.settings[key] = list(dict.fromkeys((*self.settings.get(key, ()), *values)))
 
     def snippet(self, title: str, text: str) -> None:
-        one = Snippet(title, text.rstrip("\n"))
-        if one not in self.snippets:
-            self.snippets.append(one)
+        self.snippets[Snippet(title, text.rstrip("\n"))] = None
 
     def note(self, text: str) -> None:
         if text not in self.notes:

@@ -110,7 +110,7 @@ def _time(field: str) -> str:
 def _daemon(one: Directive, draft: Draft) -> Outcome:
     text = one.value
     if one.key == "attach-daemon2":
-        given = dict(re.findall(r"(\w+)=((?:[^,]|,(?!\w+=))*)", text))
+        given = dict(re.findall(r"\b(\w+)=((?:[^,]|,(?!\w+=))*)", text))
         text = given.get("cmd") or given.get("exec") or given.get("command") or ""
     elif "smart" in one.key:
         text = text.partition(" ")[2]  # the pid file stands in front

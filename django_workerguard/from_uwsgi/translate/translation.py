@@ -9,7 +9,7 @@ from typing import Any
 
 from django_workerguard.config.redact import HIDDEN, SUBSTITUTE, redact
 from django_workerguard.config.text import plain
-from django_workerguard.from_uwsgi.directive import Directive, Place, State
+from django_workerguard.from_uwsgi.directive import PLACEHOLDERS, Directive, Place, State
 from django_workerguard.from_uwsgi.table import Table, Verdict
 from django_workerguard.from_uwsgi.translate import addresses, application, elsewhere, logs, workers
 from django_workerguard.from_uwsgi.translate.application import SETTINGS
@@ -39,6 +39,7 @@ WORST = tuple(Verdict)
 INCOMPLETE = frozenset({Verdict.LOST, Verdict.UNKNOWN})
 GRACE = 30  # seconds that a sync worker has beyond request-timeout before gunicorn's timeout ends it
 MOST_HINTS, LONGEST_KEY = 100, 64
+NAMING = frozenset({"env", *PLACEHOLDERS})  # options whose value is NAME=VALUE
 UNIT = "systemd, lines for [Service] of the unit"
 
 
@@ -276,18 +277,21 @@ def _lines(rows: list[Row]) -> Iterable[ReportLine]:
         by_place.setdefault(row.place, []).append(row)
     for place, of_line in by_place.items():
         head = of_line[0].directive
-        text = head.key if head.written == "" else f"{head.key} = {_masked(head)}"
+        text = head.key if head.written == "" else f"{head.key} = {_masked(of_line[0])}"
         verdict = max((row.verdict for row in of_line), key=WORST.index)
         explanations = dict.fromkeys(row.text for row in of_line if row.text)
         yield ReportLine(place, plain(text), verdict, plain("; ".join(explanations)))
 
 
-def _masked(one: Directive) -> str:
-    """Return the value as it is written, without a secret of the environment."""
+def _masked(row: Row) -> str:
+    """Return the value as it is written, without secrets: of the environment, of placeholders, and in addresses."""
+    one = row.directive
     name, equal, _ = one.written.partition("=")
-    if one.key == "env" and equal and HIDDEN.search(name):
+    if one.key in NAMING and equal and HIDDEN.search(name):
         return f"{name}={SUBSTITUTE}"
-    return redact(one.written, []) if one.key == "env" else one.written
+    if HIDDEN.search(one.key) and (one.placeholder or row.verdict is Verdict.UNKNOWN):
+        return SUBSTITUTE
+    return redact(one.written, [])
 
 
 def _marked(rows: list[Row]) -> list[Row]:

@@ -28,7 +28,7 @@ from django_workerguard.worker.after_fork import IgnoresHangup, die_with_parent,
 from django_workerguard.worker.current import current_worker
 from django_workerguard.worker.register import Register, current_register, set_current_register
 from django_workerguard.worker.seat_handle import SeatHandle
-from django_workerguard.worker.stacks import dump_concurrency
+from django_workerguard.worker.stacks import dump_concurrency, force_every_thread
 
 Step = Callable[[], None]
 # seconds for which the kernel holds a connection without data, if gunicorn's timeout sets no limit
@@ -206,6 +206,8 @@ class GuardMixin(IgnoresHangup):
             answered = self._closer.record if self._closer else _ignore_request
             chain_hooks(self, count, register, answered=answered)
             self.wsgi = GuardedWSGI(RegisteredWSGI(app, register, queue), health)
+            if any(cls.__name__ == "ThreadWorker" for cls in type(self).__mro__):
+                force_every_thread(self.seat_handle.dump_fd)
             if uwsgi is not None:
                 self.wsgi = uwsgi.UwsgiWSGI(self.wsgi)
 

@@ -14,6 +14,7 @@ from urllib.parse import unquote_to_bytes
 from django_workerguard.server.workers.wrapper import ASGIApp, Receive, Scope, Send, WSGIApp
 
 Variables = Mapping[str, str]
+LONGEST_PORT = 5  # digits
 
 
 class UwsgiWSGI:
@@ -43,8 +44,9 @@ class UwsgiASGI:
             request = receive.__self__.request  # type: ignore[attr-defined] # it is a method of gunicorn's body receiver
             _end_with_the_response(request)
             variables = _plain(request.uwsgi_vars)
-            scope["path"] = _path(variables).encode("latin-1").decode(errors="replace")
-            scope["root_path"] = variables.get("SCRIPT_NAME", scope["root_path"])
+            prefix = variables.get("SCRIPT_NAME", "").rstrip("/")
+            scope["path"] = _text(prefix + _path(variables))  # ASGI's path has the prefix, PATH_INFO does not
+            scope["root_path"] = _text(prefix) or scope["root_path"]
             scope["headers"] = _headers(variables)
             scope["scheme"] = _scheme(variables, request.scheme)
             if variables.get("REMOTE_ADDR"):
@@ -87,9 +89,14 @@ def _path(variables: Variables) -> str:
     return unquote_to_bytes(address.encode("latin-1")).decode("latin-1")
 
 
+def _text(value: str) -> str:
+    """Return a WSGI string as the text that it stands for."""
+    return value.encode("latin-1").decode(errors="replace")
+
+
 def _scheme(variables: Variables, known: str) -> str:
     return variables.get("UWSGI_SCHEME") or known
 
 
 def _port(text: str) -> int:
-    return int(text) if text.isdecimal() else 0
+    return int(text) if text.isdecimal() and len(text) <= LONGEST_PORT else 0
