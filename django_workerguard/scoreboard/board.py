@@ -81,7 +81,7 @@ class Board:
             # held until the arbiter ends: see `places.remove_stale_files`
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.posix_fallocate(fd, 0, layout.size)
-            board = cls(mmap.mmap(fd, layout.size), layout, fd=fd, path=path)
+            board = cls(_map_to_write(fd, layout.size), layout, fd=fd, path=path)
             board._write_identity(pid, start)
             if unfinished is not None and path is not None:
                 unfinished.rename(path)
@@ -304,6 +304,21 @@ class Board:
         self._zero(self.layout.histograms(index), HISTOGRAMS_WORDS)
         # the sequence is never reset, so that no reader takes an old text for a new one
         self.words[text] = _next_sequence(self.words[text])
+
+
+def _map_to_write(fd: int, size: int) -> mmap.mmap:
+    """Map a file through a descriptor of its own.
+
+    A mapping keeps a duplicate of its descriptor, which every child inherits. A duplicate of ``fd`` would hold the lock.
+    """
+    try:
+        again = os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:  # no /proc
+        return mmap.mmap(fd, size)
+    try:
+        return mmap.mmap(again, size)
+    finally:
+        os.close(again)
 
 
 def is_held(path: Path, *, others: bool = False) -> bool:
