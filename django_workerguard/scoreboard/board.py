@@ -139,6 +139,37 @@ class Board:
             os.close(fd)
         return cls(mapping, layout, fd=-1, path=None)
 
+    @classmethod
+    def adopt(cls, path: Path) -> Board:
+        """Map an existing board to go on writing it, without its lock: see `try_lock`. Raises BoardError, OSError."""
+        fd = open_file(str(path), os.O_RDWR)
+        try:
+            layout = _check(fd, path)
+            return cls(_map_to_write(fd, layout.size), layout, fd=fd, path=path)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def try_lock(self) -> bool:
+        """Take the file's lock if no other process holds it; return whether this process holds it now."""
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
+
+    def unlock(self) -> None:
+        """Give up the file's lock."""
+        fcntl.flock(self.fd, fcntl.LOCK_UN)
+
+    def is_at_its_path(self) -> bool:
+        """Return whether readers find this board at its path: its file was neither removed nor replaced."""
+        try:
+            there, ours = os.lstat(self.path or ""), os.fstat(self.fd)
+        except OSError:
+            return False
+        return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
+
     def refresh(self) -> None:
         """Read a copy again; a mapping is always up to date. Raises BoardError if the file was truncated."""
         if self._source < 0:
