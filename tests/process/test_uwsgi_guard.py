@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -312,18 +311,32 @@ def test_a_directory_that_cannot_be_used_does_not_disturb_the_site(uwsgi, tmp_pa
     assert server.log.count("The guard cannot look") == 1
 
 
+def outside(*command: str) -> subprocess.CompletedProcess[str]:
+    own = {
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{PROJECT}",
+        "DJANGO_SETTINGS_MODULE": "guinea_settings",
+        "GUINEA_UWSGI": "1",
+    }
+    command = (sys.executable, *command)
+    return subprocess.run(command, env={**os.environ, **own}, cwd=PROJECT, capture_output=True, text=True)
+
+
 def test_outside_uwsgi_it_does_nothing():
-    code = "import django; django.setup(); import threading, json; print(json.dumps([t.name for t in threading.enumerate()]))"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={
-            **os.environ,
-            "PYTHONPATH": f"{ROOT}{os.pathsep}{PROJECT}",
-            "DJANGO_SETTINGS_MODULE": "guinea_settings",
-            "GUINEA_UWSGI": "1",
-        },
-        capture_output=True,
-        text=True,
+    code = (
+        "import django; django.setup(); import threading; print([one.name for one in threading.enumerate()])"
     )
-    assert json.loads(done.stdout) == ["MainThread"], done.stderr
-    assert done.stderr == ""
+    done = outside("-c", code)
+    assert (done.stdout, done.stderr) == ("['MainThread']\n", "")
+
+
+def test_the_check_says_what_it_cannot_do():
+    done = outside("manage.py", "check")
+    assert "workerguard.I001" in done.stdout + done.stderr
+    assert done.returncode == 0
+
+
+def test_serve_guarded_is_not_disturbed(serve):
+    server = serve(workers=1, environ={"GUINEA_UWSGI": "1"})
+    server.wait_ready(1)
+    assert server.get("/who").body.startswith("slot=1")
+    assert "under uWSGI" not in server.log

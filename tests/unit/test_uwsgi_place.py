@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 from contextlib import contextmanager
@@ -76,6 +77,15 @@ def test_of_many_that_begin_at_once_one_keeps_it(tmp_path):
         process.join(30)
     assert kept.count(True) == 1
     assert [entry.name for entry in tmp_path.iterdir()] == [f"shop.{os.getpid()}.board"]
+
+
+def test_a_board_is_made_by_one_process_at_a_time(place, tmp_path):
+    held = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    assert place().take(WORKERS) is None
+    assert list(tmp_path.iterdir()) == []
+    os.close(held)
+    assert place().take(WORKERS) is not None
 
 
 @contextmanager

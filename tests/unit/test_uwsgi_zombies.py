@@ -27,7 +27,7 @@ LIMITS = Limits(load_timeout=60.0, load_retry_delay=1.0, load_retry_max_delay=8.
 limits_of_servers = st.builds(
     Limits,
     load_timeout=st.sampled_from([0.0, 5.0, 60.0]),
-    load_retry_delay=st.floats(0.0, 2),
+    load_retry_delay=st.sampled_from([0.0, 0.5, 2.0]),
     load_retry_max_delay=st.floats(2, 30),
     seed=st.floats(0, 1, exclude_max=True),
 )
@@ -113,6 +113,28 @@ def test_a_worker_that_cheaper_has_stopped_holds_up_nothing():
     seen = [LOADED, sibling(2, pid=0, start=0, cheap=True), other]
     decision = decide(seen, memory, 1000.5, me=1, limits=LIMITS)
     assert (decision.end, decision.states[2]) == (other, State.EMPTY)
+
+
+@settings(max_examples=200, deadline=None)
+@given(limits_of_servers, st.lists(st.floats(0.01, 3.0), min_size=2, max_size=40))
+def test_a_worker_that_fails_at_once_waits_for_its_back_off_each_time(limits, waits):
+    memory, zombie, now, ends = {}, ZOMBIE, 1000.0, []
+    for wait in waits:
+        now += wait
+        decision = decide([LOADED, zombie], memory, now, me=1, limits=limits)
+        memory = decision.memory
+        due = not ends or now >= memory[2].next_end
+        assert (decision.end is not None) == due
+        if decision.end is not None:
+            memory = note_end(memory, zombie, now, limits=limits)
+            assert memory[2].next_end > now or not limits.load_retry_delay
+            ends.append(now)
+            zombie = sibling(2, pid=zombie.pid + 1, requests=1)
+            now += 0.01
+            memory = decide([LOADED, zombie], memory, now, me=1, limits=limits).memory
+    assert memory[2].failures == len(ends)
+    loaded = decide([LOADED, sibling(2, pid=1, loaded=True)], memory, now, me=1, limits=limits).memory[2]
+    assert (loaded.failures, loaded.next_end) == (0, 0.0)
 
 
 # a uWSGI whose loads fail at random: a step is a second of its master, and a look
