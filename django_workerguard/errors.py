@@ -11,6 +11,7 @@ class ExitCode(IntEnum):
     OK = 0
     UNEXPECTED = 1
     USAGE = 2
+    INCOMPLETE = 3  # from-uwsgi has translated, but an option is lost or unknown
     LOAD_FAILED = 22  # uWSGI's code for need-app
     REFUSED = 65  # the server refused the request of a command (EX_DATAERR)
     UNAVAILABLE = 69  # a probe failed (EX_UNAVAILABLE)

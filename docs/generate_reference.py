@@ -14,6 +14,7 @@ from typing import Any
 
 from django_workerguard.config import units
 from django_workerguard.config.options import OPTIONS, Option
+from django_workerguard.from_uwsgi.table import Row, Verdict, load_table
 from django_workerguard.report.metrics import Family, families, families_of_pools
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header
@@ -48,7 +49,7 @@ SUBJECTS = {
     "When a worker is replaced": (
         *("max_requests", "max_requests_delta", "max_worker_lifetime", "max_worker_lifetime_delta"),
         *("min_worker_lifetime", "reload_on_rss", "evil_reload_on_rss", "reload_on_memory_error"),
-        *("outlier", "outlier_min_requests"),
+        *("outlier", "outlier_latency", "outlier_min_requests"),
         *("slow_request", "request_timeout", "request_timeout_action", "queue_timeout"),
         "duration_buckets",
     ),
@@ -280,7 +281,56 @@ def _default(value: object) -> str:
             return f"`{value}`"
 
 
-PAGES = {"options.md": options, "metrics.md": metrics}
+UWSGI_HEAD = """\
+<!-- Written by docs/generate_reference.py. Change django_workerguard/from_uwsgi/options.toml instead. -->
+
+# uWSGI's options
+
+`workerguard from-uwsgi` [translates](../howto/from-uwsgi.md) these options. They are all that the sources of uWSGI
+2.0.31 have.
+The value of an option can change its verdict: a plugin of another language is lost, `plugins = python3` is not needed.
+Names in upper case are keys of `WORKERGUARD`: [options](options.md), or settings of gunicorn.
+
+"""
+UWSGI_PARTS = {
+    "core": "uWSGI itself",
+    "python": "The plugin for Python",
+    "http": "The HTTP router",
+    "gevent": "gevent",
+}
+UWSGI_OTHERS = "Other plugins"
+
+
+def uwsgi_options() -> str:
+    """Return the page of uWSGI's options."""
+    rows = load_table().rows.values()
+    counts = Counter(row.verdict for row in rows)
+    totals = ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict if counts[verdict])
+    head = _wrapped(f"{len(rows)} options: {totals}.") + "\n"
+    parts = {title: [row for row in rows if row.plugin == part] for part, title in UWSGI_PARTS.items()}
+    parts[UWSGI_OTHERS] = [row for row in rows if row.plugin not in UWSGI_PARTS]
+    return UWSGI_HEAD + head + "".join(_uwsgi_part(title, of_part) for title, of_part in parts.items())
+
+
+def _uwsgi_part(title: str, rows: list[Row]) -> str:
+    return f"\n## {title}\n\n| option | verdict | here |\n|---|---|---|\n" + "".join(map(_uwsgi_row, rows))
+
+
+def _uwsgi_row(row: Row) -> str:
+    here = (
+        ": ".join(part for part in (_keys(row.becomes), row.reason) if part) or "the option of the same name"
+    )
+    if row.verdict is Verdict.KEPT:
+        here = f"[`{row.name}`](options.md#{row.name})" + (f": {row.reason}" if row.reason else "")
+    return f"| `{row.name}` | {row.verdict} | {here} |\n"
+
+
+def _keys(text: str) -> str:
+    """Put the keys of WORKERGUARD into backticks."""
+    return re.sub(r"\b[A-Z]{3,}(?:_[A-Z]+)*\b", lambda found: f"`{found[0]}`", text)
+
+
+PAGES = {"options.md": options, "metrics.md": metrics, "uwsgi-options.md": uwsgi_options}
 
 if __name__ == "__main__":
     for name, page in PAGES.items():

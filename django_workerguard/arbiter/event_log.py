@@ -428,6 +428,18 @@ class EventLog:
         if not stopping:
             self._log.warning("The stand-in has ended: %s", end, extra={"action": "stand-in-exited"})
 
+    def monitor_ended(self, pid: int, end: Exit, wait: float) -> None:
+        """Write down that the monitor's process has ended, and that it is started again in ``wait`` seconds."""
+        self._event("monitor-exited", pid=pid, end=str(end), next_try=round(wait, 3))
+        text = "the monitor (pid %d) has ended: %s; it is started again in %.1f s"
+        self._log.warning(text, pid, end, wait, extra={"action": "monitor-exited"})
+
+    def monitor_not_started(self, reason: str, wait: float) -> None:
+        """Write down that the monitor's process could not be started; it is tried again in ``wait`` seconds."""
+        self._event("monitor-failed", reason=reason, next_try=round(wait, 3))
+        text = "the monitor cannot be started: %s; the start is tried again in %.1f s"
+        self._log.error(text, reason, wait, extra={"action": "monitor-failed"})
+
 
 def _fields(reason: Reason | None) -> dict[str, str]:
     """Return an event's fields of a reason: the rule for programs, the whole of it for people."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import sub
+from operator import add
 
 from django_workerguard.probe.process import cpu_ns
 from django_workerguard.report.quantiles import quantile
@@ -13,12 +12,10 @@ from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.durations import Totals, bounds_of, totals
 from django_workerguard.scoreboard.header import Header, ServerKind
 from django_workerguard.scoreboard.in_hand import ages_ns, workers_in_seats
-from django_workerguard.scoreboard.layout import Seat
+from django_workerguard.scoreboard.layout import BUCKETS, Seat, Slot
 
 SAMPLES = 6  # one every ten seconds
-SHARES = (0.5, 0.95, 0.99)
-DURATIONS = (Header.P50, Header.P95, Header.P99)
-QUEUE = (Header.QUEUE_P50, Header.QUEUE_P95, Header.QUEUE_P99)
+QUANTILES = (0.5, 0.95, 0.99)  # in the order of their words
 
 
 @dataclass(frozen=True)
@@ -40,34 +37,36 @@ class LastMinute:
         self._read_at = now
         self._cpu: dict[int, int] = {}  # the CPU time of each worker, by pid
 
-    def sample(self, ready: int, threads: int, now: int) -> None:
+    def sample(self, slots: int, ready: int, threads: int, now: int) -> None:
         """Take a sample, and write what has changed since that of a minute ago.
 
-        ``ready``: workers. ``threads``: how many requests a worker can serve at once; 0: it has an event loop. ``now``:
+        ``slots``: the highest slot in use. ``ready``: workers. ``threads``: how many requests a worker can serve at once; 0: it has an event loop. ``now``:
         monotonic ns.
         """
         words = self._board.words
-        latest = self._sample(ready, threads, now)
+        latest = self._sample(slots, ready, threads, now)
         self._samples.append(latest)
         earliest = self._samples[0]
         bounds = bounds_of(self._board)
-        for places, counts, before in (
-            (DURATIONS, latest.totals.durations, earliest.totals.durations),
-            (QUEUE, latest.totals.waits, earliest.totals.waits),
-        ):
-            self._write_quantiles(places, list(map(sub, counts, before)), bounds)
+        everywhere = [0] * BUCKETS
+        for slot, counts in latest.totals.durations.items():
+            counted = _since(earliest.totals.durations.get(slot, [0] * BUCKETS), counts)
+            everywhere = list(map(add, everywhere, counted))
+            self._write_quantiles(self._board.layout.slot(slot) + Slot.P50, counted, bounds)
+        self._write_quantiles(Header.P50, everywhere, bounds)
+        self._write_quantiles(Header.QUEUE_P50, _since(earliest.totals.waits, latest.totals.waits), bounds)
         words[Header.SHED] = max(0, latest.totals.shed - earliest.totals.shed)
         capacity = latest.capacity - earliest.capacity
         share = (latest.busy - earliest.busy) / capacity if capacity else None
         words[Header.UTILISATION] = 0 if share is None else 1 + round(1000 * min(max(share, 0.0), 1.0))
 
-    def _write_quantiles(self, places: Sequence[int], counts: list[int], bounds: list[float]) -> None:
-        for place, share in zip(places, SHARES, strict=True):
-            seconds = quantile(share, [max(0, count) for count in counts], bounds)
-            self._board.words[place] = 0 if seconds is None else max(1, int(seconds * 1e6))
+    def _write_quantiles(self, at: int, counts: list[int], bounds: list[float]) -> None:
+        for word, share in enumerate(QUANTILES, at):
+            seconds = quantile(share, counts, bounds)
+            self._board.words[word] = 0 if seconds is None else max(1, int(seconds * 1e6))
 
-    def _sample(self, ready: int, threads: int, now: int) -> _Sample:
-        counted, before = totals(self._board), self._samples[-1]
+    def _sample(self, slots: int, ready: int, threads: int, now: int) -> _Sample:
+        counted, before = totals(self._board, slots), self._samples[-1]
         if self._board.words[Header.KIND] != ServerKind.WEB:  # the children of a pool have no register
             return _Sample(counted, 0, 0)
         passed, self._read_at = now - self._read_at, now
@@ -83,3 +82,8 @@ class LastMinute:
         pids = [words[layout.seat(seat) + Seat.PID] for seat, _ in workers_in_seats(self._board)]
         before, self._cpu = self._cpu, {pid: cpu_ns(pid) for pid in pids}
         return sum(max(0, used - before.get(pid, used)) for pid, used in self._cpu.items())
+
+
+def _since(before: list[int], now: list[int]) -> list[int]:
+    """Return what has been counted meanwhile; a worker may have written any value into its own."""
+    return [max(0, one - other) for one, other in zip(now, before, strict=True)]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from django_workerguard.arbiter.last_minute import LastMinute
 from django_workerguard.arbiter.seats import Seats
 from django_workerguard.policy.mold import is_lazy
-from django_workerguard.policy.recycle import is_large_at_first, is_stuck
+from django_workerguard.policy.recycle import is_large_at_first, is_stalled, is_stuck
 from django_workerguard.policy.view import Fleet, Policy, State, Worker
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.scoreboard.board import Board
@@ -167,7 +167,7 @@ class Publisher:
         self._histograms_before[slot] = totals
 
     def _sample(self, policy: Policy, fleet: Fleet) -> None:
-        self._last_minute.sample(fleet.ready, policy.threads, self._board.words[Header.BEAT])
+        self._last_minute.sample(self._used, fleet.ready, policy.threads, self._board.words[Header.BEAT])
         words = self._board.words
         index = self._samples % SAMPLES
         for slot in range(1, fleet.target + 1):
@@ -202,10 +202,14 @@ def _notes(policy: Policy, fleet: Fleet, slot: int) -> Note:
         note |= Note.RSS_BASELINE
     if worker.seat in fleet.outliers:
         note |= Note.OUTLIER
+    if worker.seat in fleet.slow:
+        note |= Note.OUTLIER_LATENCY
     if worker.overdue:
         note |= Note.OVERDUE
     if is_stuck(policy, fleet, worker):
         note |= Note.STUCK
+    if is_stalled(policy, worker):
+        note |= Note.STALLED
     return note
 
 

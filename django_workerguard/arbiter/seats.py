@@ -13,8 +13,9 @@ from django_workerguard.policy.view import Policy, State
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.probe.process import private_bytes, resident_bytes, start_time
 from django_workerguard.scoreboard.board import Board
+from django_workerguard.scoreboard.durations import bucket_counts
 from django_workerguard.scoreboard.in_hand import older_than, overdue
-from django_workerguard.scoreboard.layout import Orders, Seat, SeatKind, SeatState
+from django_workerguard.scoreboard.layout import DURATIONS_WORDS, Orders, Seat, SeatKind, SeatState
 
 STATES: dict[int, State] = {
     SeatState.LOADING: State.LOADING,
@@ -100,7 +101,25 @@ class Seats:
             memory_errors=words[base + Seat.MEMORY_ERRORS],
             in_flight=in_flight,
             overdue=overdue(self._board, index, policy.request_timeout, now - grace) if in_flight else (),
+            stalled=0.0 if policy.threads else self._stalled(base, now),
             long=older_than(self._board, index, policy.timeout, now) if in_flight and policy.threads else 0,
+        )
+
+    def _stalled(self, base: int, now: int) -> float:
+        words = self._board.words
+        since = [
+            word for word in (words[base + Seat.LOOP_EXECUTOR], words[base + Seat.SHARED_THREAD]) if word
+        ]
+        return max(0, now - min(since)) / 1e9 if since else 0.0
+
+    def durations(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
+        """Return by seat how many requests took how long: the counts of each bucket."""
+        words, layout = self._board.words, self._board.layout
+        return tuple(
+            (index, tuple(bucket_counts(words[at : at + DURATIONS_WORDS].tolist())))
+            for index, pid in self.pids.items()
+            if pid
+            for at in [layout.histograms(index)]
         )
 
     def word(self, index: int, word: Seat) -> int:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from django_workerguard.arbiter.stack_requests import Asked, StackRequests
 from django_workerguard.arbiter.tracker import Tracker
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.report.stacks import read_stacks, shortened, stacks_of
 from django_workerguard.scoreboard.in_hand import NO_LIMIT, InHand, older_than, requests_in_hand
-from django_workerguard.scoreboard.stack_format import END
+from django_workerguard.scoreboard.stack_format import END, FORCE_AFTER
 
 EVERY = 1.0  # seconds between two stacks of the whole server
 SHORT_STACK = 150  # characters of a stack in an event; the log has the whole
@@ -24,6 +24,7 @@ class _Pending:
     request: InHand
     asked: Asked | None  # None: it could not be asked
     at: float
+    is_forced: bool = False
 
 
 class SlowRequests:
@@ -74,8 +75,13 @@ class SlowRequests:
 
     def _write(self, pending: _Pending, now: float) -> None:
         dump = pending.asked.read() if pending.asked else ""
-        if pending.asked and END not in dump and now - pending.at < PATIENCE:
-            return
+        if pending.asked and END not in dump:
+            if not pending.is_forced and now - pending.at >= FORCE_AFTER:
+                self._stack_requests.ask(pending.request.seat, forced=True)
+                self._pending = replace(pending, at=now, is_forced=True)
+                return
+            if now - pending.at < PATIENCE:
+                return
         self._pending = None
         worker = self._tracker.fleet.process(pending.request.seat)
         if worker is not None:

@@ -14,14 +14,14 @@ from django_workerguard.arbiter.control_socket import Request
 from django_workerguard.arbiter.seats import Seats
 from django_workerguard.arbiter.stack_dump import read_dump
 from django_workerguard.scoreboard.layout import Seat, SeatKind, SeatState
-from django_workerguard.scoreboard.stack_format import STACKS_SIGNAL
+from django_workerguard.scoreboard.stack_format import FORCED_STACKS_SIGNAL, STACKS_SIGNAL
 
 KEEP = 10.0  # seconds for which the stacks can be read, before their file is emptied
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A child that was asked for its stacks, and the offset in its file at which it writes them."""
+    """A child that was asked for its stacks, and the offset in its file from which on it writes them."""
 
     child: Child
     offset: int
@@ -44,7 +44,8 @@ class StackRequests:
         """Ask a process for its stacks, and let the answer have the file into which it writes them; return why not."""
         pid = request.arguments.get("pid")
         seat = self._children.seat_of(pid) if isinstance(pid, int) else None
-        asked = "there is no such process" if seat is None else self.ask(seat)
+        forced = request.arguments.get("forced") is True
+        asked = "there is no such process" if seat is None else self.ask(seat, forced=forced)
         if isinstance(asked, str):
             return f"pid {pid} cannot be asked for its stacks: {asked}"
         try:
@@ -56,8 +57,11 @@ class StackRequests:
         request.descriptors.append(fd)
         return None
 
-    def ask(self, seat: int) -> Asked | str:
-        """Ask the child in a seat for its stacks; return why not, if it cannot be asked."""
+    def ask(self, seat: int, *, forced: bool = False) -> Asked | str:
+        """Ask the child in a seat for its stacks; return why not, if it cannot be asked.
+
+        ``forced``: have code in C write them. For a child that has not answered otherwise within FORCE_AFTER.
+        """
         child = self._children.in_seat(seat)
         if child is None:
             return "there is no process"
@@ -71,7 +75,7 @@ class StackRequests:
             return "it is just starting"
         self._asked[child.pid] = self._clock()
         asked = Asked(child, os.fstat(child.start.dump_fd).st_size)
-        self._children.signal(seat, STACKS_SIGNAL)
+        self._children.signal(seat, FORCED_STACKS_SIGNAL if forced else STACKS_SIGNAL)
         return asked
 
     def forget(self) -> None:

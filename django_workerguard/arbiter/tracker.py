@@ -23,10 +23,12 @@ from django_workerguard.policy.reason import Reason, Rule
 from django_workerguard.policy.view import Fleet, Policy
 from django_workerguard.probe import cgroup
 from django_workerguard.scoreboard.board import Board
+from django_workerguard.scoreboard.durations import bounds_of
 from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.layout import Cause
 
 MEASURE_EVERY = 1.0  # seconds
+TIME_EVERY = 10.0  # seconds
 
 
 class Tracker:
@@ -42,6 +44,7 @@ class Tracker:
         self.event_log = EventLog(board, log)
         self._publisher = Publisher(board, self.seats)
         self._measured = 0.0
+        self._timed = 0.0
 
     def follow(self, policy: Policy) -> None:
         """Decide by these options from now on."""
@@ -67,6 +70,9 @@ class Tracker:
         self._measured = now
         waiting = [count for listener in listeners if (count := listener.get_backlog()) >= 0]
         self.tell(m.Measured(self.seats.measure(), now, sum(waiting) if waiting else None))
+        if now - self._timed >= TIME_EVERY:
+            self._timed = now
+            self.tell(m.Timed(self.seats.durations(), tuple(bounds_of(self.board)), now))
         self.event_log.look_for_kills(now)
         words = self.board.words
         words[Header.MEMORY_LIMIT], words[Header.MEMORY_USED] = cgroup.memory()

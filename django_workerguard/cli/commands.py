@@ -39,6 +39,7 @@ from django_workerguard.scoreboard.snapshot import SNAPSHOT_VERSION, snapshot
 
 SHORTEST_WATCH = 0.1  # seconds
 FOLLOW_EVERY = 0.5  # seconds
+TRANSLATIONS = ("settings", "command", "env", "gunicorn-conf", "systemd", "compose", "k8s")
 CLEAR_SCREEN = "\033[H\033[2J"
 
 
@@ -167,7 +168,38 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     )
     explain.add_argument("slot", type=_whole, help="Number of the slot; 0: the mold.")
     explain.set_defaults(command=_explain)
+
+    from_uwsgi = commands.add_parser(
+        "from-uwsgi",
+        help="Translate uWSGI's configuration, and report what becomes of each of its lines.",
+        usage="%(prog)s [--format FORMAT] [--env NAME=VALUE] [FILE[:SECTION] …] [-- UWSGI-ARGUMENT …]",
+    )
+    from_uwsgi.add_argument(
+        "--format",
+        choices=TRANSLATIONS,
+        default=TRANSLATIONS[0],
+        help="Form of the translation. Default: settings.",
+    )
+    from_uwsgi.add_argument(
+        "--env",
+        action="append",
+        metavar="NAME=VALUE",
+        help="Variable of the environment that uWSGI is started with. May be repeated.",
+    )
+    from_uwsgi.add_argument(
+        "input",
+        nargs="*",
+        metavar="FILE",
+        help="Files of uWSGI: ini, xml, yaml or json; - is the standard input.",
+    )
+    from_uwsgi.set_defaults(command=_from_uwsgi)
     return parser
+
+
+def _from_uwsgi(parsed: argparse.Namespace) -> int:
+    from django_workerguard.cli.from_uwsgi import run  # imported late: no other command needs it
+
+    return run(parsed)
 
 
 def _seconds(text: str) -> float:

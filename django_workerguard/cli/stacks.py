@@ -17,7 +17,7 @@ from django_workerguard.report.stacks import read_stacks, render
 from django_workerguard.scoreboard.in_hand import requests_in_hand, workers_in_seats
 from django_workerguard.scoreboard.layout import Seat
 from django_workerguard.scoreboard.places import Server
-from django_workerguard.scoreboard.stack_format import END
+from django_workerguard.scoreboard.stack_format import END, FORCE_AFTER
 
 PATIENCE = 3.0  # seconds for the first line
 QUIET = 0.3  # seconds without a further line, after which the rest is not waited for: the worker may run code in C
@@ -41,7 +41,11 @@ def _stacks(server: Server, seat: int, *, everything: bool) -> str:
     now = monotonic_ns()
     answer, fd = send(server, "stacks", {"pid": pid})
     try:
-        dump = _wait_for_dump(fd, answer["offset"])
+        dump = _wait_for_dump(fd, answer["offset"], FORCE_AFTER)
+        if not dump:
+            _, again = send(server, "stacks", {"pid": pid, "forced": True})
+            os.close(again)
+            dump = _wait_for_dump(fd, answer["offset"], PATIENCE - FORCE_AFTER)
     finally:
         os.close(fd)
     if not dump:
@@ -58,9 +62,9 @@ def _stacks(server: Server, seat: int, *, everything: bool) -> str:
     return f"{head}\n\n{render(read_stacks(dump), requests, now, everything=everything)}{rest}"
 
 
-def _wait_for_dump(fd: int, offset: int) -> str:
-    """Return what the worker has written once it is complete, or nothing more comes."""
-    deadline, size, changed = time.monotonic() + PATIENCE, 0, time.monotonic()
+def _wait_for_dump(fd: int, offset: int, patience: float) -> str:
+    """Return what the worker has written once it is complete, or nothing more comes; "" if nothing came in time."""
+    deadline, size, changed = time.monotonic() + patience, 0, time.monotonic()
     while True:
         now, data = time.monotonic(), os.pread(fd, LONGEST, offset)
         if len(data) != size:

@@ -347,6 +347,13 @@ class GuardOptions:
         "budget), 'report' (a finding reports it), 'off'.",
         metavar="eject|report|off",
     )
+    outlier_latency: str = _option(
+        "report",
+        units.choice(("eject", "report", "off")),
+        "What happens when a worker is slow and its peers are not: 'report' (a finding reports it), 'eject' (it is "
+        "replaced within the disruption budget), 'off'.",
+        metavar="report|eject|off",
+    )
     outlier_min_requests: int = _option(
         50,
         units.count(1),
@@ -455,9 +462,10 @@ class GuardOptions:
     )
     log_format: str = _option(
         "text",
-        units.choice(("text", "json")),
-        "Format of the server's logs: 'text' (as gunicorn writes them) or 'json' (one JSON object per line).",
-        metavar="text|json",
+        units.choice(("text", "json", "uwsgi")),
+        "Format of the server's logs: 'text' (as gunicorn writes them), 'json' (one JSON object per line), or 'uwsgi' (the "
+        "access log as uWSGI writes its request log, the rest as text).",
+        metavar="text|json|uwsgi",
     )
     run_dir: str | None = _option(
         None,

@@ -1,4 +1,4 @@
-"""Text for people: safe for a terminal or a log, and sizes in MB. Pure."""
+"""Text for people: safe for a terminal or a log, sizes in MB, and short durations. Pure."""
 
 from __future__ import annotations
 
@@ -18,3 +18,8 @@ def plain(text: str) -> str:
 def in_megabytes(size: int, *, digits: int = 0, sign: str = "") -> str:
     """Return bytes as ``N MB``. ``sign`` "+" shows the sign of a growth too."""
     return f"{size / MEGABYTE:{sign}.{digits}f} MB"
+
+
+def duration(seconds: float) -> str:
+    """Return the duration of a request: ``N ms`` below a second, else ``N.N s``."""
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
-from django_workerguard.config.text import in_megabytes, plain
+from django_workerguard.config.text import duration, in_megabytes, plain
 from django_workerguard.report.findings import Finding, assess
 from django_workerguard.report.tables import event_line, headlines, span
 
@@ -165,6 +165,7 @@ def _tile(
     why = (
         f'<p class="wg-why">{escape(plain(str(error.get("type"))))}</p>' if error and slot["failures"] else ""
     )
+    times = [("p50, p95, p99", ", ".join(map(duration, slot["latency"].values())))] if slot["latency"] else []
     facts = _facts(
         ("generation", slot["generation"]),
         (labels[0], requests),
@@ -172,6 +173,7 @@ def _tile(
         ("memory", memory),
         ("load", _seconds(slot["load_seconds"])),
         (labels[2], f"{errors}{last_minute}"),
+        *times,
         ("release", escape(plain(slot["release"])) or "–"),
     )
     suspect = ' <span class="wg-warning">suspect</span>' if slot["suspect"] else ""

@@ -24,7 +24,7 @@ from django_workerguard.dashboard.snapshots import events_of, html_cache
 from django_workerguard.dashboard.static_files import asset
 from django_workerguard.dashboard.svg import waterfall
 from django_workerguard.report.findings import assess
-from django_workerguard.report.tables import span
+from django_workerguard.report.tables import quantiles, span
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.control_client import ask
 from django_workerguard.scoreboard.in_hand import requests_of_servers
@@ -108,6 +108,7 @@ def _of_slot(number: int) -> dict[str, Any]:
         "slot": slot,
         "state": slot["state"].replace("_", "-"),
         "since": since,
+        "latency": quantiles(slot["latency"]) if slot["latency"] else "",
         "memory": in_megabytes(slot["rss_bytes"]) if slot["rss_bytes"] else "–",
         "served": requests_of_slot(requests_of_servers([board]), number),
         "findings": [finding for finding in assess(shot) if finding.slot == number],

@@ -13,10 +13,11 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from django_workerguard.arbiter.event_log import EventLog
 from django_workerguard.arbiter.exits import Exit
 from django_workerguard.arbiter.program import execute
 from django_workerguard.config.memfd import open_anonymous, write_all
@@ -46,8 +47,10 @@ KEPT = (
 class Monitor:
     """The listener and the process of one arbiter. Times are of the arbiter's clock."""
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: Board, *, event_log: Callable[[], EventLog]) -> None:
+        """``event_log`` is called once events happen: the arbiter has none yet when it makes the monitor."""
         self._board = board
+        self._event_log = event_log
         self._log: Any = None
         self._settings = MonitorSettings()
         self._is_open = False
@@ -71,7 +74,8 @@ class Monitor:
         self._settings = settings
         if settings != before:
             self._end_process()
-            self._strikes, self._due_at = 0, float("-inf")
+            self._due_at = float("-inf")
+            self._count(0)
 
     def open(self, inherited: Mapping[str, Any]) -> None:
         """Begin to listen. ``inherited``: what `handed_over` gave to this arbiter. Raises CannotListenError."""
@@ -125,15 +129,15 @@ class Monitor:
         """
         if retiring or self._waits_for_predecessor(alive=has_predecessor):
             self._end_process()
-        elif self._listener is not None and not self._pid and now >= self._due_at:
+        elif self._pid:
+            if self._strikes and now - self._started_at >= GOOD_LIFE:
+                self._count(0)
+        elif self._listener is not None and now >= self._due_at:
             self._started_at = now
             try:
                 self._pid = self._start(self._listener)
             except OSError as error:
-                self._log.error(
-                    "the monitor cannot be started: %s", error.strerror, extra={"action": "monitor"}
-                )
-                self._wait(now)
+                self._event_log().monitor_not_started(error.strerror or str(error), self._wait(now))
 
     def _waits_for_predecessor(self, *, alive: bool) -> bool:
         if self._predecessor is None:
@@ -153,14 +157,16 @@ class Monitor:
             return False
         self._pid = 0
         if now - self._started_at >= GOOD_LIFE:
-            self._strikes = 0
-        wait = self._wait(now)
-        text = "the monitor (pid %d) has ended: %s; it is started again in %.1f s"
-        self._log.warning(text, pid, Exit.of(status), wait, extra={"action": "monitor"})
+            self._count(0)
+        self._event_log().monitor_ended(pid, Exit.of(status), self._wait(now))
         return True
 
+    def _count(self, strikes: int) -> None:
+        """Count the ends and the starts that failed in a row, for the readers too."""
+        self._strikes = self._board.words[Header.MONITOR_FAILURES] = strikes
+
     def _wait(self, now: float) -> float:
-        self._strikes += 1
+        self._count(self._strikes + 1)
         wait = back_off(self._strikes, slot=0, first=FIRST_WAIT, longest=LONGEST_WAIT, transient=True)
         self._due_at = now + wait
         return wait

@@ -7,9 +7,19 @@ from typing import Any
 
 from django_workerguard.policy import message as m
 from django_workerguard.policy.backoff import back_off
-from django_workerguard.policy.outlier import MARK_EVERY, WINDOW, outliers
+from django_workerguard.policy.outlier import MARK_EVERY, WINDOW, outliers, slow_workers
 from django_workerguard.policy.reason import Reason, Rule
-from django_workerguard.policy.view import Counts, Fleet, Policy, Record, StandIn, State, Stop, Worker
+from django_workerguard.policy.view import (
+    Counts,
+    Durations,
+    Fleet,
+    Policy,
+    Record,
+    StandIn,
+    State,
+    Stop,
+    Worker,
+)
 
 STABLE = 10.0  # seconds of being ready after which a death is not an early one
 FRESH = 10.0  # seconds after min-worker-lifetime in which a kill comes right after the load
@@ -41,6 +51,8 @@ def _folded(policy: Policy, fleet: Fleet, message: m.Message) -> Fleet:
             return _observed(policy, fleet, message)
         case m.Measured():
             return _measured(policy, fleet, message)
+        case m.Timed():
+            return _timed(policy, fleet, message)
         case m.LoadFailed(failure):
             return replace(fleet, last_failure=failure)
         case m.Exited():
@@ -232,7 +244,7 @@ def _counted(worker: Worker, reading: m.Reading, at: float) -> Worker:
     if (
         new == old
         and on_duty == worker.on_duty
-        and (reading.overdue, reading.long) == (worker.overdue, worker.long)
+        and (reading.overdue, reading.long, reading.stalled) == (worker.overdue, worker.long, worker.stalled)
     ):
         return worker
     return worker.having(
@@ -244,6 +256,7 @@ def _counted(worker: Worker, reading: m.Reading, at: float) -> Worker:
         in_flight=reading.in_flight,
         overdue=reading.overdue,
         long=reading.long,
+        stalled=reading.stalled,
         on_duty=on_duty,
     )
 
@@ -260,7 +273,8 @@ def _changed_state(policy: Policy, fleet: Fleet, reading: m.Reading, at: float) 
         return _left(policy, fleet, worker, at)
     worker = replace(worker, state=reading.state, since=at, beat_seen=at)
     if reading.state is State.READY:
-        worker = replace(worker, ready_at=at, marks=(Counts(at, worker.requests, worker.errors),))
+        marks = (Counts(at, worker.requests, worker.errors),)
+        worker = replace(worker, ready_at=at, marks=marks, durations=(Durations(at, ()),))
         return _became_ready(_with_worker(fleet, worker), worker)
     return _with_worker(fleet, worker)
 
@@ -301,6 +315,17 @@ def _measured(policy: Policy, fleet: Fleet, message: m.Measured) -> Fleet:
     return replace(fleet, outliers=outliers(policy, fleet, message.at))
 
 
+def _timed(policy: Policy, fleet: Fleet, message: m.Timed) -> Fleet:
+    workers = dict(fleet.workers)
+    for seat, counts in message.counts:
+        if seat in workers and workers[seat].durations:
+            marks = (*workers[seat].durations, Durations(message.at, counts))
+            recent = tuple(mark for mark in marks if message.at - mark.at <= WINDOW)
+            workers[seat] = workers[seat].having(durations=recent)
+    fleet = replace(fleet, workers=workers)
+    return replace(fleet, slow=slow_workers(policy, fleet, message.bounds, message.at))
+
+
 def _sized(policy: Policy, worker: Worker, resident: int, at: float) -> Worker:
     over = policy.reload_on_rss and resident >= policy.reload_on_rss
     at_first = worker.rss_at_first or (resident if worker.ready_at is not None else 0)
@@ -322,7 +347,8 @@ def _exited(policy: Policy, fleet: Fleet, message: m.Exited) -> Fleet:
     at = message.at
     rest = {seat: other for seat, other in fleet.workers.items() if seat != message.seat}
     outlying = {seat: reason for seat, reason in fleet.outliers.items() if seat != message.seat}
-    fleet = _nobody(replace(fleet, workers=rest, outliers=outlying), at)
+    slow = {seat: reason for seat, reason in fleet.slow.items() if seat != message.seat}
+    fleet = _nobody(replace(fleet, workers=rest, outliers=outlying, slow=slow), at)
     match worker.state:
         case State.RETIRING:
             return fleet

@@ -78,6 +78,9 @@ class Reading:
     in_flight: int = 0
     overdue: tuple[str, ...] = ()  # method and path of each request that has run too long, the oldest first
     long: int = 0  # requests that have run for longer than gunicorn's timeout
+    stalled: float = (
+        0.0  # seconds for which calls have waited for an executor of the event loop, and none has begun
+    )
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,15 @@ class Measured:
     rss: tuple[tuple[int, int], ...]
     at: float
     backlog: int | None = 0  # None: unknown
+
+
+@dataclass(frozen=True)
+class Timed:
+    """How many requests took how long, by seat: the counts of each bucket, and the buckets' upper bounds in seconds."""
+
+    counts: tuple[tuple[int, tuple[int, ...]], ...]
+    bounds: tuple[float, ...]
+    at: float
 
 
 @dataclass(frozen=True)
@@ -212,6 +224,7 @@ Message = (
     | Converted
     | Observed
     | Measured
+    | Timed
     | LoadFailed
     | Exited
     | Asked

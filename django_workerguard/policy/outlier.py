@@ -1,7 +1,8 @@
-"""Outliers: workers whose requests fail while the requests of their peers succeed. Pure.
+"""Outliers: workers whose requests fail, or take long, while the requests of their peers do not. Pure.
 
-A worker is compared with the healthier half of its peers, over the last minute: with two
-workers that is the other one, and where all workers fail none stands out.
+A worker whose requests fail is compared with the healthier half of its peers, over the last minute: with two
+workers that is the other one, and where all workers fail none stands out. A worker whose requests take long is
+compared with all its peers together, by the counts of the histograms.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, zip_longest
 
 from django_workerguard.policy.reason import Reason, Rule
 from django_workerguard.policy.view import Fleet, Policy, State, Worker
@@ -19,6 +20,8 @@ MARK_EVERY = 10.0  # seconds between two marks in the window
 LEAST_ERRORS = 5
 TIMES = 2.0  # so many times the rate of its peers
 SIGMAS = 5.0  # and so unlikely by chance
+TIMES_SLOWER = 3.0  # the median of a slow worker, in medians of its peers
+LEAST_SLOW = 0.1  # seconds; a median below that is not slow
 
 
 def outliers(policy: Policy, fleet: Fleet, now: float) -> dict[int, Reason]:
@@ -42,14 +45,72 @@ def _reason(
 ) -> Reason | None:
     if peer_requests < policy.outlier_min_requests:
         return None
-    rate, expected = errors / requests, (peer_errors + 1) / (peer_requests + 2)
-    if rate < TIMES * expected or rate - expected < SIGMAS * math.sqrt(expected * (1 - expected) / requests):
+    if not _stands_out(errors, requests, peer_errors, peer_requests):
         return None
     return Reason(
         Rule.OUTLIER,
-        f"{errors} of its last {requests} requests ended in 5xx ({rate:.1%}), "
+        f"{errors} of its last {requests} requests ended in 5xx ({errors / requests:.1%}), "
         f"{peer_errors} of {peer_requests} of its healthier peers'",
     )
+
+
+def _stands_out(some: int, of: int, peers_some: int, peers_of: int) -> bool:
+    """Say whether a share of a worker's requests is far above that of its peers, and not by chance."""
+    share, expected = some / of, (peers_some + 1) / (peers_of + 2)
+    by_chance = SIGMAS * math.sqrt(expected * (1 - expected) / of)
+    return share >= TIMES * expected and share - expected >= by_chance
+
+
+def slow_workers(policy: Policy, fleet: Fleet, bounds: Sequence[float], now: float) -> dict[int, Reason]:
+    """Return by seat the numbers by which a worker is slower than its peers. ``bounds``: of the buckets, in seconds."""
+    if policy.outlier_latency == "off":
+        return {}
+    counts = {worker.seat: recent_durations(worker, now) for worker in fleet.of(State.READY)}
+    totals = [sum(column) for column in zip_longest(*counts.values(), fillvalue=0)]
+    reasons: dict[int, Reason] = {}
+    for seat, own in counts.items():
+        if sum(own) < policy.outlier_min_requests:
+            continue
+        peers = [total - count for total, count in zip(totals, own, strict=True)]
+        if sum(peers) >= policy.outlier_min_requests and (reason := _why_slow(own, peers, bounds)):
+            reasons[seat] = reason
+    return reasons
+
+
+def _why_slow(own: Sequence[int], peers: Sequence[int], bounds: Sequence[float]) -> Reason | None:
+    bucket = _slow_above(peers, bounds)
+    if bucket is None:
+        return None
+    requests, slow = sum(own), sum(own[bucket + 1 :])
+    peer_requests, peers_slow = sum(peers), sum(peers[bucket + 1 :])
+    if 2 * slow <= requests or not _stands_out(slow, requests, peers_slow, peer_requests):
+        return None
+    return Reason(
+        Rule.OUTLIER_LATENCY,
+        f"{slow} of its last {requests} requests took longer than {bounds[bucket]:g} s, "
+        f"{peers_slow} of {peer_requests} of its peers'",
+    )
+
+
+def _slow_above(peers: Sequence[int], bounds: Sequence[float]) -> int | None:
+    """Return the first bucket whose bound is TIMES_SLOWER times the peers' median; None if there is none."""
+    half = sum(peers) / 2
+    median = next(
+        (bound for bound, sum_ in zip(bounds, accumulate(peers), strict=False) if sum_ >= half), None
+    )
+    if median is None:
+        return None
+    least = max(TIMES_SLOWER * median, LEAST_SLOW)
+    return next((bucket for bucket, bound in enumerate(bounds) if bound >= least), None)
+
+
+def recent_durations(worker: Worker, now: float) -> tuple[int, ...]:
+    """Return the counts of each bucket for the requests of the last minute, or since the worker was ready."""
+    marks = [mark for mark in worker.durations if now - mark.at <= WINDOW]
+    if not marks:
+        return ()
+    first, last = marks[0].counts, marks[-1].counts
+    return tuple(max(0, count - before) for count, before in zip_longest(last, first, fillvalue=0))
 
 
 def recent(worker: Worker, now: float) -> tuple[int, int]:

@@ -18,6 +18,7 @@ class Rule(StrEnum):
     EVIL_RELOAD_ON_RSS = "evil-reload-on-rss"
     RELOAD_ON_MEMORY_ERROR = "reload-on-memory-error"
     OUTLIER = "outlier"
+    OUTLIER_LATENCY = "outlier-latency"
     REQUEST_TIMEOUT = "request-timeout"
     REPLACED = "replaced"  # its successor is ready, whatever it was started for
     # a child of Celery's pool is replaced, by Celery's own rules
@@ -55,6 +56,7 @@ RECYCLES = (
     Rule.EVIL_RELOAD_ON_RSS,
     Rule.RELOAD_ON_MEMORY_ERROR,
     Rule.OUTLIER,
+    Rule.OUTLIER_LATENCY,
     Rule.REQUEST_TIMEOUT,
 )
 # the rules that leave a slot without a replacement

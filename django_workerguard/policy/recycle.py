@@ -24,9 +24,15 @@ def why_due(policy: Policy, fleet: Fleet, worker: Worker, now: float) -> Reason 
     """Return the reason for which a worker is to be replaced; None if no rule applies."""
     if worker.state is State.UNLOADED:
         return _too_old(policy, worker, now)
-    if worker.state is State.READY and policy.request_timeout_action != "report" and worker.overdue:
-        return Reason(Rule.REQUEST_TIMEOUT, named(worker.overdue))
-    if worker.state is not State.READY or not is_old_enough(policy, worker, now):
+    if worker.state is not State.READY:
+        return None
+    if policy.request_timeout_action != "report":
+        if worker.overdue:
+            return Reason(Rule.REQUEST_TIMEOUT, named(worker.overdue))
+        if policy.request_timeout and worker.stalled >= policy.request_timeout:
+            text = f"calls have waited for {worker.stalled:.0f} s for an executor of the event loop, and none has begun"
+            return Reason(Rule.REQUEST_TIMEOUT, text)
+    if not is_old_enough(policy, worker, now):
         return None
     return next((reason for reason in _reasons(policy, fleet, worker, now) if reason), None)
 
@@ -40,6 +46,8 @@ def _reasons(policy: Policy, fleet: Fleet, worker: Worker, now: float) -> Iterat
         yield Reason(Rule.RELOAD_ON_MEMORY_ERROR, text)
     if policy.outlier == "eject":
         yield fleet.outliers.get(worker.seat)
+    if policy.outlier_latency == "eject":
+        yield fleet.slow.get(worker.seat)
 
 
 def named(overdue: tuple[str, ...]) -> str:
@@ -51,6 +59,11 @@ def named(overdue: tuple[str, ...]) -> str:
 def is_stuck(policy: Policy, fleet: Fleet, worker: Worker) -> bool:
     """Return whether every thread has been busy with one request for longer than timeout, while connections may wait."""
     return 0 < policy.threads <= worker.long and fleet.backlog != 0
+
+
+def is_stalled(policy: Policy, worker: Worker) -> bool:
+    """Return whether no call to an executor of the event loop has begun for longer than timeout, while calls wait."""
+    return 0 < policy.timeout <= worker.stalled
 
 
 def only_overdue(worker: Worker) -> bool:

@@ -59,6 +59,7 @@ class Policy:
     evil_reload_on_rss: int = 0  # bytes
     reload_on_memory_error: bool = True
     outlier: str = "eject"
+    outlier_latency: str = "report"
     outlier_min_requests: int = 50
     threads: int = 0  # requests that a worker can serve at once; 0: as many as come
     request_timeout: float = 0.0
@@ -81,6 +82,14 @@ class Counts:
     at: float
     requests: int
     errors: int
+
+
+@dataclass(frozen=True)
+class Durations:
+    """How many requests of a worker took how long, at one moment: the counts of each bucket."""
+
+    at: float
+    counts: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,10 +125,14 @@ class Worker:
     in_flight: int = 0  # requests in hand
     overdue: tuple[str, ...] = ()  # method and path of each that has run too long, the oldest first
     long: int = 0  # requests that have run for longer than gunicorn's timeout
+    stalled: float = (
+        0.0  # seconds for which calls have waited for an executor of the event loop, and none has begun
+    )
     rss: int = 0  # bytes, as last measured
     rss_at_first: int = 0  # bytes, the first measure when it was ready
     rss_over: int = 0  # measures in a row at or above reload-on-rss
     marks: tuple[Counts, ...] = ()  # of the last minute, oldest first
+    durations: tuple[Durations, ...] = ()  # the same
 
     @property
     def is_mold(self) -> bool:
@@ -205,6 +218,9 @@ class Fleet:
     outliers: Mapping[int, Reason] = field(
         default_factory=dict
     )  # by seat: the numbers, as of the last measure
+    slow: Mapping[int, Reason] = field(
+        default_factory=dict
+    )  # by seat: the numbers of workers that are slower than their peers
     backlog: int | None = 0  # connections that wait to be accepted, as of the last measure; None: unknown
     listening: bool = True
     stop: Stop | None = None

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from django_workerguard.config.text import in_megabytes
+from django_workerguard.config.text import duration, in_megabytes
 from django_workerguard.report.verdict import LONGEST_SILENCE
 
 SLOW_LOAD = 15.0  # seconds; a load that takes longer, and three times as long as any other, may hang
@@ -75,6 +75,11 @@ def _server(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
                 f"{ready} of {target} workers serve until the reload succeeds"
             )
             yield Finding("warning", "degraded", None, text)
+    if snapshot["monitor_failures"]:
+        count = snapshot["monitor_failures"]
+        times = "once" if count == 1 else f"{count} times in a row"
+        text = f"the monitor has failed {times}: it ended, or could not be started; it is started again after a back-off"
+        yield Finding("warning", "monitor-failing", None, text)
     yield from _mold(snapshot)
     if snapshot.get("debug"):
         text = f"the settings {snapshot['settings']} have DEBUG = True: visitors see error pages with code and values"
@@ -149,7 +154,16 @@ def _limits(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding("warning", "no-room-for-surge", None, text)
 
 
-def _notes(slot: Mapping[str, Any], limit: int) -> Iterator[Finding]:
+def _how_slow(slot: Mapping[str, Any], slots: Sequence[Mapping[str, Any]]) -> str:
+    text = f"slot {slot['slot']} is slow and its peers are not"
+    medians = sorted(one["latency"]["p50"] for one in slots if one["latency"] and one is not slot)
+    if not slot["latency"] or not medians:
+        return text
+    peers = duration(medians[len(medians) // 2])
+    return f"{text}: its median of the last minute is {duration(slot['latency']['p50'])}, theirs {peers}"
+
+
+def _notes(slot: Mapping[str, Any], slots: Sequence[Mapping[str, Any]], limit: int) -> Iterator[Finding]:
     number, size = slot["slot"], in_megabytes(slot["rss_bytes"])
     if "rss_baseline" in slot["notes"]:
         text = f"slot {number}: reload-on-rss or evil-reload-on-rss is not applied: its limit is {in_megabytes(limit)}, and a fresh worker already uses as much or more ({size} now)"
@@ -159,10 +173,17 @@ def _notes(slot: Mapping[str, Any], limit: int) -> Iterator[Finding]:
         yield Finding("warning", "evil-suspended", number, text)
     if "outlier" in slot["notes"]:
         yield Finding("warning", "outlier", number, f"slot {number} answers 5xx and its peers do not")
-    if "stuck" in slot["notes"]:
+    if "outlier_latency" in slot["notes"]:
+        yield Finding("warning", "outlier-latency", number, _how_slow(slot, slots))
+    if {"stuck", "stalled"} & set(slot["notes"]):
         oldest = slot["oldest_request"]
         what = f", such as {oldest['method']} {oldest['path']}" if oldest else ""
         text = f"slot {number} serves nobody else: every thread is busy with requests that do not end{what}"
+        if "stalled" in slot["notes"]:
+            text = (
+                f"slot {number}: calls wait for an executor of the event loop, and none begins: "
+                f"every thread of it is busy with calls that do not end{what}"
+            )
         yield Finding("critical", "worker-stuck", number, text)
     elif "overdue" in slot["notes"]:
         text = f"slot {number} serves a request that has run too long: see workerguard requests"
@@ -177,7 +198,7 @@ def _slots(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
             text = f"slot {number}: the load has taken {slot['loading_for']:.0f} s so far and is in step {slot['step'] or 'unknown'}"
             text += f" (the other loads took at most {longest:.1f} s)" if longest else ""
             yield Finding("notice", "slow-load", number, text)
-        yield from _notes(slot, snapshot["limits"]["rss_bytes"])
+        yield from _notes(slot, snapshot["slots"], snapshot["limits"]["rss_bytes"])
         if slot["not_spawned"]:
             reason = (slot["last_error"] or {}).get("message", "unknown")
             tries = _tries(slot["not_spawned"])

@@ -204,6 +204,11 @@ def _times(shot: Snapshot) -> Iterator[Family]:
     waits = [((str(slot["slot"]),), slot["queue"]) for slot in shot["slots"] if slot["queue"]]
     text = "Seconds that a request waited before a worker took it up, where that is known."
     yield _histograms("request_queue_seconds", text, ("slot",), waits, shot)
+    lags = [
+        ((str(slot["slot"]),), slot["loop_lag"]) for slot in shot["slots"] if slot["loop_lag"] is not None
+    ]
+    text = "Longest delay of the slot's event loop in the last ten seconds or so; only of asynchronous worker classes."
+    yield _of("event_loop_lag_seconds", "gauge", text, ("slot",), lags)
     refused = [
         ((str(slot["slot"]), reason), slot[key])
         for slot in shot["slots"]

@@ -55,8 +55,13 @@ def _samples(family: Family, pool: Labels) -> Iterator[str]:
     if family.kind == "histogram":
         for values, samples in groupby(family.samples, key=lambda sample: sample[0][:-1]):
             labels, count = {**pool, **dict(zip(family.labels, values, strict=True))}, 0.0
-            for (*_, bound), count in samples:
-                yield _sample(f"{family.name}_bucket", {**labels, "le": bound}, count)
+            # all but the bound is the same for every bucket, and there are many
+            before = _pairs({label: value for label, value in labels.items() if label < "le"})
+            after = _pairs({label: value for label, value in labels.items() if label > "le"})
+            head = f'{family.name}_bucket{{{f"{before}," if before else ""}le="'
+            tail = f'"{f",{after}" if after else ""}}} '
+            for bounded, count in samples:
+                yield f"{head}{bounded[-1]}{tail}{_number(count)}"
             yield _sample(f"{family.name}_count", labels, count)
             yield _sample(f"{family.name}_sum", labels, family.totals[values])
         return
@@ -66,16 +71,21 @@ def _samples(family: Family, pool: Labels) -> Iterator[str]:
 
 
 def _sample(name: str, labels: Labels, number: float) -> str:
-    inside = ",".join(f'{label}="{_escaped(value)}"' for label, value in sorted(labels.items()))
-    return f"{name}{{{inside}}} {_number(number)}" if labels else f"{name} {_number(number)}"
+    return f"{name}{{{_pairs(labels)}}} {_number(number)}" if labels else f"{name} {_number(number)}"
+
+
+def _pairs(labels: Labels) -> str:
+    return ",".join([f'{label}="{_escaped(value)}"' for label, value in sorted(labels.items())])
 
 
 def _escaped(text: str) -> str:
-    return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+    return text if text.isalnum() else text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 
 def _number(number: float) -> str:
     """Return a number as Go writes it, which uses exponents sooner than Python."""
+    if type(number) is int and 0 <= number < 1_000_000:
+        return f"{number}.0"
     text = repr(float(number))
     dot = text.find(".")
     if number > 0 and dot > 6:

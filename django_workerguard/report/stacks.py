@@ -39,7 +39,7 @@ class Stack:
 
 
 def read_stacks(dump: str) -> list[Stack]:
-    """Read a dump; what is not understood is left out."""
+    """Read a dump; what is not understood is left out. Of two stacks of one thread, the later one counts."""
     serves: dict[int, set[int]] = {}
     found: list[tuple[str, int, str, list[str]]] = []
     for line in dump.splitlines():
@@ -49,9 +49,13 @@ def read_stacks(dump: str) -> list[Stack]:
             serves.setdefault(int(served["identity"], 16), set()).add(int(served["started"]))
         elif line.startswith("  ") and found:
             found[-1][3].append(line)
+    latest = {
+        (kind.rpartition(" ")[2].lower(), identity): number
+        for number, (kind, identity, _, _) in enumerate(found)
+    }
     return [
         Stack(kind, identity, name, tuple(frames), frozenset(serves.get(identity, ())))
-        for kind, identity, name, frames in found
+        for kind, identity, name, frames in (found[number] for number in sorted(latest.values()))
     ]
 
 

@@ -8,12 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from django_workerguard.config.text import plain
+from django_workerguard.config.text import duration, plain
 from django_workerguard.report.findings import assess
 from django_workerguard.report.tables import REQUEST_COLUMNS, columns, headlines, request_row, row
 
 REFRESH = 5  # seconds
 MOST_REQUESTS = 20
+LATENCY = ("P50", "P95", "P99")  # columns: of the last minute's requests
 STYLE = (
     "body{font:14px/1.5 system-ui,sans-serif;margin:1.5rem;color:#1b1b1b;background:#fff}"
     "table{border-collapse:collapse}th,td{text-align:left;padding:.15rem 1rem .15rem 0;white-space:nowrap}"
@@ -52,8 +53,15 @@ def _server(shot: Snapshot) -> str:
         for finding in assess(shot)
     )
     lines = "".join(f"<p>{line}</p>" for line in more)
-    slots = _table(columns(shot), (row(slot, shot["at"]) for slot in shot["slots"]))
+    names = columns(shot) if shot["kind"] == "celery" else (*columns(shot), *LATENCY)
+    rows = ((*row(slot, shot["at"]), *_latency(slot))[: len(names)] for slot in shot["slots"])
+    slots = _table(names, rows)
     return f"<h1>{first}</h1>{lines}{f'<ul>{findings}</ul>' if findings else ''}{slots}"
+
+
+def _latency(slot: Mapping[str, Any]) -> tuple[str, ...]:
+    latency = slot["latency"]
+    return tuple(map(duration, latency.values())) if latency else ("-",) * len(LATENCY)
 
 
 def _requests(served: Mapping[str, Any]) -> str:

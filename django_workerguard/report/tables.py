@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from django_workerguard.config.text import in_megabytes, plain
+from django_workerguard.config.text import duration, in_megabytes, plain
 from django_workerguard.report.findings import OF_MOLD, assess
 
 COLUMNS = (
@@ -59,16 +59,20 @@ def headlines(snapshot: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _last_minute(snapshot: Mapping[str, Any]) -> str:
-    parts = [f"{name} {_duration(seconds)}" for name, seconds in (snapshot["latency"] or {}).items()]
+    parts = [quantiles(snapshot["latency"])] if snapshot["latency"] else []
     if snapshot["queue"]:
-        parts.append(f"queue p95 {_duration(snapshot['queue']['p95'])}")
+        parts.append(f"queue p95 {duration(snapshot['queue']['p95'])}")
+    lags = [slot["loop_lag"] for slot in snapshot["slots"] if slot["loop_lag"] is not None]
+    if lags:
+        parts.append(f"event loop late by {duration(max(lags))}")
     if snapshot["utilisation"] is not None:
         parts.append(f"{snapshot['utilisation']:.0%} busy")
     return f"; last minute: {', '.join(parts)}" if parts else ""
 
 
-def _duration(seconds: float) -> str:
-    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+def quantiles(latency: Mapping[str, float]) -> str:
+    """Return the quantiles of the durations of requests in one line."""
+    return ", ".join(f"{name} {duration(seconds)}" for name, seconds in latency.items())
 
 
 def mold_line(mold: Mapping[str, Any], now: float) -> str:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from django_workerguard.scoreboard.board import Board
-from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.in_hand import workers_in_seats
 from django_workerguard.scoreboard.layout import (
     BUCKETS,
@@ -34,11 +33,11 @@ def write_bounds(board: Board, bounds: Iterable[float]) -> None:
         board.words[board.layout.bounds + index] = int(bound * NANOSECONDS)
 
 
-def histograms(board: Board) -> dict[int, list[int]]:
-    """Return the words of the histograms of every slot, over all the workers that it has had."""
+def histograms(board: Board, slots: int) -> dict[int, list[int]]:
+    """Return the words of the histograms of the slots up to a number, over all the workers that each has had."""
     words, layout = board.words, board.layout
     found = {}
-    for slot in range(1, layout.slots + 1):
+    for slot in range(1, slots + 1):
         at = layout.histograms_before(slot)
         found[slot] = words[at : at + HISTOGRAMS_WORDS].tolist()
     for seat, slot in workers_in_seats(board):
@@ -74,15 +73,20 @@ def _as_dict(histogram: list[int], buckets: int) -> dict[str, Any] | None:
     return {"buckets": histogram[:buckets], "seconds": histogram[BUCKETS] / NANOSECONDS}
 
 
+def bucket_counts(words: list[int]) -> list[int]:
+    """Return the counts of each bucket of the durations, over all classes of status."""
+    return [sum(words[bucket:DURATIONS_WORDS:HISTOGRAM_WORDS]) for bucket in range(BUCKETS)]
+
+
 @dataclass(frozen=True)
 class Totals:
-    """Sums over all slots and classes of status since the server's start.
+    """What has been counted since the server's start.
 
-    ``durations`` and ``waits`` are the counts of each bucket; ``nanoseconds`` is the sum of the durations; ``shed`` counts
-    the requests that had waited too long.
+    ``durations`` are the counts of each bucket by slot; ``waits`` those of the times in the queue, over all slots.
+    ``nanoseconds`` is the sum of all durations; ``shed`` counts the requests that had waited too long.
     """
 
-    durations: list[int]
+    durations: dict[int, list[int]]
     nanoseconds: int
     waits: list[int]
     shed: int
@@ -90,32 +94,21 @@ class Totals:
     @classmethod
     def none(cls) -> Totals:
         """Return the totals of a server that has had no request."""
-        return cls([0] * BUCKETS, 0, [0] * BUCKETS, 0)
+        return cls({}, 0, [0] * BUCKETS, 0)
 
 
-def totals(board: Board) -> Totals:
-    """Return the sums over all slots."""
-    slots = histograms(board).values()
-    words = [sum(column) for column in zip(*slots, strict=True)] or [0] * HISTOGRAMS_WORDS
-    classes = [words[at : at + HISTOGRAM_WORDS] for at in range(0, DURATIONS_WORDS, HISTOGRAM_WORDS)]
-    *durations, nanoseconds = (sum(column) for column in zip(*classes, strict=True))
-    shed = sum(board.words[board.layout.slot(slot) + Slot.SHED] for slot in range(1, board.layout.slots + 1))
+def totals(board: Board, slots: int) -> Totals:
+    """Return what the slots up to a number have counted."""
+    found = histograms(board, slots)
+    words = [sum(column) for column in zip(*found.values(), strict=True)] or [0] * HISTOGRAMS_WORDS
+    nanoseconds = sum(words[BUCKETS:DURATIONS_WORDS:HISTOGRAM_WORDS])
+    waits = words[DURATIONS_WORDS : DURATIONS_WORDS + BUCKETS]
+    shed = sum(board.words[board.layout.slot(slot) + Slot.SHED] for slot in found)
     shed += sum(board.words[board.layout.seat(seat) + Seat.SHED] for seat, _ in workers_in_seats(board))
-    return Totals(durations, nanoseconds, words[DURATIONS_WORDS:][:BUCKETS], shed)
+    return Totals({slot: bucket_counts(one) for slot, one in found.items()}, nanoseconds, waits, shed)
 
 
-def latency(board: Board) -> dict[str, float] | None:
-    """Return the quantiles of the last minute's durations, in seconds; None if there was no request."""
-    return _quantiles(board, Header.P50, Header.P95, Header.P99)
-
-
-def queue_time(board: Board) -> dict[str, float] | None:
-    """Return the quantiles of the last minute's times in the queue, in seconds; None if none is known."""
-    return _quantiles(board, Header.QUEUE_P50, Header.QUEUE_P95, Header.QUEUE_P99)
-
-
-def _quantiles(board: Board, *places: int) -> dict[str, float] | None:
-    values = [board.words[place] for place in places]
-    if not values[-1]:
-        return None
-    return {name: value / 1e6 for name, value in zip(("p50", "p95", "p99"), values, strict=True)}
+def quantiles(words: memoryview, at: int) -> dict[str, float] | None:
+    """Return the quantiles at an offset, in seconds: p50, p95 and p99 of the last minute; None if there are none."""
+    p50, p95, p99 = (microseconds / 1e6 for microseconds in words[at : at + 3].tolist())
+    return {"p50": p50, "p95": p95, "p99": p99} if p99 else None

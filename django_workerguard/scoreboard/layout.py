@@ -61,6 +61,12 @@ class Seat(IntEnum):
     SHED = 29  # W, requests that were answered 503 because they had waited longer than queue-timeout
     GONE = 30  # W, requests that were not served because their connection had been reset
     RELEASE = 32  # W, 8 words of text
+    # W, monotonic ns, since when calls have waited for an executor of the event loop and none has begun; 0: none waits
+    LOOP_EXECUTOR = 48
+    SHARED_THREAD = 49
+    LOOP_LAG = (
+        50  # W, ns, + 1: the longest delay of the event loop in the last ten seconds or so; 0: it has none
+    )
     WORDS = 64
 
 
@@ -138,7 +144,10 @@ class Slot(IntEnum):
     NOT_SPAWNED = 13  # processes in a row that could not be started
     SHED = 14  # of processes that are gone or leaving
     GONE = 15  # of processes that are gone or leaving
-    WORDS = 16
+    P50 = 16  # µs, of the durations of the last minute's requests; 0: there were none
+    P95 = 17
+    P99 = 18
+    WORDS = 24
 
 
 class Note(IntFlag):
@@ -149,6 +158,10 @@ class Note(IntFlag):
     RSS_BASELINE = 2  # a fresh worker is larger than reload-on-rss or evil-reload-on-rss
     OVERDUE = 8  # requests in it have run longer than request-timeout, or their own limit, allows
     STUCK = 16  # every thread has been busy with the same requests for longer than timeout
+    STALLED = (
+        64  # calls have waited for longer than timeout for an executor of the event loop, and none has begun
+    )
+    OUTLIER_LATENCY = 32  # it is slower than the other slots
     EVIL_SUSPENDED = 4  # evil-reload-on-rss is suspended: it would kill each fresh worker
 
 

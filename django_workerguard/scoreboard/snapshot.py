@@ -12,9 +12,8 @@ from django_workerguard.scoreboard.durations import (
     bounds_of,
     durations_as_dict,
     histograms,
-    latency,
+    quantiles,
     queue_as_dict,
-    queue_time,
 )
 from django_workerguard.scoreboard.header import Header, LoadKind, Phase, ServerKind
 from django_workerguard.scoreboard.in_hand import oldest_request
@@ -42,7 +41,7 @@ def snapshot(board: Board) -> dict[str, Any]:
     leaving = (
         n for n in range(len(active) + 1, board.layout.slots + 1) if words[board.layout.slot(n) + Slot.SEAT]
     )
-    times, bounds = histograms(board), bounds_of(board)
+    times, bounds = histograms(board, board.layout.slots), bounds_of(board)
     buckets = len(bounds) + 1
     slots = [
         {
@@ -79,6 +78,7 @@ def snapshot(board: Board) -> dict[str, Any]:
         "min_loaded": words[Header.QUORUM],
         "quorum_reached": bool(words[Header.REACHED]),
         "stand_in": bool(words[Header.STAND_IN]),
+        "monitor_failures": words[Header.MONITOR_FAILURES],
         "load": LoadKind.NAMES[min(words[Header.LOAD], len(LoadKind.NAMES) - 1)],
         "unfit": bool(words[Header.UNFIT]),
         "mold": _mold(board, now),
@@ -92,8 +92,8 @@ def snapshot(board: Board) -> dict[str, Any]:
         "events": words[Header.EVENTS],
         "backlog": words[Header.BACKLOG] - 1 if words[Header.BACKLOG] else None,
         "tallies": read_tallies(board),
-        "latency": latency(board),
-        "queue": queue_time(board),
+        "latency": quantiles(words, Header.P50),
+        "queue": quantiles(words, Header.QUEUE_P50),
         "shed": words[Header.SHED],
         "utilisation": (words[Header.UTILISATION] - 1) / 1000 if words[Header.UTILISATION] else None,
         "duration_buckets": bounds,
@@ -162,6 +162,8 @@ def _slot(board: Board, number: int, now: int) -> dict[str, Any]:
             for name, before in COUNTS.items()
         },
         "oldest_request": incumbent.get("oldest_request"),
+        "loop_lag": incumbent.get("loop_lag"),
+        "latency": quantiles(words, offset + Slot.P50),
         "suspect": incumbent.get("suspect", False),
         "notes": [note.name.lower() for note in Note(words[offset + Slot.NOTES] & ALL_NOTES) if note.name],
         "memory_errors": incumbent.get("memory_errors", 0),
@@ -200,6 +202,7 @@ def _seat(board: Board, index_plus_one: int, now: int) -> dict[str, Any]:
         "shed": words[offset + Seat.SHED],
         "gone": words[offset + Seat.GONE],
         "memory_errors": words[offset + Seat.MEMORY_ERRORS],
+        "loop_lag": (words[offset + Seat.LOOP_LAG] - 1) / 1e9 if words[offset + Seat.LOOP_LAG] else None,
         "oldest_request": oldest_request(board, index, now) if words[offset + Seat.IN_FLIGHT] else None,
         "suspect": is_suspect(words[offset + Seat.STREAK], now - words[offset + Seat.LAST_5XX]),
         "rss": words[offset + Seat.RSS],

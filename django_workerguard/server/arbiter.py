@@ -155,6 +155,8 @@ class GuardedArbiter(Arbiter):
         options = app.guard.options
         if options.log_format == "json":
             import_module("django_workerguard.server.json_log").write_json(self.log)
+        elif options.log_format == "uwsgi":
+            import_module("django_workerguard.server.uwsgi_log").write_as_uwsgi(self.log)
         self._notifier.configure(options, app.handover, self.log)
         self.worker_class = guarded_class(self.worker_class)  # type: ignore[arg-type] # a class is hashable
         self._configure_monitor(app)  # last: it may take another address
@@ -162,7 +164,8 @@ class GuardedArbiter(Arbiter):
     def _configure_monitor(self, app: GuardedApplication) -> None:
         """Have the monitor take its settings. Its module is imported here, because most servers have none."""
         if self._monitor is None and (app.guard.options.monitor_bind or app.handover.monitor):
-            monitor: Monitor = import_module("django_workerguard.monitor.runner").Monitor(self.board)
+            module = import_module("django_workerguard.monitor.runner")
+            monitor: Monitor = module.Monitor(self.board, event_log=lambda: self._event_log)
             if self._has_started:
                 monitor.open({})
             self._monitor = monitor

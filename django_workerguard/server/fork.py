@@ -22,7 +22,12 @@ from django_workerguard.scoreboard.layout import Orders, SeatKind, SeatState
 from django_workerguard.server.host import Host
 from django_workerguard.server.workers.mixin import is_asgi
 from django_workerguard.server.workers.stand_in import StandIn, without_hooks
-from django_workerguard.worker.after_fork import become_subreaper, block_signals, release_arbiter
+from django_workerguard.worker.after_fork import (
+    become_subreaper,
+    block_signals,
+    offer_to_oom_killer,
+    release_arbiter,
+)
 from django_workerguard.worker.load import record_failure
 from django_workerguard.worker.seat_handle import SeatHandle
 from django_workerguard.worker.shutdown import limit_threads
@@ -193,6 +198,8 @@ def _live(host: Host, worker: Any, handle: SeatHandle, *, stand_in: bool) -> Non
     cfg = host.cfg
     if stand_in:
         without_hooks(cfg)
+    else:
+        offer_to_oom_killer()
     try:
         util._setproctitle(f"{'stand-in' if stand_in else 'worker'} [{host.proc_name}]")
         if not stand_in:

@@ -19,6 +19,8 @@ from django_workerguard.worker.seat_handle import SeatHandle
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+MORE_OOM_SCORE = 100  # as if it had a tenth of the memory more
+MOST_OOM_SCORE = 1000
 ARBITER_SIGNALS = [
     getattr(signal, f"SIG{name}")
     for name in ["HUP", "QUIT", "INT", "TERM", "TTIN", "TTOU", "USR1", "USR2", "WINCH", "CHLD", "IO", "ABRT"]
@@ -78,6 +80,17 @@ def die_with_parent(parent: int, *, by: int = signal.SIGTERM) -> bool:
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, by, 0, 0, 0)
     return os.getppid() == parent
+
+
+def offer_to_oom_killer(*, proc: str = "/proc") -> None:
+    """Have the kernel, out of memory, kill this process before others of its size, such as the arbiter or a mold.
+
+    A worker is replaced and costs its own requests. Raising the score needs no right; lowering it would.
+    """
+    with contextlib.suppress(OSError, ValueError), open(f"{proc}/self/oom_score_adj", "r+") as file:
+        score = int(file.read())
+        file.seek(0)
+        file.write(str(min(score + MORE_OOM_SCORE, MOST_OOM_SCORE)))
 
 
 class _Owner:

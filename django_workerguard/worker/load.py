@@ -243,6 +243,8 @@ def dump_stacks(handle: SeatHandle) -> None:
 def record_failure(handle: SeatHandle, error: BaseException, reporter: SeatReporter | None = None) -> None:
     """Write the error of a failed load into the seat, then set the seat's state; also call ``sys.excepthook``."""
     reporter = reporter or SeatReporter(handle)
+    with contextlib.suppress(Exception):  # want of memory
+        import_module("django_workerguard.worker.absent_modules").add_hint(error)
     names = class_names(error)
     cause = Cause.TRANSIENT if is_transient(names) else Cause.NONE
     handle.board.words[handle.base + Seat.CAUSE] = cause | (Cause.MEMORY if is_want_of_memory(names) else 0)

@@ -1,8 +1,9 @@
 """Stacks of a worker, at its abort and whenever its arbiter asks for them. Runs in the worker.
 
-faulthandler writes the stack of every thread in C, even while code in C holds the global interpreter lock. It does not see
-greenlets and asyncio tasks: Python writes these as soon as the main thread runs Python again. The form is that of
-faulthandler; `report.stacks` reads it.
+Python writes them, as soon as the main thread runs Python: every thread, greenlet and asyncio task. All other threads stand
+still meanwhile. faulthandler writes the threads in C, even while code in C holds the global interpreter lock. But it reads
+the stacks of threads that run on, and then it can crash the process: it is asked only if Python has not answered, and at
+an abort. The form is that of faulthandler; `report.stacks` reads it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from itertools import islice
 from types import CodeType, FrameType
 from typing import Any, TextIO
 
-from django_workerguard.scoreboard.stack_format import END, STACKS_SIGNAL
+from django_workerguard.scoreboard.stack_format import END, FORCED_STACKS_SIGNAL, STACKS_SIGNAL
 from django_workerguard.worker.register import NO_REQUEST, current_request, start_of
 
 MOST_FRAMES = 100
@@ -43,15 +44,25 @@ def dump_on_request(dump_fd: int) -> None:
     if before is not signal.SIG_DFL and getattr(before, "__module__", "") != __name__:
         return
 
-    def dump_the_rest(_number: int, _frame: FrameType | None) -> None:
+    def dump(_number: int, frame: FrameType | None) -> None:
         with contextlib.suppress(Exception), os.fdopen(os.dup(dump_fd), "a") as file:
+            _write_threads(file, frame)
             write_concurrency(file)
             file.write(f"{END}\n")
 
-    faulthandler.unregister(STACKS_SIGNAL)
-    signal.signal(STACKS_SIGNAL, dump_the_rest)
-    # it calls the handler above after it has written the threads
-    faulthandler.register(STACKS_SIGNAL, file=dump_fd, all_threads=True, chain=True)
+    signal.signal(STACKS_SIGNAL, dump)
+    if signal.getsignal(FORCED_STACKS_SIGNAL) is signal.SIG_DFL:
+        faulthandler.register(FORCED_STACKS_SIGNAL, file=dump_fd, all_threads=True)
+
+
+def _write_threads(file: TextIO, interrupted: FrameType | None) -> None:
+    """Write the stack of every thread; of this one, which runs a signal handler, from the frame that was interrupted."""
+    handlers = set(_frames(sys._getframe())) - set(_frames(interrupted))
+    for identity, top in sys._current_frames().items():
+        kind, innermost = ("Current thread", interrupted) if top in handlers else ("Thread", top)
+        file.write(f"{kind} 0x{identity:016x} (most recent call first):\n")
+        file.writelines(_lines(_called_by(innermost)))
+        file.write("\n")
 
 
 def dump_concurrency(dump_fd: int, loop: Any = None) -> None:
@@ -69,12 +80,15 @@ def write_concurrency(file: TextIO, loop: Any = None) -> None:
     stacks = (*_greenlets(), *_tasks(loop))
     for kind, identity, name, frames in stacks[:MOST_STACKS]:
         file.write(f"\n{kind} 0x{identity:016x}{f' [{name}]' if name else ''} (most recent call first):\n")
-        file.writelines(
-            f'  File "{code.co_filename}", line {line} in {code.co_name}\n' for code, line in frames
-        )
+        file.writelines(_lines(frames))
 
 
 Frames = list[tuple[CodeType, int | None]]
+
+
+def _lines(frames: Frames) -> Iterator[str]:
+    for code, line in frames:
+        yield f'  File "{code.co_filename}", line {line} in {code.co_name}\n'
 
 
 def _greenlets() -> Iterator[tuple[str, int, str, Frames]]:
@@ -108,12 +122,18 @@ def _called_by(innermost: FrameType | None) -> Frames:
 
 
 def _awaited_by(awaitable: Any) -> Frames:
-    """Return the frames of a coroutine and of whatever it awaits, the innermost first."""
+    """Return the frames of a coroutine and of whatever it awaits, the innermost first.
+
+    What a coroutine that runs awaits must not be asked for: CPython looks for it on a stack that is not there then, and
+    crashes. (A signal handler interrupts a coroutine most often where it goes on after an ``await``.)
+    """
     frames: Frames = []
     while awaitable is not None and len(frames) < MOST_FRAMES:
         for prefix, inner in (("cr", "cr_await"), ("gi", "gi_yieldfrom"), ("ag", "ag_await")):
-            if hasattr(awaitable, inner):
+            if hasattr(type(awaitable), inner):
                 frame = getattr(awaitable, f"{prefix}_frame")
+                if getattr(awaitable, f"{prefix}_running", False):
+                    return _called_in(frame)
                 if frame is not None:
                     frames.append((frame.f_code, frame.f_lineno))
                 awaitable = getattr(awaitable, inner)
@@ -123,11 +143,23 @@ def _awaited_by(awaitable: Any) -> Frames:
     return frames[::-1]
 
 
+def _called_in(outermost: FrameType | None) -> Frames:
+    """Return the frames of the calling thread from the innermost, without those of this module, to this one."""
+    frames: Frames = []
+    for frame in _frames(sys._getframe()):
+        if frame.f_code.co_filename != __file__:
+            frames.append((frame.f_code, frame.f_lineno))
+        if frame is outermost:
+            return frames[:MOST_FRAMES]
+    return [] if outermost is None else [(outermost.f_code, outermost.f_lineno)]
+
+
 def _threads_of_requests() -> Iterator[tuple[int, int]]:
     """Yield each thread that works for a request of an event loop, with the start of the request.
 
     The code in the thread runs in a copy of the task's context. Python does not tell the context of another thread, but
-    the frame that has entered it holds it: asgiref's for a synchronous view, that of an executor for `asyncio.to_thread`.
+    the frame that has entered it holds it: asgiref's for a synchronous view, for `asyncio.to_thread` that of an executor,
+    or of our watch over one.
     """
     for thread, top in sys._current_frames().items():
         for code_frame in _frames(top):
@@ -138,7 +170,11 @@ def _threads_of_requests() -> Iterator[tuple[int, int]]:
                         break
 
 
-ENTER_CONTEXTS = (os.path.join("asgiref", "sync.py"), os.path.join("concurrent", "futures", "thread.py"))
+ENTER_CONTEXTS = (
+    os.path.join("asgiref", "sync.py"),
+    os.path.join("concurrent", "futures", "thread.py"),
+    os.path.join("server", "workers", "executors.py"),
+)
 
 
 def _contexts(values: Iterable[Any]) -> Iterator[Context]:

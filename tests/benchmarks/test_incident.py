@@ -1,8 +1,9 @@
-"""The incident: 8 workers, two killed, their replacements' first loads fail. Beside plain gunicorn in one run."""
+"""The incident: 8 workers, two killed, their replacements' first loads fail. Beside plain gunicorn in one run; with a mold."""
 
 from __future__ import annotations
 
 import http.client
+import math
 import os
 import signal
 import threading
@@ -21,6 +22,10 @@ CLIENTS = 4
 WORKERS = 8
 LOAD = 2.0  # seconds that a load takes beside four clients, and a tick
 FAILING = 5.0  # seconds during which loads fail
+LONG_FAILING = 15.0  # the same, with a mold
+KILLED = 2
+WHOLE_WITHIN = 1.0  # seconds until every worker is ready again, with a mold
+SETTLED = 12.0  # seconds until the death of a worker is not an early one
 
 
 class Client(threading.Thread):
@@ -90,7 +95,7 @@ def _incident(running: Running, fail_file: Path, kind: str) -> tuple[int, bool, 
     for client in clients:
         client.start()
     fail_file.touch()
-    for pid in running.children[-2:]:
+    for pid in running.children[-KILLED:]:
         os.kill(pid, signal.SIGKILL)
     time.sleep(FAILING)
     fail_file.unlink()
@@ -127,5 +132,57 @@ def test_the_incident(tmp_path, run):
             (failed <= CLIENTS, "no more requests failed than were in hand"),
             (whole, f"{WORKERS} of {WORKERS} are ready again"),
             (in_time, f"within the longest wait that was shown and two loads of {LOAD:g} s"),
+        ],
+    )
+
+
+def seconds_until_whole(running: Running, gone: list[int]) -> float:
+    """Return how long it takes until other workers are in the place of those that are gone, and ready."""
+    begun = time.monotonic()
+    while time.monotonic() < begun + LONG_FAILING:
+        shot = status_of(running)
+        if (
+            shot is not None
+            and shot["ready"] == WORKERS
+            and not {slot["pid"] for slot in shot["slots"]} & set(gone)
+        ):
+            return time.monotonic() - begun
+        time.sleep(0.005)
+    return math.inf
+
+
+@pytest.mark.parametrize("run", range(3))
+def test_the_incident_with_a_mold(tmp_path, run, monkeypatch):
+    fail_file = tmp_path / "fail"
+    monkeypatch.setenv("FAIL_FILE", str(fail_file))
+    with server("guarded", workers=WORKERS, worker_class="sync", guard=["--load", "mold"]) as running:
+        time.sleep(SETTLED)
+        clients = [Client(running.port) for _ in range(CLIENTS)]
+        for client in clients:
+            client.start()
+        fail_file.touch()
+        shot = status_of(running)
+        assert shot is not None
+        gone = [slot["pid"] for slot in shot["slots"][-KILLED:]]
+        begun = time.monotonic()
+        for pid in gone:
+            os.kill(pid, signal.SIGKILL)
+        whole = seconds_until_whole(running, gone)
+        time.sleep(max(0.0, begun + LONG_FAILING - time.monotonic()))
+        for client in clients:
+            client.going = False
+        for client in clients:
+            client.join()
+    seen = sum((client.seen for client in clients), Counter())
+    failed = sum(count for what, count in seen.items() if what != "200")
+    judge(
+        f"the incident with a mold, run {run + 1}: {KILLED} of {WORKERS} killed, no load succeeds for {LONG_FAILING:g} s",
+        f"{seen['200']} answered, {failed} failed {dict(seen)}",
+        figures=[
+            (failed <= KILLED, f"{failed} failed, at most the {KILLED} in the hands of the killed workers"),
+            (
+                whole < WHOLE_WITHIN,
+                f"{WORKERS} of {WORKERS} after {whole:.2f} s of less than {WHOLE_WITHIN:g}",
+            ),
         ],
     )

@@ -15,8 +15,16 @@ from django_workerguard.policy import action as a
 from django_workerguard.policy.plan import next_deadline, plan
 from django_workerguard.policy.view import Policy
 from django_workerguard.scoreboard.board import Board
+from django_workerguard.scoreboard.durations import write_bounds
 from django_workerguard.scoreboard.header import Phase
-from django_workerguard.scoreboard.layout import Orders, Seat, SeatKind, SeatState, layout_for
+from django_workerguard.scoreboard.layout import (
+    HISTOGRAM_WORDS,
+    Orders,
+    Seat,
+    SeatKind,
+    SeatState,
+    layout_for,
+)
 from tests.benchmarks.measure import judge
 
 TICKS = 60
@@ -29,6 +37,7 @@ class Arbiter:
     def __init__(self, workers: int) -> None:
         self.board = Board.create(layout_for(workers, surge=1), None)
         self.policy = Policy(load_concurrency=workers, stand_in=False, timeout=0.0)
+        write_bounds(self.board, (0.1, 1.0))
         self.tracker = Tracker(self.board, logging.getLogger("tick"), self.policy, target=workers)
         self.now = 0.0
         self.seats: list[int] = []
@@ -39,7 +48,8 @@ class Arbiter:
             )
             assert seat is not None
             self.tracker.seats.adopt(seat, os.getpid())
-            self.tracker.spawned(action, seat, 0.0)
+            self.tracker.spawning(action, seat, 0.0)
+            self.tracker.spawned(seat, 0.0)
             self.write(seat, Seat.STATE, SeatState.READY)
             self.seats.append(seat)
         assert len(self.seats) == workers
@@ -53,6 +63,7 @@ class Arbiter:
             for word, more in ((Seat.BEAT, 1), (Seat.REQUESTS, requests), (Seat.ERRORS_5XX, errors)):
                 at = self.board.layout.seat(seat) + word
                 self.board.words[at] += more
+            self.board.words[self.board.layout.durations(seat) + HISTOGRAM_WORDS] += requests
 
     def tick(self) -> float:
         """Run one tick a second later, and return its processor time in milliseconds."""

@@ -6,9 +6,12 @@ import json
 import os
 import re
 import signal
+import time
 from collections import Counter
 
 import pytest
+
+from tests.process.test_other_servers import Plain, environ, uwsgi
 
 UVICORN = "uvicorn_worker.UvicornWorker"
 
@@ -73,3 +76,39 @@ def test_json_has_the_headers_that_the_access_format_names(serve):
     assert line["x-request-id"] == "abc123"
     assert line["content-type"].startswith("text/html")
     assert line["remote"] == "203.0.113.7", "the address that the proxy has seen"
+
+
+REQUEST_OF_UWSGI = re.compile(
+    r"\[pid: (?P<pid>\d+)\|app: 0\|req: \d+/\d+\] (?P<addr>\S*) \((?P<user>\S*)\) \{\d+ vars in \d+ bytes\} "
+    r"\[(?P<time>\w{3} \w{3} [ \d]\d \d\d:\d\d:\d\d \d{4})\] (?P<method>\w+) (?P<uri>\S+) => generated (?P<size>\d+) "
+    r"bytes in (?P<msecs>\d+) msecs \((?P<protocol>\S+) (?P<status>\d+)\) \d+ headers in \d+ bytes "
+    r"\(1 switches on core 0\)"
+)
+
+
+@pytest.mark.parametrize("worker_class", ["sync", "gthread", "gevent", "asgi"])
+def test_the_access_log_in_the_form_of_uwsgi(serve, worker_class):
+    server = serve("-k", worker_class, "--log-format", "uwsgi", "--", "--access-logfile", "-", workers=1)
+    server.wait_ready()
+    assert server.get("/missing?q=%C3%A9").status == 404
+    server.wait("the line", lambda _: REQUEST_OF_UWSGI.search(server.log))
+    line = REQUEST_OF_UWSGI.search(server.log).groupdict()
+    assert int(line["pid"]) == server.pids()[0]
+    told = {name: line[name] for name in ("user", "method", "uri", "protocol", "status")}
+    assert told == AS_UWSGI
+
+
+AS_UWSGI = {"user": "", "method": "GET", "uri": "/missing?q=%C3%A9", "protocol": "HTTP/1.1", "status": "404"}
+
+
+@pytest.mark.needs("uwsgi")
+def test_uwsgi_itself_writes_it_in_that_form(tmp_path):
+    plain = Plain(tmp_path)
+    with plain.running(uwsgi(plain.socket), environ(tmp_path)):
+        assert plain.get("/missing?q=%C3%A9")[0] == 404
+        deadline = time.monotonic() + 30  # it writes the line after the response
+        while not (found := REQUEST_OF_UWSGI.search(plain.log.read_text())):
+            assert time.monotonic() < deadline, plain.log.read_text()
+            time.sleep(0.05)
+    line = found.groupdict()
+    assert {name: line[name] for name in AS_UWSGI} == AS_UWSGI

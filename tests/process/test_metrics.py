@@ -185,6 +185,7 @@ FIRES = {
     ),
     "WorkerguardLoadFailing": ({'load_failures_total{cause="memory",%s}': "0x10 4x10"}, ("9m", "11m"), {}),
     "WorkerguardFrozen": ({"frozen": "0 1x9"}, ("1m", "2m"), {"job": "django"}),
+    "WorkerguardMoldNotReady": ({"mold_ready": "1 0x20"}, ("10m", "11m"), {"job": "django"}),
     "WorkerguardOutOfMemory": (
         {'exits_total{cause="out-of-memory",%s}': "0x10 1x10"},
         ("10m", "12m"),
@@ -239,6 +240,7 @@ STAYS_QUIET = {
         "target_workers": "8x90",
     },
     "WorkerguardLoadFailing": {'load_failures_total{cause="memory",%s}': "0x10 3x80"},
+    "WorkerguardMoldNotReady": {"mold_ready": "1x10 0x9 1x70", "mold_unfit": "0x90"},
     "WorkerguardSlotFails": {
         'responses_5xx_total{slot="2",%s}': "0+10x90",
         'requests_total{slot="2",%s}': "0+100x90",

@@ -394,3 +394,15 @@ def test_a_worker_that_loads_for_itself_makes_the_warm_up_requests_too(serve):
     server = serve("--load", "lazy", "--warmup-path", "/warm", "--warmup-in-mold", "on")
     server.wait_ready()
     assert all("warmup:/warm" in event["steps"] for event in server.events("ready"))
+
+
+def oom_score(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+
+def test_out_of_memory_the_kernel_takes_a_worker_before_the_mold_or_the_arbiter(serve):
+    server = serve("--load", "mold", workers=2)
+    server.wait_ready()
+    own = int(Path("/proc/self/oom_score_adj").read_text())
+    assert {oom_score(pid) for pid in server.pids()} == {min(1000, own + 100)}
+    assert oom_score(server.arbiter) == oom_score(server.status()["mold"]["pid"]) == own

@@ -19,6 +19,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from django_workerguard.report.findings import assess
 from django_workerguard.testing import UnixConnection
 from tests.components import leave_out
 from tests.process.test_cli import workerguard
@@ -170,7 +171,7 @@ def test_it_comes_back_when_it_is_killed_and_no_client_is_refused(serve):
     server.wait_ready()
     (place,) = places(server)
     workers = server.pids()
-    for _ in range(2):
+    for count in (1, 2):
         (monitor,) = monitors(server)
         os.kill(monitor, signal.SIGKILL)
         assert ask(place, "/live/").status == 200, "the client waited for the next one"
@@ -178,9 +179,16 @@ def test_it_comes_back_when_it_is_killed_and_no_client_is_refused(serve):
         assert (
             f"the monitor (pid {monitor}) has ended: killed by SIGKILL; it is started again in" in server.log
         )
+        event = server.events("monitor-exited")[-1]
+        assert (event["pid"], event["end"]) == (monitor, "killed by SIGKILL")
+        assert 0 < event["next_try"] <= 1
+        status = server.status()
+        assert status["monitor_failures"] == count
+        assert [one.code for one in assess(status)] == ["monitor-failing"]
     assert server.pids() == workers
     assert places(server) == [place]
     assert server.status()["arbiter"]["errors"] == 0
+    server.wait("it is well again", lambda status: not assess(status))
 
 
 def test_the_token_gives_the_details(serve):
@@ -450,7 +458,7 @@ def test_as_process_1(serve, tmp_path):
     place = f"unix:{tmp_path}/monitor.sock"
     server = serve("--monitor-bind", place, prefix=UNSHARE, workers=1)
     server._poll("ready", lambda: "All 1 workers are ready" in server.log, 60)
-    assert ask(place, "/ready/").status == 200
+    server._poll("it is published", lambda: ask(place, "/ready/").status == 200, 20)
     inside = int(Path(f"/proc/{server.arbiter}/task/{server.arbiter}/children").read_text().split()[0])
     (monitor,) = monitors(server, inside)
     os.kill(monitor, signal.SIGTERM)

@@ -23,6 +23,9 @@ BUSY = {
 }
 
 
+ASYNCHRONOUS = ("asgi", "uvicorn_worker.UvicornWorker")
+
+
 def one_thread(worker_class: str) -> tuple[str, ...]:
     return ("--threads", "1") if worker_class == "gthread" else ()
 
@@ -99,6 +102,8 @@ def test_a_request_that_has_waited_too_long_is_answered_503_and_one_that_was_res
     assert count == 4, "the one that was reset did not wait to the end"
     assert seconds > 0.4
     assert in_hand(server) == []
+    lag = slot["loop_lag"]
+    assert (lag is None) if worker_class not in ASYNCHRONOUS else lag > 0.4
 
 
 def test_a_health_url_is_answered_however_long_it_has_waited(serve_tcp):

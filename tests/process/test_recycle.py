@@ -10,11 +10,16 @@ import threading
 
 import pytest
 
+from django_workerguard.report.findings import assess
 from tests.journal import least_ready
 from tests.process.harness import Server
 from tests.process.test_replacement import Load
 
 SOON = ("--min-worker-lifetime", "0")
+
+
+def codes(status: dict) -> list[str]:
+    return [finding.code for finding in assess(status)]
 
 
 def recycled(server: Server, rule: str, count: int) -> None:
@@ -134,6 +139,27 @@ def test_an_outlier_is_only_reported_where_that_was_asked_for(serve):
     with Load(server):
         server.wait("the note", lambda status: any("outlier" in slot["notes"] for slot in status["slots"]))
     assert not server.events("retiring")
+
+
+def test_a_worker_that_is_slow_where_its_peers_are_not_is_reported_and_serves_on(serve):
+    server = serve("--outlier-min-requests", "10", *SOON, "--", "-k", "asgi")
+    server.wait_ready()
+    slow = server.get("/tire").pid
+    with Load(server):
+        status = server.wait("the finding", lambda status: "outlier-latency" in codes(status), timeout=60)
+    (finding,) = [one for one in assess(status) if one.code == "outlier-latency"]
+    assert status["slots"][finding.slot - 1]["pid"] == slow
+    assert "its median of the last minute is " in finding.text
+    assert not server.events("retiring")
+
+
+def test_a_slow_worker_is_replaced_where_that_was_asked_for(serve):
+    server = serve("--outlier-latency", "eject", "--outlier-min-requests", "10", *SOON)
+    server.wait_ready()
+    slow = server.get("/tire").pid
+    with Load(server):
+        event = server.wait_event("retiring")
+    assert (event["pid"], event["rule"]) == (slow, "outlier-latency")
 
 
 def test_where_everybody_fails_nobody_is_ejected(serve):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import threading
 import time
 from http.client import HTTPException
 
 import pytest
+from websockets.sync.client import unix_connect
 
 from django_workerguard.report.findings import assess
 from tests.process.test_requests import Clients, in_hand, threads
@@ -226,6 +229,64 @@ def test_a_worker_whose_threads_are_all_busy_with_requests_that_do_not_end_is_fo
     assert "such as GET /slow" in finding.text
     assert asking.join() == [200, 200]
     server.wait("it is over", lambda status: not assess(status))
+
+
+# more calls than a default executor has threads
+MANY = min(32, (os.cpu_count() or 1) + 4) + 2
+
+
+@pytest.mark.parametrize("worker_class", ASYNCHRONOUS)
+def test_a_worker_whose_executor_is_full_is_found(serve, worker_class):
+    server = serve("--", "-k", worker_class, "--timeout", "3", workers=1)
+    server.wait_ready()
+    asking = Clients(server)
+    asking.ask("/pooled?seconds=4")
+    server.wait("in hand", lambda _: in_hand(server))
+    assert asking.join() == [200]
+    assert "worker-stuck" not in {found.code for found in assess(server.status())}, "there are other threads"
+    for _ in range(MANY):
+        asking.ask("/pooled?seconds=5")
+    status = server.wait(
+        "the finding", lambda status: "worker-stuck" in {found.code for found in assess(status)}
+    )
+    assert "stalled" in status["slots"][0]["notes"]
+    assert "executor of the event loop, and none begins" in assess(status)[0].text
+    assert server.get("/").status == 200, "a synchronous view has a thread of its own"
+    assert set(asking.join()) == {200}
+    server.wait("it is over", lambda status: not assess(status))
+    assert not server.events("retiring")
+
+
+@pytest.mark.parametrize("action", ["replace", "cancel"])
+def test_a_worker_whose_executor_is_full_is_replaced(serve, action):
+    server = serve(
+        *("--request-timeout", "1", "--request-timeout-action", action, "--worker-reload-mercy", "2"),
+        *("--", "-k", "asgi", "--timeout", "60"),
+    )
+    server.wait_ready()
+    asking = Clients(server)
+    for _ in range(MANY):
+        asking.ask("/pooled?seconds=50")
+
+    def still_fails(_) -> bool:
+        asking.ask("/pooled?seconds=50")  # those that were cancelled wait no longer
+        return not server.events("exited")
+
+    server.wait("a worker has been replaced", lambda status: not still_fails(status))
+    assert {event["rule"] for event in server.events("retiring")} == {"request-timeout"}
+    server.wait_ready()
+    assert server.statuses(6) == {200: 6}
+
+
+def test_a_worker_whose_websockets_wait_for_one_thread_is_found(serve):
+    server = serve("--app", "guinea_asgi:application", "--", "-k", "asgi", "--timeout", "3", workers=1)
+    server.wait_ready()
+    with contextlib.ExitStack() as opened:
+        for _ in range(2):
+            connection = unix_connect(str(server.socket_path), "ws://localhost/shared-thread")
+            opened.enter_context(connection)
+        server.wait("the finding", lambda status: "worker-stuck" in {found.code for found in assess(status)})
+        server.wait("it is over", lambda status: not assess(status))
 
 
 @pytest.mark.parametrize(

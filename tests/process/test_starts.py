@@ -764,3 +764,12 @@ def test_no_worker_inherits_what_is_read_for_a_reload(shop):
     server.wait_event("ready", count=2)
     opened = [os.readlink(path) for path in Path(f"/proc/{server.pids()[0]}/fd").iterdir()]
     assert not [name for name in opened if "workerguard-settings" in name or "workerguard-handover" in name]
+
+
+def test_code_that_imports_the_module_of_uwsgi_is_told_what_to_use(serve, faults):
+    faults.set("views", "uwsgi")
+    server = serve(workers=1)
+    server.wait_event("load-failed")
+    assert "ModuleNotFoundError: No module named 'uwsgi'" in server.log
+    assert "In place of uwsgi.reload: workerguard reload" in server.log
+    assert "Code that only asks whether it runs under uWSGI has to catch ImportError" in server.log

@@ -17,6 +17,7 @@ from django_workerguard.monitor.http import Connections
 from django_workerguard.monitor.listener import Listener
 from django_workerguard.report.status_page import MOST_REQUESTS, status_page
 from django_workerguard.scoreboard.board import Board, BoardError
+from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.layout import Layout
 from tests.shots import changed
 
@@ -180,7 +181,9 @@ def get(made: Answers, path: str, **headers: str) -> tuple[int, str]:
 
 def test_an_empty_board_is_answered(board):
     made = answers(board)
-    assert get(made, "/live/")[0] == 503, "no arbiter has ticked"
+    assert get(made, "/live/")[0] == 200, "its arbiter has just begun"
+    board.words[Header.BEAT] = 0
+    assert get(made, "/live/")[0] == 503
     for path in ("/", "/metrics", "/metrics/", "/status.json", ""):
         assert get(made, path)[0] == 200
 
@@ -225,6 +228,17 @@ def test_a_page_shows_the_oldest_requests_only():
     assert page.count("<td>/slow</td>") == MOST_REQUESTS
     assert "and 7 more" in page
     assert "No request" in status_page(changed(), [], NOTHING)
+
+
+def test_a_page_shows_the_quantiles_of_the_last_minute():
+    assert "<th>P50</th><th>P95</th><th>P99</th>" in status_page(changed(), [], NOTHING)
+    assert "<td>-</td><td>-</td><td>-</td></tr>" in status_page(changed(), [], NOTHING)
+    latency = {"p50": 0.012, "p95": 0.34, "p99": 1.2}
+    page = status_page(changed(slot={"latency": latency}, latency=latency), [], NOTHING)
+    assert "last minute: p50 12 ms, p95 340 ms, p99 1.2 s" in page
+    assert "<td>12 ms</td><td>340 ms</td><td>1.2 s</td></tr>" in page
+    pool = status_page(changed(), [changed(kind="celery")], NOTHING)
+    assert pool.count("<th>P50</th>") == 1, "tasks are not timed"
 
 
 def pair() -> tuple[socket.socket, socket.socket]:

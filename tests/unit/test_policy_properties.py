@@ -52,6 +52,7 @@ policies = st.builds(
     reload_on_rss=st.sampled_from([0, 200]),
     evil_reload_on_rss=st.sampled_from([0, 300]),
     outlier=st.sampled_from(["eject", "report", "off"]),
+    outlier_latency=st.sampled_from(["eject", "report", "off"]),
     outlier_min_requests=st.integers(1, 50),
     request_timeout_action=st.sampled_from(["replace", "report"]),
     min_loaded=st.integers(1, 2),

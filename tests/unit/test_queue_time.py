@@ -87,7 +87,7 @@ def test_utilisation_is_the_share_of_the_threads_that_were_busy(busy_seconds, wo
     for number, seconds in enumerate(busy_seconds, 1):
         board.words[at] += 1
         board.words[at + 16] += seconds * SECOND
-        minute.sample(workers, threads, number * 10 * SECOND)
+        minute.sample(workers, workers, threads, number * 10 * SECOND)
     last = busy_seconds[-6:]
     expected = min(1.0, sum(last) / (10 * len(last) * workers * threads))
     assert (board.words[Header.UTILISATION] - 1) / 1000 == pytest.approx(expected, abs=0.001)
@@ -98,7 +98,7 @@ def test_a_request_in_hand_is_busy_before_it_ends():
     minute = LastMinute(board, 0)
     token = register.begin(b"GET /")
     started = token >> 8
-    minute.sample(1, 1, started + 10 * SECOND)
+    minute.sample(1, 1, 1, started + 10 * SECOND)
     utilisation = (board.words[Header.UTILISATION] - 1) / 1000
     assert utilisation == pytest.approx(10 * SECOND / (started + 10 * SECOND), abs=0.001)
 
@@ -106,16 +106,16 @@ def test_a_request_in_hand_is_busy_before_it_ends():
 def test_times_in_the_queue_are_those_of_the_last_minute_and_unknown_without_any():
     board, (count,), _ = a_fleet(1)
     minute = LastMinute(board, 0)
-    minute.sample(1, 1, 10 * SECOND)
+    minute.sample(1, 1, 1, 10 * SECOND)
     assert snapshot(board)["queue"] is None
     count.waited(50_000_000)
     count.shed()
-    minute.sample(1, 1, 20 * SECOND)
+    minute.sample(1, 1, 1, 20 * SECOND)
     shot = snapshot(board)
     assert shot["queue"]["p50"] <= 0.1
     assert shot["shed"] == 1
     for number in range(7):
-        minute.sample(1, 1, (30 + 10 * number) * SECOND)
+        minute.sample(1, 1, 1, (30 + 10 * number) * SECOND)
     shot = snapshot(board)
     assert shot["queue"] is None
     assert shot["shed"] == 0

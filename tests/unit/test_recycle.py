@@ -12,7 +12,7 @@ from django_workerguard.policy.fold import fold
 from django_workerguard.policy.outlier import outliers, recent
 from django_workerguard.policy.plan import next_deadline, plan
 from django_workerguard.policy.reason import Reason, Rule
-from django_workerguard.policy.recycle import lifetime, why_due
+from django_workerguard.policy.recycle import is_stalled, lifetime, why_due
 from django_workerguard.policy.view import Fleet, Policy, State
 from tests.unit.test_policy import Start, ready_fleet, told
 
@@ -234,3 +234,112 @@ def test_a_message_about_a_seat_that_is_free_changes_nothing():
     policy = Policy(**BASE)
     fleet = ready_fleet(1, policy=policy)
     assert fold(policy, fleet, m.Measured(((77, MB),), 20.0)) == fleet
+
+
+BOUNDS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
+FAST, QUICK, SLOW, ENDLESS = (100,), (0, 100), (0, 0, 0, 0, 100), (0, 0, 0, 0, 0, 0, 100)
+
+
+def timed(*durations: tuple[int, ...], policy: Policy = OUTLIERS, at: float = 20.0) -> Fleet:
+    """Return a fleet whose workers have served requests with these counts of buckets."""
+    fleet = ready_fleet(len(durations), policy=policy)
+    counts = tuple((seat, (*one, *[0] * (16 - len(one)))) for seat, one in enumerate(durations, 1))
+    return told(fleet, m.Timed(counts, BOUNDS, at), policy=policy)
+
+
+@pytest.mark.parametrize(
+    ("durations", "expected"),
+    [
+        ([SLOW, FAST], [1]),
+        ([SLOW, FAST, FAST, FAST], [1]),
+        ([SLOW, SLOW, FAST, FAST, FAST], [1, 2]),
+        ([SLOW, SLOW], []),
+        ([SLOW, SLOW, SLOW, FAST], []),  # most of them are slow
+        ([(0, 0, 0, 0, 40), FAST], []),  # too few to say
+        ([SLOW, (40,)], []),  # its peers have shown too little
+        ([QUICK, FAST], []),  # five times as slow, and still quick
+        ([(0, 0, 0, 100), (0, 0, 100)], []),  # not three times as slow for certain: the buckets are coarse
+        ([(60, 0, 0, 0, 40), FAST], []),  # its median is as low as theirs
+        ([(45, 0, 0, 0, 55), (60, 0, 0, 0, 40)], []),  # a mixture of fast and slow views
+        ([ENDLESS, FAST], [1]),
+        ([ENDLESS, ENDLESS], []),
+        ([SLOW], []),
+    ],
+)
+def test_which_worker_is_slow(durations, expected):
+    assert sorted(timed(*durations).slow) == expected
+
+
+def test_the_numbers_of_a_slow_worker():
+    assert timed((10, 0, 0, 0, 90), FAST).slow[1] == Reason(
+        Rule.OUTLIER_LATENCY, "90 of its last 100 requests took longer than 0.1 s, 0 of 100 of its peers'"
+    )
+
+
+histograms = st.lists(st.integers(0, 500), min_size=16, max_size=16).map(tuple)
+
+
+@given(st.lists(histograms, min_size=1, max_size=10))
+def test_a_slow_worker_has_a_median_far_above_that_of_its_peers(durations):
+    for seat in timed(*durations).slow:
+        own, peers = durations[seat - 1], durations[: seat - 1] + durations[seat:]
+        pooled = [sum(counts) for counts in zip(*peers, strict=True)]
+
+        def median(counts):
+            return next(n for n in range(16) if 2 * sum(counts[: n + 1]) >= sum(counts))
+
+        assert median(pooled) < len(BOUNDS), "there is no limit above the last bucket"
+        at_least = BOUNDS[min(median(own), len(BOUNDS)) - 1]
+        assert at_least >= max(3 * BOUNDS[median(pooled)], 0.1)
+
+
+@given(st.integers(2, 64), histograms)
+def test_where_all_take_alike_no_worker_is_slow(count, durations):
+    assert not timed(*[durations] * count).slow
+
+
+def test_a_slow_worker_is_replaced_only_where_that_was_asked_for():
+    for value, reason in (("report", None), ("off", None), ("eject", Rule.OUTLIER_LATENCY)):
+        policy = Policy(outlier_latency=value, outlier_min_requests=50, **BASE)
+        fleet = timed(SLOW, FAST, policy=policy)
+        due = why_due(policy, fleet, fleet.workers[1], 20.0)
+        assert (due and due.rule) == reason
+        assert bool(fleet.slow) == (value != "off")
+
+
+def test_what_a_worker_took_long_ago_does_not_count_and_a_free_seat_is_not_slow():
+    fleet = timed(SLOW, FAST)
+    assert not told(fleet, m.Exited(1, 20.5), policy=OUTLIERS).slow
+    before = tuple((seat, worker.durations[-1].counts) for seat, worker in fleet.workers.items())
+    for at in range(30, 120, 10):
+        assert bool(fleet.slow) == (at <= 70)
+        fleet = told(fleet, m.Timed(before, BOUNDS, float(at)), policy=OUTLIERS)
+
+
+def test_words_that_a_worker_has_damaged_make_no_worker_slow():
+    assert not timed((1 << 63,) * 16, (0,) * 16).slow
+    fleet = timed(SLOW, FAST)
+    fleet = told(fleet, m.Timed(((1, (0,) * 16), (2, (0,) * 16), (77, FAST)), BOUNDS, 30.0), policy=OUTLIERS)
+    assert not fleet.slow
+
+
+def stalled(seconds: float, policy: Policy) -> Fleet:
+    reading = m.Reading(1, State.READY, 1, stalled=seconds)
+    return told(ready_fleet(2, policy=policy), m.Observed((reading,), 1.0), policy=policy)
+
+
+@pytest.mark.parametrize("action", ["replace", "cancel", "report"])
+def test_a_worker_whose_executor_begins_no_call_is_replaced_as_one_with_an_overdue_request(action):
+    policy = Policy(**BASE, request_timeout=30.0, request_timeout_action=action)
+    for seconds, due in ((0.0, False), (29.9, False), (30.0, action != "report")):
+        fleet = stalled(seconds, policy)
+        assert bool(why_due(policy, fleet, fleet.workers[1], 1.0)) == due
+    unlimited = Policy(**BASE)
+    fleet = stalled(1e6, unlimited)
+    assert why_due(unlimited, fleet, fleet.workers[1], 1.0) is None
+
+
+def test_a_worker_is_stalled_from_timeout_on():
+    for timeout, expected in ((30.0, True), (60.0, False), (0.0, False)):
+        policy = Policy(**{**BASE, "timeout": timeout})
+        assert is_stalled(policy, stalled(30.0, policy).workers[1]) is expected

@@ -20,7 +20,7 @@ from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header, Phase, Vitals
 from django_workerguard.scoreboard.layout import Layout
 from django_workerguard.scoreboard.snapshot import snapshot
-from tests.shots import ERROR, LIMITS, MOLD, WELL, changed
+from tests.shots import ERROR, LIMITS, MOLD, SLOT, WELL, changed
 
 SPARE = {"part": "DATABASES: legacy", "type": "ImportError", "message": "no driver"}
 
@@ -90,6 +90,7 @@ def test_a_healthy_server_has_no_findings():
         (changed(arbiter={"phase": "draining"}), "draining"),
         (changed(arbiter={"errors": 2}), "arbiter-errors"),
         (changed(release="mixed"), "mixed-releases"),
+        (changed(monitor_failures=2), "monitor-failing"),
         (changed(arbiter={"frozen": True}, slot={"failures": 1, "last_error": ERROR}), "frozen"),
         (
             changed(arbiter={"frozen": True}, slot={"pid": None, "state": "back_off", "failures": 1}),
@@ -106,6 +107,7 @@ def test_a_healthy_server_has_no_findings():
         ),
         (changed(slot={"notes": ["evil_suspended"]}), "evil-suspended"),
         (changed(slot={"notes": ["outlier"]}), "outlier"),
+        (changed(slot={"notes": ["outlier_latency"]}), "outlier-latency"),
         (changed(slot={"state": "unloaded", "last_error": ERROR}), "unloaded"),
         (
             changed(slot={"state": "back_off", "failures": 2, "next_try_in": 3.0, "last_error": ERROR}),
@@ -281,3 +283,13 @@ def test_the_mold_is_explained_as_a_slot_is():
     assert "app  500 ms" in told
     assert "mold-unfit" in told
     assert "thread: poller" in explanation(shot, shot["slots"][0], [])
+
+
+def test_the_finding_of_a_slow_worker_has_its_median_and_that_of_its_peers():
+    times = {"p50": 0.02, "p95": 0.1, "p99": 0.2}
+    slow = {**SLOT, "notes": ["outlier_latency"], "latency": {"p50": 1.24, "p95": 2.0, "p99": 2.4}}
+    peers = [{**SLOT, "slot": number, "latency": times} for number in (2, 3)]
+    (finding,) = assess(changed(slots=[slow, *peers, {**SLOT, "slot": 4}]))
+    assert finding.text == (
+        "slot 1 is slow and its peers are not: its median of the last minute is 1.2 s, theirs 20 ms"
+    )

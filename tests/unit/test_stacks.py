@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from django_workerguard.report.stacks import read_stacks, render, shortened, stacks_of
 from django_workerguard.scoreboard.in_hand import InHand
+from django_workerguard.worker.stacks import write_concurrency
 
 SECOND = 10**9
 DUMP = """\
@@ -64,3 +68,32 @@ def test_a_dump_of_any_form_can_be_read(dump):
     stacks = read_stacks(dump)
     render(stacks, [IN_THREAD, IN_TASK], 0, everything=True)
     assert len(shortened(stacks, 50)) <= 50
+
+
+def test_of_two_stacks_of_one_thread_the_later_one_counts():
+    again = DUMP.replace("Current thread 0x00007f22db57f6c0", "Thread 0x00007f22db57f6c0").replace("48", "49")
+    first, second, task = read_stacks(DUMP + again)
+    assert (first.kind, first.identity) == ("Thread", 0x7F22DEA90B80)
+    assert "line 49" in first.frames[0]
+    assert (second.kind, task.kind) == ("Thread", "Task")
+
+
+def test_the_stack_of_the_task_that_runs_and_of_one_that_waits():
+    file = io.StringIO()
+
+    async def inner():
+        await asyncio.sleep(0)
+        write_concurrency(file)
+
+    async def outer():
+        waiting = asyncio.create_task(asyncio.sleep(60), name="waiting")
+        await inner()
+        waiting.cancel()
+
+    asyncio.run(outer())
+    stacks = {
+        stack.name: [line.rpartition(" ")[2] for line in stack.frames]
+        for stack in read_stacks(file.getvalue())
+    }
+    assert stacks.pop("waiting") == ["sleep"]
+    assert list(stacks.values()) == [["inner", "outer"]]

@@ -22,7 +22,7 @@ from celery.concurrency.asynpool import Worker as AsyncWorker
 from django_workerguard.errors import ExitCode
 from django_workerguard.scoreboard.layout import Orders, Seat, SeatState
 from django_workerguard.worker import load
-from django_workerguard.worker.after_fork import release_seat_after_fork
+from django_workerguard.worker.after_fork import offer_to_oom_killer, release_seat_after_fork
 from django_workerguard.worker.current import current_worker
 from django_workerguard.worker.seat_handle import SeatHandle
 
@@ -66,6 +66,7 @@ class GuardedChild:
                 os.close(fd)
         self.seat_handle.board.drop_lock()
         release_seat_after_fork(self.seat_handle)
+        offer_to_oom_killer()
         self._seat = self.seat_handle.board.words
         self._base = self.seat_handle.base
         load.dump_stacks(self.seat_handle)

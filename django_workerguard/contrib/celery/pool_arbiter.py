@@ -61,6 +61,7 @@ def policy_of(options: GuardOptions, *, rss_limit: int = 0) -> Policy:
         reload_on_rss=options.reload_on_rss or rss_limit,
         reload_on_memory_error=False,
         outlier="off",
+        outlier_latency="off",
     )
 
 

@@ -11,6 +11,10 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any
 
+from django_workerguard.server.workers.executors import watch_executors
+from django_workerguard.server.workers.loop_lag import watch_loop
+from django_workerguard.worker.seat_handle import SeatHandle
+
 SETTLE = 8  # rounds of the event loop, so that each accepted connection gets its protocol and is read
 POLL = 0.05  # seconds between two checks of the connections
 RESERVED = 1.0  # seconds of the mercy for the last steps: closing frames, the end of the lifespan
@@ -41,6 +45,7 @@ class DrainingASGI:
     """
 
     # attributes of the worker class
+    seat_handle: SeatHandle
     sockets: list[Any]
     servers: list[asyncio.AbstractServer]
     nr_conns: int
@@ -48,6 +53,11 @@ class DrainingASGI:
     cfg: Any
     _quick_shutdown: bool
     _stop_requested = 0.0
+
+    async def _serve(self) -> None:
+        watch_executors(self.seat_handle)
+        watch_loop(self.seat_handle)
+        await super()._serve()  # type: ignore[misc]
 
     def handle_exit_signal(self) -> None:
         self._stop_requested = self._stop_requested or self.loop.time()

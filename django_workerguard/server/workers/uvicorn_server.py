@@ -11,6 +11,9 @@ from typing import Any
 from uvicorn import Config, Server
 
 from django_workerguard.server.workers.drain import POLL, drain_deadline, stop_accepting
+from django_workerguard.server.workers.executors import watch_executors
+from django_workerguard.server.workers.loop_lag import watch_loop
+from django_workerguard.worker.seat_handle import SeatHandle
 
 LINGER = 2.0  # seconds for which an idle connection may still send a request, as in gunicorn's gthread
 
@@ -78,6 +81,7 @@ class DrainingUvicorn:
     """A mixin for uvicorn's worker class. The worker finishes its open requests before it stops; SIGQUIT stops it at once."""
 
     # attributes of the worker class
+    seat_handle: SeatHandle
     sockets: list[Any]
     cfg: Any
     config: Any
@@ -85,6 +89,8 @@ class DrainingUvicorn:
     WORKER_BOOT_ERROR = 3
 
     async def _serve(self) -> None:
+        watch_executors(self.seat_handle)
+        watch_loop(self.seat_handle)
         self.config.app = self.wsgi
         server = DrainingServer(self.config, mercy=self.cfg.graceful_timeout)
         asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, server.quit)

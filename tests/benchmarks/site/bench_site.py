@@ -32,7 +32,12 @@ def work(request):
     return HttpResponse(f"{os.getpid()}\n")
 
 
-urlpatterns = [path("", index), path("work", work)]
+def wait(request):
+    time.sleep(300)
+    return HttpResponse("at last\n")
+
+
+urlpatterns = [path("", index), path("work", work), path("wait", wait)]
 
 wsgi = get_wsgi_application()
 asgi = get_asgi_application()

@@ -2,7 +2,9 @@
 
 import asyncio
 import sys
+import time
 
+from asgiref.sync import sync_to_async
 from django.core.asgi import get_asgi_application
 from guinea_faults import taken
 
@@ -10,6 +12,12 @@ django = get_asgi_application()
 
 
 async def application(scope, receive, send):
+    if scope["type"] == "websocket" and scope["path"] == "/shared-thread":
+        await wait_in_the_shared_thread(receive, send)
+        return
+    if scope["type"] == "websocket" and scope["path"] == "/refused":
+        await django(scope, receive, send)
+        return
     if scope["type"] == "websocket":
         await echo(receive, send)
         return
@@ -31,6 +39,14 @@ async def application(scope, receive, send):
     await receive()
     print("lifespan ended", file=sys.stderr, flush=True)
     await send({"type": "lifespan.shutdown.complete"})
+
+
+async def wait_in_the_shared_thread(receive, send):
+    """Sleep in asgiref's thread, as a consumer of Channels that asks a database does."""
+    await receive()
+    await send({"type": "websocket.accept"})
+    await sync_to_async(time.sleep)(8)
+    await send({"type": "websocket.close"})
 
 
 async def echo(receive, send):

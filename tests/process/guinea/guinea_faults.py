@@ -55,6 +55,8 @@ def fault(place: str) -> None:
             raise MemoryError("as if there were no memory")
         case "import":
             import a_module_that_does_not_exist  # noqa: F401
+        case "uwsgi":
+            import uwsgi  # noqa: F401
         case "system-exit":
             raise SystemExit(7)
         case "interrupt":

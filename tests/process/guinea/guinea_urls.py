@@ -34,6 +34,8 @@ urlpatterns = [
     path("pause", views.pause),
     path("kept", views.kept),
     path("sicken", views.sicken),
+    path("tire", views.tire),
+    path("pooled", views.pooled),
     path("health/", include("django_workerguard.urls")),
     path("guard/", include("django_workerguard.dashboard.urls")),
     path("counted", views.counted),

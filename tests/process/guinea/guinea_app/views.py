@@ -18,6 +18,7 @@ fault("views")
 
 class Health:
     sick = False
+    tired = False
 
 
 def sicken(request):
@@ -25,7 +26,14 @@ def sicken(request):
     return HttpResponse("from now on this process fails\n")
 
 
+def tire(request):
+    Health.tired = True
+    return HttpResponse("from now on this process is slow\n")
+
+
 def index(request):
+    if Health.tired:
+        time.sleep(0.6)
     if Health.sick:
         return HttpResponse("sick\n", status=500)
     return HttpResponse(f"pid {os.getpid()}\n")
@@ -183,6 +191,12 @@ async def wait(request):
 
 async def _waits_inside(seconds):
     await asyncio.sleep(seconds)
+
+
+async def pooled(request):
+    """Hang in a thread of the loop's default executor."""
+    await asyncio.to_thread(_locked_twice, float(request.GET.get("seconds", "30")))
+    return HttpResponse("pooled\n")
 
 
 @request_timeout(1)

@@ -1,0 +1,1 @@
+"""Translation of uWSGI's configuration: read, translate, report, write. Runs in the command ``workerguard from-uwsgi`` only."""

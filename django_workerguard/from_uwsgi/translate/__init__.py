@@ -1,0 +1,1 @@
+"""Translation of directives into WORKERGUARD, with a verdict for each line. Pure."""
