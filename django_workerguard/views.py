@@ -20,7 +20,7 @@ from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.report.health import KINDS, Answer, ProbeKind, answer, wants_json
 from django_workerguard.report.health import respond as make_answer
 from django_workerguard.report.verdict import judge
-from django_workerguard.worker.current import current_worker
+from django_workerguard.worker.current import current_board, current_worker
 
 logger = logging.getLogger("django_workerguard")
 
@@ -57,8 +57,8 @@ def as_response(answer: Answer) -> HttpResponse:
 
 def _short_list(request: HttpRequest) -> HttpResponse:
     """Answer the list of checks without django-health-check: one line for each probe; status 500 if one fails."""
-    worker = current_worker()
-    vitals = worker.vitals() if worker is not None else None
+    worker, board = current_worker(), current_board()
+    vitals = board.vitals if board is not None else None
     loaded = worker.loaded if worker is not None else True
     now = monotonic_ns() / 1e9
     verdicts = {kind: judge(kind, vitals, loaded=loaded, now=now) for kind in KINDS}

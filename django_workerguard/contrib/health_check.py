@@ -23,7 +23,7 @@ from django_workerguard.conf import pool_snapshots
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.report.health import bears_token, wants_json
 from django_workerguard.report.verdict import LONGEST_SILENCE, judge
-from django_workerguard.worker.current import current_worker
+from django_workerguard.worker.current import current_board, current_worker
 
 CHECKS = ("WorkerLoaded", "FleetReady", "ArbiterAlive")
 
@@ -45,10 +45,10 @@ class FleetReady(HealthCheck):
     min_ready: int | None = dataclasses.field(default=None, repr=False)
 
     async def run(self) -> None:
-        worker = current_worker()
-        if worker is None:
+        board = current_board()
+        if board is None:
             return
-        vitals = worker.vitals()
+        vitals = board.vitals
         required = vitals.quorum if self.min_ready is None else self.min_ready
         if vitals.ready < required:
             raise ServiceUnavailable("Fewer workers are ready than required")
@@ -59,10 +59,10 @@ class ArbiterAlive(HealthCheck):
     """The arbiter ticks."""
 
     async def run(self) -> None:
-        worker = current_worker()
-        if worker is None:
+        board = current_board()
+        if board is None:
             return
-        ok, _ = judge("live", worker.vitals(), loaded=True, now=monotonic_ns() / 1e9)
+        ok, _ = judge("live", board.vitals, loaded=True, now=monotonic_ns() / 1e9)
         if not ok:
             raise ServiceUnavailable("The arbiter does not tick")
 

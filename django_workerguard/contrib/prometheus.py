@@ -33,7 +33,8 @@ from prometheus_client.registry import Collector
 from django_workerguard.access import may_see_details
 from django_workerguard.conf import pool_snapshots
 from django_workerguard.report.metrics import Family, families, families_of_pools
-from django_workerguard.worker.current import current_worker
+from django_workerguard.scoreboard.snapshot import snapshot
+from django_workerguard.worker.current import current_board
 
 app_name = "workerguard-metrics"
 
@@ -41,13 +42,13 @@ app_name = "workerguard-metrics"
 class WorkerguardCollector(Collector):
     """Yields the metrics of this worker's server, and of the project's Celery pools on this host.
 
-    Yields nothing in a process that is not a guarded worker.
+    Yields nothing in a process that belongs to no guarded server.
     """
 
     def collect(self) -> Iterator[Metric]:
-        worker = current_worker()
-        if worker is not None:
-            for family in families(worker.snapshot()):
+        board = current_board()
+        if board is not None:
+            for family in families(snapshot(board)):
                 yield _metric([("", family)])
             pool_families = families_of_pools(pool_snapshots())
             for _, group in groupby(pool_families, key=lambda pair: pair[1].name):

@@ -18,7 +18,8 @@ from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.in_hand import requests_of_servers
 from django_workerguard.scoreboard.journal import read_events
 from django_workerguard.scoreboard.samples import read_recent, read_totals
-from django_workerguard.worker.current import CurrentWorker, current_worker
+from django_workerguard.scoreboard.snapshot import snapshot
+from django_workerguard.worker.current import current_board
 
 KEPT = 1.0  # seconds
 RECENT = 6  # samples: the last minute
@@ -27,12 +28,12 @@ RECENT = 6  # samples: the last minute
 class HtmlCache:
     """The parts of the dashboard as HTML. Each part is rendered at most once a second."""
 
-    def __init__(self, worker: CurrentWorker, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._worker = worker
+    def __init__(self, board: Board, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._board = board
         self._clock = clock
         self._kept: dict[str, tuple[float, str]] = {}
         self._timeline = Timeline()
-        self._bars = svg.Bars(worker.board.words[Header.STARTED_AT] / 1e6)
+        self._bars = svg.Bars(board.words[Header.STARTED_AT] / 1e6)
         self._lock = threading.Lock()  # the timeline must not grow in two threads at once
 
     def tiles(self, slot_url: str) -> str:
@@ -40,7 +41,8 @@ class HtmlCache:
         return self._once(f"tiles {slot_url}", lambda: self._tiles(slot_url))
 
     def _tiles(self, slot_url: str) -> str:
-        shot, board = self._worker.snapshot(), self._worker.board
+        board = self._board
+        shot = snapshot(board)
         recent = {slot["slot"]: read_recent(board, slot["slot"], samples=RECENT) for slot in shot["slots"]}
         oldest = fragments.oldest_requests(requests_of_servers([board]), slot_url)
         pools = "".join(map(fragments.pool_tiles, pool_snapshots()))
@@ -48,7 +50,7 @@ class HtmlCache:
 
     def summary(self) -> str:
         """Return the state of the server in a line, for screen readers."""
-        return fragments.summary(self._worker.snapshot())
+        return fragments.summary(snapshot(self._board))
 
     def history(self) -> str:
         """Return the drawings and tables of the last hour."""
@@ -66,7 +68,7 @@ class HtmlCache:
         return html
 
     def _history(self) -> str:
-        board, now = self._worker.board, time.time()
+        board, now = self._board, time.time()
         self._timeline.feed(read_events(board, after=self._timeline.last_number))
         self._timeline.forget(now)
         totals = read_totals(board)
@@ -77,14 +79,14 @@ class HtmlCache:
 
 
 @functools.lru_cache(maxsize=1)
-def _html_cache_of(worker: CurrentWorker) -> HtmlCache:
-    return HtmlCache(worker)
+def _html_cache_of(board: Board) -> HtmlCache:
+    return HtmlCache(board)
 
 
 def html_cache() -> HtmlCache | None:
-    """Return the cache of this process; None if it is not a worker of serve_guarded."""
-    worker = current_worker()
-    return _html_cache_of(worker) if worker is not None else None
+    """Return the cache of this process; None if it belongs to no guarded server."""
+    board = current_board()
+    return _html_cache_of(board) if board is not None else None
 
 
 class SlotEvents:
@@ -107,10 +109,10 @@ class SlotEvents:
 
 
 @functools.lru_cache(maxsize=1)
-def _slot_events(worker: CurrentWorker, at_most: int) -> SlotEvents:
-    return SlotEvents(worker.board, at_most=at_most)
+def _slot_events(board: Board, at_most: int) -> SlotEvents:
+    return SlotEvents(board, at_most=at_most)
 
 
-def events_of(worker: CurrentWorker, slot: int, *, at_most: int) -> list[dict[str, Any]]:
+def events_of(board: Board, slot: int, *, at_most: int) -> list[dict[str, Any]]:
     """Return the latest events of a slot, the latest first."""
-    return _slot_events(worker, at_most).of(slot)
+    return _slot_events(board, at_most).of(slot)

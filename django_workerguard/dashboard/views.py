@@ -25,9 +25,11 @@ from django_workerguard.dashboard.static_files import asset
 from django_workerguard.dashboard.svg import waterfall
 from django_workerguard.report.findings import assess
 from django_workerguard.report.tables import quantiles, span
+from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.control_client import ask
 from django_workerguard.scoreboard.in_hand import requests_of_servers
-from django_workerguard.worker.current import CurrentWorker, current_worker
+from django_workerguard.scoreboard.snapshot import snapshot
+from django_workerguard.worker.current import CurrentWorker, current_board, current_worker
 
 EVENTS = 30  # shown for a slot
 HEADERS = 16384  # bytes of a response's head, at most
@@ -53,7 +55,7 @@ def fleet_page(request: HttpRequest) -> HttpResponse:
         "history": cache.history(),
         "tiles_url": _url(request, "tiles"),
         "reload_url": _url(request, "reload"),
-        "may_act": may_act(request),
+        "may_act": _can_act() and may_act(request),
         "poll_tiles": POLL_TILES,
         "poll_history": POLL_HISTORY,
         "on_events": ON_EVENTS,
@@ -85,7 +87,7 @@ def slot_page(request: HttpRequest, number: int) -> HttpResponse:
         "now_url": _url(request, "slot-now", number),
         "poll_slot": POLL_TILES,
         "recycle_url": _url(request, "recycle", number),
-        "may_act": may_act(request),
+        "may_act": _can_act() and may_act(request),
     }
     return _page(request, "slot.html", context)
 
@@ -99,7 +101,7 @@ def slot_now(request: HttpRequest, number: int) -> HttpResponse:
 
 
 def _of_slot(number: int) -> dict[str, Any]:
-    worker, slot, shot = _slot(number)
+    board, slot, shot = _slot(number)
     since = f" for {span(shot['at'] - slot['since'])}" if slot["since"] else ""
     failed = slot["last_error"] or {}
     return {
@@ -108,11 +110,11 @@ def _of_slot(number: int) -> dict[str, Any]:
         "since": since,
         "latency": quantiles(slot["latency"]) if slot["latency"] else "",
         "memory": in_megabytes(slot["rss_bytes"]) if slot["rss_bytes"] else "–",
-        "served": requests_of_slot(requests_of_servers([worker.board]), number),
+        "served": requests_of_slot(requests_of_servers([board]), number),
         "findings": [finding for finding in assess(shot) if finding.slot == number],
         "waterfall": waterfall(slot["load_steps"]),
         "failed_waterfall": waterfall(failed.get("steps") or []),
-        "events": event_list(events_of(worker, number, at_most=EVENTS)),
+        "events": event_list(events_of(board, number, at_most=EVENTS)),
     }
 
 
@@ -136,7 +138,8 @@ asset_file.login_required = False  # type: ignore[attr-defined] # read by LoginR
 @csrf_protect
 def recycle(request: HttpRequest, number: int) -> HttpResponse:
     """Replace the worker of a slot, after a confirmation."""
-    worker, slot, _ = _slot(number)
+    worker = _worker()
+    _, slot, _ = _slot(number)
     title = f"Replace the worker of slot {number} (pid {slot['pid']})"
     how = "Its successor loads first. When it is ready, the worker finishes its requests and leaves."
     return _act(request, worker, title, how, do="recycle", arguments={"slot": number})
@@ -205,13 +208,20 @@ def _worker() -> CurrentWorker:
     return worker
 
 
-def _slot(number: int) -> tuple[CurrentWorker, dict[str, Any], dict[str, Any]]:
-    worker = _worker()
-    shot = worker.snapshot()
+def _can_act() -> bool:
+    """Return whether the server takes requests of the dashboard; uWSGI does not."""
+    return current_worker() is not None
+
+
+def _slot(number: int) -> tuple[Board, dict[str, Any], dict[str, Any]]:
+    board = current_board()
+    if board is None:
+        raise Http404("this process belongs to no guarded server")
+    shot = snapshot(board)
     slot = next((slot for slot in shot["slots"] if slot["slot"] == number), None)
     if slot is None:
         raise Http404(f"there is no slot {number}")
-    return worker, slot, shot
+    return board, slot, shot
 
 
 def _url(request: HttpRequest, name: str, *arguments: Any) -> str:

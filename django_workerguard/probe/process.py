@@ -21,6 +21,15 @@ def start_time(pid: int, *, proc: str = PROC) -> int:
         return 0
 
 
+def parent(pid: int, *, proc: str = PROC) -> int:
+    """Return the pid of a process's parent; 0 if the process is gone."""
+    try:
+        with open(f"{proc}/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[1])
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
 def cpu_ns(pid: int, *, proc: str = PROC) -> int:
     """Return the CPU time that a process has used, in nanoseconds, in steps of a clock tick; 0 if it is gone."""
     try:

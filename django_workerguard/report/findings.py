@@ -11,6 +11,7 @@ from django_workerguard.report.verdict import LONGEST_SILENCE
 
 SLOW_LOAD = 15.0  # seconds; a load that takes longer, and three times as long as any other, may hang
 SERVES = ("ready", "retiring", "unloaded")  # states of a slot whose worker answers
+UWSGI = "uwsgi"  # the worker class on the board of contrib.uwsgi
 SOON = 0.1  # seconds; a next try that is closer is not mentioned
 OF_MOLD = ("mold-unfit", "mold-failing")  # codes of findings that concern the mold
 
@@ -40,8 +41,7 @@ def _server(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
     arbiter = snapshot["arbiter"]
     ready, target, quorum = snapshot["ready"], snapshot["target"], snapshot["min_loaded"]
     if arbiter["beat_age"] > LONGEST_SILENCE:
-        text = f"the arbiter (pid {arbiter['pid']}) has shown no sign of life for {arbiter['beat_age']:.0f} s: it may hang, or be suspended"
-        yield Finding("critical", "arbiter-silent", None, text)
+        yield Finding("critical", "arbiter-silent", None, _silence(snapshot))
     if snapshot["stand_in"]:
         yield Finding("critical", "stand-in", None, "no worker is loaded: the stand-in answers 503")
     elif ready < quorum:
@@ -104,6 +104,18 @@ def _server(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding(
             "warning", "mixed-releases", None, f"the workers run different releases: {', '.join(releases)}"
         )
+
+
+def _silence(snapshot: Mapping[str, Any]) -> str:
+    pid, silence = snapshot["arbiter"]["pid"], snapshot["arbiter"]["beat_age"]
+    if snapshot["worker_class"] == UWSGI:
+        return (
+            f"no loaded worker of uWSGI (master pid {pid}) has looked at the others for {silence:.0f} s, so the numbers "
+            "are old: if no worker is loaded, reload uWSGI, because no worker can end the unloaded ones"
+        )
+    return (
+        f"the arbiter (pid {pid}) has shown no sign of life for {silence:.0f} s: it may hang, or be suspended"
+    )
 
 
 def _mold(snapshot: Mapping[str, Any]) -> Iterator[Finding]:

@@ -18,9 +18,12 @@ def judge(kind: str, vitals: Vitals | None, *, loaded: bool | None, now: float) 
         if kind == "live":
             return True, "the worker answers"
         return bool(loaded), "this worker is loaded" if loaded else "this worker is not loaded"
+    silence = max(0.0, now - vitals.beat)
     if kind == "live":
-        silence = max(0.0, now - vitals.beat)
-        return silence <= LONGEST_SILENCE, f"the arbiter ticked {silence:.0f} s ago"
+        ticked = "a loaded worker looked at the others" if vitals.valid_for else "the arbiter ticked"
+        return silence <= LONGEST_SILENCE, f"{ticked} {silence:.0f} s ago"
+    if vitals.valid_for and silence > vitals.valid_for and kind == "ready" and not loaded:
+        return False, f"no loaded worker has looked at the others for {silence:.0f} s"
     # the worker that answers is loaded, even if the arbiter has not counted it yet
     ready = max(vitals.ready, 1) if loaded else vitals.ready
     enough = ready >= max(vitals.quorum, 1)

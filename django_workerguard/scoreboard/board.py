@@ -81,7 +81,7 @@ class Board:
             # held until the arbiter ends: see `places.remove_stale_files`
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.posix_fallocate(fd, 0, layout.size)
-            board = cls(mmap.mmap(fd, layout.size), layout, fd=fd, path=path)
+            board = cls(_map_to_write(fd, layout.size), layout, fd=fd, path=path)
             board._write_identity(pid, start)
             if unfinished is not None and path is not None:
                 unfinished.rename(path)
@@ -138,6 +138,37 @@ class Board:
         finally:
             os.close(fd)
         return cls(mapping, layout, fd=-1, path=None)
+
+    @classmethod
+    def adopt(cls, path: Path) -> Board:
+        """Map an existing board to go on writing it, without its lock: see `try_lock`. Raises BoardError, OSError."""
+        fd = open_file(str(path), os.O_RDWR)
+        try:
+            layout = _check(fd, path)
+            return cls(_map_to_write(fd, layout.size), layout, fd=fd, path=path)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def try_lock(self) -> bool:
+        """Take the file's lock if no other process holds it; return whether this process holds it now."""
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
+
+    def unlock(self) -> None:
+        """Give up the file's lock."""
+        fcntl.flock(self.fd, fcntl.LOCK_UN)
+
+    def is_at_its_path(self) -> bool:
+        """Return whether readers find this board at its path: its file was neither removed nor replaced."""
+        try:
+            there, ours = os.lstat(self.path or ""), os.fstat(self.fd)
+        except OSError:
+            return False
+        return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
 
     def refresh(self) -> None:
         """Read a copy again; a mapping is always up to date. Raises BoardError if the file was truncated."""
@@ -304,6 +335,21 @@ class Board:
         self._zero(self.layout.histograms(index), HISTOGRAMS_WORDS)
         # the sequence is never reset, so that no reader takes an old text for a new one
         self.words[text] = _next_sequence(self.words[text])
+
+
+def _map_to_write(fd: int, size: int) -> mmap.mmap:
+    """Map a file through a descriptor of its own.
+
+    A mapping keeps a duplicate of its descriptor, which every child inherits. A duplicate of ``fd`` would hold the lock.
+    """
+    try:
+        again = os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:  # no /proc
+        return mmap.mmap(fd, size)
+    try:
+        return mmap.mmap(again, size)
+    finally:
+        os.close(again)
 
 
 def is_held(path: Path, *, others: bool = False) -> bool:

@@ -54,6 +54,7 @@ class Header:
     SHED = 37  # requests of the last minute that were answered 503 because of queue-timeout
     UTILISATION = 38  # per mille of the fleet's capacity that was busy in the last minute, + 1; 0: unknown
     MONITOR_FAILURES = 40  # how often in a row the monitor has ended by itself, or could not be started
+    VALID_FOR = 48  # ns without a beat after which the numbers are out of date; 0: for ever
     WORDS = 64
 
 
@@ -76,6 +77,9 @@ class ServerKind:
 
     WEB = 0
     POOL = 1  # the children of a Celery worker
+    UNATTENDED = (
+        2  # uWSGI without Python threads: the board is out of date between requests, so readers skip it
+    )
     NAMES = ("web", "celery")
 
 
@@ -90,9 +94,9 @@ class Phase:
 
 
 class Vitals:
-    """The few numbers that a probe needs; ``beat`` in seconds of the monotonic clock."""
+    """The few numbers that a probe needs; ``beat`` in seconds of the monotonic clock, ``valid_for`` in seconds."""
 
-    __slots__ = ("beat", "phase", "quorum", "reached", "ready", "stand_in", "target")
+    __slots__ = ("beat", "phase", "quorum", "reached", "ready", "stand_in", "target", "valid_for")
 
     def __init__(self, words: memoryview) -> None:
         self.beat: float = words[Header.BEAT] / 1e9
@@ -102,3 +106,4 @@ class Vitals:
         self.quorum: int = words[Header.QUORUM]
         self.reached: bool = words[Header.REACHED] == 1
         self.stand_in: bool = words[Header.STAND_IN] == 1
+        self.valid_for: float = words[Header.VALID_FOR] / 1e9

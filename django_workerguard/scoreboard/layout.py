@@ -45,6 +45,7 @@ class Seat(IntEnum):
     RSS = 7  # A, bytes, sampled: resident memory; of a worker that a mold has forked only its own
     FORKS = 8  # A, workers forked from this mold
     MOLD = 9  # A, the pid of the mold that it was forked from; 0: none
+    ENDED = 10  # A, monotonic ns, when a guard under uWSGI ended the slot's latest process; 0: never
     STATE = 16  # W, SeatState
     BEAT = 17  # W, monotonic ns of the last notify()
     LOAD_END = 18  # W, monotonic ns

@@ -31,8 +31,7 @@ class Tallies:
 
     def __init__(self, board: Board) -> None:
         self._board = board
-        self._counts: dict[str, Any] = {name: dict.fromkeys(labels, 0) for name, labels in TALLIES.items()}
-        self._counts[LOAD_SECONDS] = 0.0
+        self._counts = read_tallies(board)  # all 0 on a new board; an adopted one goes on
         board.write_tallies(self._counts)
 
     def count(self, name: str, label: str) -> None:

@@ -6,6 +6,7 @@ reads it with `current_worker`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,6 +53,7 @@ class CurrentWorker:
 
 class _Process:
     worker: CurrentWorker | None = None
+    board_source: Callable[[], Board | None] | None = None
 
 
 def current_worker() -> CurrentWorker | None:
@@ -69,3 +71,18 @@ def set_current_worker(worker: CurrentWorker | None) -> None:
         _Process.worker.__dict__.update(worker.__dict__)
     else:
         _Process.worker = worker
+
+
+def current_board() -> Board | None:
+    """Return the scoreboard of the server that this process belongs to: `serve_guarded`, or a guarded uWSGI.
+
+    None in other processes, and under uWSGI until a worker has made the board.
+    """
+    if _Process.worker is not None:
+        return _Process.worker.board
+    return _Process.board_source() if _Process.board_source is not None else None
+
+
+def set_board_source(source: Callable[[], Board | None] | None) -> None:
+    """Set where `current_board` gets the board in a process that is no worker of `serve_guarded`."""
+    _Process.board_source = source

@@ -131,7 +131,7 @@ def cost(look, *, times=30) -> float:
 
 def fresh(worker, look):
     """Look as if nobody had looked in the last second, with the timeline read before."""
-    looks = HtmlCache(worker, clock=iter(range(0, 10_000_000, 10)).__next__)
+    looks = HtmlCache(worker.board, clock=iter(range(0, 10_000_000, 10)).__next__)
     getattr(looks, look[0])(*look[1:])
     return lambda: getattr(looks, look[0])(*look[1:])
 
@@ -148,7 +148,7 @@ def test_looking(worker):
 
     def first():
         before = time.process_time()
-        HtmlCache(worker).history()
+        HtmlCache(worker.board).history()
         return (time.process_time() - before) * 1000
 
     scrape = cost(lambda: encode(registry))
@@ -160,7 +160,7 @@ def test_looking(worker):
         f"last hour, with {EVENTS} events: {history:.2f} ms; the first time in a worker {first():.0f} ms",
         f"the whole page: {len(page.content) / 1024:.0f} KB",
     ]
-    looks = HtmlCache(worker, clock=lambda: 0.0)
+    looks = HtmlCache(worker.board, clock=lambda: 0.0)
     looks.tiles("/slot/0/"), looks.history()
     handler = WSGIHandler()
     environ = RequestFactory().get("/guard/tiles/").environ

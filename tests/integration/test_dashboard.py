@@ -255,12 +255,12 @@ def test_errors_of_the_last_minute_are_told_apart_from_those_of_a_whole_life(wor
     board.words[Header.SAMPLES] = 10
     board.words[board.layout.seat(0) + Seat.REQUESTS] = 1_000_090
     board.words[board.layout.seat(0) + Seat.ERRORS_5XX] = 14
-    assert "<dd>14, 9 of 60 in the last minute</dd>" in HtmlCache(worker).tiles("/slot/0/")
+    assert "<dd>14, 9 of 60 in the last minute</dd>" in HtmlCache(worker.board).tiles("/slot/0/")
 
 
 def test_a_look_is_kept_for_a_second(worker):
     now = [100.0]
-    looks = HtmlCache(worker, clock=lambda: now[0])
+    looks = HtmlCache(worker.board, clock=lambda: now[0])
     first = looks.tiles("/slot/0/")
     worker.board.words[Header.READY] = 0
     assert looks.tiles("/slot/0/") == first
@@ -304,11 +304,17 @@ def test_an_event_of_a_slot_is_read_once_however_often_the_slot_is_looked_at(wor
     monkeypatch.setattr(snapshots, "read_events", reading)
     for number in range(1, 31):
         write_event(worker.board, {"at": 1, "event": "ready", "slot": number % 2 + 1, "count": number})
-    first = [event["count"] for event in snapshots.events_of(worker, 1, at_most=5)]
+    first = [event["count"] for event in snapshots.events_of(worker.board, 1, at_most=5)]
     assert first == [30, 28, 26, 24, 22], "the latest first"
     write_event(worker.board, {"at": 1, "event": "ready", "slot": 1, "count": 31})
-    assert [event["count"] for event in snapshots.events_of(worker, 1, at_most=5)] == [31, *first[:-1]]
-    assert [event["count"] for event in snapshots.events_of(worker, 2, at_most=5)] == [29, 27, 25, 23, 21]
+    assert [event["count"] for event in snapshots.events_of(worker.board, 1, at_most=5)] == [31, *first[:-1]]
+    assert [event["count"] for event in snapshots.events_of(worker.board, 2, at_most=5)] == [
+        29,
+        27,
+        25,
+        23,
+        21,
+    ]
     assert len(read) == len(set(read)) == 31
 
 
@@ -359,7 +365,7 @@ def test_the_quantiles_of_the_last_minute_are_shown_for_the_fleet_and_for_a_slot
         (worker.board.layout.slot(1) + Slot.P50, (20_000, 400_000, 2_500_000)),
     ):
         worker.board.words[at : at + 3] = memoryview(array("Q", microseconds))
-    tiles = HtmlCache(worker).tiles("/slot/0/")
+    tiles = HtmlCache(worker.board).tiles("/slot/0/")
     assert "last minute: p50 12 ms, p95 340 ms, p99 1.2 s" in tiles
     assert "<dt>p50, p95, p99</dt><dd>20 ms, 400 ms, 2.5 s</dd>" in tiles
     for page in ("slot/1/", "slot/1/now/"):

@@ -217,12 +217,14 @@ def test_it_builds_without_a_warning(tmp_path):
 
 
 def test_every_event_is_described():
-    written = set(re.findall(r'self\._(?:event|about)\(\s*"([\w-]+)"', source("arbiter", "event_log.py")))
+    sources = (source("arbiter", "event_log.py"), source("contrib", "uwsgi", "publisher.py"))
+    written = set(re.findall(r'self\._(?:event|about)\(\s*"([\w-]+)"', "".join(sources)))
     assert first_column("events.md") == written
 
 
 def test_every_system_check_is_described():
-    checks = set(re.findall(r'"(workerguard\.[EW]\d+)"', source("checks.py")))
+    sources = (source("checks.py"), source("contrib", "uwsgi", "checks.py"))
+    checks = set(re.findall(r'"(workerguard\.[EWI]\d+)"', "".join(sources)))
     assert first_column("system-checks.md") == checks
 
 

@@ -25,11 +25,12 @@ from tests.shots import ERROR, LIMITS, MOLD, SLOT, WELL, changed
 SPARE = {"part": "DATABASES: legacy", "type": "ImportError", "message": "no driver"}
 
 
-def vitals(*, ready=2, quorum=1, phase=Phase.SERVING, reached=1, beat=100.0) -> Vitals:
+def vitals(*, ready=2, quorum=1, phase=Phase.SERVING, reached=1, beat=100.0, valid_for=0) -> Vitals:
     words = [0] * Header.WORDS
     words[Header.BEAT] = int(beat * 1e9)
     words[Header.PHASE], words[Header.READY], words[Header.QUORUM] = phase, ready, quorum
     words[Header.TARGET], words[Header.REACHED] = 2, reached
+    words[Header.VALID_FOR] = int(valid_for * 1e9)
     return Vitals(words)
 
 
@@ -52,6 +53,11 @@ def vitals(*, ready=2, quorum=1, phase=Phase.SERVING, reached=1, beat=100.0) -> 
         ("startup", vitals(reached=0, ready=0), True, 101.0, True),
         ("startup", vitals(reached=0, ready=0, quorum=0), None, 101.0, False),
         ("startup", vitals(ready=0), False, 101.0, True),
+        ("ready", vitals(), None, 1000.0, True),
+        ("ready", vitals(valid_for=20), None, 119.0, True),
+        ("ready", vitals(valid_for=20), None, 121.0, False),  # nobody is left who would have counted
+        ("ready", vitals(valid_for=20), True, 121.0, True),
+        ("startup", vitals(valid_for=20), None, 121.0, True),
         ("live", None, False, 0.0, True),
         ("ready", None, False, 0.0, False),
         ("startup", None, True, 0.0, True),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from django_workerguard.probe.process import start_time
 from django_workerguard.scoreboard import discovery
-from django_workerguard.scoreboard.board import Board, BoardError, fit
+from django_workerguard.scoreboard.board import Board, BoardError, fit, is_held
 from django_workerguard.scoreboard.header import MAGIC, Header, Vitals
 from django_workerguard.scoreboard.journal import read_events, write_event
 from django_workerguard.scoreboard.layout import (
@@ -296,3 +297,24 @@ def test_the_largest_tallies_fit():
 
 def test_an_arbiter_that_has_not_ticked_yet_does_not_look_silent(board):
     assert 0 <= snapshot(board)["arbiter"]["beat_age"] < 60
+
+
+def test_a_child_that_outlives_its_arbiter_does_not_hold_the_lock(tmp_path):
+    board = Board.create(Layout(seats=2, slots=2), tmp_path / "shop.1.board")
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        board.drop_lock()
+        os.write(writer, b".")
+        signal.pause()
+        os._exit(0)
+    try:
+        assert os.read(reader, 1) == b"."
+        assert is_held(board.path)
+        os.close(board.fd)  # as at the arbiter's end
+        assert not is_held(board.path)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(reader)
+        os.close(writer)

@@ -22,6 +22,9 @@ WORKERGUARD = {
 }
 EMAIL_BACKEND = "django.core.mail.backends.filebased.EmailBackend"
 EMAIL_FILE_PATH = os.environ.get("GUINEA_MAILS", "/nonexistent")
+if "GUINEA_UWSGI" in os.environ:  # first, so that it is there in a worker whose load fails later
+    INSTALLED_APPS.insert(0, "django_workerguard.contrib.uwsgi")
+    WORKERGUARD["HEALTH_TOKEN"] = "of-the-tests"
 if "GUINEA_LOGGING" in os.environ:  # without disable_existing_loggers, which is True then
     LOGGING = {
         "version": 1,
