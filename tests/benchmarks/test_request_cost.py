@@ -97,8 +97,8 @@ def test_wsgi():
         closer = close_without_waiting()
         assert closer is not None
         plain = least(block_of(a_worker(), app))
-        without, registered = guarded(app, None), guarded(app, NoQueue(count, 0, Config()))
-        queued = guarded(app, Queue(count, 10, Config()))
+        without, registered = guarded(app, None), guarded(app, NoQueue(count, 0, Config(), []))
+        queued = guarded(app, Queue(count, 10, Config(), [client]))
     report("WSGI", plain, without, registered, queued, most=2)
 
 
@@ -192,12 +192,12 @@ def test_asgi():
             block_of(GuardedASGI(inner, HealthURLs(handle), count, register, queue, admit=None, failed=None))
         )
 
-    nobody = NoQueue(count, 0, Config())
+    nobody = NoQueue(count, 0, Config(), [])
     with a_connection() as client:
         plain = least(block_of(app))
         without = guarded(app, NoRegister(handle.board, handle.seat), nobody)
         registered = guarded(resolved, register, nobody)
-        queued = guarded(resolved, register, Queue(count, 10, Config()))
+        queued = guarded(resolved, register, Queue(count, 10, Config(), [client]))
     report("ASGI", plain, without, registered, queued, most=4)
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import socket
 
 import pytest
+from gunicorn.config import Config
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,7 +13,7 @@ from django_workerguard.scoreboard.durations import write_bounds
 from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.layout import LARGEST_WORD, Layout, Seat, SeatKind, Slot
 from django_workerguard.scoreboard.snapshot import snapshot
-from django_workerguard.server.workers.queue_time import UNKNOWN, waited_by_header, waited_in_kernel
+from django_workerguard.server.workers.queue_time import UNKNOWN, Queue, waited_by_header, waited_in_kernel
 from django_workerguard.server.workers.request_counter import RequestCount
 from django_workerguard.worker.register import Register
 
@@ -140,3 +141,19 @@ def test_counters_of_any_value_do_not_stop_the_arbiter():
         board.words[board.layout.seat(seat) + Seat.SHED] = LARGEST_WORD
     minute.sample(2, 2, 1, 10 * SECOND)
     assert snapshot(board)["shed"] == LARGEST_WORD
+
+
+def test_the_kernel_is_not_asked_where_all_listeners_are_unix_sockets():
+    """It would not know, and the answer costs two microseconds of every request."""
+    _, (count,), _ = a_fleet(1)
+    asked = []
+
+    class Connection:
+        def getsockopt(self, *_: int) -> bytes:
+            asked.append(1)
+            raise OSError
+
+    with socket.socket(socket.AF_UNIX) as unix, socket.socket() as tcp:
+        for listeners in ([unix], [unix, tcp]):
+            assert Queue(count, 1.0, Config(), listeners).refusal(Connection(), None) is None
+    assert len(asked) == 1

@@ -27,14 +27,13 @@ def watch_executors(handle: SeatHandle) -> None:
 
     The loop gets a default executor like the one that it would make itself.
     """
-    at = handle.board.layout.seat(handle.seat)
     executor = ThreadPoolExecutor(thread_name_prefix="asyncio")
-    watch(executor, handle.board.words, at + Seat.LOOP_EXECUTOR)
+    watch(executor, handle.board.words, handle.base + Seat.LOOP_EXECUTOR)
     asyncio.get_running_loop().set_default_executor(executor)
     asgiref = sys.modules.get("asgiref.sync")
     shared = getattr(getattr(asgiref, "SyncToAsync", None), "single_thread_executor", None)
     if isinstance(shared, ThreadPoolExecutor):
-        watch(shared, handle.board.words, at + Seat.SHARED_THREAD)
+        watch(shared, handle.board.words, handle.base + Seat.SHARED_THREAD)
 
 
 def watch(executor: ThreadPoolExecutor, words: memoryview, at: int) -> None:

@@ -189,7 +189,7 @@ class GuardMixin(IgnoresHangup):
         import_module(load.SENTINEL).name_views(register.name_view)
         # imported here, because most sites need none of it
         uwsgi = import_module(f"{PACKAGE}.uwsgi_protocol") if self.cfg.protocol == "uwsgi" else None
-        queue = Queue(count, self.seat_handle.options.queue_timeout, self.cfg)
+        queue = Queue(count, self.seat_handle.options.queue_timeout, self.cfg, self.sockets)
         if self.asynchronous:
             import_module("gunicorn.instrument.statsd")  # gunicorn imports it at the first request
             self.wsgi: Any = GuardedASGI(

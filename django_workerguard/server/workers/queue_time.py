@@ -32,10 +32,12 @@ class Queue:
     """Measures and counts how long requests have waited, and answers those that have waited too long.
 
     ``timeout``: in seconds, 0: none. ``cfg``: gunicorn's configuration, which says which proxies are trusted.
+    ``listeners``: the worker's. If all of them are unix sockets, the kernel is not asked, because it would not know.
     """
 
-    def __init__(self, count: RequestCount, timeout: float, cfg: Any) -> None:
+    def __init__(self, count: RequestCount, timeout: float, cfg: Any, listeners: Iterable[Any]) -> None:
         self._count = count
+        self._asks_kernel = any(listener.family != socket.AF_UNIX for listener in listeners)
         self._timeout = int(timeout * 1e9)
         self._trusts_all = "*" in cfg.forwarded_allow_ips
         self._trusted = [] if self._trusts_all else cfg.forwarded_allow_networks()
@@ -46,7 +48,7 @@ class Queue:
         ``sock``: of its connection, if it is known. ``stated``: the header X-Request-Start. ``lost``: the server already
         knows that the connection has ended.
         """
-        waited = RESET if lost else waited_in_kernel(sock)
+        waited = RESET if lost else waited_in_kernel(sock) if self._asks_kernel else UNKNOWN
         if stated and waited != RESET:
             by_header = waited_by_header(stated, time.time())
             if by_header != UNKNOWN and self._trusts(sock):
