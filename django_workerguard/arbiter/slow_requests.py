@@ -74,10 +74,18 @@ class SlowRequests:
             if request.age(now) >= limit and request.limit != NO_LIMIT
         ]
 
+    def _is_in_hand(self, request: InHand) -> bool:
+        in_hand = requests_in_hand(self._tracker.board, request.seat)
+        return any(request.started == one.started for one in in_hand)
+
     def _write(self, pending: _Pending, now: float) -> None:
         dump = pending.asked.read() if pending.asked else ""
         if pending.asked and END not in dump:
-            if not pending.is_forced and now - pending.at >= FORCE_AFTER:
+            if (
+                not pending.is_forced
+                and now - pending.at >= FORCE_AFTER
+                and self._is_in_hand(pending.request)
+            ):
                 self._stack_requests.ask(pending.request.seat, forced=True)
                 self._pending = replace(pending, at=now, is_forced=True)
                 return

@@ -178,7 +178,7 @@ def _notes(slot: Mapping[str, Any], slots: Sequence[Mapping[str, Any]], limit: i
     if {"stuck", "stalled"} & set(slot["notes"]):
         oldest = slot["oldest_request"]
         what = f", such as {oldest['method']} {oldest['path']}" if oldest else ""
-        text = f"slot {number} serves nobody else: every thread is busy with requests that do not end{what}"
+        text = f"slot {number} can serve no other request: every thread is busy with requests that do not end{what}"
         if "stalled" in slot["notes"]:
             text = (
                 f"slot {number}: calls wait for an executor of the event loop, and none begins: "

@@ -65,10 +65,9 @@ class Seat(IntEnum):
     # W, monotonic ns, since when calls have waited for an executor of the event loop and none has begun; 0: none waits
     LOOP_EXECUTOR = 48
     SHARED_THREAD = 49
+    LOOP_LAG = 50  # W, ns: the longest delay of the event loop in the last ten seconds or so
     MAIN_THREAD = 51  # W, its identity: a forced stack has none
-    LOOP_LAG = (
-        50  # W, ns, + 1: the longest delay of the event loop in the last ten seconds or so; 0: it has none
-    )
+    LOOP_DUE = 52  # W, monotonic ns, when the event loop has to call back next; 0: there is no event loop
     WORDS = 64
 
 

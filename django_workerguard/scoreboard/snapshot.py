@@ -202,7 +202,7 @@ def _seat(board: Board, index_plus_one: int, now: int) -> dict[str, Any]:
         "shed": words[offset + Seat.SHED],
         "gone": words[offset + Seat.GONE],
         "memory_errors": words[offset + Seat.MEMORY_ERRORS],
-        "loop_lag": (words[offset + Seat.LOOP_LAG] - 1) / 1e9 if words[offset + Seat.LOOP_LAG] else None,
+        "loop_lag": _loop_lag(words[offset + Seat.LOOP_LAG], words[offset + Seat.LOOP_DUE], now),
         "oldest_request": oldest_request(board, index, now) if words[offset + Seat.IN_FLIGHT] else None,
         "suspect": is_suspect(words[offset + Seat.STREAK], now - words[offset + Seat.LAST_5XX]),
         "rss": words[offset + Seat.RSS],
@@ -211,6 +211,11 @@ def _seat(board: Board, index_plus_one: int, now: int) -> dict[str, Any]:
         "release": board.read_release(index),
         "report": board.read_seat_report(index),
     }
+
+
+def _loop_lag(longest: int, due: int, now: int) -> float | None:
+    """Return the delay of an event loop in seconds, also of one that blocks just now; None if there is no loop."""
+    return max(longest, now - due, 0) / 1e9 if due else None
 
 
 def is_suspect(streak: int, since: int) -> bool:

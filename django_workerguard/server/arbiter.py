@@ -389,7 +389,11 @@ class GuardedArbiter(Arbiter):
                 "django_workerguard.server.touched_files"
             )  # here, because most sites need none
             self._touched_files = module.TouchedFiles(paths)
-        path = self._touched_files.changed() if self._touched_files else None
+        if (
+            self._touched_files is None or self._reload.is_reading
+        ):  # a file that changes all the time must not undo it
+            return
+        path = self._touched_files.changed()
         if path is not None:
             self._reload.begin(f"touch-reload {path}")
 

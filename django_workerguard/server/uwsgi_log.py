@@ -12,7 +12,7 @@ class UwsgiFormatter(logging.Formatter):
     """Writes a request as uWSGI does, so that what reads its log goes on working.
 
     Both numbers of ``req`` count this worker's requests, because no worker counts those of all. The variables are those of
-    the environ, the headers those of the application's response; there are no switches, so there is one.
+    the environ, the headers those of the application's response. The number of switches is always 1.
     """
 
     def __init__(self) -> None:

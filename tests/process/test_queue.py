@@ -88,6 +88,8 @@ def test_a_request_that_has_waited_too_long_is_answered_503_and_one_that_was_res
     busy = threading.Thread(target=ask, args=(port, BUSY[worker_class]))
     busy.start()
     wait_busy(server)
+    if worker_class in ASYNCHRONOUS:
+        server.wait("its loop is late", lambda status: status["slots"][0]["loop_lag"] > 0.3)
     ask_and_reset(port)
     begun = time.monotonic()
     late = ask(port)

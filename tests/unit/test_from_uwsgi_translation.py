@@ -287,6 +287,13 @@ def test_an_address_of_the_uwsgi_protocol_beside_http_needs_a_change_in_nginx():
     assert any("proxy_pass http://unix:/run/a.sock;" in one.text for one in translation.snippets)
 
 
+@pytest.mark.parametrize("key", ["attach-daemon", "add-header", "env", "module", "static-map"])
+def test_a_value_of_several_lines_gets_into_no_snippet(key):
+    translation = of(f"{key}=a: b\nExecStartPre=/bin/evil")
+    assert [row.verdict for row in translation.report] == [Verdict.UNKNOWN]
+    assert "evil" not in "".join(one.text for one in translation.snippets) + repr(translation.settings)
+
+
 def test_a_line_that_a_later_one_overrules_says_so():
     first = line("processes=2", "workers=4", at=0)
     assert "a.ini:2 sets WORKERS again" in first.explanation

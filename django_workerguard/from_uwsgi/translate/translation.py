@@ -116,6 +116,8 @@ def _outcome(one: Directive, draft: Draft) -> Outcome:
         return unknown("uWSGI does not put in this %(…): it is set nowhere, or only after its use")
     if "$(" in one.value and row.verdict is not Verdict.NOT_NEEDED:
         return unknown("a variable in $(…) is not in the environment: give it with --env NAME=VALUE")
+    if any(char in one.value for char in "\n\r\0"):
+        return unknown("its value has several lines, or a byte 0")
     if one.key in draft.table.flags and not is_on(one.value) and one.key not in RULES:
         return not_needed("it is off")
     try:
