@@ -145,10 +145,13 @@ def test_the_incident(uwsgi, faults):
     server.wait_event("load-failed", lambda event: event["type"] == "NoApplication")
     text = server.run("status")
     assert "cannot load the application: NoApplication" in text or "stays unloaded: NoApplication" in text
-    assert server.get("/health/").status == 200  # two workers are ready, and the quorum is one
+    while "x-worker-pid" not in (answer := server.get("/health/")).headers:
+        assert answer.status == 500  # of a worker without an application
+    assert answer.status == 200  # two workers are ready, and the quorum is one
     faults.clear()
     server.ask_until(lambda seen: server.status()["ready"] == 4, "all are loaded again")
     assert server.statuses(40) == {200: 40}
+    server.beats(2)  # the numbers are those of the latest look
     status = server.status()
     assert {slot["state"] for slot in status["slots"]} == {"ready"}
     assert [slot["failures"] for slot in status["slots"]] == [0] * 4
@@ -159,7 +162,9 @@ def test_the_incident(uwsgi, faults):
     untouched = {slot["pid"] for slot in before["slots"]} - {first, second}
     assert not untouched & {event["pid"] for event in killed}
     assert untouched <= set(server.pids())
-    metrics = server.get("/metrics/", headers={"Authorization": "Bearer of-the-tests"}).body
+    token = {"Authorization": "Bearer of-the-tests"}
+    while "workerguard_" not in (metrics := server.get("/metrics/", headers=token).body):
+        time.sleep(0.1)  # this worker has not looked yet
     assert re.search(r'^workerguard_load_failures_total{\w+="exception"} [1-9]', metrics, re.MULTILINE), (
         metrics
     )

@@ -237,9 +237,10 @@ def close(one: Record, other: Record) -> bool:
 def test_the_next_keeper_remembers_what_the_one_before_did(place):
     publisher = Publisher(place().take(WORKERS))
     zombie = shown(2, loaded=False, requests=3, load_seconds=0)
-    decision = look(publisher, {}, 1000.0, shown(1), zombie)
+    start = monotonic_ns() / 1e9
+    decision = look(publisher, {}, start, shown(1), zombie)
     memory = decision.memory
-    for now in (1000.0, 1010.0):
+    for now in (start, start + 600):
         decision = look(publisher, memory, now, shown(1), zombie)
         assert decision.end is not None
         memory = note_end(decision.memory, decision.end, now, limits=LIMITS)

@@ -107,11 +107,12 @@ class Publisher:
         words[Header.BEAT] = now
         ready = sum(state is State.READY for state in decision.states.values())
         target = count_wanted(workers)
+        for worker in workers:
+            self._publish(worker, decision, ready=ready, target=target)
+        # last, so that a reader finds the workers that are counted
         words[Header.TARGET], words[Header.READY] = target, ready
         if ready >= words[Header.QUORUM]:
             words[Header.REACHED] = 1
-        for worker in workers:
-            self._publish(worker, decision, ready=ready, target=target)
         self._sample(workers)
 
     def _publish(self, worker: Shown, decision: Decision, *, ready: int, target: int) -> None:
@@ -155,7 +156,8 @@ class Publisher:
         words, seat, slot = self._words, self._seat(id), self._slot(id)
         words[seat + Seat.ENDED] = int(record.ended * 1e9)
         words[slot + Slot.FAILURES] = record.failures + unloaded
-        words[slot + Slot.NEXT_TRY] = int(record.next_end * 1e9)
+        next_end = int(record.next_end * 1e9)
+        words[slot + Slot.NEXT_TRY] = next_end if next_end > monotonic_ns() else 0
 
     def _gone(self, id: int, before: int) -> None:
         """Write down that the process in a seat is gone."""
@@ -215,6 +217,7 @@ class Publisher:
         self._about("back-off", worker.id, seconds=round(wait, 3), failures=record.failures)
         self.write_record(worker.id, record, unloaded=False)
         self._words[self._slot(worker.id) + Slot.STATE] = SlotState.EMPTY
+        self._words[self._slot(worker.id) + Slot.SEAT] = 0
         text = "killed: %s; the next try is in %.1f s if its successor cannot load either"
         self._log("error", worker.id, "killed", text, reason, wait)
 
