@@ -10,6 +10,9 @@ import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
+
+MOST_MATCHES = 10_001  # of a pattern: a loop of more rounds than 10,000 is refused
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Machine:
 
     def matches(self, pattern: str) -> list[str]:
         """Return the paths that a shell pattern matches, directories with a slash; the pattern itself if there are none."""
-        found = sorted(glob.glob(pattern, root_dir=self.directory))
+        found = sorted(islice(glob.iglob(pattern, root_dir=self.directory), MOST_MATCHES))
         marked = [
             path + "/" if self.is_directory(path) and not path.endswith("/") else path for path in found
         ]
