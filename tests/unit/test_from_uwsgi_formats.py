@@ -29,6 +29,7 @@ from django_workerguard.from_uwsgi.read.reader import read
 from django_workerguard.from_uwsgi.report import report
 from django_workerguard.from_uwsgi.table import load_table
 from django_workerguard.from_uwsgi.translate.translation import Translation, translate
+from django_workerguard.server.configuration import guarded_application
 from django_workerguard.server.configuration.guarded_application import GuardedApplication
 
 TABLE = load_table()
@@ -55,6 +56,8 @@ def settled(
     """Return all values that the server itself reads. It raises for an unknown option and for a wrong value."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
+    # with load=auto; pytest would never reap the orphans of other tests
+    monkeypatch.setattr(guarded_application, "become_subreaper", lambda: None)
     given = Handover(project=str(tmp_path), directory=str(tmp_path), **handover)
     application = GuardedApplication(given, environ=environ or {})
     application.settle(given)
