@@ -194,7 +194,7 @@ def test_a_view_that_hangs_for_ever_costs_only_its_own_requests(serve, worker_cl
                 into.append(None)
             time.sleep(pause)
 
-    clients = [threading.Thread(target=ask, args=("/", statuses, 0.01)) for _ in range(4)]
+    clients = [threading.Thread(target=ask, args=("/", statuses, 0.03)) for _ in range(4)]
     clients.append(threading.Thread(target=ask, args=(path, hanging, pause)))
     least = server.status()["ready"]
     for client in clients:
