@@ -27,6 +27,7 @@ from django_workerguard.scoreboard.places import is_live
 from django_workerguard.scoreboard.snapshot import snapshot
 
 TIMEOUT = 60.0  # seconds until a wait fails; it normally takes a fraction of that
+END_PATIENCE = 3.0  # seconds that a server gets for each signal once its test is over
 # prefixes of environment variables that configure the guard and gunicorn, or that systemd sets
 NOT_INHERITED = ("WORKERGUARD_", "GUNICORN_", "NOTIFY_SOCKET", "LISTEN_FD", "LISTEN_PID", "WATCHDOG_")
 
@@ -268,7 +269,7 @@ class GuardedServer:
             if number == signal.SIGCONT:
                 continue
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(10)
+                self.process.wait(END_PATIENCE)
         for pid in self._remaining_processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
