@@ -173,9 +173,8 @@ class Tracker:
         if gone is None:
             return
         if not gone.is_mold:
-            self._publisher.fold(
-                gone.slot, seat
-            )  # first: whoever reads that it has ended finds what it has counted
+            # before the event is written: who reads that it has ended also finds what it has counted
+            self._publisher.fold(gone.slot, seat)
         cause, failure = self.event_log.exited(gone, end, dump, self.seats, now=now)
         if failure is not None:
             self.tell(m.LoadFailed(failure))

@@ -39,7 +39,10 @@ class UwsgiFormatter(logging.Formatter):
 
 
 def _size(pairs: list[tuple[str, Any]], around: int) -> int:
-    """Return the size of names and values; each pair has so many bytes around it, and a name here has three."""
+    """Return the size of names and values in bytes, with ``around`` more for each pair.
+
+    The names are gunicorn's, such as ``{host}i``: the braces and the letter do not count.
+    """
     return sum(len(name) - 3 + len(str(value)) + around for name, value in pairs)
 
 
