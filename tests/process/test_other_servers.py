@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ import pytest
 from tests.components import COMPONENTS
 from tests.process.conftest import PROJECT
 from tests.process.harness import ROOT, UnixConnection
+from tests.process.pools import free_port
 from tests.process.test_requests import threads
 
 
@@ -255,3 +257,28 @@ def test_nginx_tells_the_application_by_uwsgi_what_it_tells_it_under_uwsgi(serve
             assert {name: ours.get(name) for name in told} == {name: expected[name] for name in told}
         assert plain.ask("/stream?lines=3")[1] == b"line 0\nline 1\nline 2\n"
         assert plain.ask("/read", b"x" * 200_000) == (200, b"read 200000\n")
+
+
+def uwsgi_packet(**variables: str) -> bytes:
+    pairs = [part.encode() for pair in variables.items() for part in pair]
+    block = b"".join(len(part).to_bytes(2, "little") + part for part in pairs)
+    return b"\0" + len(block).to_bytes(2, "little") + b"\0" + block
+
+
+@pytest.mark.parametrize(("allowed", "answer"), [("127.0.0.1", b"HTTP/1.0 200 "), ("10.0.0.1", b"")])
+@pytest.mark.parametrize("worker_class", ["sync", "asgi"])
+def test_only_a_trusted_peer_can_say_by_uwsgi_who_the_client_is(serve, worker_class, allowed, answer):
+    port = free_port()
+    own = ("--protocol", "uwsgi", "--uwsgi-allow-from", allowed)
+    server = serve("-k", worker_class, "--bind", f"127.0.0.1:{port}", "--", *own, workers=1)
+    server.wait_ready()
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+        client.sendall(
+            uwsgi_packet(REQUEST_METHOD="GET", PATH_INFO="/meta/x", HTTP_HOST="localhost", REMOTE_USER="anna")
+        )
+        received = b""
+        with contextlib.suppress(ConnectionResetError):
+            while data := client.recv(65536):
+                received += data
+    assert received[: len(answer)] == answer
+    assert (b"anna" in received) is (answer != b"" and worker_class == "sync")
