@@ -120,7 +120,7 @@ def dotted(raw: Any) -> str:
 def file_mode(raw: Any) -> int | None:
     """Parse the mode of a file in octal digits; an empty string is None.
 
-    A number is refused, because nobody can tell whether 440 was meant in octal or in decimal digits.
+    A number is refused: 440 could be meant in octal or in decimal digits.
     """
     digits = text(raw).strip() if not isinstance(raw, int) else ""
     if not isinstance(raw, int) and not digits:

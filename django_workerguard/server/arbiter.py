@@ -385,13 +385,11 @@ class GuardedArbiter(Arbiter):
     def _look_for_touched_files(self) -> None:
         paths = self.app.guard.options.touch_reload
         if paths != (self._touched_files.paths if self._touched_files else ()):
-            module = import_module(
-                "django_workerguard.server.touched_files"
-            )  # here, because most sites need none
+            # imported here, because most sites need none of it
+            module = import_module("django_workerguard.server.touched_files")
             self._touched_files = module.TouchedFiles(paths)
-        if (
-            self._touched_files is None or self._reload.is_reading
-        ):  # a file that changes all the time must not undo it
+        # a file that changes all the time must not undo the reload that is going on
+        if self._touched_files is None or self._reload.is_reading:
             return
         path = self._touched_files.changed()
         if path is not None:

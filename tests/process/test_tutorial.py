@@ -91,9 +91,16 @@ class Reader:
     @contextlib.contextmanager
     def serving(self, command: str) -> Iterator[subprocess.Popen[bytes]]:
         """Run a server in the first terminal. What it says is in the file `log`."""
-        with (self.directory / "log").open("wb") as log:
+        (self.directory / "log").unlink(missing_ok=True)
+        with self.running(command.replace("8000", str(self.port)), "log") as server:
+            yield server
+
+    @contextlib.contextmanager
+    def running(self, command: str, name: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Run a program in a terminal of its own. What it says is added to the file with this name."""
+        with (self.directory / name).open("ab") as log:
             server = subprocess.Popen(
-                command.replace("8000", str(self.port)).split(),
+                command.split(),
                 cwd=self.directory,
                 env=self.environ,
                 stdout=log,
@@ -106,7 +113,7 @@ class Reader:
             if server.poll() is None:
                 os.killpg(server.pid, signal.SIGKILL)
                 server.wait()
-            print((self.directory / "log").read_text())
+            print((self.directory / name).read_text())
 
     def write_settings(self) -> None:
         """Do what the page says of the settings: lines in front of two lists, and the setting."""

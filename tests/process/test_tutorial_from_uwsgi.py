@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import signal
@@ -10,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 import pytest
 
@@ -44,25 +43,8 @@ class Administrator(Reader):
             done = done.replace(port, on_the_page)
         return done
 
-    @contextlib.contextmanager
-    def terminal(self, command: str) -> Iterator[subprocess.Popen[bytes]]:
-        name = f"log-{command.split(maxsplit=1)[0]}"
-        with (self.directory / name).open("ab") as log:
-            server = subprocess.Popen(
-                self.here(command).split(),
-                cwd=self.directory,
-                env=self.environ,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        try:
-            yield server
-        finally:
-            if server.poll() is None:
-                os.killpg(server.pid, signal.SIGKILL)
-                server.wait()
-            print((self.directory / name).read_text())
+    def terminal(self, command: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
+        return self.running(self.here(command), f"log-{command.split(maxsplit=1)[0]}")
 
     def write(self, language: str) -> None:
         """Write a file of the page, whose first line has its name."""

@@ -68,7 +68,7 @@ class Uwsgi(Server):
         ]
 
     def wait_listening(self, workers: int) -> None:
-        """Wait until so many workers have loaded, by uWSGI's own log."""
+        """Wait until uWSGI has logged that this number of workers has loaded."""
         self._poll(f"{workers} loads", lambda: self.log.count("WSGI app 0") >= workers, 60)
 
     def ask_until(self, condition: Callable[[Counter[int]], Any], what: str) -> None:
@@ -83,7 +83,7 @@ class Uwsgi(Server):
         self._poll(what, met, 60)
 
     def beats(self, count: int) -> None:
-        """Wait for so many looks of the guard."""
+        """Wait until the guard has looked so many times more."""
         for _ in range(count):
             with self.board() as board:
                 before = board.words[Header.BEAT]

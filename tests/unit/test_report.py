@@ -55,7 +55,7 @@ def vitals(*, ready=2, quorum=1, phase=Phase.SERVING, reached=1, beat=100.0, val
         ("startup", vitals(ready=0), False, 101.0, True),
         ("ready", vitals(), None, 1000.0, True),
         ("ready", vitals(valid_for=20), None, 119.0, True),
-        ("ready", vitals(valid_for=20), None, 121.0, False),  # nobody is left who would have counted
+        ("ready", vitals(valid_for=20), None, 121.0, False),  # the counts are too old to be believed
         ("ready", vitals(valid_for=20), True, 121.0, True),
         ("startup", vitals(valid_for=20), None, 121.0, True),
         ("live", None, False, 0.0, True),
