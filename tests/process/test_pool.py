@@ -493,6 +493,18 @@ def test_an_idle_child_that_is_killed_stops_no_other(pool):
 # bad input
 
 
+def test_a_job_that_a_killed_child_had_read_and_not_accepted_is_done_by_another(pool):
+    """Children share a queue, so nobody else knows which job was meant for which child."""
+    worker = pool("filesystem")
+    worker.wait_ready()
+    worker.fault("taken", "kill", 3)
+    worker.send("note", *([n] for n in range(12)))
+    worker.wait_ran(12)
+    worker.wait_ready()
+    assert worker.ran() == {str(n): 1 for n in range(12)}
+    assert worker.stop() == 0
+
+
 @pytest.mark.parametrize("other", ["solo", "threads", "gevent"])
 def test_a_pool_that_is_not_prefork_is_told_of_once(pool, other):
     worker = pool("filesystem", arguments=("-P", other))

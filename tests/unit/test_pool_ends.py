@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from django_workerguard.contrib.celery.pools import let_be_ended
+from billiard.pool import ApplyResult
+
+from django_workerguard.contrib.celery.pools import GuardedBlockingPool, let_be_ended
 
 
 def test_a_child_knows_that_a_terminate_is_meant_for_it():
@@ -14,3 +16,22 @@ def test_a_child_knows_that_a_terminate_is_meant_for_it():
     let_be_ended(process, lambda pid: seen.append(f"order to {pid}"))
     process.terminate()
     assert seen == ["order to 7", "SIGTERM"]
+
+
+def test_a_job_whose_acceptance_is_read_after_its_child_was_cleared_away_is_lost():
+    """billiard looks for lost jobs only when a child goes, and by then this one was not accepted."""
+    pool = object.__new__(GuardedBlockingPool)
+    pool._pool = [SimpleNamespace(pid=11)]
+    pool._cache = {}
+    by_the_gone, by_one_that_lives, unaccepted = (
+        ApplyResult(pool._cache, None, lost_worker_timeout=10) for _ in range(3)
+    )
+    by_the_gone._ack(None, 0.0, 12, None)
+    by_one_that_lives._ack(None, 0.0, 11, None)
+    pool._mark_lost_jobs()
+    assert by_the_gone._worker_lost
+    assert not by_one_that_lives._worker_lost
+    assert not unaccepted._worker_lost
+    since = by_the_gone._worker_lost
+    pool._mark_lost_jobs()
+    assert by_the_gone._worker_lost == since, "the time is that at which it was found"

@@ -138,7 +138,8 @@ class GuardedChild:
         if leaves and not self._has_jobs_of_its_own():
             self._leave()
         if not self._incoming.poll(0 if leaves else POLL * 1000):
-            if self._shutdown is not None and self._shutdown.is_set():
+            # not is_set(): it takes a lock that the parent takes too, and this child may be killed with it
+            if self._shutdown is not None and self._shutdown._flag.get_value():
                 raise SystemExit(EX_OK)
             return None
         job = self._take()
@@ -165,8 +166,9 @@ class GuardedChild:
         for this child. What is left in the pipe is read once the child is gone.
         """
         deadline = time.monotonic() + CONSUMED
+        consumed = self.on_ready_counter.get_obj()  # without its lock, with which a child could be killed
         while time.monotonic() < deadline:
-            if self.on_ready_counter.value >= completed:
+            if consumed.value >= completed:
                 return True
             time.sleep(0.01)
         return False
@@ -182,27 +184,18 @@ class GuardedAsyncWorker(GuardedChild, AsyncWorker):
 
 
 class GuardedBlockingWorker(GuardedChild, BlockingWorker):
-    """A child that shares one pipe with the others.
-
-    Celery's own waits with the lock of that pipe in its hand, so that one that is killed
-    while it is idle stops all the others for ever. Here the lock is held only to take what is there.
-    """
+    """A child that shares one queue with the others."""
 
     def _has_jobs_of_its_own(self) -> bool:
         return False
 
     def _take(self) -> Any:
-        lock, reader = self.inq._rlock, self.inq._reader
-        if not lock.acquire(True, POLL):
-            return None
         try:
-            if not reader.poll(0.0):
-                return None  # another child was quicker
-            payload = reader.recv_bytes()
+            payload = self.inq._reader.recv_bytes_at_once()
         except (EOFError, OSError):
             raise SystemExit(EX_FAILURE) from None
-        finally:
-            lock.release()
+        if payload is None:
+            return None
         job = pickle_loads(payload)
         if job is None:  # the end
             raise SystemExit(EX_FAILURE)

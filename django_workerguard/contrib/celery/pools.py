@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -15,7 +16,9 @@ from celery.utils.log import get_logger
 from celery.worker import state as worker_state
 
 from django_workerguard.contrib.celery.child import GuardedAsyncWorker, GuardedBlockingWorker
+from django_workerguard.contrib.celery.packet_queue import PacketQueue
 from django_workerguard.contrib.celery.pool_arbiter import PoolArbiter
+from django_workerguard.contrib.celery.sent_jobs import SentJobs
 from django_workerguard.errors import ExitCode
 from django_workerguard.policy.reason import Reason, Rule
 from django_workerguard.worker.seat_handle import SeatHandle
@@ -251,10 +254,11 @@ class PatientSemaphore(LaxBoundedSemaphore):
 
 
 class GuardedBlockingPool(GuardedPool, BlockingPool):
-    """The pool of transports without one: all children share a pipe, and a thread looks after them."""
+    """The pool of transports without one: all children share two queues, and a thread looks after them."""
 
     Supervisor = ChildSupervisor
     Child = GuardedBlockingWorker
+    _last_death = -math.inf  # seconds, monotonic
 
     def __init__(self, processes: int, *arguments: Any, arbiter: PoolArbiter, **options: Any) -> None:
         def between() -> None:
@@ -267,6 +271,45 @@ class GuardedBlockingPool(GuardedPool, BlockingPool):
     def look_around(self) -> None:
         """Say that the main thread goes on."""
         self.arbiter.pulse()
+
+    def _setup_queues(self) -> None:
+        self._inqueue, self._outqueue = PacketQueue(), PacketQueue()
+        self._sent = SentJobs()
+        self._quick_get = self._outqueue.get
+
+    def _quick_put(self, message: Any) -> None:
+        self._inqueue.put(message)
+        if message is not None:  # the end
+            _, (job, *_) = message
+            self._sent.sent(job, message, time.monotonic())
+
+    def _poll_result(self, timeout: float) -> tuple[bool, Any]:
+        return (True, self._quick_get()) if self._outqueue._reader.poll(timeout) else (False, None)
+
+    def _join_exited_workers(self, shutdown: bool = False) -> list[int]:  # noqa: FBT001, FBT002 - billiard's signature
+        joined = super()._join_exited_workers(shutdown=shutdown)
+        now = time.monotonic()
+        if joined:
+            self._last_death = now
+        self._mark_lost_jobs()
+        if self._state == RUN:
+            for message in self._sent.lost(
+                self._is_accepted, self._inqueue.empty, died=self._last_death, now=now
+            ):
+                self._taskqueue.put(([message], None))
+        return joined
+
+    def _is_accepted(self, job: int) -> bool:
+        result = self._cache.get(job)
+        return result is None or bool(result._accepted)
+
+    def _mark_lost_jobs(self) -> None:
+        """Mark the jobs of children that were gone before their acceptance was read: billiard looks only when one goes."""
+        pids = {process.pid for process in self._pool}
+        for job in list(self._cache.values()):
+            gone = [pid for pid in job.worker_pids() if pid not in pids]
+            if gone and not job.ready() and not job._worker_lost:
+                self.on_job_process_lost(job, gone[0], 0)
 
 
 def _why(process: Any) -> Reason | None:

@@ -18,9 +18,19 @@ DIRECTORY = Path(os.environ["POOL_DIRECTORY"])
 app = Celery("pool")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 if os.environ.get("POOL_GUARDED", "1") == "1":
-    from django_workerguard.contrib.celery import guard
+    from django_workerguard.contrib.celery import child, guard
 
     guard(app)
+
+    take = child.GuardedBlockingWorker._take
+
+    def take_or_die(self):
+        job = take(self)
+        if job:
+            fail(take_fault("taken"))
+        return job
+
+    child.GuardedBlockingWorker._take = take_or_die
 
 prepared: dict[str, int] = {}
 hoard: list[bytearray] = []

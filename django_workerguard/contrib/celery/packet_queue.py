@@ -1,0 +1,115 @@
+"""A queue that children share without a lock, so that a killed one stops no other. Runs in Celery's main process and its children.
+
+billiard's own is a pipe with a lock at each end: a child that is killed while it holds one, or in the middle of a message,
+stops all others for ever. Here the kernel keeps messages apart: each one is sent and received whole, or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import socket
+import sys
+from typing import Any
+
+from billiard.reduction import ForkingPickler
+
+from django_workerguard.config.memfd import open_anonymous, read_all, write_all
+
+LONGEST = (
+    64 * 1024
+)  # bytes of a packet; a longer message goes through a file in memory, whose descriptor is sent
+DESCRIPTOR = 4  # bytes of a descriptor's number that comes with a packet
+INLINE, IN_A_FILE = b"\0", b"\1"  # first byte of a packet
+
+
+class Receiver:
+    """The end from which messages are read, by any number of processes."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._end = end
+        self.fileno = end.fileno
+        self.close = end.close
+
+    def poll(self, timeout: float | None = 0.0) -> bool:
+        """Return whether a message, or the end, is there within a time in seconds; None waits without end."""
+        poll = select.poll()
+        poll.register(self._end, select.POLLIN)
+        return bool(poll.poll(None if timeout is None else timeout * 1000))
+
+    def recv_bytes(self, flags: int = 0) -> bytes:
+        """Return the next message. Raises EOFError once nobody can send any more; OSError."""
+        # not socket.recv_fds, which ignores the flags
+        packet, ancillary, *_ = self._end.recvmsg(
+            1 + LONGEST, socket.CMSG_SPACE(DESCRIPTOR), flags | socket.MSG_CMSG_CLOEXEC
+        )
+        descriptors = [int.from_bytes(rights[:DESCRIPTOR], sys.byteorder) for _, _, rights in ancillary]
+        try:
+            if not packet:
+                raise EOFError
+            return packet[1:] if packet[:1] == INLINE else read_all(descriptors[0])
+        finally:
+            for fd in descriptors:
+                os.close(fd)
+
+    def recv_bytes_at_once(self) -> bytes | None:
+        """Return the next message, or None if there is none: another process was quicker. Raises as `recv_bytes`."""
+        try:
+            return self.recv_bytes(socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+
+    def recv(self) -> Any:
+        return ForkingPickler.loads(self.recv_bytes())
+
+
+class Sender:
+    """The end to which messages are written, by any number of processes."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._end = end
+        self.fileno = end.fileno
+        self.close = end.close
+
+    def send_bytes(self, message: bytes) -> None:
+        """Send a message; wait while the other end has no room. Raises OSError."""
+        if len(message) <= LONGEST:
+            try:
+                self._end.send(INLINE + message)
+            except OSError as error:
+                if error.errno != errno.EMSGSIZE:  # a host with smaller socket buffers
+                    raise
+            else:
+                return
+        fd = open_anonymous("workerguard-message")
+        try:
+            write_all(fd, message)
+            socket.send_fds(self._end, [IN_A_FILE], [fd])
+        finally:
+            os.close(fd)
+
+    def send(self, value: Any) -> None:
+        self.send_bytes(bytes(ForkingPickler.dumps(value)))
+
+
+class PacketQueue:
+    """What billiard's pool and its children use of ``SimpleQueue``."""
+
+    def __init__(self) -> None:
+        reader, writer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._reader, self._writer = Receiver(reader), Sender(writer)
+        self._rlock = contextlib.nullcontext()
+
+    def empty(self) -> bool:
+        return not self._reader.poll()
+
+    def get_payload(self) -> bytes:
+        return self._reader.recv_bytes()
+
+    def get(self) -> Any:
+        return self._reader.recv()
+
+    def put(self, value: Any) -> None:
+        self._writer.send(value)
