@@ -14,6 +14,7 @@ from typing import Any
 
 from django_workerguard.config import units
 from django_workerguard.config.options import OPTIONS, Option
+from django_workerguard.config.subjects import SUBJECTS
 from django_workerguard.from_uwsgi.table import Row, Verdict, load_table
 from django_workerguard.report.metrics import Family, families, families_of_pools
 from django_workerguard.scoreboard.board import Board
@@ -21,6 +22,7 @@ from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.layout import Layout, Slot, SlotState
 from django_workerguard.scoreboard.snapshot import snapshot
 from django_workerguard.server.configuration.guarded_application import INSTEAD, REFUSED
+from docs.settings_schema import settings_schema
 
 REFERENCE = Path(__file__).resolve().parent / "reference"
 UNITS: dict[Callable[[Any], Any], str] = {
@@ -35,34 +37,6 @@ UNITS: dict[Callable[[Any], Any], str] = {
 }
 
 SUFFIXES: dict[Callable[[Any], Any], str] = {units.seconds: " s", units.megabytes: " MB"}
-# Every option stands in one subject; a new one is added here, or the page is not written.
-SUBJECTS = {
-    "The application and its load": (
-        *("app", "load_timeout", "load_concurrency", "warmup", "urlconf", "warmup_path", "warmup_in_mold"),
-        "load_probe",
-        *("accept_left_behind", "release"),
-    ),
-    "When a load fails": (
-        *("load", "need_app", "load_retries", "load_retry_delay", "load_retry_max_delay", "min_loaded"),
-        *("stand_in", "stand_in_after", "give_up_after"),
-    ),
-    "When a worker is replaced": (
-        *("max_requests", "max_requests_delta", "max_worker_lifetime", "max_worker_lifetime_delta"),
-        *("min_worker_lifetime", "reload_on_rss", "evil_reload_on_rss", "reload_on_memory_error"),
-        *("outlier", "outlier_latency", "outlier_min_requests"),
-        *("slow_request", "request_timeout", "request_timeout_action", "queue_timeout"),
-        "duration_buckets",
-    ),
-    "How a worker is replaced, and how the server stops": (
-        *("surge", "worker_reload_mercy", "drain_delay", "touch_reload"),
-    ),
-    "Health URLs, monitor and dashboard": (
-        *("health_path", "health_token", "monitor_bind", "dashboard_access", "dashboard_actions"),
-    ),
-    "Notices and logs": ("notify", "notify_interval", "log_format"),
-    "The server's name and place": ("name", "run_dir", "socket_mode", "socket_owner"),
-}
-
 HEAD = """\
 <!-- Written by docs/generate_reference.py. Change the definitions in django_workerguard/config/options.py instead. -->
 
@@ -208,7 +182,7 @@ def _require_one_subject_each() -> None:
     wrong += [f"{field} has {count} subjects" for field, count in counts.items() if count > 1]
     wrong += [f"{field} is no option" for field in counts if field not in OPTIONS]
     if wrong:
-        raise ValueError(f"SUBJECTS in docs/generate_reference.py: {'; '.join(wrong)}")
+        raise ValueError(f"SUBJECTS in django_workerguard/config/subjects.py: {'; '.join(wrong)}")
 
 
 def _summary_row(field: str) -> str:
@@ -330,7 +304,12 @@ def _keys(text: str) -> str:
     return re.sub(r"\b[A-Z]{3,}(?:_[A-Z]+)*\b", lambda found: f"`{found[0]}`", text)
 
 
-PAGES = {"options.md": options, "metrics.md": metrics, "uwsgi-options.md": uwsgi_options}
+PAGES = {
+    "options.md": options,
+    "metrics.md": metrics,
+    "uwsgi-options.md": uwsgi_options,
+    "workerguard.schema.json": settings_schema,
+}
 
 if __name__ == "__main__":
     for name, page in PAGES.items():

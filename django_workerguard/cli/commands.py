@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
+from django_workerguard import __version__
 from django_workerguard.cli import control_requests
 from django_workerguard.cli.probe import answer
 from django_workerguard.cli.server_choice import candidates, choose
@@ -40,6 +41,7 @@ from django_workerguard.scoreboard.snapshot import SNAPSHOT_VERSION, snapshot
 SHORTEST_WATCH = 0.1  # seconds
 FOLLOW_EVERY = 0.5  # seconds
 TRANSLATIONS = ("settings", "command", "env", "gunicorn-conf", "systemd", "compose", "k8s")
+SHELLS = ("bash", "zsh", "tcsh")
 CLEAR_SCREEN = "\033[H\033[2J"
 
 
@@ -82,6 +84,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog, description="Show and control the running guarded server of this project."
     )
+    parser.add_argument("--version", action="version", version=f"django-workerguard {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     output = argparse.ArgumentParser(add_help=False)
@@ -169,6 +172,17 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     explain.add_argument("slot", type=_whole, help="Number of the slot; 0: the mold.")
     explain.set_defaults(command=_explain)
 
+    _add_from_uwsgi(commands)
+
+    completion = commands.add_parser(
+        "completion", help="Print the script that completes this command in a shell."
+    )
+    completion.add_argument("shell", choices=SHELLS)
+    completion.set_defaults(command=lambda parsed: _completion(parser, parsed.shell))
+    return parser
+
+
+def _add_from_uwsgi(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     from_uwsgi = commands.add_parser(
         "from-uwsgi",
         help="Translate uWSGI's configuration, and report what becomes of each of its lines.",
@@ -193,7 +207,18 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         help="Files of uWSGI: ini, xml, yaml or json; - is the standard input.",
     )
     from_uwsgi.set_defaults(command=_from_uwsgi)
-    return parser
+
+
+def _completion(parser: argparse.ArgumentParser, shell: str) -> int:
+    try:
+        import shtab  # an extra, and no other command needs it
+    except ImportError:
+        raise ConfigurationError(
+            "the completion of commands needs the package shtab",
+            hint="Install it: pip install 'django-workerguard[completion]'.",
+        ) from None
+    print(shtab.complete(parser, shell))
+    return ExitCode.OK
 
 
 def _from_uwsgi(parsed: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from django_workerguard.config.options import OPTIONS, Option
+from django_workerguard.config.subjects import SUBJECTS
 from django_workerguard.errors import ConfigurationError
 
 ADDRPORT = re.compile(r"(?:(?P<host>\[[0-9a-fA-F:.]+\]|[\w.-]+):)?(?P<port>\d+)")
@@ -25,6 +26,7 @@ def split_at_dashes(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that both commands understand."""
+    parser.usage = "%(prog)s [[host:]port] [OPTION …] [-- GUNICORN-OPTION …]"
     parser.add_argument(
         "addrport", nargs="?", help="[host:]port to listen on, as in runserver. A short form of --bind."
     )
@@ -57,14 +59,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="Load the application once, as a worker does, say whether it can be forked if load is mold or auto, and exit.",
     )
-    guard = parser.add_argument_group("guard")
-    for option in OPTIONS.values():
-        guard.add_argument(
-            option.flag,
-            dest=f"guard_{option.field}",
-            metavar=option.metavar,
-            help=_help(option).replace("%", "%%"),
-        )
+    for subject, fields in SUBJECTS.items():
+        group = parser.add_argument_group(subject)
+        for option in map(OPTIONS.__getitem__, fields):
+            group.add_argument(
+                option.flag,
+                dest=f"guard_{option.field}",
+                metavar=option.metavar,
+                help=_help(option).replace("%", "%%"),
+            )
 
 
 def _help(option: Option) -> str:

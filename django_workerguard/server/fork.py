@@ -201,7 +201,7 @@ def _live(host: Host, worker: Any, handle: SeatHandle, *, stand_in: bool) -> Non
     else:
         offer_to_oom_killer()
     try:
-        util._setproctitle(f"{'stand-in' if stand_in else 'worker'} [{host.proc_name}]")
+        util._setproctitle(f"{'stand-in' if stand_in else f'worker {handle.slot}'} [{host.proc_name}]")
         if not stand_in:
             cfg.post_fork(host, worker)
         worker.init_process()

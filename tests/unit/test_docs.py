@@ -74,7 +74,8 @@ def anchors(page: Path) -> set[str]:
 def known_flags() -> set[str]:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    parsers = [parser, *_subparsers(commands._parser("workerguard"))]
+    workerguard = commands._parser("workerguard")
+    parsers = [parser, workerguard, *_subparsers(workerguard)]
     ours = {flag for one in parsers for flag in one._option_string_actions}
     gunicorns = {flag for setting in KNOWN_SETTINGS for flag in setting.cli or ()}
     return ours | gunicorns | OTHERS_FLAGS
