@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from django_workerguard.deadlines import extend_deadline, request_timeout
     from django_workerguard.worker.current import CurrentWorker, current_worker
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["CurrentWorker", "__version__", "current_worker", "extend_deadline", "request_timeout"]
 
 

@@ -12,6 +12,7 @@ from django.urls import Resolver404, resolve
 from django.utils.module_loading import import_string
 
 from django_workerguard.conf import settings_layer
+from django_workerguard.config.gunicorn_settings import setting_names
 from django_workerguard.config.options import OPTIONS
 from django_workerguard.config.resolve import POOL, SETTING, Layer, nearest, resolve_pool
 from django_workerguard.config.resolve import parse as parse_option
@@ -42,14 +43,8 @@ def check_setting(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     return errors or list(_contradictions(setting, values))
 
 
-def _server_options() -> set[str]:
-    from gunicorn.config import KNOWN_SETTINGS
-
-    return {known.name for known in KNOWN_SETTINGS}
-
-
 def _keys(setting: Mapping[str, Any]) -> Iterator[CheckMessage]:
-    names = _server_options()
+    names = setting_names()
     for key in setting:
         if key == POOL:
             continue

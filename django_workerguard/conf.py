@@ -9,6 +9,7 @@ from typing import Any
 from django.conf import settings
 from django.core.signals import setting_changed
 
+from django_workerguard.config.gunicorn_settings import setting_names
 from django_workerguard.config.options import GuardOptions
 from django_workerguard.config.project_path import here
 from django_workerguard.config.resolve import SETTING, Layer, resolve, split
@@ -24,9 +25,7 @@ def settings_layer() -> dict[str, Any]:
 
 def split_setting() -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the guard's raw values and gunicorn's, by field name. Raises ConfigurationError."""
-    from gunicorn.config import KNOWN_SETTINGS
-
-    return split(settings_layer(), {setting.name for setting in KNOWN_SETTINGS})
+    return split(settings_layer(), setting_names())
 
 
 @lru_cache(maxsize=1)

@@ -13,6 +13,7 @@ from pathlib import Path
 def main() -> int:
     """Take over from the command that started this process, and serve. Return the exit code."""
     sys.path.append(str(Path(__file__).parents[2]))  # until the handover's path is there
+    from django_workerguard.config.gunicorn_settings import import_settings
     from django_workerguard.config.handover import read
     from django_workerguard.errors import ExitCode
 
@@ -20,6 +21,7 @@ def main() -> int:
     handover = read(handover_fd)
     sys.path[:] = handover.sys_path
     try:
+        import_settings()
         from django_workerguard.server.main import run
     except ImportError as error:
         if not str(error.name).startswith("gunicorn"):

@@ -206,6 +206,7 @@ IN_THE_ENVIRONMENT = {
         "WORKERGUARD_NEED_APP in the environment",
     ),
     "of gunicorn": ({"WORKERGUARD_WORKERS": "x"}, "workers: 'x'", "WORKERGUARD_WORKERS in the environment"),
+    "of a platform": ({"WEB_CONCURRENCY": "x"}, "workers: 'x'", "WEB_CONCURRENCY in the environment"),
     "a path": ({"WORKERGUARD_HEALTH_PATH": "x"}, "health-path: 'x'", "WORKERGUARD_HEALTH_PATH in"),
     "gunicorn's own": ({"GUNICORN_CMD_ARGS": "--workers=x"}, "--workers", "'x'", "GUNICORN_CMD_ARGS"),
     "gunicorn's file": ({"GUNICORN_CMD_ARGS": "-c nowhere.py"}, "config: 'nowhere.py'", "GUNICORN_CMD_ARGS"),
@@ -217,6 +218,14 @@ IN_THE_ENVIRONMENT = {
 def test_in_the_environment(case, project):
     environ, *said = case
     assert_refused(project.run("--bind", "127.0.0.1:0", **environ), *said)
+
+
+def test_the_variables_of_a_platform_are_gunicorns_defaults_and_empty_ones_are_none(project):
+    """compose passes on an unset variable as an empty one, and gunicorn would not be imported with it."""
+    outcome = project.run("--print-config", WEB_CONCURRENCY="", PORT="8123")
+    shown = {line.split()[0]: line for line in outcome.out.splitlines()}
+    assert shown["workers"].endswith("1  [default]")
+    assert shown["bind"].endswith("['0.0.0.0:8123']  [PORT in the environment]")
 
 
 def test_an_unknown_name_in_the_environment_only_warns(project):

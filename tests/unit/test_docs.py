@@ -45,7 +45,7 @@ OTHERS_FLAGS = {
     *("--settings", "--pythonpath", "--skip-checks", "--noinput", "--deploy"),
     *("--concurrency", "--autoscale", "--destination", "--terminate"),
     *("--duration", "--comment", "--author", "--from-literal", "--previous"),
-    *("--rm", "--restart", "--image", "--env"),
+    *("--rm", "--restart", "--image", "--env", "--kill-whom", "--signal"),
 }
 # what Kubernetes injects for a service called workerguard
 INJECTED = {"SERVICE_HOST"}
@@ -215,6 +215,26 @@ def test_it_builds_without_a_warning(tmp_path):
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", DOCS, tmp_path]
     told = subprocess.run(command, capture_output=True, text=True)
     assert told.returncode == 0, told.stderr
+
+
+def test_the_messages_of_troubleshooting_are_messages_of_the_package():
+    said = {text for path in PACKAGE.rglob("*.py") for text in _texts(ast.parse(path.read_text()))}
+    terms = re.findall(
+        r"^`(.+)`(?: \(settings\))?\n:", (DOCS / "howto" / "troubleshooting.md").read_text(), re.MULTILINE
+    )
+    assert len(terms) > 20
+    unknown = [term for term in terms if not any(term.rstrip("…") in text for text in said)]
+    assert unknown == []
+
+
+def _texts(tree: ast.AST) -> Iterator[str]:
+    """Yield the texts of a module, with … for each value that is filled in."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Constant(str(text)):
+                yield re.sub(r"%[.\d]*[a-z]", "…", text)
+            case ast.JoinedStr(values=parts):
+                yield "".join(part.value if isinstance(part, ast.Constant) else "…" for part in parts)
 
 
 def test_every_event_is_described():

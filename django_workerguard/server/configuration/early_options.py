@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from gunicorn.config import Config
 
 from django_workerguard.config.environment import Changes
+from django_workerguard.config.gunicorn_settings import of_platform
 from django_workerguard.config.handover import Handover
 from django_workerguard.config.redact import in_short
 from django_workerguard.config.resolve import (
@@ -63,6 +64,7 @@ class EarlyOptions:
 class Sources:
     """All layers but the settings', as they were written."""
 
+    platform: Mapping[str, Mapping[str, Any]]  # by variable of the environment
     file: ConfigFile
     cmd_args: Mapping[str, Any]
     passed_on: Mapping[str, Any]
@@ -70,6 +72,12 @@ class Sources:
     environ_guard: Mapping[str, str]
     unknown: tuple[str, ...]
     handover: Handover
+
+    @property
+    def defaults(self) -> Iterator[Layer]:
+        """Yield the layers of gunicorn's options that are weaker than the settings."""
+        for variable, values in self.platform.items():
+            yield Layer(f"{variable} in the environment", values)
 
     @property
     def server(self) -> Iterator[Layer]:
@@ -163,6 +171,7 @@ def read_sources(handover: Handover, cfg: Config, environ: Mapping[str, str]) ->
     passed_on = parser.read(handover.passed_on, "the command line, after --")
     cmd_args = parser.read(cfg.get_cmd_args_from_env(), CMD_ARGS)
     return Sources(
+        platform=of_platform(environ),
         file=_read_file(*_named_file(handover, passed_on, cmd_args), names),
         cmd_args=cmd_args,
         passed_on=passed_on,

@@ -154,6 +154,8 @@ class GuardedApplication(Application):
         ]
         self.cfg.set("default_proc_name", Path(self.handover.project).name or "django")
         self.cfg.set("chdir", self.handover.directory or os.getcwd())
+        for layer in self.read.defaults:
+            self._apply(layer)
         self._apply(Layer(SETTING, server_setting))
         self._apply_file(self.read.file)
         for layer in self.read.server:
