@@ -18,7 +18,7 @@ from django_workerguard.worker.current import CurrentWorker, current_worker
 NOT_GUARDED = "This process is no worker of serve_guarded."
 
 
-class WorkerPanel(Panel):  # type: ignore[misc]
+class WorkerPanel(Panel):
     """Slot, generation, age, load, memory and queue time; for ``DEBUG_TOOLBAR_PANELS``."""
 
     title = "Worker"
