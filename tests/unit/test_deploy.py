@@ -110,3 +110,16 @@ def test_the_dockerfile_is_well_made():
 
 def test_type_checkers_are_told_that_the_package_has_types():
     assert (DEPLOY.parents[1] / "django_workerguard" / "py.typed").exists()
+
+
+def test_the_base_of_kustomize_and_its_overlay_name_what_is_there():
+    base = yaml.safe_load((DEPLOY / "kustomization.yaml").read_text())
+    assert [(DEPLOY / resource).exists() for resource in base["resources"]] == [True]
+    page = (DEPLOY.parent / "howto" / "kubernetes.md").read_text()
+    overlay = yaml.safe_load(
+        page.partition("# overlays/production/kustomization.yaml\n")[2].partition("```")[0]
+    )
+    deployment = next(manifest for manifest in MANIFESTS if manifest["kind"] == "Deployment")
+    assert overlay["replicas"][0]["name"] == deployment["metadata"]["name"]
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert container["image"].partition(":")[0] == overlay["images"][0]["name"]
