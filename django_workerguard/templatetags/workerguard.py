@@ -1,0 +1,27 @@
+"""The dashboard's entry on the admin's index page. Runs in the worker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import template
+from django.urls import NoReverseMatch, reverse
+
+from django_workerguard.access import may_see
+from django_workerguard.dashboard.snapshots import html_cache
+
+register = template.Library()
+
+
+@register.inclusion_tag("workerguard/admin_entry.html", takes_context=True)
+def workerguard_entry(context: template.Context) -> dict[str, Any]:
+    """Show a link to the dashboard, with the state of the server, to a user who may see it."""
+    request = context.get("request")
+    try:
+        url = reverse("workerguard-dashboard:fleet")
+    except NoReverseMatch:
+        return {}
+    if request is None or not may_see(request):
+        return {}
+    cache = html_cache()
+    return {"url": url, "state": cache.state()["summary"] if cache is not None else "not under serve_guarded"}
