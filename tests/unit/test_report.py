@@ -12,7 +12,7 @@ from rich.console import Console
 
 from django_workerguard.cli.watch import screen
 from django_workerguard.config.text import plain
-from django_workerguard.report.findings import assess, with_findings
+from django_workerguard.report.findings import assess, grouped, with_findings
 from django_workerguard.report.health import answer
 from django_workerguard.report.tables import event_line, explanation, explanation_of_mold, span, table
 from django_workerguard.report.verdict import KINDS, LONGEST_SILENCE, judge
@@ -166,6 +166,22 @@ def test_a_load_is_slow_beside_the_others():
     assert finding.text == (
         "slot 1: the load has taken 61 s so far and is in step app (the other loads took at most 20.0 s)"
     )
+
+
+def test_findings_that_differ_only_in_their_slot_are_one():
+    failing = {"state": "back_off", "failures": 2, "last_error": ERROR, "pid": None}
+    slots = [dict(SLOT, slot=n, **failing, next_try_in=float(n)) for n in (1, 2, 3, 5)]
+    other = dict(SLOT, slot=9, **{**failing, "last_error": {**ERROR, "message": "none; left"}})
+    suspect = dict(SLOT, slot=4, suspect=True)
+    groups = grouped(assess(changed(slots=[*slots, suspect, other], debug=True, settings="shop.settings")))
+    assert [(group.code, group.slots) for group in groups] == [
+        ("debug", ()),
+        ("load-failing", (1, 2, 3, 5)),
+        ("suspect", (4,)),
+        ("load-failing", (9,)),
+    ]
+    assert groups[1].text == "slots 1–3, 5: cannot load the application: MemoryError: no memory"
+    assert groups[3].text == "slot 9 cannot load the application: MemoryError: none; left; 2 tries failed"
 
 
 def test_the_table_shows_every_slot_and_the_findings():
