@@ -13,7 +13,8 @@ from typing import Any
 
 from django_workerguard.config.text import duration, in_megabytes, plain
 from django_workerguard.dashboard.tiles import TASKS, Place, Recent, brief, large, middle, mold_tile, small
-from django_workerguard.report.findings import Finding, Group, assess, grouped, numbers
+from django_workerguard.report.findings import Finding, assess
+from django_workerguard.report.groups import Group, grouped, numbers
 from django_workerguard.report.sentences import sentence
 from django_workerguard.report.tables import event_line, span, utc
 

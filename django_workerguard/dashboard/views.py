@@ -17,24 +17,17 @@ from django.views.decorators.http import require_http_methods, require_safe
 
 from django_workerguard.access import may_act, may_see, requires
 from django_workerguard.conf import current_options
-from django_workerguard.config.text import in_megabytes, plain
+from django_workerguard.config.text import plain
 from django_workerguard.dashboard.actions import Action, progress, refusal_of
-from django_workerguard.dashboard.fragments import event_list, requests_of_slot, worst_of
 from django_workerguard.dashboard.frame import OWN, POLICY, admin_index, frame_context
-from django_workerguard.dashboard.snapshots import events_of, html_cache, recent_of
+from django_workerguard.dashboard.slot import slot_context
+from django_workerguard.dashboard.snapshots import html_cache
 from django_workerguard.dashboard.static_files import ICONS, asset
-from django_workerguard.dashboard.svg import waterfall
-from django_workerguard.dashboard.tiles import SIGNS, state_of
-from django_workerguard.dashboard.traceback import traceback
-from django_workerguard.report.findings import assess
-from django_workerguard.report.tables import quantiles, span, utc
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header
-from django_workerguard.scoreboard.in_hand import requests_of_servers
 from django_workerguard.scoreboard.snapshot import snapshot
 from django_workerguard.worker.current import CurrentWorker, current_board, current_worker
 
-EVENTS = 30  # shown for a slot
 HEADERS = 16384  # bytes of a response's head, at most
 POLL_TILES, POLL_PROGRESS = 5, 1  # seconds
 ON_EVENTS = 30  # seconds after which the page fetches the timeline if there are new events
@@ -93,7 +86,7 @@ def tiles(request: HttpRequest) -> HttpResponse:
 def slot_page(request: HttpRequest, number: int) -> HttpResponse:
     """Show one slot: its worker, the steps of its load, its last error, its events."""
     context = {
-        **_of_slot(number),
+        **slot_context(*_slot(number)),
         "title": f"Slot {number}",
         "now_url": _url(request, "slot-now", number),
         "poll_slot": POLL_TILES,
@@ -108,43 +101,9 @@ def slot_page(request: HttpRequest, number: int) -> HttpResponse:
 @requires(may_see)
 def slot_now(request: HttpRequest, number: int) -> HttpResponse:
     """Return the slot now, as a part of its page."""
-    return _send_whole(request, render_template(request, "workerguard/slot_now.html", _of_slot(number)))
-
-
-def _of_slot(number: int) -> dict[str, Any]:
-    board, slot, shot = _slot(number)
-    since = f" for {span(shot['at'] - slot['since'])}" if slot["since"] else ""
-    failed = slot["last_error"] or {}
-    findings = [finding for finding in assess(shot) if finding.slot == number]
-    worst = worst_of(findings)
-    state = state_of(slot)
-    recent = recent_of(board, number)
-    return {
-        "slot": slot,
-        "state": state,
-        "sign": SIGNS.get(state, "?"),
-        "since": since,
-        "worst": worst,
-        "summary": f"slot {number} is {state}" + (f"; {worst}: {findings[0].code}" if findings else ""),
-        "tab": plain(f"slot {number} {state} – {shot['name']}"),
-        "server": plain(f"{shot['name']} on {shot['host']}"),
-        "latency": quantiles(slot["latency"]) if slot["latency"] else "",
-        "recent": recent,
-        "rate": f"{recent.requests / 60:.1f}",
-        "memory": in_megabytes(slot["rss_bytes"]) if slot["rss_bytes"] else "–",
-        "growth": in_megabytes(recent.growth, sign="+") if abs(recent.growth) >= 1 << 20 else "",
-        "served": requests_of_slot(requests_of_servers([board]), number),
-        "findings": findings,
-        "waterfall": waterfall(slot["load_steps"]),
-        "failed_waterfall": waterfall(failed.get("steps") or []),
-        "traceback": traceback(text, str(shot["project"]))
-        if (text := str(failed.get("traceback") or ""))
-        else "",
-        # an error of long ago is not in the way
-        "is_failing": bool(slot["failures"] or slot["not_spawned"] or slot["state"] != "ready"),
-        "error_at": f"{utc(failed.get('at', 0)):%Y-%m-%d %H:%M:%S}",
-        "events": event_list(events_of(board, number, at_most=EVENTS)),
-    }
+    return _send_whole(
+        request, render_template(request, "workerguard/slot_now.html", slot_context(*_slot(number)))
+    )
 
 
 @require_safe

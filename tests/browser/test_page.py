@@ -74,6 +74,7 @@ def test_a_server_without_an_answer_is_said_so_until_it_answers(board_site, page
     board_site.stop()
     bar = page.get_by_role("alert")
     expect(bar).to_contain_text(re.compile(r"No answer since \d\d:\d\d:\d\d UTC, \d+ s ago"))
+    expect(bar).to_contain_text("there is no connection")
     expect(bar).to_contain_text("workerguard status")
     expect(bar).to_contain_text("The monitor answers at 127.0.0.1:9000")
     expect(page).to_have_title(re.compile("^No answer"))
@@ -83,6 +84,10 @@ def test_a_server_without_an_answer_is_said_so_until_it_answers(board_site, page
     )
     assert page.locator(".wg-now").evaluate("(one) => getComputedStyle(one).filter") == "grayscale(1)"
     expect(page.locator(".wg-sign").first).not_to_be_visible()
+    line = "(one) => getComputedStyle(one).textDecorationLine"
+    assert page.locator(".wg-state").first.evaluate(line) == "line-through", (
+        "what was ready does not look ready"
+    )
     board_site.start()
     expect(bar).to_be_hidden()
     expect(page).to_have_title("3/3 ready – shop | workerguard")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from html import unescape
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from django_workerguard.dashboard import fragments
+from django_workerguard.dashboard.snapshots import HtmlCache
 from django_workerguard.dashboard.sparklines import POINTS, WIDTH, sparkline
 from django_workerguard.dashboard.tiles import Recent
 from django_workerguard.dashboard.traceback import own_frame, traceback
@@ -124,3 +126,39 @@ def test_a_mold_that_cannot_load_shows_its_traceback():
     html = fragments.tiles(changed(load="mold", mold=mold, project="/srv/shop"), "/slot/0/")
     assert '<details open id="wg-mold-error">' in html
     assert "shop/cards/views.py, line 3" in html
+
+
+def two_back_off(fleet):
+    fleet.back_off(2)
+    fleet.back_off(5)
+
+
+def no_room(fleet):
+    words = fleet.board.words
+    words[Header.MEMORY_LIMIT], words[Header.MEMORY_USED] = 512 << 20, 500 << 20
+
+
+def everything_down(fleet):
+    for slot in range(1, 9):
+        fleet.back_off(slot)
+    fleet.board.words[Header.STAND_IN] = 1
+
+
+@pytest.mark.parametrize(
+    ("happen", "causes"),
+    [
+        (two_back_off, ["6 of 8", "slots 2, 5: cannot load", "shop/cards/views.py, line 3", "next try in 1"]),
+        (Fleet.frozen, ["frozen: generation 4 cannot be loaded (ModuleNotFoundError: No module named", "views.py, line 3"]),
+        (lambda fleet: fleet.slow(6), ["slot 6 is slow and its peers are not: its median", "840 ms, 2.1 s"]),
+        (lambda fleet: fleet.stuck(3), ["every thread is busy with requests that do not end, such as GET /cards/pay/", "<strong>3m04s</strong>"]),
+        (lambda fleet: fleet.grows(2, 140), ["203 MB (+138 MB)"]),
+        (no_room, ["leaves 12 MB: there may be no memory for a successor", "500 MB of 512 MB used"]),
+        (everything_down, ["0 of 8", "no worker is loaded: the stand-in answers 503", "slots 1–8: cannot load"]),
+    ],
+)  # fmt: skip
+def test_the_page_alone_says_the_cause(happen, causes):
+    fleet = Fleet(8)
+    happen(fleet)
+    text = unescape(HtmlCache(fleet.board).tiles("/slot/0/"))
+    for cause in causes:
+        assert cause in text

@@ -135,7 +135,8 @@
       part.wgOver = part.querySelector("[data-wg-over]") !== null;
       fresh();
     } catch (error) {
-      stale(error.name === "TimeoutError" ? "the server does not answer" : error.message, false);
+      const reasons = { TimeoutError: "the server does not answer", TypeError: "there is no connection" };
+      stale(reasons[error.name] ?? error.message, false);
     }
   };
 
