@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import types
 
@@ -208,3 +209,13 @@ def test_a_site_that_is_written_from_right_to_left(shop):
     page = Client().get("/guard/").text
     assert '<html lang="en" dir="ltr">' in page
     assert "<bdi>shop</bdi>" in page
+
+
+def test_a_project_that_shows_no_dashboard_does_not_load_it():
+    """Django imports every module of template tags in every worker."""
+    program = (
+        "import sys, django_workerguard.templatetags.workerguard\n"
+        "print([name for name in sys.modules if name.startswith('django_workerguard.dashboard')])"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert shown.stdout == "[]\n"
