@@ -28,31 +28,31 @@ def wait_for_refresh(page, path="/tiles/"):
     page.wait_for_function("() => !document.querySelector('[data-wg-fresh]')?.textContent.startsWith('Old')")
 
 
-@pytest.mark.parametrize("size", SIZES, ids=lambda size: str(size[0]))
 @pytest.mark.parametrize("slots", [1, 8, 64])
-def test_nothing_is_wider_than_the_screen_and_the_worst_is_on_the_first(board_site, page, size, slots):
+def test_nothing_is_wider_than_the_screen_and_the_worst_is_on_the_first(board_site, page, slots):
     board_site.show(troubled(slots) if slots > 1 else Fleet(1, name="مخزن 店 \u202eshop", minutes=2))
-    page.set_viewport_size({"width": size[0], "height": size[1]})
-    page.goto(board_site.url)
-    count = page.locator(".wg-count")
-    expect(count).to_have_text(f"{slots - 2 if slots > 1 else 1} of {slots} ready")
-    assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
-    sizes = "[...document.querySelectorAll('.wg *')].map((one) => parseFloat(getComputedStyle(one).fontSize))"
-    size_of_count = count.evaluate("(one) => parseFloat(getComputedStyle(one).fontSize)")
-    assert size_of_count == max(page.evaluate(sizes))
-    tops = "[...document.querySelectorAll('.wg-headline, .wg-findings, .wg-numbers, .wg-tile')].map((one) => one.offsetTop)"
-    assert page.evaluate(tops) == sorted(page.evaluate(tops))
-    if slots > 1:
-        expect(page.locator(".wg-findings > li")).to_have_count(1)
-        expect(page.locator(".wg-findings > li")).to_contain_text(
-            f"slots {slots // 2}, {slots - 1}: cannot load"
+    for width, height in SIZES:
+        page.set_viewport_size({"width": width, "height": height})
+        page.goto(board_site.url)
+        count = page.locator(".wg-count")
+        expect(count).to_have_text(f"{slots - 2 if slots > 1 else 1} of {slots} ready")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        sizes = (
+            "[...document.querySelectorAll('.wg *')].map((one) => parseFloat(getComputedStyle(one).fontSize))"
         )
-        expect(page.locator(".wg-tile").first).to_contain_text("shop/cards/views.py, line 3")
-    if size[0] > 1000:
-        bottoms = (
-            "[...document.querySelectorAll('.wg-tile')].map((one) => one.getBoundingClientRect().bottom)"
-        )
-        assert max(page.evaluate(bottoms)) <= size[1], "every slot is on the first screen"
+        size_of_count = count.evaluate("(one) => parseFloat(getComputedStyle(one).fontSize)")
+        assert size_of_count == max(page.evaluate(sizes)), "the most important is the largest"
+        parts = "[...document.querySelectorAll('.wg-headline, .wg-findings, .wg-numbers, .wg-tile')]"
+        tops = page.evaluate(f"{parts}.map((one) => one.offsetTop)")
+        assert tops == sorted(tops), "and comes first"
+        if slots > 1:
+            expect(page.locator(".wg-findings > li")).to_have_count(1)
+            alike = f"slots {slots // 2}, {slots - 1}: cannot load"
+            expect(page.locator(".wg-findings > li")).to_contain_text(alike)
+            expect(page.locator(".wg-tile").first).to_contain_text("shop/cards/views.py, line 3")
+        if width > 1000:
+            bottoms = page.evaluate(f"{parts}.map((one) => one.getBoundingClientRect().bottom)")
+            assert max(bottoms) <= height, "every slot is on the first screen"
     assert page.complaints == []
 
 
@@ -263,10 +263,18 @@ def test_the_timeline_opens_at_its_newest_end_with_the_names_in_sight(board_site
         "Array.from(document.querySelectorAll('.wg-names > text'), one => one.getBoundingClientRect().height)"
     )
     assert min(page.evaluate(heights)) >= 7
+
+
+@pytest.mark.browser_context(viewport={"width": 360, "height": 700})
+def test_a_refresh_moves_nothing_that_the_viewer_has_moved_or_opened(board_site, page):
+    fleet = board_site.show(troubled(8))
+    page.goto(f"{board_site.url}?window=60")
     page.evaluate("document.getElementById('wg-scroll').scrollLeft = -100")
-    board_site.show(troubled(8))
-    page.evaluate("document.querySelector('[data-wg-past]').dataset.wgPastEvery")
+    page.click("#wg-latest-lives summary")
+    fleet.event("reload-refused", fleet.now, reason="to be seen when the timeline was fetched", by="ann")
+    expect(page.locator(".wg-happened")).to_contain_text("to be seen when the timeline was fetched")
     assert page.evaluate("document.getElementById('wg-scroll').scrollLeft") == -100
+    expect(page.locator("#wg-latest-lives table")).to_be_visible()
 
 
 @pytest.mark.parametrize(("window", "label"), [(3600, "1 hour"), (600, "10 minutes"), (60, "1 minute")])
