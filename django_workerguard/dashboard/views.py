@@ -257,7 +257,7 @@ def _page(request: HttpRequest, template: str, context: dict[str, Any], *, statu
         "icon_url": _asset_url(request, icon),
         "icons": {name.removesuffix(".svg"): _asset_url(request, name) for name in ICONS},
         "fleet_url": _url(request, "fleet"),
-        "admin_url": admin_index(request),
+        "admin_url": admin_index(),
         "monitor": current_options().monitor_bind,
         **context,
     }
