@@ -2,6 +2,7 @@
 # make test   set everything up and run the whole suite: lint, types, import direction, tests (ARGS=, JOBS=)
 # make bench  the benchmarks
 # make docs   the documentation, as HTML
+# make pictures   the pictures of the dashboard in the documentation
 # make test-libraries   Sentry, OpenTelemetry, ddtrace and others in workers that are forked from a mold (ARGS=)
 # make soak   a thousand replacements by every cause (REPLACEMENTS=), and a storm of faults under load (MINUTES=)
 # make lint   ruff, mypy and import-linter alone
@@ -16,7 +17,7 @@ ADDRPORT ?= 127.0.0.1:8000
 # the process tests wait more than they compute
 JOBS ?= 4
 
-.PHONY: run test test-libraries bench docs soak lint clean
+.PHONY: run test test-libraries bench docs pictures soak lint clean
 .DEFAULT_GOAL := test
 
 run: $(VENV)/.run
@@ -36,6 +37,10 @@ bench: $(VENV)/.test
 docs: $(VENV)/.test
 	$(BIN)/python -m sphinx -W --keep-going -b html docs build/docs
 	@echo "Open build/docs/index.html"
+
+pictures: $(VENV)/.test
+	$(BIN)/python tests/components.py install
+	$(BIN)/python -m docs.screenshots
 
 soak: $(VENV)/.test
 	$(BIN)/python -m tests.process.soak $(REPLACEMENTS)

@@ -37,7 +37,8 @@ def may_see(request: HttpRequest) -> bool:
     if rule:
         return _is_allowed(rule, request)
     user = getattr(request, "user", None)
-    return user is not None and user.is_active and user.is_staff
+    # a user model of the project's own may lack these
+    return bool(getattr(user, "is_active", False) and getattr(user, "is_staff", False))
 
 
 def may_act(request: HttpRequest) -> bool:
@@ -46,7 +47,10 @@ def may_act(request: HttpRequest) -> bool:
     if rule:
         return _is_allowed(rule, request)
     user = getattr(request, "user", None)
-    return user is not None and user.is_active and user.has_perm(PERMISSION)
+    has_permission = getattr(user, "has_perm", None)
+    return bool(
+        getattr(user, "is_active", False) and has_permission is not None and has_permission(PERMISSION)
+    )
 
 
 def _is_allowed(rule: str, request: HttpRequest) -> bool:

@@ -1,99 +1,88 @@
-"""Take the pictures of the documentation from the running example: ``python docs/screenshots.py``. Needs Chromium."""
+"""Take the pictures of the dashboard for the documentation: ``python -m docs.screenshots``. Needs Chromium; a minute.
+
+The pages are real, and the boards behind them are those of the browser tests: see tests/boards.py.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
-import tempfile
-import time
-import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from playwright.sync_api import sync_playwright
+import django
+from playwright.sync_api import Browser, sync_playwright
 
-from django_workerguard.testing import GuardedServer
+IMAGES = Path(__file__).resolve().parent / "images"
 
-ROOT = Path(__file__).resolve().parents[1]
-EXAMPLE = ROOT / "example_project"
-IMAGES = ROOT / "docs" / "images"
-PASSWORD = "of a database that is thrown away"  # noqa: S105
-USER = f"from django.contrib.auth.models import User; User.objects.create_superuser('admin', password={PASSWORD!r})"
+os.environ["DJANGO_SETTINGS_MODULE"] = "tests.settings"
+django.setup()
 
-
-def example(directory: Path) -> GuardedServer:
-    """Serve the example site, with some requests, a failed load and a reload behind it."""
-    environ = {
-        "DJANGO_SETTINGS_MODULE": "site_config.settings",
-        "EXAMPLE_DATABASE": str(directory / "db.sqlite3"),
-        "EXAMPLE_FAULTS": str(directory / "faults"),
-        "EXAMPLE_RELEASE": "2026.11",
-    }
-    for arguments in (("migrate", "--verbosity", "0"), ("shell", "--verbosity", "0", "--command", USER)):
-        subprocess.run(
-            [sys.executable, "manage.py", *arguments],
-            cwd=EXAMPLE,
-            env={**os.environ, "PYTHONPATH": str(ROOT), **environ},
-            check=True,
-        )
-    arguments = (
-        "--bind",
-        "127.0.0.1:0",
-        "-w",
-        "4",
-        "--load-retry-delay",
-        "5s",
-        "--load-retry-max-delay",
-        "20s",
-    )
-    return GuardedServer(EXAMPLE, directory / "run", arguments, environ).start()
+from tests.boards import Fleet  # noqa: E402 - needs the settings
+from tests.browser.board_site import BoardSite  # noqa: E402
 
 
-def live_a_little(server: GuardedServer, url: str, faults: Path) -> None:
-    """Let something happen that is worth a picture."""
+def two_cannot_load() -> Fleet:
+    fleet = Fleet(8)
+    fleet.back_off(2)
+    fleet.back_off(5, next_try=3)
+    fleet.in_hand(3, 12.3)
+    fleet.errors(6, 17)
+    return fleet
 
-    def visit(seconds: float) -> None:
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            urllib.request.urlopen(f"{url}/books/").read()  # noqa: S310
-            time.sleep(0.01)
 
-    visit(25)
-    server.kill_worker(3)
-    server.wait_ready()
-    visit(20)
-    faults.mkdir()
-    (faults / "fail-next-loads").write_text("100")
-    server.kill_worker(2)
-    visit(20)
+def many() -> Fleet:
+    fleet = Fleet(64)
+    fleet.back_off(7)
+    fleet.back_off(40)
+    fleet.slow(12)
+    fleet.stuck(33)
+    return fleet
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A page over a board, at a size."""
+
+    fleet: Callable[[], Fleet]
+    path: str = ""
+    width: int = 1100
+    height: int = 720
+    scheme: str = "light"
+
+
+PICTURES: Mapping[str, Picture] = {
+    "dashboard.png": Picture(two_cannot_load, height=1180),
+    "slot.png": Picture(two_cannot_load, "slot/2/", height=900),
+    "dashboard-64.png": Picture(many, width=1280, height=800, scheme="dark"),
+    "dashboard-telephone.png": Picture(two_cannot_load, width=360, height=740),
+}
+
+
+def take(browser: Browser, site: BoardSite, name: str, picture: Picture) -> None:
+    site.show(picture.fleet())
+    size = {"width": picture.width, "height": picture.height}
+    page = browser.new_context(viewport=size, color_scheme=picture.scheme).new_page()
+    page.goto(site.url + picture.path)
+    page.wait_for_function("window.wgKeepsUpToDate")
+    page.screenshot(path=IMAGES / name)
+    page.context.close()
 
 
 def main() -> None:
-    directory = Path(tempfile.mkdtemp(prefix="screenshots-"))
-    server = example(directory)
     IMAGES.mkdir(exist_ok=True)
+    site = BoardSite()
     try:
-        server.wait_ready()
-        url = next(address for address in server.status()["bind"] if address.startswith("http://"))
-        live_a_little(server, url, directory / "faults")
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(
-                executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+                executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
             )
-            page = browser.new_context(viewport={"width": 1100, "height": 700}).new_page()
-            page.goto(f"{url}/workerguard/")
-            page.fill("#id_username", "admin")
-            page.fill("#id_password", PASSWORD)
-            page.click("[type=submit]")
-            page.wait_for_selector(".wg-tile")
-            page.screenshot(path=IMAGES / "dashboard.png", full_page=True)
-            page.goto(f"{url}/workerguard/slot/1/")
-            page.screenshot(path=IMAGES / "slot.png", full_page=True)
+            for name, picture in PICTURES.items():
+                take(browser, site, name, picture)
             browser.close()
     finally:
-        server.end()
-        shutil.rmtree(directory, ignore_errors=True)
+        site.end()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import argparse
 import io
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -24,18 +25,20 @@ from django_workerguard.config.units import seconds
 from django_workerguard.errors import ConfigurationError, ExitCode, NoServerError, WorkerguardError
 from django_workerguard.report.findings import with_findings
 from django_workerguard.report.metrics_text import metrics_text
+from django_workerguard.report.status_text import bars, table
 from django_workerguard.report.tables import (
     event_line,
     explanation,
     explanation_of_mold,
     requests_table,
-    table,
 )
 from django_workerguard.report.verdict import KINDS
-from django_workerguard.scoreboard.header import ServerKind
+from django_workerguard.scoreboard.board import Board
+from django_workerguard.scoreboard.header import Header, ServerKind
 from django_workerguard.scoreboard.in_hand import requests_of_servers
 from django_workerguard.scoreboard.journal import read_events
 from django_workerguard.scoreboard.places import Server, is_live
+from django_workerguard.scoreboard.samples import read_series
 from django_workerguard.scoreboard.snapshot import SNAPSHOT_VERSION, snapshot
 
 SHORTEST_WATCH = 0.1  # seconds
@@ -249,24 +252,27 @@ def _positive(text: str) -> int:
 def _status(parsed: argparse.Namespace) -> int:
     if parsed.watch is not None:
         _watch(parsed, max(parsed.watch, SHORTEST_WATCH))
-    servers, pools = ([with_findings(shot) for shot in shots] for shots in _snapshots(parsed))
+    servers, pools = ([with_findings(snapshot(one.board)) for one in kind] for kind in _servers(parsed))
     if parsed.json:
         document: dict[str, Any] = servers[-1] if servers else {"version": SNAPSHOT_VERSION}
         replaces = {"replaces": servers[:-1]} if len(servers) > 1 else {}
         print(json.dumps({**document, **replaces, "pools": pools}, indent=2))
     else:
-        print("\n\n".join(table(shot) for shot in (*servers, *pools)))
+        is_terminal = sys.stdout.isatty()
+        width = shutil.get_terminal_size().columns if is_terminal else None
+        colour = is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        print("\n\n".join(table(shot, width=width, colour=colour) for shot in (*servers, *pools)))
     return ExitCode.OK
 
 
 def _metrics(parsed: argparse.Namespace) -> int:
-    servers, pools = _snapshots(parsed)
+    servers, pools = ([snapshot(one.board) for one in kind] for kind in _servers(parsed))
     print(metrics_text(servers[-1] if servers else None, pools), end="")
     return ExitCode.OK
 
 
-def _snapshots(parsed: argparse.Namespace) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return snapshots of the server and of its project's pools. Raises NoServerError if there is neither."""
+def _servers(parsed: argparse.Namespace) -> tuple[list[Server], list[Server]]:
+    """Return the server and its project's pools. Raises NoServerError if there is neither."""
     servers: list[Server] = []
     missing = None
     if not parsed.celery:
@@ -280,13 +286,12 @@ def _snapshots(parsed: argparse.Namespace) -> tuple[list[dict[str, Any]], list[d
         if not servers:
             raise missing or error from None
         pools = []
-    return [snapshot(server.board) for server in servers], [snapshot(pool.board) for pool in pools]
+    return servers, pools
 
 
 def _watch(parsed: argparse.Namespace, every: float) -> NoReturn:
-    def read() -> list[dict[str, Any]]:
-        servers, pools = _snapshots(parsed)
-        return [*servers, *pools]
+    def read() -> list[Board]:
+        return [server.board for kind in _servers(parsed) for server in kind]
 
     if sys.stdout.isatty():
         try:
@@ -297,10 +302,20 @@ def _watch(parsed: argparse.Namespace, every: float) -> NoReturn:
                 option="watch",
                 hint="Install the extra: pip install 'django-workerguard[rich]', or pipe the output.",
             ) from None
-        screen.watch(read, every)
+
+        def look() -> list[tuple[dict[str, Any], dict[int, str]]]:
+            return [(snapshot(board), _sparklines(board, screen.MINUTES)) for board in read()]
+
+        screen.watch(look, every)
     while True:
-        print("\n\n".join(table(shot) for shot in read()), end="\n\n", flush=True)
+        print("\n\n".join(table(snapshot(board)) for board in read()), end="\n\n", flush=True)
         time.sleep(every)
+
+
+def _sparklines(board: Board, minutes: int) -> dict[int, str]:
+    """Return the requests of each slot in the last minutes, as bars."""
+    slots = range(1, min(board.words[Header.TARGET], board.layout.slots) + 1)
+    return {slot: bars(read_series(board, slot).requests[-minutes:]) for slot in slots}
 
 
 def _events(parsed: argparse.Namespace) -> int:

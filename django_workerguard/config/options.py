@@ -264,6 +264,13 @@ class GuardOptions:
         "superusers have.",
         metavar="MODULE:CALLABLE",
     )
+    dashboard_frame: str = _option(
+        "own",
+        units.choice(("own", "admin")),
+        "Frame of the dashboard's pages: 'own' (needs nothing but the package), or 'admin' (the pages look like the "
+        "admin, if it is installed and its static files can be found; otherwise they keep their own frame).",
+        metavar="own|admin",
+    )
     monitor_bind: str = _option(
         "",
         _monitor_bind,

@@ -27,6 +27,7 @@ SUBJECTS = {
     ),
     "Health URLs, monitor and dashboard": (
         *("health_path", "health_token", "monitor_bind", "dashboard_access", "dashboard_actions"),
+        "dashboard_frame",
     ),
     "Notices and logs": ("notify", "notify_interval", "log_format"),
     "The server's name and place": ("name", "run_dir", "socket_mode", "socket_owner"),

@@ -7,20 +7,31 @@ attributes of SVG.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
 from django_workerguard.config.text import duration, in_megabytes, plain
+from django_workerguard.dashboard.tiles import TASKS, Place, Recent, brief, large, middle, mold_tile, small
 from django_workerguard.report.findings import Finding, assess
-from django_workerguard.report.tables import event_line, headlines, span
+from django_workerguard.report.groups import Group, grouped, numbers
+from django_workerguard.report.sentences import sentence
+from django_workerguard.report.tables import event_line, span, utc
 
 Snapshot = Mapping[str, Any]
+Tile = Callable[[Mapping[str, Any], Recent, Place, Sequence[str]], str]
 
-MANY = 16  # with more slots, the slots that have a problem come first
-# labels of the counts in a tile
-REQUESTS = ("requests", "in flight", "5xx")
-TASKS = ("tasks", "running", "failed")
+MANY = 16  # with more slots their tiles are small
+MOST_LARGE = 6
+MOST_FINDINGS = 6  # shown; the others are a click away
+SLOW_ENOUGH = 1.0  # seconds after which a request is listed among the oldest: the page's own are younger
+OLDEST = 5
+NOTHING = Recent()
+
+
+def worst_of(findings: Sequence[Finding]) -> str:
+    """Return the state of a server in a word: well, notice, warning or critical."""
+    return findings[0].severity if findings else "well"
 
 
 def summary(shot: Snapshot) -> str:
@@ -31,33 +42,173 @@ def summary(shot: Snapshot) -> str:
     return f"{shot['ready']} of {shot['target']} ready, {shot['arbiter']['phase']}{worst}{more}"
 
 
-def tiles(shot: Snapshot, slot_url: str, recent: Mapping[int, tuple[int, int]] | None = None) -> str:
-    """Render the state of the server: its headlines, its findings, and one tile for each slot.
+def page_title(shot: Snapshot) -> str:
+    """Return the text for the tab: the state, then the name of the server."""
+    return plain(f"{shot['ready']}/{shot['target']} ready – {shot['name']}")
 
-    ``slot_url`` is the URL of slot 0's page; ``recent`` has the requests and errors of the last
-    minute, by slot.
+
+def tiles(
+    shot: Snapshot,
+    slot_url: str,
+    recent: Mapping[int, Recent] | None = None,
+    served: Mapping[str, Any] | None = None,
+) -> str:
+    """Render the state of the server, the most important first.
+
+    ``slot_url`` is the URL of slot 0's page. ``recent`` has the last minute and hour of each slot; ``served`` is what
+    `requests_of_servers` returns.
     """
     findings = assess(shot)
-    worst = findings[0].severity if findings else "well"
-    first, second, *_ = (escape(plain(line)) for line in headlines(shot))  # the mold has a tile
-    items = "".join(_finding(finding, slot_url) for finding in findings)
-    slots = sorted(shot["slots"], key=_is_well) if len(shot["slots"]) > MANY else shot["slots"]
-    tile_list = "".join(
-        _tile(slot, shot["at"], slot_url, recent=(recent or {}).get(slot["slot"])) for slot in slots
-    )
+    recent, worst = recent or {}, worst_of(findings)
+    place = Place.of(shot, slot_url)
+    mold = shot["mold"]
+    mold_html = mold_tile(mold, place) if mold is not None else ""
+    mold_first = mold is not None and mold["state"] in ("unfit", "back_off", "loading")
     return (
-        f'<p class="wg-headline wg-{worst}" data-wg-events="{shot["events"]}" data-wg-say="{escape(summary(shot))}">{first}</p>'
-        f'<p class="wg-quiet">{second}{_release(shot)}</p><ul class="wg-findings">{items}</ul>'
-        f'{_mold(shot)}<ol class="wg-tiles">{tile_list}</ol>'
+        f'<div class="wg-headline wg-{worst}" data-wg-events="{shot["events"]}" data-wg-worst="{worst}" '
+        f'data-wg-say="{escape(summary(shot))}" data-wg-title="{escape(page_title(shot))}">{_hero(shot)}</div>'
+        f"{_findings(grouped(findings), place)}{numbers_of_server(shot, recent)}{mold_html if mold_first else ''}"
+        f"{_slots(shot, findings, recent, place)}{'' if mold_first else mold_html}"
+        f"{oldest_requests(served, slot_url) if served else ''}"
+        '<p class="wg-old" role="status">This state is more than 40 seconds old. <a href="?">Load the page again.</a></p>'
     )
 
 
-def _is_well(slot: Mapping[str, Any]) -> bool:
-    return bool(slot["state"] == "ready" and not slot["failures"] and not slot["suspect"])
+def _hero(shot: Snapshot) -> str:
+    arbiter = shot["arbiter"]
+    facts = [f"generation {arbiter['generation']}", arbiter["phase"]]
+    if shot["release"]:
+        facts.append(f"release <bdi>{escape(plain(shot['release']))}</bdi>")
+    facts.append(f"up {span(shot['at'] - arbiter['started_at'])}")
+    where = f"{shot['worker_class']} at {', '.join(shot['bind'])}; arbiter pid {arbiter['pid']}"
+    return (
+        f'<p class="wg-count"><strong>{shot["ready"]} of {shot["target"]}</strong> ready</p>'
+        f'<p class="wg-name"><bdi>{escape(plain(shot["name"]))}</bdi> on <bdi>{escape(plain(shot["host"]))}</bdi>: {", ".join(facts)}'
+        f' <span class="wg-quiet wg-line">{escape(plain(where))}</span></p>'
+    )
 
 
-SLOW_ENOUGH = 1.0  # seconds after which a request is listed among the oldest: the page's own are younger
-OLDEST = 5
+def _findings(groups: Sequence[Group], place: Place) -> str:
+    shown = "".join(_finding(group, place) for group in groups[:MOST_FINDINGS])
+    rest = groups[MOST_FINDINGS:]
+    if rest:
+        others = "".join(_finding(group, place) for group in rest)
+        shown += (
+            f'<li><details id="wg-more-findings"><summary id="wg-more-findings-summary">{len(rest)} more</summary>'
+            f'<ul class="wg-findings">{others}</ul></details></li>'
+        )
+    return f'<ul class="wg-findings" aria-label="Findings">{shown}</ul>' if groups else ""
+
+
+def _finding(group: Group, place: Place) -> str:
+    text = escape(plain(group.text))
+    if group.slots and place.slot_url:
+        number = group.slots[0]
+        text = f'<a id="wg-finding-{group.code}-{number}" href="{place.address(number)}">{text}</a>'
+    return f'<li class="wg-{group.severity}"><strong>{group.severity}</strong> {text}</li>'
+
+
+def numbers_of_server(shot: Snapshot, recent: Mapping[int, Recent]) -> str:
+    """Render the numbers of the whole server: the last minute's, and what is in hand now."""
+    requests, errors = (
+        sum(getattr(one, field) for one in recent.values()) for field in ("requests", "errors")
+    )
+    share = f"{errors / requests:.1%} of them" if requests else ""
+    in_hand = sum(slot["in_flight"] for slot in shot["slots"])
+    oldest = max(
+        (slot["oldest_request"]["age"] for slot in shot["slots"] if slot["oldest_request"]), default=None
+    )
+    latency, queue = shot["latency"], shot["queue"]
+    items = [
+        (
+            "queue",
+            _queue(shot),
+            f"p95 {duration(queue['p95'])}" if queue else "",
+        ),
+        ("in hand", str(in_hand), f"oldest {_age(oldest)}" if oldest is not None else ""),
+        ("requests", f"{requests / 60:.1f}/s", _busy(shot)),
+        ("5xx", f"{errors}", share),
+        (
+            "p50, p95",
+            f"{duration(latency['p50'])}, {duration(latency['p95'])}" if latency else "–",
+            f"p99 {duration(latency['p99'])}" if latency else "no request",
+        ),
+        ("memory", *_memory(shot)),
+    ]
+    lags = [slot["loop_lag"] for slot in shot["slots"] if slot["loop_lag"] is not None]
+    if lags:
+        items.append(("event loop", duration(max(lags)), "late at most"))
+    if shot["shed"]:
+        items.append(("not served", str(shot["shed"]), "waited longer than queue-timeout"))
+    bad = [name for name, count in (("5xx", errors), ("not served", shot["shed"])) if count]
+    shown = "".join(
+        f'<div class="{"wg-bad" if name in bad else "wg-number"}"><dt>{name}</dt><dd><b>{value}</b> <span class="wg-quiet">{more}</span></dd></div>'
+        for name, value, more in items
+    )
+    return f'<dl class="wg-numbers" aria-label="The last minute">{shown}</dl>'
+
+
+def _queue(shot: Snapshot) -> str:
+    return "–" if shot["backlog"] is None else f"{shot['backlog']} waiting"
+
+
+def _busy(shot: Snapshot) -> str:
+    return f"{shot['utilisation']:.0%} busy" if shot["utilisation"] is not None else ""
+
+
+def _memory(shot: Snapshot) -> tuple[str, str]:
+    """Return the memory of the workers, and what is known of it: of a forked worker only the private memory is counted."""
+    sizes = [slot["rss_bytes"] for slot in shot["slots"] if slot["rss_bytes"]]
+    mold, limits = shot["mold"], shot["limits"]
+    parts = []
+    if mold is not None and any(slot["mold"] for slot in shot["slots"]):
+        parts.append(f"private; {in_megabytes(mold['rss_bytes'])} in the mold, shared")
+    if limits["memory_bytes"]:
+        parts.append(
+            f"{in_megabytes(limits['memory_used_bytes'])} of {in_megabytes(limits['memory_bytes'])} used"
+        )
+    return in_megabytes(sum(sizes)), "; ".join(parts)
+
+
+def _slots(shot: Snapshot, findings: Sequence[Finding], recent: Mapping[int, Recent], place: Place) -> str:
+    """Render the slots that are in trouble, then the others."""
+    codes: dict[int, list[str]] = {}
+    for finding in findings:
+        if finding.slot is not None and finding.severity != "notice":
+            codes.setdefault(finding.slot, []).append(finding.code)
+    many = len(shot["slots"]) > MANY
+    ill = [
+        slot
+        for slot in shot["slots"]
+        if slot["slot"] in codes or slot["state"] != "ready" or slot["failures"]
+    ]
+    well = [slot for slot in shot["slots"] if slot not in ill]
+
+    def draw(slots: Sequence[Mapping[str, Any]], first: Tile, rest: Tile) -> str:
+        return "".join(
+            (first if index < MOST_LARGE else rest)(
+                slot, recent.get(slot["slot"], NOTHING), place, codes.get(slot["slot"], ())
+            )
+            for index, slot in enumerate(slots)
+        )
+
+    kind = " wg-many" if many else ""
+    sections = ""
+    if ill:
+        which = numbers([slot["slot"] for slot in ill])
+        heading = f"Slot {which} needs attention" if len(ill) == 1 else f"Slots {which} need attention"
+        shown = draw(ill[:MOST_LARGE], brief if many else large, small)
+        rest = draw(ill[MOST_LARGE:], small, small)
+        more = f'<ol class="wg-tiles wg-many">{rest}</ol>' if rest else ""
+        sections = (
+            f'<section aria-label="Slots in trouble"><h2>{heading}</h2>'
+            f'<ol class="wg-tiles {"wg-briefs" if many else "wg-ill"}">{shown}</ol>{more}</section>'
+        )
+    if well:
+        tile = small if many else middle
+        heading = f"<h2>The other {len(well)}: ready</h2>" if ill else ""
+        sections += f'<section aria-label="Slots that are ready">{heading}<ol class="wg-tiles{kind}">{draw(well, tile, tile)}</ol></section>'
+    return sections
 
 
 def oldest_requests(served: Mapping[str, Any], slot_url: str) -> str:
@@ -76,121 +227,37 @@ def requests_of_slot(served: Mapping[str, Any], number: int) -> str:
 
 
 def _request(request: Mapping[str, Any], slot_url: str) -> str:
-    age = f"{request['age']:.1f} s" if request["age"] < 60 else span(request["age"])
     number = request["slot"]
-    where = f', <a href="{_slot_address(slot_url, number)}">slot {number}</a>' if slot_url else ""
+    where = f', <a href="{Place(0.0, slot_url).address(number)}">slot {number}</a>' if slot_url else ""
     view = f", {escape(request['view'])}" if request["view"] else ""
-    return (
-        f"<li><strong>{age}</strong> {escape(request['method'])} {escape(request['path'])}{view}{where}</li>"
-    )
+    return f"<li><strong>{_age(request['age'])}</strong> {escape(request['method'])} {escape(request['path'])}{view}{where}</li>"
+
+
+def _age(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 60 else span(seconds)
 
 
 def pool_tiles(shot: Snapshot) -> str:
     """Render the state of a Celery pool. Its slots have no pages of their own."""
     findings = assess(shot)
-    worst = findings[0].severity if findings else "well"
-    first, *rest = (escape(plain(line)) for line in headlines(shot))
-    items = "".join(_finding(finding, "") for finding in findings)
-    tile_list = "".join(_tile(slot, shot["at"], "", labels=TASKS) for slot in shot["slots"])
+    place = Place.of(shot, "", labels=TASKS)
+    mold = mold_tile(shot["mold"], place) if shot["mold"] is not None else ""
     return (
-        f'<section class="wg-pool"><h2>Celery: {escape(plain(shot["name"]))}</h2>'
-        f'<p class="wg-headline wg-{worst}">{first}</p><p class="wg-quiet">{"<br>".join(rest)}{_release(shot)}</p>'
-        f'<ul class="wg-findings">{items}</ul><ol class="wg-tiles">{tile_list}</ol></section>'
+        f'<section class="wg-pool"><h2>Celery: <bdi>{escape(plain(shot["name"]))}</bdi></h2>'
+        f'<div class="wg-headline wg-{worst_of(findings)}">{_hero(shot)}</div>'
+        f"{_findings(grouped(findings), place)}{_slots(shot, findings, {}, place)}{mold}</section>"
     )
-
-
-def _finding(finding: Finding, slot_url: str) -> str:
-    text = escape(plain(finding.text))
-    if finding.slot is not None and slot_url:
-        text = f'<a id="wg-finding-{finding.code}-{finding.slot}" href="{_slot_address(slot_url, finding.slot)}">{text}</a>'
-    return f'<li class="wg-{finding.severity}"><strong>{finding.severity}</strong> {text}</li>'
-
-
-def _release(shot: Snapshot) -> str:
-    return f"; release {escape(plain(shot['release']))}" if shot["release"] else ""
-
-
-def _mold(shot: Snapshot) -> str:
-    """Render the mold as a tile; "" if the server has none."""
-    mold = shot["mold"]
-    if mold is None:
-        return ""
-    state = mold["state"].replace("_", "-")
-    pid = f"pid {mold['pid']}" if mold["pid"] else "no process"
-    if mold["next_try_in"]:
-        pid += f", next load in {mold['next_try_in']:.0f} s"
-    facts = _facts(
-        ("generation", mold["generation"]),
-        ("forks", mold["forks"]),
-        ("memory", in_megabytes(mold["rss_bytes"]) if mold["rss_bytes"] else "–"),
-        ("load", _seconds(mold["load_seconds"])),
-    )
-    hazards = "".join(f'<p class="wg-why">{escape(plain(hazard))}</p>' for hazard in mold["hazards"])
-    return (
-        f'<section class="wg-tiles" aria-label="The mold"><div class="wg-tile wg-{state}">'
-        f'<h3>Mold <span class="wg-state">{state}</span></h3>'
-        f'<p class="wg-quiet">for {span(shot["at"] - mold["since"])}; {pid}</p>{facts}{hazards}</div></section>'
-    )
-
-
-def _facts(*facts: tuple[str, object]) -> str:
-    items = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts)
-    return f"<dl>{items}</dl>"
-
-
-def _seconds(seconds: float | None) -> str:
-    return f"{seconds:.2f} s" if seconds is not None else "–"
-
-
-def _tile(
-    slot: Mapping[str, Any],
-    now: float,
-    slot_url: str,
-    *,
-    labels: tuple[str, str, str] = REQUESTS,
-    recent: tuple[int, int] | None = None,
-) -> str:
-    number = slot["slot"]
-    state = slot["state"].replace("_", "-")
-    age = span(now - slot["since"]) if slot["since"] else "–"
-    requests, errors = slot["requests"], slot["errors_5xx"]
-    last_minute = f", {recent[1]} of {recent[0]} in the last minute" if recent is not None and errors else ""
-    memory = in_megabytes(slot["rss_bytes"]) if slot["rss_bytes"] else "–"
-    pid = f"pid {slot['pid']}" if slot["pid"] else "no process"
-    if slot["successor"]:
-        pid += f", successor {slot['successor']}"
-    if slot["next_try_in"] is not None:
-        pid += f", next try in {slot['next_try_in']:.0f} s"
-    error = slot["last_error"]
-    why = (
-        f'<p class="wg-why">{escape(plain(str(error.get("type"))))}</p>' if error and slot["failures"] else ""
-    )
-    times = [("p50, p95, p99", ", ".join(map(duration, slot["latency"].values())))] if slot["latency"] else []
-    facts = _facts(
-        ("generation", slot["generation"]),
-        (labels[0], requests),
-        (labels[1], slot["in_flight"]),
-        ("memory", memory),
-        ("load", _seconds(slot["load_seconds"])),
-        (labels[2], f"{errors}{last_minute}"),
-        *times,
-        ("release", escape(plain(slot["release"])) or "–"),
-    )
-    suspect = ' <span class="wg-warning">suspect</span>' if slot["suspect"] else ""
-    name = f"Slot {number}"
-    if slot_url:
-        name = f'<a id="wg-slot-{number}" href="{_slot_address(slot_url, number)}">{name}</a>'
-    return (
-        f'<li class="wg-tile wg-{state}"><h3>{name} <span class="wg-state">{state}</span>{suspect}</h3>'
-        f'<p class="wg-quiet">for {age}; {pid}</p>{facts}{why}</li>'
-    )
-
-
-def _slot_address(slot_url: str, number: int) -> str:
-    before, _, after = slot_url.rpartition("/0/")
-    return escape(f"{before}/{number}/{after}")
 
 
 def event_list(events: Iterable[Mapping[str, Any]]) -> str:
-    """Render events, one line for each."""
-    return "".join(f"<li>{escape(event_line(event))}</li>" for event in events)
+    """Render events as sentences. A click on one shows its raw form."""
+    return "".join(_event(event) for event in events)
+
+
+def _event(event: Mapping[str, Any]) -> str:
+    at = utc(event.get("at", 0))
+    name = f"wg-event-{int(event.get('number', 0))}"
+    return (
+        f'<li><details id="{name}"><summary id="{name}-summary"><time datetime="{at:%Y-%m-%dT%H:%M:%SZ}">{at:%H:%M:%S}</time> '
+        f"{escape(sentence(event))}</summary><code>{escape(event_line(event))}</code></details></li>"
+    )

@@ -27,7 +27,7 @@ GRAVE = (
     "aborted",
     "reload",
 )  # drawn before recycling if there are too many marks
-EVENTS_SHOWN = LIVES_SHOWN = 50
+LIVES_SHOWN = 50
 # each state has its own place and height in its row, so that colour is not the only difference
 SHAPES = {"loading": (2.5, 2.5), "ready": (0.0, 5.0), "retiring": (0.0, 2.0), "back-off": (1.75, 1.5)}
 LEGEND = tuple(SHAPES)
@@ -42,9 +42,9 @@ class Axis:
     window: float  # seconds
 
     @classmethod
-    def since(cls, started: float, now: float) -> Axis:
-        """Return the axis of the last hour, or of the server's life if that is shorter."""
-        return cls(now, min(WINDOW, max(SHORTEST, now - started)))
+    def since(cls, started: float, now: float, *, longest: float = WINDOW) -> Axis:
+        """Return the axis of the last hour, or ``longest`` seconds, or of the server's life if that is shorter."""
+        return cls(now, min(longest, max(SHORTEST, now - started)))
 
     @property
     def first(self) -> float:
@@ -55,7 +55,7 @@ class Axis:
 
     def ticks(self) -> Iterator[float]:
         """Yield the round times to label."""
-        every = next(step for step in (60, 120, 300, 600) if self.window / step <= 8)
+        every = next(step for step in (10, 60, 120, 300, 600) if self.window / step <= 8)
         at = self.now - self.now % every
         while at > self.first:
             yield at
@@ -63,48 +63,51 @@ class Axis:
 
 
 def history(timeline: Timeline, bars: Bars, slots: Sequence[int], rates: Sequence[Rate], axis: Axis) -> str:
-    """Render the last hour: the rates, the life of every slot, and the latest events and lives as tables."""
+    """Render the time of the axis: the rates, the life of every slot, and the latest lives as a table."""
     legend = "".join(_key(name, place, height) for name, (place, height) in SHAPES.items())
     signs = "".join(f"<li>{sign} {name}</li>" for name, sign in MARKS.items())
     return (
         f"{_rates(rates, axis)}{_lives(timeline, bars, slots, axis)}"
-        f'<ul class="wg-legend">{legend}{signs}</ul>{_latest(timeline)}{_latest_lives(timeline)}'
+        f'<ul class="wg-legend">{legend}{signs}</ul>{_latest_lives(timeline)}'
     )
 
 
 def _key(name: str, place: float, height: float) -> str:
     bar = f'<rect class="wg-bar-{name}" x="0" y="{place:g}" width="14" height="{height:g}"/>'
-    return f'<li><svg class="wg-key" viewBox="0 0 14 5" aria-hidden="true">{bar}</svg> {name}</li>'
+    return f'<li><svg class="wg-key" width="14" height="5" viewBox="0 0 14 5" aria-hidden="true">{bar}</svg> {name}</li>'
 
 
 def _lives(timeline: Timeline, bars: Bars, slots: Sequence[int], axis: Axis) -> str:
     rows = {slot: row for row, slot in enumerate((SERVER, *slots))}
     height = ROW * len(rows) + 16
-    parts = [*_ticks(axis, ROW * len(rows))]
-    for slot, row in rows.items():
-        name = f"slot {slot}" if slot else "server"
-        parts.append(f'<text x="0" y="{row * ROW + 10:g}">{name}</text>')
-    parts.append(bars.draw(timeline, rows, axis))
+    names = [
+        f'<text x="0" y="{row * ROW + 10:g}">{f"slot {slot}" if slot else "server"}</text>'
+        for slot, row in rows.items()
+    ]
+    names.append(f'<text x="0" y="{ROW * len(rows) + 12:g}">UTC</text>')
     marks, left_out = _marks(timeline, rows, axis)
-    drawing = "".join((*parts, *marks))
+    drawing = "".join((*_ticks(axis, ROW * len(rows)), bars.draw(timeline, rows, axis), *marks))
     note = (
         f'<p class="wg-quiet">{left_out} more marks are not drawn. See workerguard events.</p>'
         if left_out
         else ""
     )
     return (
-        '<div class="wg-scroll" id="wg-scroll" tabindex="0" role="region" aria-label="Timeline">'
-        f'<svg class="wg-lives" viewBox="0 0 {WIDTH:g} {height:g}" role="img" '
-        f'aria-label="The life of every slot. The tables below have the events and the lives.">{drawing}</svg></div>{note}'
+        '<div class="wg-scroll" id="wg-scroll" tabindex="0" role="region" aria-label="Timeline"><div class="wg-rows">'
+        f'<svg class="wg-names" width="{LABEL:g}" height="{height:g}" viewBox="0 0 {LABEL:g} {height:g}" aria-hidden="true">'
+        f'{"".join(names)}</svg><svg class="wg-lives" width="{WIDTH - LABEL:g}" height="{height:g}" '
+        f'viewBox="{LABEL:g} 0 {WIDTH - LABEL:g} {height:g}" role="img" '
+        f'aria-label="The life of every slot. The list and the table below have the events and the lives.">{drawing}</svg></div></div>{note}'
     )
 
 
 def _ticks(axis: Axis, height: float) -> Iterator[str]:
-    yield f'<text x="0" y="{height + 12:g}">UTC</text>'
     for at in axis.ticks():
         x = axis.x(at)
         yield f'<line class="wg-grid" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height:g}"/>'
-        yield f'<text class="wg-hour" x="{x:.1f}" y="{height + 12:g}">{_clock(at)}</text>'
+        form = "%H:%M" if axis.window > SHORTEST else "%H:%M:%S"
+        place = " wg-last" if x > WIDTH - 16 else ""
+        yield f'<text class="wg-hour{place}" x="{x:.1f}" y="{height + 12:g}">{_clock(at, form=form)}</text>'
 
 
 def _clock(at: float, *, form: str = "%H:%M") -> str:
@@ -192,20 +195,6 @@ def _mark(last: Mark, times: int, *, fourth: int, row: int) -> str:
     )
 
 
-def _latest(timeline: Timeline) -> str:
-    if not timeline.marks:
-        return ""
-    rows = "".join(
-        f"<tr><td>{_clock(mark.at, form='%H:%M:%S')}</td><td>{mark.slot or 'server'}</td><td>{mark.kind}</td>"
-        f"<td>{escape(plain(mark.text))}</td></tr>"
-        for mark in reversed(timeline.marks[-EVENTS_SHOWN:])
-    )
-    return (
-        f'<details id="wg-latest"><summary id="wg-latest-summary">The latest events</summary>{_table("events", "UTC slot event cause", rows)}'
-        "</details>"
-    )
-
-
 def _latest_lives(timeline: Timeline) -> str:
     """Render the latest lives of the drawing as a table, for screen readers."""
     rows = "".join(
@@ -248,7 +237,7 @@ def _rates(rates: Sequence[Rate], axis: Axis) -> str:
     text = f"{last.requests:.1f} requests/s now, {last.errors:.1f} of them 5xx; maximum {most:.1f}"
     return (
         f'<figure class="wg-rates"><figcaption>{text}</figcaption>'
-        f'<svg viewBox="0 0 {WIDTH:g} {height + 2:g}" role="img" aria-label="Requests and errors per second: {text}">'
+        f'<svg width="{WIDTH:g}" height="{height + 2:g}" viewBox="0 0 {WIDTH:g} {height + 2:g}" preserveAspectRatio="none" role="img" aria-label="Requests and errors per second: {text}">'
         f'<polyline class="wg-line-requests" points="{points(rate.requests for rate in visible)}"/>'
         f'<polyline class="wg-line-errors" points="{points(rate.errors for rate in visible)}"/></svg></figure>'
     )
@@ -270,6 +259,6 @@ def waterfall(steps: Sequence[Mapping[str, Any]]) -> str:
             f'height="13"/><text x="{WIDTH:g}" y="{y + 12}" class="wg-right">{step["seconds"] * 1000:.0f} ms, {memory}</text>'
         )
     return (
-        f'<svg class="wg-waterfall" viewBox="0 0 {WIDTH:g} {rows * 18}" role="img" '
+        f'<svg class="wg-waterfall" width="{WIDTH:g}" height="{rows * 18}" viewBox="0 0 {WIDTH:g} {rows * 18}" role="img" '
         f'aria-label="The load\'s steps">{"".join(parts)}</svg>'
     )

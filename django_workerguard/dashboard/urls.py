@@ -15,5 +15,7 @@ urlpatterns = [
     path("slot/<int:number>/recycle/", views.recycle, name="recycle"),
     path("slot/<int:number>/now/", views.slot_now, name="slot-now"),
     path("reload/", views.reload, name="reload"),
+    path("progress/", views.progress_page, name="progress"),
+    path("progress/now/", views.progress_now, name="progress-now"),
     path("assets/<str:name>", views.asset_file, name="asset"),
 ]

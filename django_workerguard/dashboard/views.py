@@ -3,40 +3,38 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from django.apps import apps
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render as render_template
-from django.urls import NoReverseMatch, reverse
+from django.urls import reverse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.http import require_http_methods, require_safe
 
 from django_workerguard.access import may_act, may_see, requires
-from django_workerguard.config.text import in_megabytes
-from django_workerguard.dashboard.fragments import event_list, requests_of_slot
-from django_workerguard.dashboard.snapshots import events_of, html_cache
-from django_workerguard.dashboard.static_files import asset
-from django_workerguard.dashboard.svg import waterfall
-from django_workerguard.report.findings import assess
-from django_workerguard.report.tables import quantiles, span
+from django_workerguard.conf import current_options
+from django_workerguard.config.text import plain
+from django_workerguard.dashboard.actions import Action, progress, refusal_of
+from django_workerguard.dashboard.frame import OWN, POLICY, admin_index, frame_context
+from django_workerguard.dashboard.slot import slot_context
+from django_workerguard.dashboard.snapshots import html_cache
+from django_workerguard.dashboard.static_files import ICONS, asset
 from django_workerguard.scoreboard.board import Board
-from django_workerguard.scoreboard.control_client import ask
-from django_workerguard.scoreboard.in_hand import requests_of_servers
+from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.snapshot import snapshot
 from django_workerguard.worker.current import CurrentWorker, current_board, current_worker
 
-EVENTS = 30  # shown for a slot
 HEADERS = 16384  # bytes of a response's head, at most
-POLL_TILES, POLL_HISTORY = 5, 60  # seconds
-ON_EVENTS = 30  # seconds after which the page fetches the history if there are new events
+POLL_TILES, POLL_PROGRESS = 5, 1  # seconds
+ON_EVENTS = 30  # seconds after which the page fetches the timeline if there are new events
+HOUR = 3600
+# what the timeline can show, in seconds: its name, and the seconds after which the page fetches it again
+WINDOWS = {HOUR: ("1 hour", 60), 600: ("10 minutes", 20), 60: ("1 minute", 5)}
 FOR_EVER = "public, max-age=31536000, immutable"
-ASKED = re.compile(r"recycle-(?P<slot>\d{1,4})|reload")
 
 
 @never_cache
@@ -47,31 +45,38 @@ def fleet_page(request: HttpRequest) -> HttpResponse:
     cache = html_cache()
     if cache is None:
         return _page(request, "unguarded.html", {"title": "Not under serve_guarded"})
+    window = _window(request.GET.get("window", ""))
     context = {
+        **cache.state(),
         "title": "Workers",
         "tiles": cache.tiles(_url(request, "slot", 0)),
-        "summary": cache.summary(),
-        "confirmation": _confirmation(request),
-        "history": cache.history(),
+        "history": cache.history(window),
+        "window": window,
+        "windows": [(seconds, name, seconds == window) for seconds, (name, _) in WINDOWS.items()],
         "tiles_url": _url(request, "tiles"),
         "reload_url": _url(request, "reload"),
         "may_act": _can_act() and may_act(request),
         "poll_tiles": POLL_TILES,
-        "poll_history": POLL_HISTORY,
-        "on_events": ON_EVENTS,
+        "poll_history": WINDOWS[window][1],
+        "on_events": min(ON_EVENTS, WINDOWS[window][1]),
     }
     return _page(request, "fleet.html", context)
+
+
+def _window(text: str) -> int:
+    """Return the seconds of the timeline that a viewer wants to see."""
+    return int(text) if text in map(str, WINDOWS) else HOUR
 
 
 @never_cache
 @require_safe
 @requires(may_see)
 def tiles(request: HttpRequest) -> HttpResponse:
-    """Return the fleet now, as a part of the page; with ``?hour`` also its last hour, after a comment."""
+    """Return the fleet now, as a part of the page; with ``?past=SECONDS`` also the timeline, after a comment."""
     cache = html_cache()
     if cache is None:
         return _send_whole(request, HttpResponse(""))
-    past = f"<!--hour-->{cache.history()}" if "hour" in request.GET else ""
+    past = f"<!--past-->{cache.history(_window(request.GET['past']))}" if "past" in request.GET else ""
     return _send_whole(request, HttpResponse(cache.tiles(_url(request, "slot", 0)) + past))
 
 
@@ -81,9 +86,8 @@ def tiles(request: HttpRequest) -> HttpResponse:
 def slot_page(request: HttpRequest, number: int) -> HttpResponse:
     """Show one slot: its worker, the steps of its load, its last error, its events."""
     context = {
-        **_of_slot(number),
+        **slot_context(*_slot(number)),
         "title": f"Slot {number}",
-        "fleet_url": _url(request, "fleet"),
         "now_url": _url(request, "slot-now", number),
         "poll_slot": POLL_TILES,
         "recycle_url": _url(request, "recycle", number),
@@ -97,25 +101,9 @@ def slot_page(request: HttpRequest, number: int) -> HttpResponse:
 @requires(may_see)
 def slot_now(request: HttpRequest, number: int) -> HttpResponse:
     """Return the slot now, as a part of its page."""
-    return _send_whole(request, render_template(request, "workerguard/slot_now.html", _of_slot(number)))
-
-
-def _of_slot(number: int) -> dict[str, Any]:
-    board, slot, shot = _slot(number)
-    since = f" for {span(shot['at'] - slot['since'])}" if slot["since"] else ""
-    failed = slot["last_error"] or {}
-    return {
-        "slot": slot,
-        "state": slot["state"].replace("_", "-"),
-        "since": since,
-        "latency": quantiles(slot["latency"]) if slot["latency"] else "",
-        "memory": in_megabytes(slot["rss_bytes"]) if slot["rss_bytes"] else "–",
-        "served": requests_of_slot(requests_of_servers([board]), number),
-        "findings": [finding for finding in assess(shot) if finding.slot == number],
-        "waterfall": waterfall(slot["load_steps"]),
-        "failed_waterfall": waterfall(failed.get("steps") or []),
-        "events": event_list(events_of(board, number, at_most=EVENTS)),
-    }
+    return _send_whole(
+        request, render_template(request, "workerguard/slot_now.html", slot_context(*_slot(number)))
+    )
 
 
 @require_safe
@@ -138,11 +126,12 @@ asset_file.login_required = False  # type: ignore[attr-defined] # read by LoginR
 @csrf_protect
 def recycle(request: HttpRequest, number: int) -> HttpResponse:
     """Replace the worker of a slot, after a confirmation."""
-    worker = _worker()
-    _, slot, _ = _slot(number)
+    board = _worker().board
+    _, slot, shot = _slot(number)
+    action = Action("recycle", board.words[Header.EVENTS], slot=number, pid=slot["pid"] or 0)
     title = f"Replace the worker of slot {number} (pid {slot['pid']})"
     how = "Its successor loads first. When it is ready, the worker finishes its requests and leaves."
-    return _act(request, worker, title, how, do="recycle", arguments={"slot": number})
+    return _act(request, board, shot, action, title=title, how=how)
 
 
 @never_cache
@@ -151,54 +140,75 @@ def recycle(request: HttpRequest, number: int) -> HttpResponse:
 @csrf_protect
 def reload(request: HttpRequest) -> HttpResponse:
     """Reload settings and code, after a confirmation."""
-    how = "New workers load the present settings and code, one by one. If the first one cannot load, nothing changes."
-    return _act(request, _worker(), "Reload the server", how, do="reload", arguments={})
+    board = _worker().board
+    shot = snapshot(board)
+    how = (
+        f"New workers load the present settings and code, and replace the {shot['ready']} that are ready, one by one. "
+        "If the first one cannot load, nothing changes."
+    )
+    action = Action("reload", board.words[Header.EVENTS])
+    return _act(request, board, shot, action, title="Reload the server", how=how)
 
 
 def _act(
-    request: HttpRequest,
-    worker: CurrentWorker,
-    title: str,
-    how: str,
-    *,
-    do: str,
-    arguments: Mapping[str, Any],
+    request: HttpRequest, board: Board, shot: Mapping[str, Any], action: Action, *, title: str, how: str
 ) -> HttpResponse:
-    """Send the request to the arbiter if this is the confirmation, else ask for the confirmation."""
+    """Send the action to the arbiter if this is the confirmation, else ask for the confirmation."""
     refusal = ""
     if request.method == "POST":
-        refusal = _refusal(worker, do, {**arguments, "user": _name(request)})
+        refusal = refusal_of(board, action, _name(request))
         if not refusal:
-            action = "-".join(map(str, (do, *arguments.values())))
-            return HttpResponseRedirect(f"{_url(request, 'fleet')}?asked={action}")
-    context = {"title": title, "how": how, "refusal": refusal, "fleet_url": _url(request, "fleet")}
+            return HttpResponseRedirect(f"{_url(request, 'progress')}?{action.query}")
+    context = {
+        "title": title,
+        "how": how,
+        "refusal": refusal,
+        "server": plain(f"{shot['name']} on {shot['host']}"),
+        "workers": f"{shot['ready']} of {shot['target']} ready, generation {shot['arbiter']['generation']}",
+    }
     return _page(request, "confirm.html", context, status=409 if refusal else 200)
 
 
-def _confirmation(request: HttpRequest) -> str:
-    """Return the message about the action that the viewer has just confirmed; "" if there is none."""
-    match = ASKED.fullmatch(request.GET.get("asked", ""))
-    if match is None:
-        return ""
-    if match["slot"] is None:
-        return "The reload was accepted: the first new worker is loading. This page shows the progress."
-    return f"Accepted: the worker of slot {int(match['slot'])} leaves as soon as its successor is ready."
+@never_cache
+@require_safe
+@requires(may_see)
+def progress_page(request: HttpRequest) -> HttpResponse:
+    """Show how an action goes on, until its outcome."""
+    board, action = _board(), _action(request)
+    title = "Reload" if action.do == "reload" else f"Replacement of the worker of slot {action.slot}"
+    context = {
+        "title": title,
+        "server": plain(str(board.read_about().get("name", ""))),
+        "progress": progress(board, action),
+        "now_url": f"{_url(request, 'progress-now')}?{action.query}",
+        "again": f"?{action.query}",
+        "poll_progress": POLL_PROGRESS,
+    }
+    return _page(request, "progress.html", context)
 
 
-def _refusal(worker: CurrentWorker, do: str, arguments: Mapping[str, Any]) -> str:
-    """Send a request to the arbiter. Return the reason if it refused, else ""."""
-    if worker.board.path is None:
-        return "the server has no run directory, so it cannot receive requests"
-    try:
-        response = ask(worker.board.path.with_suffix(".sock"), do, **arguments)
-    except OSError as error:
-        return f"the arbiter did not answer: {error.strerror or error}"
-    return "" if response.get("accepted") else str(response.get("reason"))
+@never_cache
+@require_safe
+@requires(may_see)
+def progress_now(request: HttpRequest) -> HttpResponse:
+    """Return how an action goes on, as a part of its page."""
+    return _send_whole(request, HttpResponse(progress(_board(), _action(request))))
+
+
+def _action(request: HttpRequest) -> Action:
+    action = Action.of(request.GET)
+    if action is None:
+        raise Http404("the address names no action")
+    return action
 
 
 def _name(request: HttpRequest) -> str:
     user = getattr(request, "user", None)
-    return str(user.get_username()) if user is not None and user.is_authenticated else "somebody"
+    return (
+        str(user.get_username())
+        if getattr(user, "is_authenticated", False) and user is not None
+        else "somebody"
+    )
 
 
 def _worker() -> CurrentWorker:
@@ -213,10 +223,15 @@ def _can_act() -> bool:
     return current_worker() is not None
 
 
-def _slot(number: int) -> tuple[Board, dict[str, Any], dict[str, Any]]:
+def _board() -> Board:
     board = current_board()
     if board is None:
         raise Http404("this process belongs to no guarded server")
+    return board
+
+
+def _slot(number: int) -> tuple[Board, dict[str, Any], dict[str, Any]]:
+    board = _board()
     shot = snapshot(board)
     slot = next((slot for slot in shot["slots"] if slot["slot"] == number), None)
     if slot is None:
@@ -232,16 +247,24 @@ def _url(request: HttpRequest, name: str, *arguments: Any) -> str:
 
 
 def _page(request: HttpRequest, template: str, context: dict[str, Any], *, status: int = 200) -> HttpResponse:
-    admin_context = _admin_context(request)
+    frame = frame_context(request)
+    icon = f"{context.get('worst', 'well')}.svg"
     context = {
-        **(admin_context or {}),
+        **frame,
         "as_of": f"{datetime.now(UTC):%H:%M:%S}",
-        "base": "admin/base_site.html" if admin_context is not None else "workerguard/base.html",
         "css_url": _asset_url(request, "dashboard.css"),
         "js_url": _asset_url(request, "dashboard.js"),
+        "icon_url": _asset_url(request, icon),
+        "icons": {name.removesuffix(".svg"): _asset_url(request, name) for name in ICONS},
+        "fleet_url": _url(request, "fleet"),
+        "admin_url": admin_index(),
+        "monitor": current_options().monitor_bind,
         **context,
     }
-    return _send_whole(request, render_template(request, f"workerguard/{template}", context, status=status))
+    response = render_template(request, f"workerguard/{template}", context, status=status)
+    if frame is OWN:
+        response.headers.setdefault("Content-Security-Policy", POLICY)
+    return _send_whole(request, response)
 
 
 def _asset_url(request: HttpRequest, name: str) -> str:
@@ -263,16 +286,3 @@ def _send_whole(request: HttpRequest, response: HttpResponse) -> HttpResponse:
             if connection.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) < 2 * needed:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, needed)
     return response
-
-
-def _admin_context(request: HttpRequest) -> dict[str, Any] | None:
-    """Return the context of the admin's own pages; None if there is no admin."""
-    if not apps.is_installed("django.contrib.admin") or not hasattr(request, "user"):
-        return None
-    from django.contrib import admin  # imported late: it can only be imported if it is installed
-
-    try:
-        each_context: Callable[[HttpRequest], dict[str, Any]] = admin.site.each_context
-        return {**each_context(request), "is_nav_sidebar_enabled": False}
-    except NoReverseMatch:
-        return None

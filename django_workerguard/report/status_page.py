@@ -10,6 +10,7 @@ from typing import Any
 
 from django_workerguard.config.text import duration, plain
 from django_workerguard.report.findings import assess
+from django_workerguard.report.groups import grouped
 from django_workerguard.report.tables import REQUEST_COLUMNS, columns, headlines, request_row, row
 
 REFRESH = 5  # seconds
@@ -49,14 +50,14 @@ def status_page(shot: Snapshot, pools: Iterable[Snapshot], served: Mapping[str, 
 def _server(shot: Snapshot) -> str:
     first, *more = (escape(plain(line)) for line in headlines(shot))
     findings = "".join(
-        f'<li class="{escape(finding.severity)}">{escape(plain(f"{finding.severity}: {finding.text}"))}</li>'
-        for finding in assess(shot)
+        f'<li class="{escape(group.severity)}">{escape(plain(f"{group.severity}: {group.text}"))}</li>'
+        for group in grouped(assess(shot))
     )
     lines = "".join(f"<p>{line}</p>" for line in more)
     names = columns(shot) if shot["kind"] == "celery" else (*columns(shot), *LATENCY)
     rows = ((*row(slot, shot["at"]), *_latency(slot))[: len(names)] for slot in shot["slots"])
     slots = _table(names, rows)
-    return f"<h1>{first}</h1>{lines}{f'<ul>{findings}</ul>' if findings else ''}{slots}"
+    return f"<h1>{first}</h1>{f'<ul>{findings}</ul>' if findings else ''}{lines}{slots}"
 
 
 def _latency(slot: Mapping[str, Any]) -> tuple[str, ...]:

@@ -35,16 +35,6 @@ def columns(snapshot: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def table(snapshot: Mapping[str, Any]) -> str:
-    """Render ``workerguard status``."""
-    lines = [*headlines(snapshot), ""]
-    lines += _aligned([columns(snapshot), *(row(slot, snapshot["at"]) for slot in snapshot["slots"])])
-    findings = assess(snapshot)
-    if findings:
-        lines += ["", *(f"{finding.severity}: {finding.text}" for finding in findings)]
-    return plain("\n".join(lines))
-
-
 def headlines(snapshot: Mapping[str, Any]) -> tuple[str, ...]:
     """Return two lines: the server with its state, and its worker class with its addresses; a third if it has a mold."""
     arbiter = snapshot["arbiter"]
@@ -125,13 +115,14 @@ def request_row(request: Mapping[str, Any]) -> tuple[str, ...]:
 def requests_table(served: Mapping[str, Any]) -> list[str]:
     """Render ``workerguard requests``, line by line."""
     rows = [request_row(request) for request in served["requests"]]
-    lines = _aligned([REQUEST_COLUMNS, *rows]) if rows else ["No request is being served."]
+    lines = aligned([REQUEST_COLUMNS, *rows]) if rows else ["No request is being served."]
     if served["not_listed"]:
         lines.append(f"and {served['not_listed']} more, which are not listed one by one")
     return [plain(line) for line in lines]
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the rows as lines, with their columns below each other."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
@@ -218,7 +209,7 @@ def _with_details(
     """Add the steps of a load, the last error, and the latest events of a slot or (slot 0) of the mold."""
     lines = [*lines]
     if loaded["load_steps"]:
-        lines += ["", heading, *_aligned([_step(step) for step in loaded["load_steps"]])]
+        lines += ["", heading, *aligned([_step(step) for step in loaded["load_steps"]])]
     if loaded["step"]:
         lines.append(f"  now in step {loaded['step']}")
     if loaded["last_error"]:
@@ -245,6 +236,6 @@ def _last_error(error: Mapping[str, Any]) -> list[str]:
     steps = [step for step in error.get("steps") or () if isinstance(step, Mapping)]
     return [
         f"last error, {when}{step}: {error.get('type')}: {error.get('message')}",
-        *(["steps that passed before the error:", *_aligned([_step(one) for one in steps])] if steps else []),
+        *(["steps that passed before the error:", *aligned([_step(one) for one in steps])] if steps else []),
         str(error.get("traceback") or ""),
     ]

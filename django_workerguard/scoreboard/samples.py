@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header
@@ -64,6 +65,54 @@ def read_recent(board: Board, slot: int, *, samples: int) -> tuple[int, int]:
         max(0, words[last + Sample.REQUESTS] - words[first + Sample.REQUESTS]),
         max(0, words[last + Sample.ERRORS_5XX] - words[first + Sample.ERRORS_5XX]),
     )
+
+
+@dataclass(frozen=True)
+class Series:
+    """The last hour of a slot in minutes, oldest first; None: the slot had no sample then.
+
+    ``requests`` and ``errors_5xx`` are numbers within the minute, ``rss`` is in bytes at its end.
+    """
+
+    requests: Sequence[int | None]
+    errors_5xx: Sequence[int | None]
+    rss: Sequence[int | None]
+
+
+PER_MINUTE = 6
+
+
+def read_series(board: Board, slot: int) -> Series:
+    """Read the samples of a slot, one value a minute."""
+    taken = board.words[Header.SAMPLES]
+    if not 0 < taken < 1 << 63 or slot > board.layout.slots:
+        return Series((), (), ())
+    count = min(taken, SAMPLES)
+    # the newest sample and the ones that are whole minutes older
+    indices = [
+        (taken - 1 - back) % SAMPLES
+        for back in range((count - 1) // PER_MINUTE * PER_MINUTE, -1, -PER_MINUTE)
+    ]
+    words, layout = board.words, board.layout
+    # a slot that did not exist at a time has there what is an hour old
+    when = [words[layout.sample(1, index) + Sample.AT] for index in indices]
+    starts = [layout.sample(slot, index) for index in indices]
+    known = [abs(words[start + Sample.AT] - at) <= 1 for start, at in zip(starts, when, strict=True)]
+
+    def column(field: Sample) -> list[int | None]:
+        return [words[start + field] if valid else None for start, valid in zip(starts, known, strict=True)]
+
+    return Series(
+        _differences(column(Sample.REQUESTS)), _differences(column(Sample.ERRORS_5XX)), column(Sample.RSS)
+    )
+
+
+def _differences(totals: Sequence[int | None]) -> list[int | None]:
+    """Return by how much each total is above the one before; the first has none before it."""
+    return [
+        max(0, after - before) if before is not None and after is not None else None
+        for before, after in pairwise(totals)
+    ]
 
 
 def _sums(columns: list[list[int]]) -> list[int]:

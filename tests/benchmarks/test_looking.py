@@ -18,7 +18,7 @@ from django_workerguard.dashboard.snapshots import HtmlCache
 from django_workerguard.dashboard.views import POLL_TILES
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.report.findings import with_findings
-from django_workerguard.report.tables import table
+from django_workerguard.report.status_text import table
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.journal import write_event

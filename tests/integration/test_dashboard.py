@@ -28,7 +28,10 @@ from django_workerguard.worker import current
 from django_workerguard.worker.current import CurrentWorker
 from django_workerguard.worker.register import ENTRY_MASK, Register
 
-PAGES = ("", "tiles/", "tiles/?hour=1", "slot/1/", "slot/1/now/")
+PAGES = (
+    *("", "?window=600", "?window=x", "tiles/", "tiles/?past=60", "slot/1/", "slot/1/now/"),
+    *("progress/?do=reload", "progress/now/?do=reload"),
+)
 ACTIONS = ("slot/1/recycle/", "reload/")
 
 
@@ -231,19 +234,86 @@ def test_a_pid_is_no_amount(worker):
 
 
 @pytest.mark.django_db
+def test_a_reload_is_followed_to_the_verdict_of_the_command(worker):
+    client = client_of(user("clerk", is_staff=True))
+    steps = [
+        ({"event": "asked", "do": "reload"}, "reload: accepted, and in progress.", False),
+        ({"event": "reload", "generation": 2, "by": "root on the dashboard"}, "in progress", False),
+        (
+            {"event": "spawned", "slot": 1, "pid": 99, "generation": 2},
+            "Slot 1: worker (pid 99) was started",
+            False,
+        ),
+        ({"event": "reloaded", "generation": 2}, "reload: done.", True),
+        ({"event": "spawned", "slot": 1, "pid": 100, "generation": 2}, "reload: done.", True),
+    ]
+    for event, said, over in steps:
+        write_event(worker.board, {"at": 1, **event})
+        for page in ("progress/", "progress/now/"):
+            shown = client.get(f"/guard/{page}?do=reload&after=0").text
+            assert said in shown
+            assert ("data-wg-over" in shown) is over
+    assert "pid 100" not in shown, "what comes after the verdict is not of this reload"
+
+
+@pytest.mark.django_db
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("query", "events", "said"),
     [
-        ("reload", "The reload was accepted"),
-        ("recycle-1", "the worker of slot 1 leaves"),
-        ("<b>", None),
-        ("recycle-99999", None),
+        (
+            "do=reload",
+            [{"event": "reload-refused", "reason": "bad <settings>"}],
+            "Error: the reload was refused and nothing has changed: bad &lt;settings&gt;",
+        ),
+        (
+            "do=reload",
+            [
+                {"event": "reload", "generation": 2},
+                {
+                    "event": "load-failed",
+                    "slot": 1,
+                    "generation": 2,
+                    "type": "E",
+                    "message": "m",
+                    "step": "app",
+                },
+            ],
+            "Error: slot 1: the load failed in step app: E: m",
+        ),
+        ("do=recycle&slot=1&pid=4321", [{"event": "exited", "slot": 1, "pid": 4321}], "recycle: done."),
+        (
+            "do=recycle&slot=1&pid=4321",
+            [{"event": "spawn-failed", "slot": 1, "reason": "no memory"}],
+            "Error: slot 1: no memory",
+        ),
+        ("do=recycle&slot=1&pid=4321", [{"event": "exited", "slot": 2, "pid": 7}], "recycle: accepted"),
     ],
 )
-def test_what_was_asked_for_is_said(worker, asked, said):
-    shown = client_of(User.objects.create_superuser("root")).get("/guard/", {"asked": asked}).content.decode()
-    assert ("wg-asked" in shown) is (said is not None)
-    assert said is None or said in shown
+def test_the_verdict_of_an_action(worker, query, events, said):
+    for event in events:
+        write_event(worker.board, {"at": 1, **event})
+    assert said in client_of(user("clerk", is_staff=True)).get(f"/guard/progress/now/?{query}").text
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    "query", ["", "do=scale", "do=reload&after=x", f"do=reload&after={'9' * 30}", "do=recycle&pid=-1"]
+)
+def test_an_address_that_names_no_action(worker, query):
+    assert client_of(user("clerk", is_staff=True)).get(f"/guard/progress/?{query}").status_code == 404
+
+
+@pytest.mark.django_db
+def test_an_action_names_the_server_and_what_will_happen(worker):
+    worker.board.write_about({"name": "shop", "host": "web-1"})
+    root = client_of(User.objects.create_superuser("root"))
+    for action, effect in (
+        ("reload/", "load the present settings and code"),
+        ("slot/1/recycle/", "Its successor loads first"),
+    ):
+        shown = root.get(f"/guard/{action}").text
+        assert "shop on web-1" in shown
+        assert effect in shown
 
 
 def test_errors_of_the_last_minute_are_told_apart_from_those_of_a_whole_life(worker):
@@ -255,7 +325,9 @@ def test_errors_of_the_last_minute_are_told_apart_from_those_of_a_whole_life(wor
     board.words[Header.SAMPLES] = 10
     board.words[board.layout.seat(0) + Seat.REQUESTS] = 1_000_090
     board.words[board.layout.seat(0) + Seat.ERRORS_5XX] = 14
-    assert "<dd>14, 9 of 60 in the last minute</dd>" in HtmlCache(worker.board).tiles("/slot/0/")
+    tiles = HtmlCache(worker.board).tiles("/slot/0/")
+    assert "<dt>5xx</dt><dd>9 of 60</dd>" in tiles
+    assert '<dt>5xx</dt><dd><b>9</b> <span class="wg-quiet">15.0% of them</span></dd>' in tiles
 
 
 def test_a_look_is_kept_for_a_second(worker):
@@ -358,15 +430,15 @@ def test_the_oldest_requests_of_the_fleet_and_those_of_a_slot_are_listed(worker,
 
 def test_the_quantiles_of_the_last_minute_are_shown_for_the_fleet_and_for_a_slot(worker, db):
     clerk = client_of(user("clerk", is_staff=True))
-    assert "p50" not in clerk.get("/guard/tiles/").text
-    assert "<dt>requests of the last minute</dt><dd>–</dd>" in clerk.get("/guard/slot/1/").text
+    assert "<b>–</b>" in clerk.get("/guard/tiles/").text
+    assert "<dt>their durations</dt><dd>–</dd>" in clerk.get("/guard/slot/1/").text
     for at, microseconds in (
         (Header.P50, (12_000, 340_000, 1_200_000)),
         (worker.board.layout.slot(1) + Slot.P50, (20_000, 400_000, 2_500_000)),
     ):
         worker.board.words[at : at + 3] = memoryview(array("Q", microseconds))
     tiles = HtmlCache(worker.board).tiles("/slot/0/")
-    assert "last minute: p50 12 ms, p95 340 ms, p99 1.2 s" in tiles
-    assert "<dt>p50, p95, p99</dt><dd>20 ms, 400 ms, 2.5 s</dd>" in tiles
+    assert '<dt>p50, p95</dt><dd><b>12 ms, 340 ms</b> <span class="wg-quiet">p99 1.2 s</span></dd>' in tiles
+    assert "<dt>p50, p95</dt><dd>20 ms, 400 ms</dd>" in tiles
     for page in ("slot/1/", "slot/1/now/"):
         assert "<dd>p50 20 ms, p95 400 ms, p99 2.5 s</dd>" in clerk.get(f"/guard/{page}").text

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import select
 import shutil
 import signal
@@ -286,6 +287,25 @@ def test_watch_prints_one_table_after_the_other_where_there_is_no_terminal(serve
             read_until(watching.stdout.fileno(), "2 of 2 ready")
 
 
+def on_terminal(server, *, columns: int, **environ: str) -> str:
+    """Return what `workerguard status` prints on a terminal."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, columns, 0, 0))
+    kept = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES", "NO_COLOR")}
+    done = subprocess.run(
+        [sys.executable, "-m", "django_workerguard.cli", "status", "--run-dir", str(server.run_dir)],
+        cwd=PROJECT,
+        env={**kept, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", **environ},
+        stdout=theirs,
+        timeout=60,
+    )
+    assert done.returncode == 0
+    os.close(theirs)
+    shown = os.read(ours, 65536).decode().replace("\r\n", "\n")
+    os.close(ours)
+    return shown
+
+
 def test_watch_is_a_live_screen_on_a_terminal(serve, faults):
     server = serve()
     server.wait_ready()
@@ -298,6 +318,10 @@ def test_watch_is_a_live_screen_on_a_terminal(serve, faults):
         os.kill(server.pids()[0], signal.SIGKILL)
         read_until(ours, "1 of 2 ready", "back-off", "MemoryError")
     os.close(ours)
+    lines = on_terminal(server, columns=80).splitlines()
+    assert max(len(re.sub("\033\\[[0-9;]*m", "", line)) for line in lines) <= 80
+    assert any(line.startswith("\033[33mwarning: slot 1 cannot load") for line in lines)
+    assert "\033" not in on_terminal(server, columns=80, NO_COLOR="1")
 
 
 def test_the_server_of_this_directory_is_meant_before_one_above_it(serve, tmp_path):

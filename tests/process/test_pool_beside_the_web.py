@@ -82,8 +82,8 @@ def test_every_reader_shows_the_pool_beside_the_web_workers(server, pool):
     assert "TASKS" in ask(place, "/", BEARER).body
 
     page = server.get("/guard/").body
-    assert f"Celery: {name}" in page
-    assert "2 of 2 ready" in page
+    assert f"Celery: <bdi>{name}</bdi>" in page
+    assert "<strong>2 of 2</strong> ready" in page
     assert "<dt>tasks</dt>" in page
     assert "<dt>requests</dt>" in page
     assert check(server) == 200

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 
 import pytest
 from hypothesis import given
@@ -13,8 +14,10 @@ from rich.console import Console
 from django_workerguard.cli.watch import screen
 from django_workerguard.config.text import plain
 from django_workerguard.report.findings import assess, with_findings
+from django_workerguard.report.groups import grouped
 from django_workerguard.report.health import answer
-from django_workerguard.report.tables import event_line, explanation, explanation_of_mold, span, table
+from django_workerguard.report.status_text import bars, table
+from django_workerguard.report.tables import event_line, explanation, explanation_of_mold, span
 from django_workerguard.report.verdict import KINDS, LONGEST_SILENCE, judge
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header, Phase, Vitals
@@ -168,6 +171,22 @@ def test_a_load_is_slow_beside_the_others():
     )
 
 
+def test_findings_that_differ_only_in_their_slot_are_one():
+    failing = {"state": "back_off", "failures": 2, "last_error": ERROR, "pid": None}
+    slots = [dict(SLOT, slot=n, **failing, next_try_in=float(n)) for n in (1, 2, 3, 5)]
+    other = dict(SLOT, slot=9, **{**failing, "last_error": {**ERROR, "message": "none; left"}})
+    suspect = dict(SLOT, slot=4, suspect=True)
+    groups = grouped(assess(changed(slots=[*slots, suspect, other], debug=True, settings="shop.settings")))
+    assert [(group.code, group.slots) for group in groups] == [
+        ("debug", ()),
+        ("load-failing", (1, 2, 3, 5)),
+        ("suspect", (4,)),
+        ("load-failing", (9,)),
+    ]
+    assert groups[1].text == "slots 1–3, 5: cannot load the application: MemoryError: no memory"
+    assert groups[3].text == "slot 9 cannot load the application: MemoryError: none; left; 2 tries failed"
+
+
 def test_the_table_shows_every_slot_and_the_findings():
     shot = changed(
         slot={"state": "back_off", "failures": 2, "next_try_in": 3.0, "last_error": ERROR, "pid": None}
@@ -180,6 +199,49 @@ def test_the_table_shows_every_slot_and_the_findings():
     )
 
 
+def test_the_findings_come_first_and_everything_fits_the_terminal():
+    failing = {"state": "back_off", "failures": 2, "next_try_in": 3.0, "last_error": ERROR, "pid": None}
+    slots = [dict(SLOT, slot=n, requests=1_234_567, **(failing if n in (2, 5) else {})) for n in range(1, 9)]
+    for slot in slots:
+        slot["release"] = "2026.11.23-with-a-long-name"
+    shot = changed(slots=slots, target=8, ready=6, bind=["http://127.0.0.1:8000", "unix:/run/shop/http.sock"])
+    lines = table(shot, width=80).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0].startswith("shop on here: 6 of 8 ready")
+    warning = next(
+        index for index, line in enumerate(lines) if line.startswith("warning: slots 2, 5: cannot load")
+    )
+    heads = next(index for index, line in enumerate(lines) if line.startswith("SLOT"))
+    assert warning < heads
+    assert lines[heads].split() == [
+        "SLOT",
+        "STATE",
+        "PID",
+        "GEN",
+        "FOR",
+        "REQUESTS",
+        "5XX",
+        "IN",
+        "FLIGHT",
+        "MEMORY",
+        "NEXT",
+        "TRY",
+    ]
+    assert "\033" not in table(shot)
+    assert "RELEASE" in table(shot), "a file has room for everything"
+    coloured = table(shot, width=80, colour=True)
+    assert "\033[33mwarning: slots 2, 5" in coloured
+    assert re.sub("\033\\[[0-9;]*m", "", coloured) == table(shot, width=80)
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [([], ""), ([0, 0], "▁▁"), ([1, None, 8, 4], "▂ █▅"), ([2**64 - 1, 0], "█▁")],
+)
+def test_bars(values, shown):
+    assert bars(values) == shown
+
+
 @pytest.mark.parametrize(("width", "height"), [(200, 50), (80, 24), (40, 10)])
 @pytest.mark.parametrize("servers", [1, 2])
 def test_the_live_screen_keeps_what_is_wrong_on_a_small_terminal(width, height, servers):
@@ -188,11 +250,13 @@ def test_the_live_screen_keeps_what_is_wrong_on_a_small_terminal(width, height, 
     failing = dict(ready, state="back_off", failures=2, next_try_in=3.0, last_error=ERROR, pid=None)
     shot["slots"] = [dict(ready, slot=number) for number in range(1, 64)] + [dict(failing, slot=64)]
     console = Console(width=width, height=height, record=True, file=io.StringIO())
-    console.print(screen([shot] * servers, console))
+    lines = dict.fromkeys(range(1, 65), "▁▂▃▄▅▆▇█▁▂▃▄▅▆▇")
+    console.print(screen([(shot, lines)] * servers, console))
     shown = console.export_text().splitlines()
     assert max(map(len, shown)) <= width
     assert sum("back-off" in line and "3.0 s" in line for line in shown) == servers
     assert ("RELEASE" in "".join(shown)) is (width == 200)
+    assert ("▁▂▃▄▅▆▇█▁▂▃▄▅▆▇" in "".join(shown)) is (width >= 80)
     if height > 10:
         assert len(shown) <= height
         assert sum("slot 64 cannot load" in line for line in shown) == servers

@@ -16,7 +16,7 @@ from django_workerguard.cli.server_choice import choose
 from django_workerguard.errors import ConfigurationError, NoServerError
 from django_workerguard.probe.process import start_time
 from django_workerguard.report.metrics import families
-from django_workerguard.report.tables import table
+from django_workerguard.report.status_text import table
 from django_workerguard.scoreboard import discovery, places
 from django_workerguard.scoreboard.board import Board, BoardError
 from django_workerguard.scoreboard.header import WORD, Header, ServerKind

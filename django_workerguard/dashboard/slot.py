@@ -1,0 +1,56 @@
+"""The data of a slot's page. Runs in the worker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from django_workerguard.config.text import in_megabytes, plain
+from django_workerguard.dashboard.fragments import event_list, requests_of_slot, worst_of
+from django_workerguard.dashboard.snapshots import events_of, recent_of
+from django_workerguard.dashboard.svg import waterfall
+from django_workerguard.dashboard.tiles import SIGNS, state_of
+from django_workerguard.dashboard.traceback import traceback
+from django_workerguard.report.findings import assess
+from django_workerguard.report.tables import quantiles, span, utc
+from django_workerguard.scoreboard.board import Board
+from django_workerguard.scoreboard.in_hand import requests_of_servers
+
+EVENTS = 30  # shown
+
+
+def slot_context(board: Board, slot: Mapping[str, Any], shot: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the page of a slot shows."""
+    number = slot["slot"]
+    since = f" for {span(shot['at'] - slot['since'])}" if slot["since"] else ""
+    failed = slot["last_error"] or {}
+    findings = [finding for finding in assess(shot) if finding.slot == number]
+    worst = worst_of(findings)
+    state = state_of(slot)
+    recent = recent_of(board, number)
+    return {
+        "slot": slot,
+        "state": state,
+        "sign": SIGNS.get(state, "?"),
+        "since": since,
+        "worst": worst,
+        "summary": f"slot {number} is {state}" + (f"; {worst}: {findings[0].code}" if findings else ""),
+        "tab": plain(f"slot {number} {state} – {shot['name']}"),
+        "server": plain(f"{shot['name']} on {shot['host']}"),
+        "latency": quantiles(slot["latency"]) if slot["latency"] else "",
+        "recent": recent,
+        "rate": f"{recent.requests / 60:.1f}",
+        "memory": in_megabytes(slot["rss_bytes"]) if slot["rss_bytes"] else "–",
+        "growth": in_megabytes(recent.growth, sign="+") if abs(recent.growth) >= 1 << 20 else "",
+        "served": requests_of_slot(requests_of_servers([board]), number),
+        "findings": findings,
+        "waterfall": waterfall(slot["load_steps"]),
+        "failed_waterfall": waterfall(failed.get("steps") or []),
+        "traceback": traceback(text, str(shot["project"]))
+        if (text := str(failed.get("traceback") or ""))
+        else "",
+        # an error of long ago is not in the way
+        "is_failing": bool(slot["failures"] or slot["not_spawned"] or slot["state"] != "ready"),
+        "error_at": f"{utc(failed.get('at', 0)):%Y-%m-%d %H:%M:%S}",
+        "events": event_list(events_of(board, number, at_most=EVENTS)),
+    }

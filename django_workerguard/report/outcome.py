@@ -1,0 +1,97 @@
+"""The outcome of a reload or a recycle, from the events that follow it: what ``--wait`` and the dashboard report. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+FAILED = ("load-failed", "spawn-failed")
+MOLD = 0  # the slot of the mold's events
+# the events that show the progress
+PROGRESS = (
+    "reload",
+    "mold-spawned",
+    "mold-ready",
+    "mold-unfit",
+    "spawned",
+    "ready",
+    "retiring",
+    "exited",
+    "load-failed",
+    "spawn-failed",
+    "frozen",
+    "scaled",
+    "killed",
+)
+Event = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a request ended: ``done``, ``failed`` (a load that it caused) or ``refused``. ``event`` is the one that shows it."""
+
+    kind: str
+    text: str
+    event: Event
+
+
+class Reload:
+    """Follows a reload."""
+
+    def __init__(self, load: str) -> None:
+        self._load = load
+        self._generation: int | None = None  # the one that this reload has begun
+
+    def take(self, event: Event) -> Outcome | None:
+        """Take the next event. Return the outcome once it is known."""
+        match event.get("event"):
+            case "reload-refused":
+                text = f"the reload was refused and nothing has changed: {event.get('reason')}"
+                return Outcome("refused", text, event)
+            case "reload":
+                self._generation = event["generation"]
+            case "reloaded" if self._generation is not None:
+                return Outcome("done", "reload: done.", event)
+        concerns = self._generation is not None and event.get("generation", 0) >= self._generation
+        return failure(event, self._load) if concerns else None
+
+
+class Recycle:
+    """Follows the replacement of the workers with these pids, in these slots."""
+
+    def __init__(self, load: str, *, slots: Iterable[int], pids: Iterable[int]) -> None:
+        self._load = load
+        self._slots = {MOLD, *slots}  # without a mold there is no replacement either
+        self._old_pids = set(pids)
+
+    def take(self, event: Event) -> Outcome | None:
+        """Take the next event. Return the outcome once it is known."""
+        failed = failure(event, self._load) if event.get("slot") in self._slots else None
+        if failed is not None:
+            return failed
+        if event.get("event") in ("exited", "load-failed"):
+            self._old_pids.discard(event.get("pid", 0))
+        return None if self._old_pids else Outcome("done", "recycle: done.", event)
+
+
+def failure(event: Event, load: str) -> Outcome | None:
+    """Return the outcome if an event says that a load has failed. With load=auto an unfit mold is none: each worker loads."""
+    name = event.get("event")
+    if name not in FAILED and not (name == "mold-unfit" and load == "mold"):
+        return None
+    place = "the mold" if event.get("slot") == MOLD else f"slot {event.get('slot')}"
+    if name == "spawn-failed":
+        text = f"{place}: {event.get('reason')}"
+    elif name == "mold-unfit":
+        hazards = "; ".join(map(str, event.get("hazards") or ()))
+        text = f"{place}: no worker can be forked from the application: {hazards}"
+    else:
+        step = f" in step {event['step']}" if event.get("step") else ""
+        text = f"{place}: the load failed{step}: {event.get('type')}: {event.get('message')}"
+    return Outcome("failed", text, event)
+
+
+def outcome_of(take: Callable[[Event], Outcome | None], events: Iterable[Event]) -> Outcome | None:
+    """Return the outcome after these events; None if the request is still being carried out."""
+    return next((outcome for event in events if (outcome := take(event)) is not None), None)
