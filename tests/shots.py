@@ -74,6 +74,7 @@ WELL = {
         "surge": 1,
         "memory_bytes": 0,
         "memory_used_bytes": 0,
+        "memory_available_bytes": None,
     },
     "host": "here",
     "name": "shop",

@@ -21,7 +21,7 @@ from django_workerguard.policy.backoff import seed_of
 from django_workerguard.policy.fold import fold
 from django_workerguard.policy.reason import Reason, Rule
 from django_workerguard.policy.view import Fleet, Policy
-from django_workerguard.probe import cgroup
+from django_workerguard.probe.headroom import HeadroomReader
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.durations import bounds_of
 from django_workerguard.scoreboard.header import Header
@@ -43,6 +43,7 @@ class Tracker:
         self.seats = Seats(board)
         self.event_log = EventLog(board, log)
         self._publisher = Publisher(board, self.seats)
+        self._headroom = HeadroomReader()
         self._measured = 0.0
         self._timed = 0.0
 
@@ -75,7 +76,9 @@ class Tracker:
             self.tell(m.Timed(self.seats.durations(), tuple(bounds_of(self.board)), now))
         self.event_log.look_for_kills(now)
         words = self.board.words
-        words[Header.MEMORY_LIMIT], words[Header.MEMORY_USED] = cgroup.memory()
+        room = self._headroom.read()
+        words[Header.MEMORY_LIMIT], words[Header.MEMORY_USED] = room.limit, room.used
+        words[Header.AVAILABLE] = 0 if room.free is None else room.free + 1
         words[Header.BACKLOG] = sum(waiting) + 1 if waiting else 0
 
     def publish(self, now: float, *, phase: int, beat: int | None = None) -> None:

@@ -15,45 +15,18 @@ NO_LIMIT_V1 = 1 << 60  # bytes; cgroup v1 reports "no limit" as a number near 2*
 def cpus(*, root: Path = CGROUP, proc: Path = PROC) -> int:
     """Return the number of CPUs that this process may use: its affinity, limited by the cgroups' quotas (v2, v1)."""
     allowed = len(os.sched_getaffinity(0))
-    quotas = [quota for group in own_groups(root=root, proc=proc) if (quota := _quota_v2(group))]
-    quotas += [quota for group in _own_groups_v1("cpu", root=root, proc=proc) if (quota := _quota_v1(group))]
+    quotas = [quota for group in groups_v2(root=root, proc=proc) if (quota := _quota_v2(group))]
+    quotas += [quota for group in groups_v1("cpu", root=root, proc=proc) if (quota := _quota_v1(group))]
     quota = min(quotas, default=None)
     return max(1, min(allowed, math.ceil(quota))) if quota else allowed
 
 
-def memory(*, root: Path = CGROUP, proc: Path = PROC) -> tuple[int, int]:
-    """Return the memory limit and the memory used, in bytes, of the cgroup with the least memory left; 0, 0: no limit.
-
-    Used is kubelet's working set: it does not count inactive files in the page cache, because the kernel drops them
-    before it kills a process.
-    """
-    groups = [
-        (group / "memory.max", group / "memory.current", group / "memory.stat", "inactive_file")
-        for group in own_groups(root=root, proc=proc)
-    ]
-    groups += [
-        (
-            group / "memory.limit_in_bytes",
-            group / "memory.usage_in_bytes",
-            group / "memory.stat",
-            "total_inactive_file",
-        )
-        for group in _own_groups_v1("memory", root=root, proc=proc)
-    ]
-    limits = [
-        (limit, max(0, used - (_counter(stat, cache) or 0)))
-        for most, current, stat, cache in groups
-        if 0 < (limit := _number(most)) < NO_LIMIT_V1 and (used := _number(current))
-    ]
-    return min(limits, key=lambda pair: pair[0] - pair[1], default=(0, 0))
-
-
 def oom_kills(*, root: Path = CGROUP, proc: Path = PROC) -> int:
     """Return the number of OOM kills in this cgroup (v2, v1), or on this machine if the cgroup does not count them."""
-    v2 = _counter(own_groups(root=root, proc=proc)[0] / "memory.events", "oom_kill")
+    v2 = _counter(groups_v2(root=root, proc=proc)[0] / "memory.events", "oom_kill")
     if v2 is not None:
         return v2
-    group = _own_groups_v1("memory", root=root, proc=proc)[0]
+    group = groups_v1("memory", root=root, proc=proc)[0]
     # each cgroup counts only its own kills
     counters = (group / "memory.oom_control", *group.glob("*/memory.oom_control"))
     v1 = [kills for counter in counters if (kills := _counter(counter, "oom_kill")) is not None]
@@ -69,19 +42,12 @@ def _counter(path: Path, name: str) -> int | None:
     return None
 
 
-def _number(path: Path) -> int:
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):  # "max", or no such controller
-        return 0
-
-
-def own_groups(*, root: Path = CGROUP, proc: Path = PROC) -> list[Path]:
+def groups_v2(*, root: Path = CGROUP, proc: Path = PROC) -> list[Path]:
     """List this process's cgroup (v2) and its parents, the innermost first."""
     return _with_parents(root, _path_of("", proc=proc))
 
 
-def _own_groups_v1(controller: str, *, root: Path, proc: Path) -> list[Path]:
+def groups_v1(controller: str, *, root: Path, proc: Path) -> list[Path]:
     """List this process's cgroup of a controller (v1) and its parents, the innermost first.
 
     In a container, /proc has the host's path, which does not exist there; only the root does, and it is the container's
@@ -100,7 +66,7 @@ def _path_of(controller: str, *, proc: Path) -> str:
     """Return the path of this process's cgroup for a controller; "" is the controller of v2."""
     try:
         lines = [line.split(":", 2) for line in (proc / "cgroup").read_text().splitlines()]
-    except OSError:
+    except (OSError, ValueError):
         return "/"
     return next((line[2] for line in lines if len(line) == 3 and controller in line[1].split(",")), "/")
 

@@ -53,6 +53,7 @@ class Header:
     QUEUE_P99 = 36
     SHED = 37  # requests of the last minute that were answered 503 because of queue-timeout
     UTILISATION = 38  # per mille of the fleet's capacity that was busy in the last minute, + 1; 0: unknown
+    AVAILABLE = 39  # bytes of memory that may still be used, + 1; 0: unknown
     MONITOR_FAILURES = 40  # how often in a row the monitor has ended by itself, or could not be started
     VALID_FOR = 48  # ns without a beat after which the numbers are out of date; 0: for ever
     WORDS = 64

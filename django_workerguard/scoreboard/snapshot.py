@@ -88,6 +88,7 @@ def snapshot(board: Board) -> dict[str, Any]:
             "surge": words[Header.SURGE],
             "memory_bytes": words[Header.MEMORY_LIMIT],
             "memory_used_bytes": words[Header.MEMORY_USED],
+            "memory_available_bytes": words[Header.AVAILABLE] - 1 if words[Header.AVAILABLE] else None,
         },
         "events": words[Header.EVENTS],
         "backlog": words[Header.BACKLOG] - 1 if words[Header.BACKLOG] else None,

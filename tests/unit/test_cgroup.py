@@ -50,43 +50,6 @@ def test_without_a_quota_the_affinity_counts(tree):
     )
 
 
-def test_memory_where_it_is_tightest(tree):
-    roots = tree(
-        "/web.slice/shop.service",
-        {
-            "web.slice": {"memory.max": f"{100 * MB}\n", "memory.current": f"{90 * MB}\n"},
-            "web.slice/shop.service": {"memory.max": f"{80 * MB}\n", "memory.current": f"{10 * MB}\n"},
-        },
-    )
-    assert cgroup.memory(**roots) == (100 * MB, 90 * MB)
-
-
-def test_what_the_kernel_can_drop_is_not_used(tree):
-    group = {
-        "memory.max": f"{100 * MB}\n",
-        "memory.current": f"{95 * MB}\n",
-        "memory.stat": f"anon {30 * MB}\nfile {65 * MB}\ninactive_file {60 * MB}\n",
-    }
-    assert cgroup.memory(**tree("/shop", {"shop": group})) == (100 * MB, 35 * MB)
-
-
-@pytest.mark.parametrize(("limit", "said"), [(100 * MB, (100 * MB, 35 * MB)), (0x7FFFFFFFFFFFF000, (0, 0))])
-def test_memory_of_the_old_hierarchy(tree, limit, said):
-    group = {
-        "memory.limit_in_bytes": f"{limit}\n",
-        "memory.usage_in_bytes": f"{95 * MB}\n",
-        "memory.stat": f"cache {65 * MB}\ntotal_inactive_file {60 * MB}\n",
-    }
-    assert cgroup.memory(**tree("/", {"memory": group})) == said
-
-
-def test_no_limit_is_none(tree):
-    assert cgroup.memory(**tree("/shop", {"shop": {"memory.max": "max\n", "memory.current": "5\n"}})) == (
-        0,
-        0,
-    )
-
-
 def test_kills_for_want_of_memory(tree):
     roots = tree(
         "/shop", {"shop": {"memory.events": "low 0\nhigh 1\nmax 9\noom 3\noom_kill 2\noom_group_kill 0\n"}}
@@ -104,20 +67,6 @@ def old_hierarchy(tree):
         return roots
 
     return make
-
-
-def test_a_limit_below_the_root_of_the_old_hierarchy(old_hierarchy):
-    roots = old_hierarchy(
-        {
-            "memory": {"memory.limit_in_bytes": f"{900 * MB}\n", "memory.usage_in_bytes": f"{MB}\n"},
-            "memory/web/shop": {
-                "memory.limit_in_bytes": f"{100 * MB}\n",
-                "memory.usage_in_bytes": f"{40 * MB}\n",
-            },
-            "cpu": {},
-        }
-    )
-    assert cgroup.memory(**roots) == (100 * MB, 40 * MB)
 
 
 def test_a_quota_below_the_root_of_the_old_hierarchy(old_hierarchy):
@@ -145,5 +94,4 @@ def test_without_such_a_cgroup_the_machine_counts(tmp_path):
 def test_a_machine_without_cgroups(tmp_path):
     nowhere = {"root": tmp_path / "none", "proc": tmp_path / "none"}
     assert cgroup.oom_kills(**nowhere) == 0
-    assert cgroup.memory(**nowhere) == (0, 0)
     assert cgroup.cpus(**nowhere) >= 1
