@@ -15,6 +15,7 @@ from typing import Any
 from django_workerguard.config import units
 from django_workerguard.config.options import OPTIONS, Option
 from django_workerguard.config.subjects import SUBJECTS
+from django_workerguard.config.text import MEGABYTE
 from django_workerguard.from_uwsgi.table import Row, Verdict, load_table
 from django_workerguard.report.metrics import Family, families, families_of_pools
 from django_workerguard.scoreboard.board import Board
@@ -188,7 +189,7 @@ def _require_one_subject_each() -> None:
 def _summary_row(field: str) -> str:
     option = OPTIONS[field]
     unit = SUFFIXES.get(option.parse, "") if option.default else ""
-    return f"| [`{option.name}`](#{option.name}) | {_default(option.default)}{unit} | {_in_short(option.help)} |\n"
+    return f"| [`{option.name}`](#{option.name}) | {_default(_bare(option))}{unit} | {_in_short(option.help)} |\n"
 
 
 def _in_short(help: str) -> str:
@@ -213,7 +214,7 @@ def _section(option: Option) -> Iterator[str]:
     yield f'- settings and gunicorn.conf.py: `WORKERGUARD["{option.key}"]`'
     yield f"- environment: `{option.env}`"
     yield f"- value: {UNITS.get(option.parse) or _described(option)}"
-    yield f"- default: {_default(option.default)}{'; never printed' if option.secret else ''}\n"
+    yield f"- default: {_default(_bare(option))}{'; never printed' if option.secret else ''}\n"
 
 
 def _described(option: Option) -> str:
@@ -237,6 +238,12 @@ def _takes(option: Option, value: object) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _bare(option: Option) -> object:
+    """Return the default of an option in the unit of its bare numbers."""
+    megabytes = option.parse is units.megabytes
+    return option.default // MEGABYTE if megabytes else option.default
 
 
 def _default(value: object) -> str:

@@ -37,6 +37,7 @@ SLOT = {
     "failures": 0,
     "not_spawned": 0,
     "next_try_in": None,
+    "no_room": None,
     "last_error": None,
 }
 MOLD = {
@@ -53,6 +54,7 @@ MOLD = {
     "failures": 0,
     "not_spawned": 0,
     "next_try_in": None,
+    "no_room": None,
     "last_error": None,
 }
 WELL = {

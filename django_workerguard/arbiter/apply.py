@@ -51,6 +51,8 @@ class Applier:
                 self._convert(action, now)
             case a.SpawnStandIn():
                 self._spawn_stand_in(now)
+            case a.AwaitRoom():
+                tracker.room_awaited(action, now)
             case a.Admit(seat):
                 tracker.seats.order(seat, Orders.ADMIT)
                 tracker.tell(m.Admitted(seat, now))

@@ -17,10 +17,10 @@ from django_workerguard.arbiter.exits import Exit, leave_word
 from django_workerguard.arbiter.oom_kills import OOMKills
 from django_workerguard.arbiter.rate_limit import RateLimit
 from django_workerguard.arbiter.seats import Seats
-from django_workerguard.config.text import plain
+from django_workerguard.config.text import in_megabytes, plain
 from django_workerguard.policy.failure import Failure
 from django_workerguard.policy.reason import DEPARTURES, Killer, Reason, Rule
-from django_workerguard.policy.view import Fleet, State, Worker
+from django_workerguard.policy.view import Fleet, State, Waiting, Worker
 from django_workerguard.probe import cgroup
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.scoreboard.board import Board
@@ -202,6 +202,19 @@ class EventLog:
         self._event("not-forked", slot=slot, reason=reason)
         text = "slot=%d the mold has not forked a worker: %s"
         self._log.warning(text, slot, reason, extra={"action": "not-forked", "slot": slot})
+
+    def no_room(self, slot: int, waiting: Waiting, margin: int, now: float) -> None:
+        """Write down a slot whose next process waits for memory; slot 0 is the mold."""
+        missing, wait = waiting.needed - waiting.left, waiting.next_try - now
+        fields = {"needed_bytes": waiting.needed, "available_bytes": waiting.left, "missing_bytes": missing}
+        self._event("no-room", slot=slot, **fields, next_try=round(wait, 3))
+        place = f"slot={slot}" if slot else "mold:"
+        text = (
+            "%s no room in memory: a load needs %s, and %s more must stay free (memory-margin), but %s are available "
+            "beside the loads in progress; it waits until there is room, and is tried even so in %.1f s"
+        )
+        sizes = [in_megabytes(size) for size in (waiting.needed - margin, margin, waiting.left)]
+        self._log.warning(text, place, *sizes, wait, extra={"action": "no-room", "slot": slot})
 
     def signal_denied(self, pid: int, error: OSError) -> None:
         self._log.error("cannot signal pid %s: %s", pid, error.strerror)

@@ -102,7 +102,8 @@ class Publisher:
         words[at + Slot.GENERATION] = mold.generation if mold else fleet.generation
         words[at + Slot.FAILURES] = fleet.mold_record.failures
         words[at + Slot.NOT_SPAWNED] = fleet.mold_record.not_spawned
-        words[at + Slot.NEXT_TRY] = deadline(fleet.mold_record.next_try)
+        words[at + Slot.NEXT_TRY] = deadline(fleet.due(0))
+        self._no_room(fleet, 0, at)
         if mold is not None:
             words[at + Slot.LOAD_NS] = self._load_ns(mold)
 
@@ -125,6 +126,7 @@ class Publisher:
         words[at + Slot.FAILURES] = record.failures
         words[at + Slot.NOT_SPAWNED] = record.not_spawned
         words[at + Slot.NEXT_TRY] = deadline(fleet.due(slot))
+        self._no_room(fleet, slot, at)
         words[at + Slot.GENERATION] = visible.generation if visible else fleet.generation
         leaving = [w for w in fleet.all_in_slot(slot) if w is not visible and w is not successor]
         for total, counted in COUNTS.items():
@@ -132,6 +134,12 @@ class Publisher:
             words[at + total] = _sum(self._gone.get((slot, total), 0), *counts)
         if visible is not None:
             words[at + Slot.LOAD_NS] = self._load_ns(visible)
+
+    def _no_room(self, fleet: Fleet, slot: int, at: int) -> None:
+        """Write what a slot that waits for memory needs."""
+        waiting, words = fleet.waiting.get(slot), self._board.words
+        words[at + Slot.NEEDED] = waiting.needed if waiting else 0
+        words[at + Slot.MISSING] = waiting.needed - waiting.left if waiting else 0
 
     def _load_ns(self, worker: Worker) -> int:
         end = self._seats.word(worker.seat, Seat.LOAD_END)
@@ -221,7 +229,9 @@ def _state_without_mold(policy: Policy, fleet: Fleet) -> SlotState:
     if policy.load == "lazy":
         return SlotState.EMPTY
     # with load=auto an unfit mold has become a worker, and there is no other one until a reload
-    return SlotState.UNFIT if is_lazy(policy, fleet) else SlotState.BACK_OFF
+    if is_lazy(policy, fleet):
+        return SlotState.UNFIT
+    return SlotState.NO_ROOM if 0 in fleet.waiting else SlotState.BACK_OFF
 
 
 def slot_state(fleet: Fleet, slot: int) -> SlotState:
@@ -231,4 +241,6 @@ def slot_state(fleet: Fleet, slot: int) -> SlotState:
         return STATES[incumbent.state]
     if any(worker.state is State.RETIRING for worker in fleet.all_in_slot(slot)):
         return SlotState.RETIRING
+    if slot in fleet.waiting:
+        return SlotState.NO_ROOM
     return SlotState.BACK_OFF if slot <= fleet.target and fleet.spawns else SlotState.EMPTY

@@ -20,8 +20,9 @@ from django_workerguard.policy import message as m
 from django_workerguard.policy.backoff import seed_of
 from django_workerguard.policy.fold import fold
 from django_workerguard.policy.reason import Reason, Rule
-from django_workerguard.policy.view import Fleet, Policy
+from django_workerguard.policy.view import Fleet, Policy, State
 from django_workerguard.probe.headroom import HeadroomReader
+from django_workerguard.probe.process import peak_bytes
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.durations import bounds_of
 from django_workerguard.scoreboard.header import Header
@@ -29,6 +30,7 @@ from django_workerguard.scoreboard.layout import Cause
 
 MEASURE_EVERY = 1.0  # seconds
 TIME_EVERY = 10.0  # seconds
+STEP = 1 << 20  # bytes, in which the memory that is left is counted
 
 
 class Tracker:
@@ -63,6 +65,9 @@ class Tracker:
 
     def measure(self, now: float, listeners: Iterable[Any] = ()) -> None:
         """Measure memory and backlog every MEASURE_EVERY seconds, and at once if a worker has just become ready."""
+        if self.policy.memory_margin:
+            self._weigh()
+            self._look_for_room()
         fresh = any(
             worker.ready_at is not None and not worker.rss_at_first for worker in self.fleet.workers.values()
         )
@@ -76,10 +81,31 @@ class Tracker:
             self.tell(m.Timed(self.seats.durations(), tuple(bounds_of(self.board)), now))
         self.event_log.look_for_kills(now)
         words = self.board.words
-        room = self._headroom.read()
+        self._look_for_room()
+        words[Header.BACKLOG] = sum(waiting) + 1 if waiting else 0
+
+    def _weigh(self) -> None:
+        """Note what the load of each process needed that has just become ready."""
+        for worker in (*self.fleet.workers.values(), *self.fleet.molds.values()):
+            if worker.state is State.READY and not worker.weighed and (size := peak_bytes(worker.pid)):
+                self.tell(m.Weighed(worker.seat, size))
+
+    def _look_for_room(self) -> None:
+        room, words = self._headroom.read(), self.board.words
         words[Header.MEMORY_LIMIT], words[Header.MEMORY_USED] = room.limit, room.used
         words[Header.AVAILABLE] = 0 if room.free is None else room.free + 1
-        words[Header.BACKLOG] = sum(waiting) + 1 if waiting else 0
+        # in steps: a number that changes on every tick would have the fleet made again on every tick
+        free = None if room.free is None else room.free - room.free % STEP
+        if (free, room.pressure) != (self.fleet.free, self.fleet.pressure):
+            self.tell(m.RoomMeasured(free, room.pressure))
+
+    def room_awaited(self, action: a.AwaitRoom, now: float) -> None:
+        """Have slots wait for memory, and write down those that begin to."""
+        before = self.fleet.waiting
+        self.tell(m.RoomAwaited(action.lacks, now))
+        for slot, waiting in self.fleet.waiting.items():
+            if slot not in before:
+                self.event_log.no_room(slot, waiting, self.policy.memory_margin, now)
 
     def publish(self, now: float, *, phase: int, beat: int | None = None) -> None:
         """Write the fleet onto the board. ``beat``: the last sign of life, in monotonic ns, if it is not now."""

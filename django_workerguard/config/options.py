@@ -341,6 +341,14 @@ class GuardOptions:
         metavar="MB",
         uwsgi="evil-reload-on-rss",
     )
+    memory_margin: int = _option(
+        16 << 20,
+        units.megabytes,
+        "Memory that must stay free beside a load or a fork, in the cgroup or on the machine. What a load needs is measured; one that "
+        "does not fit waits as no-room until there is room, and is tried at growing intervals even so. The first load of "
+        "an empty server never waits. 0: no load waits for memory.",
+        metavar="MB",
+    )
     reload_on_memory_error: bool = _option(
         True,
         units.switch,

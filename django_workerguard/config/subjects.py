@@ -12,7 +12,15 @@ SUBJECTS = {
         *("accept_left_behind", "release"),
     ),
     "When a load fails": (
-        *("load", "need_app", "load_retries", "load_retry_delay", "load_retry_max_delay", "min_loaded"),
+        *(
+            "load",
+            "need_app",
+            "load_retries",
+            "load_retry_delay",
+            "load_retry_max_delay",
+            "memory_margin",
+            "min_loaded",
+        ),
         *("stand_in", "stand_in_after", "give_up_after"),
     ),
     "When a worker is replaced": (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from django_workerguard.policy.reason import Reason
+from django_workerguard.policy.room import Lack
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,13 @@ class Convert:
 @dataclass(frozen=True)
 class SpawnStandIn:
     pass
+
+
+@dataclass(frozen=True)
+class AwaitRoom:
+    """Have these slots, and no others, wait for memory."""
+
+    lacks: tuple[Lack, ...]
 
 
 @dataclass(frozen=True)
@@ -117,6 +125,7 @@ Action = (
     | SpawnMold
     | Convert
     | SpawnStandIn
+    | AwaitRoom
     | Admit
     | Duty
     | Retire

@@ -9,6 +9,7 @@ from django_workerguard.policy import message as m
 from django_workerguard.policy.backoff import back_off
 from django_workerguard.policy.outlier import MARK_EVERY, WINDOW, outliers, slow_workers
 from django_workerguard.policy.reason import Reason, Rule
+from django_workerguard.policy.room import awaited, weighed
 from django_workerguard.policy.view import (
     Counts,
     Durations,
@@ -51,6 +52,12 @@ def _folded(policy: Policy, fleet: Fleet, message: m.Message) -> Fleet:
             return _observed(policy, fleet, message)
         case m.Measured():
             return _measured(policy, fleet, message)
+        case m.RoomMeasured(free, pressure):
+            return replace(fleet, free=free, pressure=pressure)
+        case m.Weighed(seat, size):
+            return weighed(fleet, seat, size)
+        case m.RoomAwaited(lacks, at):
+            return awaited(policy, fleet, lacks, at)
         case m.Timed():
             return _timed(policy, fleet, message)
         case m.LoadFailed(failure):
@@ -87,7 +94,7 @@ def _folded(policy: Policy, fleet: Fleet, message: m.Message) -> Fleet:
                 exit_code=exit_code or before.exit_code,
                 reason=reason or before.reason,
             )
-            return replace(fleet, stop=stop)
+            return replace(fleet, stop=stop, waiting={})
         case m.ListenersClosed():
             return replace(fleet, listening=False)
 
@@ -159,7 +166,8 @@ def _taken(fleet: Fleet, worker: Worker, reason: Reason | None) -> Fleet:
     # once a successor has been started, the incumbent is replaced even if the rule no longer applies
     wanted_out = reason if fleet.successor(worker.slot) is not None else None
     record = fleet.record(worker.slot)
-    record = replace(record, last_spawn=worker.ordinal, wanted_out=wanted_out)
+    squeezed = record.squeezed + (worker.slot in fleet.waiting)
+    record = replace(record, last_spawn=worker.ordinal, wanted_out=wanted_out, squeezed=squeezed)
     return _with_record(fleet, record)
 
 
@@ -174,7 +182,8 @@ def _mold_spawned(fleet: Fleet, message: m.MoldSpawned) -> Fleet:
         since=message.at,
         load_timeout=message.load_timeout,
     )
-    record = replace(fleet.mold_record, not_spawned=0)
+    squeezed = fleet.mold_record.squeezed + (0 in fleet.waiting)
+    record = replace(fleet.mold_record, not_spawned=0, squeezed=squeezed)
     return _with_worker(replace(fleet, spawns=mold.ordinal, mold_record=record), mold)
 
 
@@ -224,7 +233,9 @@ def _changed_mold(policy: Policy, fleet: Fleet, reading: m.Reading, at: float) -
     match reading.state:
         case State.READY:
             fleet = _change(fleet, mold.seat, ready_at=at)
-            record = replace(fleet.mold_record, failures=0, timeouts=0, no_memory=0, not_spawned=0)
+            record = replace(
+                fleet.mold_record, failures=0, timeouts=0, no_memory=0, not_spawned=0, squeezed=0
+            )
             return replace(fleet, mold_record=record, unfit=False) if newest else fleet
         case State.UNFIT if newest:
             fleet = replace(fleet, unfit=True)
@@ -290,7 +301,9 @@ def _left(policy: Policy, fleet: Fleet, worker: Worker, at: float) -> Fleet:
 
 def _became_ready(fleet: Fleet, worker: Worker) -> Fleet:
     record = fleet.record(worker.slot)
-    record = replace(record, failures=0, timeouts=0, no_memory=0, next_try=0.0, superseded_after=0.0)
+    record = replace(
+        record, failures=0, timeouts=0, no_memory=0, next_try=0.0, superseded_after=0.0, squeezed=0
+    )
     fleet = _with_record(fleet, record)
     if worker.generation == fleet.generation:
         target = fleet.target if fleet.next_target is None else fleet.next_target
@@ -459,7 +472,9 @@ def _wait(policy: Policy, strikes: int, *, slot: int, transient: bool) -> float:
 def _new_generation(fleet: Fleet, at: float, target: int | None) -> Fleet:
     """The back-off belongs to the load of a generation: new code is tried at once."""
     records = {
-        slot: replace(record, failures=0, strikes=0, timeouts=0, no_memory=0, evil_kills=0, next_try=at)
+        slot: replace(
+            record, failures=0, strikes=0, timeouts=0, no_memory=0, evil_kills=0, next_try=at, squeezed=0
+        )
         for slot, record in fleet.records.items()
     }
     return replace(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from django_workerguard.policy.failure import Failure
 from django_workerguard.policy.reason import Reason
+from django_workerguard.policy.room import Lack
 from django_workerguard.policy.view import State
 
 
@@ -96,6 +97,30 @@ class Measured:
     rss: tuple[tuple[int, int], ...]
     at: float
     backlog: int | None = 0  # None: unknown
+
+
+@dataclass(frozen=True)
+class RoomMeasured:
+    """The memory that is left, in bytes, and the pressure on it in percent; None: unknown."""
+
+    free: int | None
+    pressure: float | None
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """What the load of a process needed at its peak, in bytes beyond what it shares."""
+
+    seat: int
+    size: int
+
+
+@dataclass(frozen=True)
+class RoomAwaited:
+    """These slots, and no others, wait for memory."""
+
+    lacks: tuple[Lack, ...]
+    at: float
 
 
 @dataclass(frozen=True)
@@ -224,6 +249,9 @@ Message = (
     | Converted
     | Observed
     | Measured
+    | RoomMeasured
+    | Weighed
+    | RoomAwaited
     | Timed
     | LoadFailed
     | Exited

@@ -16,6 +16,7 @@ from django_workerguard.policy.action import (
     Abort,
     Action,
     Admit,
+    AwaitRoom,
     CloseListeners,
     Convert,
     Duty,
@@ -30,6 +31,7 @@ from django_workerguard.policy.backoff import load_timeout
 from django_workerguard.policy.need_app import why_give_up
 from django_workerguard.policy.reason import Reason, Rule
 from django_workerguard.policy.recycle import NO_ROOM, due_at, named, only_overdue, why_due, why_kill
+from django_workerguard.policy.room import COMING, Budget, is_pressed
 from django_workerguard.policy.view import Fleet, Policy, State, Stop, Worker
 
 ABORT_GRACE = 1.0  # seconds between a stack dump and SIGKILL
@@ -38,7 +40,6 @@ QUICK_MERCY = 2.0  # seconds that a quick stop gives
 KILL_AGAIN = 10.0  # seconds until SIGKILL is sent again to a process that the kernel has not ended
 LAST_WAIT = 10.0  # seconds after every mercy until a stop no longer waits for a process that was killed
 PARK_GRACE = 3.0  # seconds in which a process that answers 503 has to stop accepting
-COMING = (State.SPAWNING, State.LOADING, State.LOADED, State.FAILED)  # it takes the place of a load
 STILL_ANSWERS = Reason(Rule.DUTY, "it was ordered to stop accepting connections, and still accepts")
 
 
@@ -78,6 +79,7 @@ def next_deadline(policy: Policy, fleet: Fleet, now: float) -> float:
     """Return when something becomes due that no event announces, in the same clock."""
     times = [fleet.record(slot).next_try for slot in range(1, fleet.target + 1) if not fleet.in_slot(slot)]
     times.extend((fleet.canary_next_try, fleet.mold_record.next_try))
+    times.extend(waiting.next_try for waiting in fleet.waiting.values())
     loading = (*fleet.of(State.LOADING), *mold.loading(fleet))
     times.extend(w.spawned + w.load_timeout for w in loading if w.load_timeout)
     times.extend(w.spawned + mold.FORK_TIMEOUT for w in fleet.of(State.SPAWNING))
@@ -297,17 +299,22 @@ def _spawns(policy: Policy, fleet: Fleet, now: float, *, making_room: bool) -> I
     empty = [(slot, None, first) for slot in _empty(policy, fleet, now)]
     due = [] if making_room else [(*pair, successor) for pair in _to_succeed(policy, fleet, now)]
     unfit = mold.convertible(policy, fleet)
+    budget = Budget(policy, fleet, now)
     for slot, reason, source in (*empty, *due):
         if source is None:
             continue
+        record, chosen = fleet.record(slot), mold.or_by_itself(fleet, slot, source)
+        kind = "load" if chosen.mold is None else "fork"
+        if unfit is None and not budget.admits(slot, kind):
+            continue
         if room <= 0:
-            return
+            continue
         room -= 1
         if unfit is not None:
             yield Convert(unfit.seat, slot, reason)
             unfit = None
             continue
-        record, chosen = fleet.record(slot), mold.or_by_itself(fleet, slot, source)
+        budget.take(kind)
         yield Spawn(
             slot,
             chosen.generation,
@@ -318,18 +325,20 @@ def _spawns(policy: Policy, fleet: Fleet, now: float, *, making_room: bool) -> I
             mold=chosen.mold,
         )
     started = mold.start(policy, fleet, now)
-    if started is not None and room > 0 and not making_room:
+    if started is not None and budget.admits(0, "mold") and room > 0 and not making_room:
         yield started
+    if budget.has_changed:
+        yield AwaitRoom(tuple(budget.lacks))
 
 
 def _room(policy: Policy, fleet: Fleet) -> int:
     """Return how many loads and forks may begin now: after a failed load one worker at a time.
 
-    After a proven want of memory a mold and a worker never load at the same time.
+    After a proven want of memory, or under pressure, a mold and a worker never load at the same time.
     """
     coming, molds = len(fleet.of(*COMING)), len(mold.loading(fleet))
     room = policy.load_concurrency - coming - molds
-    if fleet.no_memory:
+    if fleet.no_memory or is_pressed(policy, fleet):
         return min(room, 1 - coming - molds)
     return min(room, 1 - coming) if fleet.load_failed else room
 

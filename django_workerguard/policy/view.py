@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from django_workerguard.config.options import GuardOptions
 from django_workerguard.policy.failure import Failure
@@ -61,6 +61,7 @@ class Policy:
     outlier: str = "eject"
     outlier_latency: str = "report"
     outlier_min_requests: int = 50
+    memory_margin: int = 0  # bytes that must stay free beside a load; 0: no load waits for memory
     threads: int = 0  # requests that a worker can serve at once; 0: as many as come
     request_timeout: float = 0.0
     request_timeout_action: str = "replace"
@@ -133,6 +134,7 @@ class Worker:
     rss_over: int = 0  # measures in a row at or above reload-on-rss
     marks: tuple[Counts, ...] = ()  # of the last minute, oldest first
     durations: tuple[Durations, ...] = ()  # the same
+    weighed: bool = False  # what its load needed is known
 
     @property
     def is_mold(self) -> bool:
@@ -161,11 +163,20 @@ class Record:
     not_spawned: int = 0  # processes in a row that could not be started
     not_forked: int = 0  # of these, the forks that a mold could not make although it had memory
     superseded_after: float = 0.0  # seconds of the last load that a reload took away; 0 once a load has ended
+    squeezed: int = 0  # processes in a row that had to wait for memory before they were started
 
     @property
     def evil_suspended(self) -> bool:
         """Say whether evil-reload-on-rss would only kill one fresh worker after the other here."""
         return self.evil_kills >= 2
+
+
+class Waiting(NamedTuple):
+    """A slot that waits for memory: bytes that its process needs with the margin, bytes that are left for it."""
+
+    needed: int
+    left: int
+    next_try: float  # when it is tried even so
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,6 +233,11 @@ class Fleet:
         default_factory=dict
     )  # by seat: the numbers of workers that are slower than their peers
     backlog: int | None = 0  # connections that wait to be accepted, as of the last measure; None: unknown
+    free: int | None = None  # bytes of memory that are left; None: unknown
+    pressure: float | None = None  # percent of the time in which a process waited for memory
+    # what the last loads, forks and molds needed, in bytes, by kind: with the generation that was measured
+    sizes: Mapping[str, tuple[int, tuple[int, ...]]] = field(default_factory=dict)
+    waiting: Mapping[int, Waiting] = field(default_factory=dict)  # by slot, 0 for the mold
     listening: bool = True
     stop: Stop | None = None
 
@@ -275,7 +291,13 @@ class Fleet:
         return [worker for state in states for worker in self._by_state.get(state, ())]
 
     def due(self, slot: int) -> float:
-        """When the slot may be tried again: its own back-off, and a reload's while an old worker serves on. 0: the mold's."""
+        """When the slot may be tried again: its own back-off, and a reload's while an old worker serves on. 0: the mold's.
+
+        A slot that waits for memory is tried then even so.
+        """
+        waiting = self.waiting.get(slot)
+        if waiting is not None:
+            return waiting.next_try
         if not slot:
             return self.mold_record.next_try
         own = self.record(slot).next_try

@@ -131,6 +131,8 @@ def _mold(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
         reason = (mold["last_error"] or {}).get("message", "unknown")
         text = f"the mold cannot be started: {reason}; {_tries(mold['not_spawned'])}{_next(mold)}"
         yield Finding("warning", "mold-failing", None, text)
+    elif mold["no_room"]:
+        yield Finding("warning", "no-room", None, f"the mold {_waits(mold)}")
     elif mold["failures"]:
         text = f"the mold cannot load the application: {_why(mold)}; {_tries(mold['failures'])}{_next(mold)}"
         yield Finding("warning", "mold-failing", None, text)
@@ -204,6 +206,8 @@ def _slots(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
             tries = _tries(slot["not_spawned"])
             text = f"slot {number}: the worker process cannot be started: {reason}; {tries}{_next(slot)}"
             yield Finding("warning", "cannot-start", number, text)
+        if slot["no_room"]:
+            yield Finding("warning", "no-room", number, f"slot {number}: its next worker {_waits(slot)}")
         if slot["state"] == "unloaded":
             yield Finding("critical", "unloaded", number, f"slot {number} stays unloaded: {_why(slot)}")
         elif (
@@ -252,6 +256,15 @@ def _why(slot: Mapping[str, Any]) -> str:
     error = slot["last_error"] or {}
     message = str(error.get("message", "")).partition("\n")[0][:200]
     return f"{error.get('type', 'unknown')}: {message}" if message else str(error.get("type", "unknown"))
+
+
+def _waits(slot: Mapping[str, Any]) -> str:
+    room, wait = slot["no_room"], slot["next_try_in"]
+    even_so = f", and tried even so in {wait:.0f} s" if wait is not None and wait > SOON else ""
+    return (
+        f"waits for memory: with memory-margin it needs {in_megabytes(room['needed_bytes'])}, and "
+        f"{in_megabytes(room['missing_bytes'])} are missing; it is started when there is room{even_so}"
+    )
 
 
 def _next(slot: Mapping[str, Any]) -> str:

@@ -148,6 +148,8 @@ class Slot(IntEnum):
     P50 = 16  # µs, of the durations of the last minute's requests; 0: there were none
     P95 = 17
     P99 = 18
+    NEEDED = 19  # bytes, with memory-margin, for which the next process waits; 0: it does not wait for memory
+    MISSING = 20  # bytes of these that are not there
     WORDS = 24
 
 
@@ -176,6 +178,7 @@ class SlotState(IntEnum):
     RETIRING = 4
     UNLOADED = 5
     UNFIT = 6  # of the mold
+    NO_ROOM = 7  # waits for memory
 
 
 class Sample(IntEnum):

@@ -139,6 +139,7 @@ def _mold(board: Board, now: int) -> dict[str, Any] | None:
         "failures": words[offset + Slot.FAILURES],
         "not_spawned": words[offset + Slot.NOT_SPAWNED],
         "next_try_in": max(0.0, (next_try - now) / 1e9) if next_try else None,
+        "no_room": _no_room(words, offset),
         "last_error": last_error,
     }
 
@@ -179,8 +180,15 @@ def _slot(board: Board, number: int, now: int) -> dict[str, Any]:
         "failures": words[offset + Slot.FAILURES],
         "not_spawned": words[offset + Slot.NOT_SPAWNED],
         "next_try_in": max(0.0, (next_try - now) / 1e9) if next_try else None,
+        "no_room": _no_room(words, offset),
         "last_error": board.read_last_error(number),
     }
+
+
+def _no_room(words: memoryview, offset: int) -> dict[str, int] | None:
+    """Return what a slot that waits for memory needs; None if it does not wait."""
+    needed, missing = words[offset + Slot.NEEDED], words[offset + Slot.MISSING]
+    return {"needed_bytes": needed, "missing_bytes": missing} if needed else None
 
 
 def _name(state: int) -> str:

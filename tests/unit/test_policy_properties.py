@@ -24,6 +24,7 @@ from django_workerguard.policy.plan import (
     plan,
 )
 from django_workerguard.policy.reason import Reason, Rule
+from django_workerguard.policy.room import kind_of, need
 from django_workerguard.policy.view import SERVING_OR_COMING, Fleet, Policy, State
 
 STARTS = (a.Spawn, a.SpawnMold, a.Convert, a.SpawnStandIn, a.Duty, a.Admit)
@@ -56,6 +57,7 @@ policies = st.builds(
     outlier_min_requests=st.integers(1, 50),
     request_timeout_action=st.sampled_from(["replace", "report"]),
     min_loaded=st.integers(1, 2),
+    memory_margin=st.sampled_from([0, 50]),
 )
 
 
@@ -74,6 +76,7 @@ class World:
     counts: dict[int, list[int]] = field(default_factory=dict)  # requests, errors, memory errors, rss
     hanging: dict[int, tuple[str, ...]] = field(default_factory=dict)  # by seat: requests that never end
     killed_at: list[float] = field(default_factory=list)  # by evil-reload-on-rss
+    free: int | None = None  # memory that is left
     seen: list[tuple[Fleet, float, tuple[a.Action, ...]]] = field(default_factory=list)
     forks: dict[int, int] = field(default_factory=dict)  # by seat of a worker that is asked for: its mold's
     given_up: Reason | None = None
@@ -96,6 +99,10 @@ class World:
             readings.append(m.Reading(self.fleet.stand_in.seat, None, self.beat, self.duty.get(999, False)))
         self.tell(m.Observed(tuple(readings), self.now))
         self.tell(m.Measured(tuple((seat, count[3]) for seat, count in self.counts.items()), self.now))
+        self.tell(m.RoomMeasured(self.free, None))
+        for worker in (*self.fleet.workers.values(), *self.fleet.molds.values()):
+            if worker.state is State.READY and not worker.weighed:
+                self.tell(m.Weighed(worker.seat, SIZES[kind_of(worker)]))
         actions = plan(self.policy, self.fleet, self.now)
         self.seen.append((self.fleet, self.now, actions))
         for action in actions:
@@ -104,7 +111,11 @@ class World:
 
     def apply(self, action: a.Action) -> None:
         match action:
+            case a.AwaitRoom(lacks):
+                assert self.policy.memory_margin
+                self.tell(m.RoomAwaited(lacks, self.now))
             case a.Spawn(slot, generation, load_timeout, _, reason, mold):
+                self.assert_room(slot, "load" if mold is None else "fork")
                 leaving = [worker for worker in self.fleet.workers.values() if worker.makes_room]
                 assert not any(worker.slot == slot for worker in leaving), "its memory is not free yet"
                 assert not (leaving and reason), "no load beside a worker while another makes room"
@@ -133,6 +144,7 @@ class World:
                     self.forks[seat] = mold
             case a.SpawnMold(generation, load_timeout):
                 assert self.policy.load != "lazy"
+                self.assert_room(0, "mold")
                 assert generation == self.fleet.generation
                 assert generation not in {mold.generation for mold in self.fleet.molds.values()}, "one each"
                 if self.fleet.no_memory:
@@ -201,6 +213,18 @@ class World:
                 assert not self.fleet.workers, "nobody is left behind"
                 self.halted = code
 
+    def assert_room(self, slot: int, kind: str) -> None:
+        """A process that starts has room beside those that load, or nothing else loads and it has waited, or nobody serves."""
+        if not self.policy.memory_margin or self.free is None or not need(self.fleet, kind):
+            return
+        loading_now = (*self.fleet.of(State.SPAWNING, State.LOADING, State.LOADED), *loading(self.fleet))
+        taken = sum(need(self.fleet, kind_of(one)) for one in loading_now)
+        if self.free >= taken + need(self.fleet, kind) + self.policy.memory_margin:
+            return
+        assert not loading_now, "what has no room is not started beside a load"
+        waiting = self.seen[-1][0].waiting.get(slot)
+        assert not self.seen[-1][0].ready or (waiting and self.now >= waiting.next_try), "it has to wait"
+
     def free_seat(self) -> int:
         return next(n for n in range(900) if n not in self.fleet.workers and n not in self.fleet.molds)
 
@@ -261,6 +285,7 @@ chances = st.lists(
                 "mold-dies",
                 "mold-forks",
                 "mold-forks-not",
+                "memory",
             ]
         ),
         st.integers(0, 30),
@@ -281,6 +306,8 @@ def chance(world: World, what: str, which: int) -> None:
             world.tell(m.RecycleAsked(which % world.fleet.target + 1, Reason(Rule.BY_HAND)))
         case "scale":
             world.tell(m.TargetChanged(which % 6 + 1))
+        case "memory":
+            world.free = 20 * which if which else None
         case "refork":
             world.tell(m.SpawnFailed(which % world.fleet.target + 1, world.now))
         case "mold-forks" | "mold-forks-not" if world.forks:
@@ -355,6 +382,10 @@ def go_on(world: World) -> None:
             world.said[seat] = State.LOADED
 
 
+MOLDS_IN_ORDER = ("mold-ready", "mold-dies", "mold-forks")
+SIZES = {"load": 100, "fork": 20, "mold": 120}
+
+
 def simulate(policy: Policy, target: int, history: list[tuple[str, int, float]]) -> World:
     world = World(replace(policy, never_give_up=True), Fleet(target=target))
     world.turn()
@@ -393,6 +424,7 @@ def test_invariants_hold_over_random_histories(policy, target, history):
 @given(policies, st.integers(1, 6), chances)
 def test_it_heals_when_the_cause_is_gone(policy, target, history):
     world = simulate(policy, target, history)
+    world.free = None
     most = 0
     for number in range(200):
         go_on(world)
@@ -426,6 +458,56 @@ def test_failing_loads_are_bounded_by_the_back_off_and_starve_no_slot(policy, ta
         waits = [later - earlier for earlier, later in pairwise(times[6:])]
         assert len(times) >= 600 / (longest + 0.5 * target + 1) / 2, "every slot gets its tries"
         assert all(wait >= policy.load_retry_delay / 2 for wait in waits), "no try comes before its back-off"
+
+
+shortages = st.lists(
+    st.tuples(
+        st.sampled_from([*("memory", "die", "load") * 3, "reload", "recycle", *MOLDS_IN_ORDER]),
+        st.integers(0, 20),
+        st.floats(0.05, 3),
+    ),
+    min_size=20,
+    max_size=60,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(policies, st.integers(2, 6), shortages)
+def test_what_does_not_fit_into_the_memory_waits(policy, target, history):
+    """`World.assert_room` holds for each start, from a fleet that serves and was measured."""
+    policy = replace(policy, memory_margin=50, never_give_up=True)
+    world = World(policy, Fleet(target=target))
+    for _ in range(4 * target):
+        go_on(world)
+        world.now += 0.2
+        world.turn()
+    for what, which, wait in history:
+        chance(world, what, which)
+        world.now += wait
+        world.turn()
+        check_invariants(world)
+
+
+@settings(max_examples=25, deadline=None)
+@given(policies, st.integers(1, 6), chances, st.integers(0, 200))
+def test_a_measure_of_memory_that_never_shows_room_starves_no_slot_and_no_reload(
+    policy, target, history, free
+):
+    """What waits is tried even so, within the longest back-off, one at a time."""
+    policy = replace(policy, memory_margin=50, load_timeout=0.0, max_worker_lifetime=0.0, max_requests=0)
+    policy = replace(policy, reload_on_rss=0, evil_reload_on_rss=0, request_timeout_action="report")
+    world = simulate(policy, target, history)
+    world.free = free
+    for _ in range(2):  # a load, or an end, takes no longer than half a second
+        world.tell(m.GenerationStarted(world.now))
+        for _ in range(2 * int((policy.load_retry_max_delay + 3) * (world.fleet.target + 2))):
+            go_on(world)
+            for seat in [worker.seat for worker in world.fleet.of(State.UNLOADED)]:
+                world.exit(seat)
+            world.now += 0.5
+            world.turn()
+        assert world.fleet.ready == world.fleet.target
+        assert world.fleet.is_rolled
 
 
 @settings(max_examples=100, deadline=None)

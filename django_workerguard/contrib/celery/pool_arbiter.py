@@ -60,6 +60,7 @@ def policy_of(options: GuardOptions, *, rss_limit: int = 0) -> Policy:
         away=max(1, options.surge),
         reload_on_rss=options.reload_on_rss or rss_limit,
         reload_on_memory_error=False,
+        memory_margin=0,  # Celery decides when a child starts
         outlier="off",
         outlier_latency="off",
     )
