@@ -18,9 +18,7 @@ from django_workerguard.scoreboard.durations import write_bounds
 from django_workerguard.scoreboard.layout import layout_for
 from django_workerguard.scoreboard.places import Opened, open_board, server_name
 from django_workerguard.server.arbiter import GuardedArbiter
-from django_workerguard.server.check import check
 from django_workerguard.server.configuration.guarded_application import GuardedApplication
-from django_workerguard.server.configuration.listing import describe
 from django_workerguard.server.gunicorn_contract import require_contract
 from django_workerguard.server.start import open_application
 from django_workerguard.worker.package_sources import keep_sources
@@ -47,10 +45,16 @@ def _run(handover: Handover, handover_fd: int) -> int:
     try:
         app = open_application(handover)
         if handover.action == "print-config":
+            from django_workerguard.server.configuration.listing import describe
+
             print(describe(app))
             return ExitCode.OK
         app.warnings += require_contract(app.cfg.worker_class)
         if handover.action == "check":
+            from django_workerguard.server.check import (
+                check,
+            )  # here, because a server that serves needs none of it
+
             return check(app)
         _serve(app, handover_fd)
     except WorkerguardError as error:
