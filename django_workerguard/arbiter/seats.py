@@ -139,6 +139,20 @@ class Seats:
             self._write(index, Seat.RSS, resident)
         return measured
 
+    def peak(self, index: int) -> int:
+        """Return the most memory in bytes that the load of a process has needed, beyond what it shares; 0 if it is gone.
+
+        It is what the process has now, and by how much a step of the load had more than was kept since its beginning.
+        """
+        steps = [] if self.word(index, Seat.MOLD) else self.report(index).get("steps", [])
+        above = kept = 0
+        for step in reversed(steps):
+            kept += step["retained_bytes"]
+            above = max(above, step["peak_bytes"] - kept)
+        pid = self.pids.get(index, 0)
+        now = private_bytes(pid) or resident_bytes(pid)
+        return now + above if now else 0
+
     def _memory(self, index: int, pid: int) -> int:
         forked = self.word(index, Seat.MOLD)
         return (private_bytes(pid) if forked else 0) or resident_bytes(pid)

@@ -22,7 +22,6 @@ from django_workerguard.policy.fold import fold
 from django_workerguard.policy.reason import Reason, Rule
 from django_workerguard.policy.view import Fleet, Policy, State
 from django_workerguard.probe.headroom import HeadroomReader
-from django_workerguard.probe.process import peak_bytes
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.durations import bounds_of
 from django_workerguard.scoreboard.header import Header
@@ -87,7 +86,7 @@ class Tracker:
     def _weigh(self) -> None:
         """Note what the load of each process needed that has just become ready."""
         for worker in (*self.fleet.workers.values(), *self.fleet.molds.values()):
-            if worker.state is State.READY and not worker.weighed and (size := peak_bytes(worker.pid)):
+            if worker.state is State.READY and not worker.weighed and (size := self.seats.peak(worker.seat)):
                 self.tell(m.Weighed(worker.seat, size))
 
     def _look_for_room(self) -> None:

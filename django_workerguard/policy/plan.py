@@ -261,7 +261,7 @@ def _break_before_make(policy: Policy, fleet: Fleet, now: float) -> Iterator[Ret
         return
     if fleet.of(*COMING, State.RETIRING) or len(incumbents) < fleet.target:
         return
-    starved = [w for w in incumbents if fleet.record(w.slot).no_memory >= NO_ROOM and w.state is State.READY]
+    starved = [w for w in incumbents if _is_starved(fleet, w.slot) and w.state is State.READY]
     if not starved or fleet.frozen or fleet.ready - 1 < max(policy.min_loaded, 1):
         return
     largest = max(starved, key=lambda w: (w.rss, -w.ordinal))
@@ -269,6 +269,11 @@ def _break_before_make(policy: Policy, fleet: Fleet, now: float) -> Iterator[Ret
     if reason:
         reason = reason.adding("it leaves first, because there was no memory for a successor beside it")
         yield Retire(largest.seat, reason, makes_room=True)
+
+
+def _is_starved(fleet: Fleet, slot: int) -> bool:
+    """Say whether loads of a slot failed for want of memory, or one of any slot did and by the measure the next has no room."""
+    return fleet.record(slot).no_memory >= NO_ROOM or (fleet.no_memory and slot in fleet.waiting)
 
 
 def _make_room(policy: Policy, fleet: Fleet, incumbents: list[Worker], now: float) -> list[Retire]:

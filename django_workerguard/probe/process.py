@@ -69,21 +69,6 @@ def private_bytes(pid: int, *, proc: str = PROC) -> int:
     return total
 
 
-def peak_bytes(pid: int, *, proc: str = PROC) -> int:
-    """Return the most memory in bytes that a process has had beyond what it shares; 0 if it is gone.
-
-    What it has now and does not share, and by how much its resident memory was larger before.
-    """
-    sizes = {b"VmHWM:": 0, b"VmRSS:": 0}
-    with contextlib.suppress(OSError, IndexError, ValueError), open(f"{proc}/{pid}/status", "rb") as file:
-        for line in file:
-            if line.startswith((b"VmHWM:", b"VmRSS:")):
-                name, number = line.split()[:2]
-                sizes[name] = int(number) * 1024
-    most, now = sizes.values()
-    return (private_bytes(pid, proc=proc) or now) + max(0, most - now) if now else 0
-
-
 def resident_bytes(pid: int, *, proc: str = PROC) -> int:
     """Return the resident memory of a process in bytes; 0 if it is gone."""
     try:  # without a file object, because the arbiter calls this for every worker each second

@@ -5,6 +5,7 @@ import threading
 import time
 
 from django.apps import AppConfig
+from django_workerguard import current_worker
 from guinea_faults import fault
 
 from guinea_app import pairs
@@ -29,7 +30,17 @@ class GuineaConfig(AppConfig):
         if "GUINEA_SCHEDULER" in os.environ:
             name = os.environ["GUINEA_SCHEDULER"]
             threading.Thread(target=time.sleep, args=(3600,), name=name).start()
+        if "GUINEA_WEIGHT" in os.environ and current_worker() is not None:
+            weigh(*map(float, os.environ["GUINEA_WEIGHT"].split()))
         fault("ready")
+
+
+def weigh(peak: float, kept: float, seconds: float) -> None:
+    """Use so many megabytes for some time, and keep some of them."""
+    GuineaConfig.kept = b"x" * int(kept * (1 << 20))
+    used = b"x" * int((peak - kept) * (1 << 20))
+    time.sleep(seconds)
+    del used
 
 
 def start_thread_after_fork(name: str) -> None:

@@ -1,0 +1,100 @@
+"""Memory for one load: in a real cgroup, what does not fit waits, and nothing is killed."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from pathlib import Path
+
+import pytest
+
+from django_workerguard.report.findings import assess
+from tests.process.limits import limit_file
+from tests.process.test_arbiter_survives import kill
+
+MB = 1 << 20
+PEAK, KEPT = 200, 10  # MB
+ONE_BY_ONE = {"GUINEA_WEIGHT": f"{PEAK} {KEPT} 0.3"}
+PATIENT = ("--load-retry-max-delay", "30")
+
+pytestmark = pytest.mark.needs("root")
+
+
+def inside(group: Path) -> tuple[str, ...]:
+    """Return the words that start a command in a cgroup."""
+    return "sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$0" "$@"'
+
+
+def oom_kills(group: Path) -> int:
+    counters = [group / name for name in ("memory.events", "memory.oom_control")]
+    lines = next(counter for counter in counters if counter.exists()).read_text().splitlines()
+    return int(dict(line.split() for line in lines)["oom_kill"])
+
+
+def leave(server, group: Path, room: int) -> None:
+    """Limit a cgroup to so many bytes more than a server in it uses."""
+    whole = 4096 * MB
+    limit_file(group).write_text(str(whole))
+    status = server.wait("the limit is known", lambda status: status["limits"]["memory_bytes"] == whole)
+    limit_file(group).write_text(str(whole - status["limits"]["memory_available_bytes"] + room))
+    server.wait("the limit is known", lambda status: 0 < status["limits"]["memory_bytes"] < whole)
+
+
+def most_at_once(events) -> int:
+    """Return how many loads were in progress at the same time."""
+    changes = [{"spawned": 1, "ready": -1, "load-failed": -1}.get(event["event"], 0) for event in events]
+    return max(accumulate(changes))
+
+
+def test_with_room_for_one_load_three_killed_workers_come_back_one_by_one(serve, memory_cgroup):
+    server = serve(
+        *("--load-concurrency", "4"), *PATIENT, workers=4, environ=ONE_BY_ONE, prefix=inside(memory_cgroup)
+    )
+    server.wait_ready()
+    leave(server, memory_cgroup, PEAK * MB)
+    before = len(server.events())
+
+    killed = server.pids()[1:]
+    for pid in killed:
+        kill(pid)
+    server.wait("three others", lambda status: status["ready"] == 4 and not {*killed} & {*server.pids()})
+
+    since = server.events()[before:]
+    assert oom_kills(memory_cgroup) == 0
+    assert most_at_once(since) == 1
+    waited = [event for event in since if event["event"] == "no-room"]
+    assert {event["slot"] for event in waited} <= {2, 3, 4}
+    assert waited, "two of them did not fit beside the first"
+    for event in waited:
+        assert event["needed_bytes"] - event["available_bytes"] == event["missing_bytes"] > 0
+        assert PEAK * MB < event["needed_bytes"] < (PEAK + 60) * MB
+    assert "no-room" not in [finding.code for finding in assess(server.status())]
+    assert server.stop() == 0
+
+
+def test_a_reload_without_room_says_what_is_missing_and_goes_on_when_there_is_room(serve, memory_cgroup):
+    server = serve(*PATIENT, environ=ONE_BY_ONE, prefix=inside(memory_cgroup))
+    server.wait_ready()
+    leave(server, memory_cgroup, PEAK // 2 * MB)
+
+    server.signal(1)
+    status = server.wait(
+        "a finding", lambda status: "no-room" in [finding.code for finding in assess(status)]
+    )
+    waits = [slot for slot in status["slots"] if slot["no_room"]]
+    assert [slot["state"] for slot in status["slots"]] == ["ready", "ready"], "the old ones serve"
+    assert 0 < waits[0]["no_room"]["missing_bytes"] < waits[0]["no_room"]["needed_bytes"]
+    assert 0 < waits[0]["next_try_in"] <= 10
+    limit_file(memory_cgroup).write_text(str(4096 * MB))
+    server.wait_event("reloaded")
+    assert oom_kills(memory_cgroup) == 0
+    assert not any(slot["no_room"] for slot in server.status()["slots"])
+    assert server.stop() == 0
+
+
+def test_the_first_load_of_an_empty_server_does_not_wait(serve, memory_cgroup):
+    server = serve("--memory-margin", "100G", *PATIENT, prefix=inside(memory_cgroup), workers=1)
+    server.wait_ready()
+    kill(*server.pids())
+    server.wait_event("ready", count=2)
+    assert not server.events("no-room")
+    assert server.stop() == 0
