@@ -5,9 +5,9 @@ import threading
 import time
 
 from django.apps import AppConfig
-from django_workerguard import current_worker
 from guinea_faults import fault
 
+from django_workerguard import current_worker
 from guinea_app import pairs
 
 
