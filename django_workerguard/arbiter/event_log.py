@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from django_workerguard.policy.reason import DEPARTURES, Killer, Reason, Rule
 from django_workerguard.policy.view import Fleet, State, Waiting, Worker
 from django_workerguard.probe import cgroup
 from django_workerguard.probe.clock import monotonic_ns
+from django_workerguard.probe.process import is_dying
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.in_hand import InHand, requests_in_hand
@@ -39,7 +40,8 @@ LOADING = (State.LOADING, State.LOADED, State.FAILED)
 class EventLog:
     """Writes each event of the server's life to the journal and, once, to gunicorn's error log."""
 
-    def __init__(self, board: Board, log: Any) -> None:
+    def __init__(self, board: Board, log: Any, *, pids: Callable[[], Iterable[int]] = tuple) -> None:
+        """``pids`` returns those of the children that are not buried."""
         self._board = board
         self._log = log
         self._written = 0  # events
@@ -47,7 +49,9 @@ class EventLog:
         self._logged: Failure | None = None  # the failure whose traceback was logged last
         self._repeated = 0  # how often it has come again since
         self._not_spawned: str = ""
-        self._oom_kills = OOMKills(cgroup.oom_kills)
+        self._oom_kills = OOMKills(
+            cgroup.oom_kills, is_dying=lambda: any(map(is_dying, filter(None, pids())))
+        )
         self._frozen = False  # as the fleet was at the last comparison
         self._reloading = False  # the same
         self._all_ready = False  # that all workers are ready

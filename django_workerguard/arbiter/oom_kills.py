@@ -1,7 +1,7 @@
 """OOM kills: which SIGKILLs the kernel sent because memory ran out. Runs in the arbiter.
 
-The kernel counts a kill when it sends the signal. The process ends later, when its memory has
-been given back, which takes a large one some tenths of a second.
+The kernel counts a kill when it sends the signal. The process ends later, when its memory has been given back: a large
+one takes some tenths of a second, and one that waits for the disk takes as long as the disk.
 """
 
 from __future__ import annotations
@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-KEPT = 5.0  # seconds in which the victim of a counted kill has to end
+KEPT = 2.0  # seconds after which a counted kill is another process's, unless a child is still ending
 
 
 class OOMKills:
     """The kernel's kills that no ended process has accounted for yet."""
 
-    def __init__(self, count: Callable[[], int]) -> None:
-        """``count`` returns how often the kernel has killed so far."""
+    def __init__(self, count: Callable[[], int], *, is_dying: Callable[[], bool]) -> None:
+        """``count`` returns how often the kernel has killed so far, ``is_dying`` whether a child is ending."""
         self._count = count
+        self._is_dying = is_dying
         self._seen = count()
         self._unclaimed: deque[float] = deque()  # when each was first seen
 
@@ -26,7 +27,7 @@ class OOMKills:
         count = self._count()
         self._unclaimed.extend([now] * max(0, count - self._seen))
         self._seen = count
-        while self._unclaimed and now - self._unclaimed[0] > KEPT:
+        while self._unclaimed and now - self._unclaimed[0] > KEPT and not self._is_dying():
             self._unclaimed.popleft()
 
     def claim(self, now: float) -> bool:

@@ -12,6 +12,8 @@ import os
 import signal
 from collections.abc import Mapping, Sequence
 
+from django_workerguard.arbiter.oom_score import give_back_for
+
 STANDARD = 2  # the highest descriptor of standard input, output and error
 
 
@@ -27,7 +29,7 @@ def execute(
     ``descriptors``: by number in the program, which descriptor of ours it gets there. ``group``: in a
     process group of its own.
     """
-    return os.posix_spawnp(
+    pid = os.posix_spawnp(
         arguments[0],
         list(arguments),
         dict(environ),
@@ -39,6 +41,8 @@ def execute(
         setsigdef=[signal.SIGPIPE, signal.SIGINT],
         **({"setpgroup": 0} if group else {}),  # type: ignore[arg-type] # None is not taken for it
     )
+    give_back_for(pid)
+    return pid
 
 
 def _inheritable() -> list[int]:

@@ -42,7 +42,7 @@ class Tracker:
         self.follow(policy)
         self.fleet = Fleet(target=target)
         self.seats = Seats(board)
-        self.event_log = EventLog(board, log)
+        self.event_log = EventLog(board, log, pids=self.seats.pids.values)
         self._publisher = Publisher(board, self.seats)
         self._headroom = HeadroomReader()
         self._measured = 0.0

@@ -6,6 +6,8 @@ import contextlib
 import os
 
 PROC = "/proc"
+EXITING = 0x4  # PF_EXITING, of the flags in /proc/PID/stat
+KILL_PENDING = 1 << 8  # SIGKILL, in a mask of signals
 
 
 def start_time(pid: int, *, proc: str = PROC) -> int:
@@ -54,6 +56,22 @@ def started_at(pid: int, *, proc: str = PROC) -> float | None:
 def is_alive(pid: int, started: int, *, proc: str = PROC) -> bool:
     """Return whether the process with this pid is alive and has this start time."""
     return pid > 0 and started > 0 and start_time(pid, proc=proc) == started
+
+
+def is_dying(pid: int, *, proc: str = PROC) -> bool:
+    """Return whether a process is ending, has ended, or has a SIGKILL that it has not taken yet."""
+    try:
+        with open(f"{proc}/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        if fields[0] in b"ZX" or int(fields[6]) & EXITING:
+            return True
+        with open(f"{proc}/{pid}/status", "rb") as file:
+            pending = [line.split()[1] for line in file if line.startswith((b"SigPnd:", b"ShdPnd:"))]
+        return any(int(signals, 16) & KILL_PENDING for signals in pending)
+    except FileNotFoundError:
+        return True
+    except (OSError, IndexError, ValueError):
+        return False
 
 
 def private_bytes(pid: int, *, proc: str = PROC) -> int:

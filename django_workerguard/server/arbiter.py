@@ -27,6 +27,7 @@ from django_workerguard.arbiter.control_socket import ControlSocket, WakePipe, o
 from django_workerguard.arbiter.event_log import EventLog
 from django_workerguard.arbiter.exits import Exit
 from django_workerguard.arbiter.molds import Channels, Molds
+from django_workerguard.arbiter.oom_score import protect_arbiter
 from django_workerguard.arbiter.run_files import RunFiles
 from django_workerguard.arbiter.stack_requests import StackRequests
 from django_workerguard.arbiter.tracker import Tracker
@@ -175,6 +176,7 @@ class GuardedArbiter(Arbiter):
     def start(self) -> None:
         """Start as gunicorn does, but tell systemd READY only once the quorum is loaded."""
         stale = self._remove_stale_pid_file()
+        protect_arbiter()
         notify_socket = os.environ.pop("NOTIFY_SOCKET", None)
         try:
             if self._monitor is not None:

@@ -20,7 +20,7 @@ from tests.process.test_room import MB, inside, leave, oom_kills
 
 WORKERS, KILLED = 8, 3
 KEPT = 30  # MB, beside the 30 MB that a worker of this project has anyway
-PEAKS = {
+PEAKS = {  # MB
     "a load needs what the worker keeps": KEPT,
     "a load needs 60 MB more than the worker keeps": KEPT + 60,
 }
@@ -77,13 +77,18 @@ def run(margin: str, peak: int) -> tuple[int, float]:
 
 
 def main(runs: int) -> None:
-    for what, peak in PEAKS.items():
-        for name, margin in MARGINS.items():
-            seen = [run(margin, peak) for _ in range(runs)]
-            kills, times = [kills for kills, _ in seen], sorted(seconds for _, seconds in seen)
+    """Run each case in turn, so that all of them meet the same machine."""
+    seen: dict[tuple[str, str], list[tuple[int, float]]] = {}
+    for number in range(runs):
+        for what, peak in PEAKS.items():
+            for name, margin in MARGINS.items():
+                seen.setdefault((what, name), []).append(run(margin, peak))
+        print(f"after run {number + 1}:")
+        for (what, name), results in seen.items():
+            kills, times = [kills for kills, _ in results], sorted(seconds for _, seconds in results)
             print(
-                f"{what}; {name}: {sum(map(bool, kills))} of {runs} runs with an OOM kill ({sum(kills)} kills), "
-                f"all {WORKERS} ready again after {times[runs // 2]:.1f} s (median), {times[-1]:.1f} s (longest)",
+                f"  {what}; {name}: {sum(map(bool, kills))} of {len(kills)} runs with an OOM kill ({sum(kills)} kills), "
+                f"all {WORKERS} ready again after {times[len(times) // 2]:.1f} s (median), {times[-1]:.1f} s (longest)",
                 flush=True,
             )
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from django_workerguard.errors import ExitCode
+from tests.process.limits import children
 from tests.process.test_reload import order
 
 LONG_ENOUGH = "8s"  # for an honest load on a busy machine; a hang outlasts it
@@ -400,9 +401,19 @@ def oom_score(pid: int) -> int:
     return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
 
 
-def test_out_of_memory_the_kernel_takes_a_worker_before_the_mold_or_the_arbiter(serve):
-    server = serve("--load", "mold", workers=2)
+@pytest.mark.needs("root")
+@pytest.mark.parametrize("load", ["lazy", "mold"])
+def test_out_of_memory_the_kernel_takes_a_worker_first_and_the_arbiter_last(serve, tmp_path, load):
+    server = serve("--load", load, "--monitor-bind", f"unix:{tmp_path}/monitor", workers=2)
     server.wait_ready()
     own = int(Path("/proc/self/oom_score_adj").read_text())
+    assert oom_score(server.arbiter) == max(-999, own - 100)
     assert {oom_score(pid) for pid in server.pids()} == {min(1000, own + 100)}
-    assert oom_score(server.arbiter) == oom_score(server.status()["mold"]["pid"]) == own
+    others = children(server.arbiter) - {*server.pids()}
+    assert len(others) == (3 if load == "mold" else 2), "stand-in, monitor, mold"
+    assert {oom_score(pid) for pid in others} == {own}, "what the arbiter has lowered is not inherited"
+    known = children(server.arbiter)
+    server.signal(signal.SIGUSR2)
+    server._poll("a second arbiter", lambda: children(server.arbiter) - known, 60)
+    (second,) = children(server.arbiter) - known
+    server._poll("it is as safe as the first", lambda: oom_score(second) == max(-999, own - 100), 60)
