@@ -66,6 +66,9 @@ These are options of the two commands: `[addrport]` (as runserver has it), `--bi
 $ python manage.py serve_guarded 8000 -- --max-requests 1000
 ```
 
+`--workers auto` has the server [choose the number](../howto/tuning.md#how-many-workers). gunicorn's own option after `--` and
+`GUNICORN_CMD_ARGS` take only a number.
+
 All of gunicorn's settings can also be set in `WORKERGUARD` in upper case (`"WORKERS": 4`), in the environment
 (`WORKERGUARD_WORKERS`), in `GUNICORN_CMD_ARGS` and in `gunicorn.conf.py`. If a setting is set in more than one place,
 the first of these places wins:

@@ -64,7 +64,7 @@ class Tracker:
 
     def measure(self, now: float, listeners: Iterable[Any] = ()) -> None:
         """Measure memory and backlog every MEASURE_EVERY seconds, and at once if a worker has just become ready."""
-        if self.policy.memory_margin:
+        if self.policy.memory_margin or self.policy.auto_workers:
             self._weigh()
             self._look_for_room()
         fresh = any(

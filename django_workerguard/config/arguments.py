@@ -34,7 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     server.add_argument(
         "-b", "--bind", action="append", metavar="ADDRESS", help="Address to listen on. May be repeated."
     )
-    server.add_argument("-w", "--workers", metavar="N", help="Target number of workers.")
+    server.add_argument(
+        "-w",
+        "--workers",
+        metavar="N|auto",
+        help="Target number of workers. auto: chosen from CPUs and memory once a load has been measured.",
+    )
     server.add_argument(
         "-k",
         "--worker-class",

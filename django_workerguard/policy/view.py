@@ -61,6 +61,7 @@ class Policy:
     outlier: str = "eject"
     outlier_latency: str = "report"
     outlier_min_requests: int = 50
+    auto_workers: bool = False  # the number of workers follows CPUs and memory
     memory_margin: int = 0  # bytes that must stay free beside a load; 0: no load waits for memory
     threads: int = 0  # requests that a worker can serve at once; 0: as many as come
     request_timeout: float = 0.0

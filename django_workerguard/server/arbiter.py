@@ -114,6 +114,7 @@ class GuardedArbiter(Arbiter):
         self._run_files = RunFiles(opened, restored=self._event_log.restored, lost=self._event_log.lost)
         self._control: ControlSocket | None = None
         self._slow_requests: Any = None  # once the option slow-request is set
+        self._auto_workers: Any = None  # once the number of workers is auto
         self._touched_files: Any = None  # once the option touch-reload is set
         self._socket_files: dict[
             str, File
@@ -348,6 +349,7 @@ class GuardedArbiter(Arbiter):
             lambda: self._tracker.observe(now),
             lambda: self._tracker.measure(now, self.LISTENERS),
             self._act,
+            lambda: self._look_at_sizes(now),
             lambda: self._tracker.publish(self._clock(), phase=self._phase()),
             lambda: self._run_files.restore_missing(self._control, now),
             lambda: self._tell_systemd(now),
@@ -373,6 +375,17 @@ class GuardedArbiter(Arbiter):
         now = self._clock()
         for action in plan(self._tracker.policy, self._fleet, now):
             self._survives(self._applier.apply, action, now)
+
+    def _look_at_sizes(self, now: float) -> None:
+        if not self.app.auto_workers:
+            self._auto_workers = None
+            return
+        if self._auto_workers is None:
+            module = import_module(
+                "django_workerguard.server.auto_workers"
+            )  # here, because most sites need none of it
+            self._auto_workers = module.AutoWorkers(self._tracker, scale=self._signals.scale)
+        self._auto_workers.look(now, self.log.info, event_loop=self.app.has_event_loop)
 
     def _look_for_slow_requests(self) -> None:
         limit = self.app.guard.options.slow_request

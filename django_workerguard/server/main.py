@@ -86,7 +86,7 @@ def _return_memory() -> None:
 def _open(app: GuardedApplication, pid: int) -> Opened:
     options = app.guard.options
     name = server_name(options.name, Path(app.handover.project))
-    layout = layout_for(app.cfg.workers, surge=options.surge)
+    layout = layout_for(app.most_workers, surge=options.surge)
     try:
         uid = os.geteuid()
         # workers of another user have to pass through to the control socket, which is theirs

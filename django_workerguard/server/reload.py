@@ -144,7 +144,10 @@ class Reload:
             host.log.warning("%s", line)
         host.log.reopen_files()
         host.introduce()
-        tracker.tell(m.GenerationStarted(self._clock(), app.cfg.workers))
+        if app.auto_workers:  # chosen when the new code has been measured; until then the number stays
+            host.num_workers = tracker.fleet.target
+        target = None if app.auto_workers else app.cfg.workers
+        tracker.tell(m.GenerationStarted(self._clock(), target))
         self._events.reloading(tracker.fleet.generation, asked_by)
         host.hook("on_reload")
 

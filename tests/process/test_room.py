@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from itertools import accumulate
 from pathlib import Path
 
@@ -76,7 +78,7 @@ def test_a_reload_without_room_says_what_is_missing_and_goes_on_when_there_is_ro
     server.wait_ready()
     leave(server, memory_cgroup, PEAK // 2 * MB)
 
-    server.signal(1)
+    server.signal(signal.SIGHUP)
     status = server.wait(
         "a finding", lambda status: "no-room" in [finding.code for finding in assess(status)]
     )
@@ -97,4 +99,30 @@ def test_the_first_load_of_an_empty_server_does_not_wait(serve, memory_cgroup):
     kill(*server.pids())
     server.wait_event("ready", count=2)
     assert not server.events("no-room")
+    assert server.stop() == 0
+
+
+def test_the_number_of_workers_follows_the_cpus_and_the_limit_of_memory(serve, memory_cgroup):
+    limit_file(memory_cgroup).write_text(str(4000 * MB))
+    server = serve("-w", "auto", *PATIENT, workers=0, prefix=inside(memory_cgroup))
+    cpus = len(os.sched_getaffinity(0))
+    wanted = min(2 * cpus, 16)
+    server.wait_ready(wanted)
+    assert server.events("started")[0]["target"] == 1, "until the first load is measured"
+    assert server.events("scaled")[0]["by"] == "workers=auto"
+    server.wait_log(
+        f"workers=auto: {wanted} workers: {cpus} CPUs can keep {2 * cpus} workers busy; the memory of"
+    )
+
+    status = server.status()["limits"]
+    used = status["memory_bytes"] - status["memory_available_bytes"]
+    limit_file(memory_cgroup).write_text(str(used + 40 * MB))
+    scaled = server.wait_event("scaled", count=2)
+    assert 1 <= scaled["target"] < wanted
+    server.wait("fewer workers", lambda status: len(status["slots"]) == status["ready"] == scaled["target"])
+    server.signal(signal.SIGHUP)
+    server.wait_event("reloaded")
+    assert oom_kills(memory_cgroup) == 0
+    limit_file(memory_cgroup).write_text(str(4000 * MB))
+    server.wait_ready(wanted)
     assert server.stop() == 0

@@ -62,6 +62,7 @@ INSTEAD = {
 # packages of worker classes whose preparations the mold knows
 PREPARED_IN_MOLD = ("gunicorn.", "uvicorn.", "uvicorn_worker.")
 MOST_WORKERS = MAX_SEATS // 2
+AUTO = "auto"  # a value of workers
 # settings whose value is a class or an address, and what reads them
 READ = {"worker_class": "worker_class", "logger_class": "logger_class", "bind": "address"}
 
@@ -98,6 +99,8 @@ class GuardedApplication(Application):
         self.early: EarlyOptions
         self.guard: Resolved
         self.max_requests_jitter = 0  # requests
+        self.auto_workers = False
+        self.most_workers = 0  # for which the server has room from its start
         self.socket_owner = (UNCHANGED, UNCHANGED)  # uid and gid
         self._can_have_mold = True
         super().__init__(prog="serve_guarded")
@@ -187,6 +190,9 @@ class GuardedApplication(Application):
         return next((flag for flag in self.cfg.settings[name].cli or () if flag.startswith("--")), None)
 
     def _set(self, name: str, value: Any, where: str) -> None:
+        if name == "workers":
+            self.auto_workers = str(value).strip().lower() == AUTO
+            value = 1 if self.auto_workers else value
         try:
             self.cfg.set(name, value)
         except Exception as error:
@@ -232,6 +238,7 @@ class GuardedApplication(Application):
         self._settle_mercy()
         self._settle_max_requests()
         self._settle_load()
+        self._settle_workers()
         self._check_together()
 
     def _settle_load(self) -> None:
@@ -253,6 +260,23 @@ class GuardedApplication(Application):
                 f"the worker class {self.cfg.worker_class_str} prepares its process in {method}, which runs in each worker, "
                 "after the mold has loaded the application. If the application must be loaded after it, set load=lazy."
             )
+
+    def _settle_workers(self) -> None:
+        """Begin with the quorum if the number of workers is to be chosen once a load has been measured."""
+        self.most_workers = self.cfg.workers
+        if self.auto_workers:
+            from django_workerguard.policy.sizing import by_cpus  # here, because most sites need none of it
+
+            self.cfg.set("workers", self.guard.options.min_loaded)
+            self.sources["workers"] = f"auto, {self.sources['workers']}"
+            number = by_cpus(cgroup.cpus(), event_loop=self.has_event_loop)
+            room = (MAX_SEATS - self.guard.options.surge) // 2
+            self.most_workers = max(self.cfg.workers, min(number, room))
+
+    @property
+    def has_event_loop(self) -> bool:
+        """Whether a worker serves many requests at once on one CPU."""
+        return not (self._is_a("SyncWorker") or self._is_a("ThreadWorker"))
 
     def _settle_pid_file(self) -> None:
         """Make the name absolute: gunicorn writes the file elsewhere, and cannot do so for a bare name."""
@@ -422,6 +446,7 @@ class GuardedApplication(Application):
             threads=self._threads,
             max_requests_jitter=self.max_requests_jitter,
             never_give_up=developing,
+            auto_workers=self.auto_workers,
         )
 
     def load(self) -> NoReturn:
