@@ -28,6 +28,9 @@ STATES: dict[int, State] = {
 }
 
 
+LARGEST_PEAK = 1 << 40  # bytes
+
+
 class Seats:
     """The seats of one board."""
 
@@ -151,7 +154,8 @@ class Seats:
             above = max(above, step["peak_bytes"] - kept)
         pid = self.pids.get(index, 0)
         now = private_bytes(pid) or resident_bytes(pid)
-        return now + above if now else 0
+        # a defective worker may have written any number
+        return now + min(int(above), LARGEST_PEAK) if now else 0
 
     def _memory(self, index: int, pid: int) -> int:
         forked = self.word(index, Seat.MOLD)
