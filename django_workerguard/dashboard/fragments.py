@@ -63,7 +63,7 @@ def tiles(
     place = Place.of(shot, slot_url)
     mold = shot["mold"]
     mold_html = mold_tile(mold, place) if mold is not None else ""
-    mold_first = mold is not None and mold["state"] in ("unfit", "back_off", "loading")
+    mold_first = mold is not None and mold["state"] in ("unfit", "back_off", "no_room", "loading")
     return (
         f'<div class="wg-headline wg-{worst}" data-wg-events="{shot["events"]}" data-wg-worst="{worst}" '
         f'data-wg-say="{escape(summary(shot))}" data-wg-title="{escape(page_title(shot))}">{_hero(shot)}</div>'

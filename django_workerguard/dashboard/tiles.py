@@ -22,6 +22,7 @@ SIGNS = {
     "loading": "…",
     "retiring": "↘",
     "back-off": "×",
+    "no-room": "×",
     "unloaded": "×",
     "empty": "–",
     "unfit": "×",
@@ -96,7 +97,15 @@ def middle(slot: Slot, recent: Recent, place: Place, codes: Sequence[str] = ()) 
 def _why(slot: Slot, place: Place) -> str:
     error = slot["last_error"]
     failing = error and (slot["failures"] or slot["not_spawned"] or slot["state"] == "unloaded")
-    return _reason(error, place.project) if failing else ""
+    return _lack(slot) + (_reason(error, place.project) if failing else "")
+
+
+def _lack(slot: Slot) -> str:
+    room = slot["no_room"]
+    if not room:
+        return ""
+    missing, needed = in_megabytes(room["missing_bytes"]), in_megabytes(room["needed_bytes"])
+    return f'<p class="wg-why"><strong>waits for memory</strong>: {missing} of {needed} are missing</p>'
 
 
 def _rate(recent: Recent) -> str:
@@ -194,11 +203,11 @@ def mold_tile(mold: Mapping[str, Any], place: Place) -> str:
     facts = (("generation", mold["generation"]), ("forks", mold["forks"]), ("memory", memory), ("load", load))
     items = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts)
     hazards = "".join(f'<p class="wg-why">{escape(plain(hazard))}</p>' for hazard in mold["hazards"])
-    why, error = "", mold["last_error"]
+    why, error = _lack(mold), mold["last_error"]
     if error and (mold["failures"] or mold["not_spawned"]):
         text = str(error.get("traceback") or "")
         shown = f'<details open id="wg-mold-error"><summary>Traceback</summary>{traceback(text, place.project)}</details>'
-        why = _reason(error, place.project) + (shown if text else "")
+        why += _reason(error, place.project) + (shown if text else "")
     return (
         f'<section class="wg-tiles" aria-label="The mold"><div class="wg-tile wg-middle wg-{state}">'
         f'<h3>Mold <span class="wg-state"><span class="wg-sign" aria-hidden="true">{SIGNS.get(state, "?")}</span> {state}</span></h3>'

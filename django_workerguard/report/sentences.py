@@ -79,6 +79,12 @@ def _back_off(event: Event) -> str:
     return f"{_place(event)} is tried again in {_seconds(event, 'seconds')}, after {tries}"
 
 
+def _no_room(event: Event) -> str:
+    place = _place(event) if event.get("slot") else "The mold"
+    missing = in_megabytes(int(event.get("missing_bytes") or 0))
+    return f"{place} waits for memory: {missing} are missing; it is tried even so in {_seconds(event, 'next_try')}"
+
+
 def _asked(event: Event) -> str:
     by = event.get("by_user") or f"uid {event.get('by_uid')}"
     refused = f", and was refused: {event['refused']}" if event.get("refused") else ""
@@ -130,6 +136,7 @@ SENTENCES: Mapping[str, Callable[[Event], str]] = {
     "ready": _ready,
     "load-failed": lambda e: f"{_worker(e)} could not load{_error(e)}",
     "back-off": _back_off,
+    "no-room": _no_room,
     "retiring": lambda e: f"{_worker(e)} was asked to leave{_why(e)}",
     "aborted": lambda e: f"{_worker(e)} is ended with a dump of its stacks{_why(e)}",
     "killed": lambda e: f"{_worker(e)} was killed{_why(e)}",

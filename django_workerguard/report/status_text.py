@@ -68,6 +68,7 @@ COLOURS = {
     "loading": "33",
     "retiring": "36",
     "back-off": "31",
+    "no-room": "31",
     "unloaded": "31",
     "empty": "31",
 }

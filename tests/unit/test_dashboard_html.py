@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from django_workerguard.dashboard import fragments
 from django_workerguard.dashboard.snapshots import HtmlCache
 from django_workerguard.dashboard.sparklines import POINTS, WIDTH, sparkline
-from django_workerguard.dashboard.tiles import Recent
+from django_workerguard.dashboard.tiles import Place, Recent, large
 from django_workerguard.dashboard.traceback import own_frame, traceback
 from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.layout import SAMPLES, Sample
@@ -162,3 +162,11 @@ def test_the_page_alone_says_the_cause(happen, causes):
     text = unescape(HtmlCache(fleet.board).tiles("/slot/0/"))
     for cause in causes:
         assert cause in text
+
+
+def test_a_slot_that_waits_for_memory_says_how_much_is_missing():
+    room = {"needed_bytes": 90 << 20, "missing_bytes": 30 << 20}
+    slot = {**SLOT, "state": "no_room", "no_room": room}
+    shown = large(slot, Recent(), Place(0.0, "/guard/slot/0/"), ["no-room"])
+    assert "wg-no-room" in shown
+    assert "30 MB of 90 MB are missing" in shown
