@@ -44,7 +44,7 @@ def unit(translation: Translation) -> str:
         "After=network.target",
         "",
         "[Service]",
-        "Type=notify-reload",
+        "Type=notify",
         *([f"User={_plain(translation.user)}"] if translation.user and of_unit >= OF_USER else []),
         *([f"Group={_plain(translation.group)}"] if translation.group and of_unit >= OF_USER else []),
         *([f"WorkingDirectory={_plain(translation.directory)}"] if translation.directory else []),
@@ -56,6 +56,7 @@ def unit(translation: Translation) -> str:
         f"RuntimeDirectory={_directory_name(translation)}",
         *translation.unit,
         f"ExecStart={' '.join([*start, *arguments])}",
+        f"ExecReload={python} -m django_workerguard.cli reload --wait",
     ]
     return "\n".join(lines) + "\n" + TAIL.format(stop=int(mercy) + BEYOND_MERCY)
 

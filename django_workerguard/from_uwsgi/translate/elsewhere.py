@@ -235,8 +235,9 @@ def _master_start(one: Directive, draft: Draft) -> Outcome | None:
 def _vassals(one: Directive, draft: Draft) -> Outcome:
     draft.snippet(
         "mysite@.service, a systemd unit for each vassal (systemctl enable --now mysite@NAME)",
-        "[Service]\nType=notify-reload\nEnvironmentFile=/etc/workerguard/%i.env\nRuntimeDirectory=%i\n"
-        "ExecStart=/srv/%i/venv/bin/python -m django_workerguard serve\nRestart=always\nRestartPreventExitStatus=2\n\n"
+        "[Service]\nType=notify\nEnvironmentFile=/etc/workerguard/%i.env\nRuntimeDirectory=%i\n"
+        "ExecStart=/srv/%i/venv/bin/python -m django_workerguard serve\n"
+        "ExecReload=/srv/%i/venv/bin/workerguard reload --wait\nRestart=always\nRestartPreventExitStatus=2\n\n"
         "[Install]\nWantedBy=multi-user.target",
     )
     return elsewhere(
