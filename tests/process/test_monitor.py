@@ -141,7 +141,7 @@ def test_it_answers_while_nobody_is_loaded(serve, faults):
     assert ready.body == "unavailable: 0 of 2 workers ready, 1 needed\n"
     assert ask(place, "/startup/").status == 503
     assert "workerguard_ready_workers 0.0" in ask(place, "/metrics").body
-    assert "slot 1 cannot load" in ask(place, "/").body
+    assert "cannot load the application" in ask(place, "/").body
     faults.clear()
     server.wait_ready()
     assert ask(place, "/ready/").status == 200
