@@ -298,7 +298,8 @@ class GuardedBlockingPool(GuardedPool, BlockingPool):
         if joined:
             self._last_death = now
         self._mark_lost_jobs()
-        if self._state == RUN:
+        # an acceptance may wait until the thread that reads them returns from a callback
+        if self._state == RUN and self._outqueue.empty():
             for message in self._sent.lost(
                 self._is_accepted, self._inqueue.empty, died=self._last_death, now=now
             ):
