@@ -19,21 +19,26 @@ from django_workerguard.scoreboard.journal import read_events
 
 MOST_EVENTS = 40  # shown
 MOST_DIGITS = 18  # of a number in a URL
+ENDED = "the server has ended, and another has been started since. It runs the present settings and code"
 
 
 @dataclass(frozen=True)
 class Action:
-    """A request that was sent: what, for which slot and pid (0: none), after which event. Its URL holds all of it."""
+    """A request that was sent: what, for which slot and pid (0: none), after which event of which server.
+
+    Its URL holds all of it. ``server``: when the server was started, in microseconds of Unix time; 0 is any.
+    """
 
     do: str
     after: int
     slot: int = 0
     pid: int = 0
+    server: int = 0
 
     @classmethod
     def of(cls, query: QueryDict) -> Action | None:
         """Read an action from a URL's query; None if it is not one."""
-        values = [query.get(name, "0") for name in ("after", "slot", "pid")]
+        values = [query.get(name, "0") for name in ("after", "slot", "pid", "server")]
         if query.get("do") not in ("reload", "recycle") or not all(
             value.isascii() and value.isdigit() and len(value) <= MOST_DIGITS for value in values
         ):
@@ -42,7 +47,7 @@ class Action:
 
     @property
     def query(self) -> str:
-        return f"do={self.do}&after={self.after}&slot={self.slot}&pid={self.pid}"
+        return f"do={self.do}&after={self.after}&slot={self.slot}&pid={self.pid}&server={self.server}"
 
     @property
     def arguments(self) -> Mapping[str, Any]:
@@ -62,16 +67,21 @@ def refusal_of(board: Board, action: Action, user: str) -> str:
 
 def progress(board: Board, action: Action) -> str:
     """Render the outcome of an action, or that it is still being carried out, and the events since."""
+    if action.server not in (0, board.words[Header.STARTED_AT]):
+        return _shown("critical", f"Error: {ENDED}", [], is_over=True)
     events = list(read_events(board, after=action.after))
     outcome = outcome_of(_follow(board, action), events)
     if outcome is not None:
         events = [event for event in events if event["number"] <= outcome.event["number"]]
     shown = [event for event in events if event["event"] in PROGRESS]
-    over = ' data-wg-over="yes"' if outcome is not None else ""
-    kind, text = _verdict(action, outcome)
+    return _shown(*_verdict(action, outcome), shown[-MOST_EVENTS:], is_over=outcome is not None)
+
+
+def _shown(kind: str, text: str, events: Sequence[Event], *, is_over: bool) -> str:
+    over = ' data-wg-over="yes"' if is_over else ""
     return (
         f'<p class="wg-verdict wg-{kind}" data-wg-say="{text}"{over}>{text}</p>'
-        f'<ol class="wg-happened">{event_list(shown[-MOST_EVENTS:])}</ol>'
+        f'<ol class="wg-happened">{event_list(events)}</ol>'
     )
 
 

@@ -128,7 +128,8 @@ def recycle(request: HttpRequest, number: int) -> HttpResponse:
     """Replace the worker of a slot, after a confirmation."""
     board = _worker().board
     _, slot, shot = _slot(number)
-    action = Action("recycle", board.words[Header.EVENTS], slot=number, pid=slot["pid"] or 0)
+    server = board.words[Header.STARTED_AT]
+    action = Action("recycle", board.words[Header.EVENTS], number, slot["pid"] or 0, server)
     title = f"Replace the worker of slot {number} (pid {slot['pid']})"
     how = "Its successor loads first. When it is ready, the worker finishes its requests and leaves."
     return _act(request, board, shot, action, title=title, how=how)
@@ -146,7 +147,7 @@ def reload(request: HttpRequest) -> HttpResponse:
         f"New workers load the present settings and code, and replace the {shot['ready']} that are ready, one by one. "
         "If the first one cannot load, nothing changes."
     )
-    action = Action("reload", board.words[Header.EVENTS])
+    action = Action("reload", board.words[Header.EVENTS], server=board.words[Header.STARTED_AT])
     return _act(request, board, shot, action, title="Reload the server", how=how)
 
 

@@ -20,7 +20,7 @@ def sentence(event: Event) -> str:
     write = SENTENCES.get(name)
     try:
         text = write(event) if write is not None else name
-    except (TypeError, ValueError, OverflowError):
+    except (LookupError, TypeError, ValueError, OverflowError):
         text = name
     return plain(text).replace("\n", " ")
 

@@ -154,7 +154,7 @@ def event_line(event: Mapping[str, Any]) -> str:
         for key, value in event.items()
         if key not in ("at", "event", "number") and value not in (None, "")
     )
-    return plain(f"{at} {event.get('event', '?'):<14} {fields}").replace("\n", " ")
+    return plain(f"{at} {event.get('event', '?')!s:<14} {fields}").replace("\n", " ")
 
 
 def _value(value: Any) -> str:

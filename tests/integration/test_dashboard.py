@@ -18,6 +18,7 @@ from django.urls import resolve
 from django_workerguard import access
 from django_workerguard.config.options import GuardOptions
 from django_workerguard.dashboard import snapshots, static_files, views
+from django_workerguard.dashboard.actions import Action
 from django_workerguard.dashboard.snapshots import KEPT, HtmlCache
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.scoreboard.board import Board
@@ -293,6 +294,20 @@ def test_the_verdict_of_an_action(worker, query, events, said):
     for event in events:
         write_event(worker.board, {"at": 1, **event})
     assert said in client_of(user("clerk", is_staff=True)).get(f"/guard/progress/now/?{query}").text
+
+
+@pytest.mark.django_db
+def test_an_action_on_a_server_that_has_ended_is_not_in_progress_for_ever(worker):
+    """Its journal has ended with it, and that of the server after it begins anew."""
+    worker.board.words[Header.STARTED_AT] = 1_700_000_000_000_000
+    action = Action("reload", 7, server=1_700_000_000_000_000)
+    client = client_of(user("clerk", is_staff=True))
+    assert "in progress" in client.get(f"/guard/progress/?{action.query}").text
+    worker.board.words[Header.STARTED_AT] += 60_000_000
+    for page in ("progress/", "progress/now/"):
+        shown = client.get(f"/guard/{page}?{action.query}").text
+        assert "Error: the server has ended" in shown
+        assert "data-wg-over" in shown
 
 
 @pytest.mark.django_db

@@ -279,6 +279,18 @@ def test_cold_shutdown_leaves_nothing_behind(pool):
     os.kill(worker.pid, signal.SIGQUIT)
     worker.wait_exit()
     assert not list((worker.directory / "run").glob("*.board"))
+    assert "Traceback" not in worker.log
+
+
+def test_cold_shutdown_ends_the_tasks_in_hand_too(pool):
+    worker = pool("filesystem")
+    worker.wait_ready()
+    worker.send("note", *([n, 600.0] for n in range(6)))
+    worker.wait("four in hand", lambda: _sum(worker, "in_flight") == 4)
+    os.kill(worker.pid, signal.SIGQUIT)
+    worker.wait_exit()
+    assert worker.trace() == []
+    assert "Traceback" not in worker.log
 
 
 # what is asked of it, and what it says

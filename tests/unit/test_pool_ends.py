@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import queue
+import time
 from types import SimpleNamespace
 
-from billiard.pool import ApplyResult
+from billiard.pool import ACK, RUN, ApplyResult
 
 from django_workerguard.contrib.celery.pools import GuardedBlockingPool, let_be_ended
 
@@ -35,3 +37,23 @@ def test_a_job_whose_acceptance_is_read_after_its_child_was_cleared_away_is_lost
     since = by_the_gone._worker_lost
     pool._mark_lost_jobs()
     assert by_the_gone._worker_lost == since, "the time is that at which it was found"
+
+
+def test_a_job_whose_acceptance_waits_to_be_read_is_not_sent_again():
+    """The thread that reads results may be in a callback, which writes to a slow broker or result store."""
+    pool = object.__new__(GuardedBlockingPool)
+    pool._pool, pool._cache, pool._state, pool._taskqueue = [], {}, RUN, queue.Queue()
+    pool._setup_queues()
+    accepted = ApplyResult(pool._cache, None, lost_worker_timeout=10)
+    now = time.monotonic()
+    pool._sent.sent(accepted._job, "message", now - 10)
+    pool._sent.jobs[accepted._job].read_by = now - 5
+    pool._last_death = now
+    pool._outqueue.put((ACK, (accepted._job, None, 0.0, 11, None)))
+    pool._join_exited_workers()
+    assert pool._taskqueue.empty()
+    pool._outqueue.get()  # it was of another job
+    pool._join_exited_workers()
+    assert pool._taskqueue.get_nowait() == (["message"], None)
+    pool._inqueue.close()
+    pool._outqueue.close()

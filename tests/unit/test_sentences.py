@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from django_workerguard.report.sentences import SENTENCES, sentence
+from django_workerguard.report.tables import event_line
 
 EVENTS_PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "events.md"
 WORKER = {"slot": 2, "pid": 99, "generation": 1}
@@ -40,6 +41,7 @@ WORKER = {"slot": 2, "pid": 99, "generation": 1}
         ({"event": "asked", "do": "reload", "by_user": "ann", "refused": "stopping"}, "ann asked for reload, and was refused: stopping"),
         ({"event": "teleported", "slot": 1}, "teleported"),
         ({"event": "back-off", "slot": 1, "seconds": "soon"}, "back-off"),
+        ({"event": "ready", "slot": 1, "target": 4}, "ready"),
     ],
 )  # fmt: skip
 def test_an_event_in_words(event, text):
@@ -72,3 +74,9 @@ def test_a_damaged_event_is_one_line_of_text_too(name, fields):
     text = sentence({"event": name, **fields})
     assert text.isprintable()
     assert text
+
+
+@pytest.mark.parametrize("name", [None, [], {}, 7])
+def test_a_damaged_name_is_shown_as_it_is(name):
+    assert str(name) in event_line({"event": name, "at": 1})
+    assert sentence({"event": name}) == str(name)

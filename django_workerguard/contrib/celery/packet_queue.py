@@ -6,7 +6,6 @@ stops all others for ever. Here the kernel keeps messages apart: each one is sen
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import select
@@ -100,7 +99,10 @@ class PacketQueue:
     def __init__(self) -> None:
         reader, writer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._reader, self._writer = Receiver(reader), Sender(writer)
-        self._rlock = contextlib.nullcontext()
+
+    def close(self) -> None:
+        self._reader.close()
+        self._writer.close()
 
     def empty(self) -> bool:
         return not self._reader.poll()

@@ -286,13 +286,20 @@ class GuardedBlockingPool(GuardedPool, BlockingPool):
     def _poll_result(self, timeout: float) -> tuple[bool, Any]:
         return (True, self._quick_get()) if self._outqueue._reader.poll(timeout) else (False, None)
 
+    @staticmethod
+    def _help_stuff_finish(inqueue: PacketQueue, task_handler: threading.Thread, _: Any) -> None:
+        """Make room in the queue for the thread that sends jobs, so that it can end. Children may read too."""
+        while task_handler.is_alive() and inqueue._reader.recv_bytes_at_once() is not None:
+            pass
+
     def _join_exited_workers(self, shutdown: bool = False) -> list[int]:  # noqa: FBT001, FBT002 - billiard's signature
         joined = super()._join_exited_workers(shutdown=shutdown)
         now = time.monotonic()
         if joined:
             self._last_death = now
         self._mark_lost_jobs()
-        if self._state == RUN:
+        # an acceptance may wait until the thread that reads them returns from a callback
+        if self._state == RUN and self._outqueue.empty():
             for message in self._sent.lost(
                 self._is_accepted, self._inqueue.empty, died=self._last_death, now=now
             ):
