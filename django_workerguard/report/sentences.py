@@ -22,7 +22,7 @@ def sentence(event: Event) -> str:
         text = write(event) if write is not None else name
     except (LookupError, TypeError, ValueError, OverflowError):
         text = name
-    return plain(text).replace("\n", " ")
+    return " ".join(plain(text).split())
 
 
 def _place(event: Event) -> str:

@@ -42,6 +42,7 @@ WORKER = {"slot": 2, "pid": 99, "generation": 1}
         ({"event": "teleported", "slot": 1}, "teleported"),
         ({"event": "back-off", "slot": 1, "seconds": "soon"}, "back-off"),
         ({"event": "ready", "slot": 1, "target": 4}, "ready"),
+        ({"event": "duty", "who": "a\tb\n c", "on": True}, "The a b c answers 503"),
     ],
 )  # fmt: skip
 def test_an_event_in_words(event, text):
