@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import signal
 import socket
+import threading
+from contextlib import suppress
 
 import pytest
 
@@ -63,6 +66,44 @@ def test_a_sender_is_told_that_nobody_reads():
     reader.close()
     with writer, pytest.raises(BrokenPipeError):
         Sender(writer).send(1)
+
+
+@pytest.fixture
+def exhaust():
+    """Take every descriptor of this process but a few, and return a function that gives them back."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken: list[int] = []
+
+    def give_back():
+        while taken:
+            os.close(taken.pop())
+
+    def take():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 20, hard))
+        with suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        return give_back
+
+    yield take
+    give_back()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_long_message_is_read_without_a_free_descriptor(queue, exhaust):
+    queue.put(b"x" * (LONGEST + 1))
+    exhaust()
+    assert queue.get() == b"x" * (LONGEST + 1)
+
+
+def test_a_long_message_waits_for_a_descriptor(queue, exhaust):
+    give_back = exhaust()
+    sender = threading.Thread(target=queue.put, args=(b"x" * (LONGEST + 1),))
+    sender.start()
+    assert not queue._reader.poll(0.2)
+    give_back()
+    assert queue.get() == b"x" * (LONGEST + 1)
+    sender.join(10)
 
 
 def _child(work):

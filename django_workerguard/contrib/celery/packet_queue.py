@@ -6,11 +6,13 @@ stops all others for ever. Here the kernel keeps messages apart: each one is sen
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
 import socket
 import sys
+import time
 from typing import Any
 
 from billiard.reduction import ForkingPickler
@@ -21,16 +23,26 @@ LONGEST = (
     64 * 1024
 )  # bytes of a packet; a longer message goes through a file in memory, whose descriptor is sent
 DESCRIPTOR = 4  # bytes of a descriptor's number that comes with a packet
+PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
+PAUSE = 0.05  # seconds
 INLINE, IN_A_FILE = b"\0", b"\1"  # first byte of a packet
 
 
 class Receiver:
-    """The end from which messages are read, by any number of processes."""
+    """The end from which messages are read, by any number of processes.
+
+    It keeps a descriptor in reserve: without a free one the kernel drops the one that comes with a long message.
+    """
 
     def __init__(self, end: socket.socket) -> None:
         self._end = end
+        self._reserve: list[int] = []
+        self._keep_reserve()
         self.fileno = end.fileno
-        self.close = end.close
+
+    def close(self) -> None:
+        self._free_reserve()
+        self._end.close()
 
     def poll(self, timeout: float | None = 0.0) -> bool:
         """Return whether a message, or the end, is there within a time in seconds; None waits without end."""
@@ -40,6 +52,15 @@ class Receiver:
 
     def recv_bytes(self, flags: int = 0) -> bytes:
         """Return the next message. Raises EOFError once nobody can send any more; OSError."""
+        if self._end.recv(1, flags | socket.MSG_PEEK) != IN_A_FILE:
+            return self._received(flags)
+        self._free_reserve()
+        try:
+            return self._received(flags)
+        finally:
+            self._keep_reserve()
+
+    def _received(self, flags: int) -> bytes:
         # not socket.recv_fds, which ignores the flags
         packet, ancillary, *_ = self._end.recvmsg(
             1 + LONGEST, socket.CMSG_SPACE(DESCRIPTOR), flags | socket.MSG_CMSG_CLOEXEC
@@ -48,10 +69,22 @@ class Receiver:
         try:
             if not packet:
                 raise EOFError
-            return packet[1:] if packet[:1] == INLINE else read_all(descriptors[0])
+            if packet[:1] == INLINE:
+                return packet[1:]
+            if not descriptors:
+                raise OSError(errno.EMFILE, "no descriptor was free for a message, and it is lost")
+            return read_all(descriptors[0])
         finally:
             for fd in descriptors:
                 os.close(fd)
+
+    def _free_reserve(self) -> None:
+        while self._reserve:
+            os.close(self._reserve.pop())
+
+    def _keep_reserve(self) -> None:
+        with contextlib.suppress(OSError):
+            self._reserve.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
 
     def recv_bytes_at_once(self) -> bytes | None:
         """Return the next message, or None if there is none: another process was quicker. Raises as `recv_bytes`."""
@@ -73,7 +106,7 @@ class Sender:
         self.close = end.close
 
     def send_bytes(self, message: bytes) -> None:
-        """Send a message; wait while the other end has no room. Raises OSError."""
+        """Send a message; wait while the other end has no room, or this host no descriptor. Raises OSError."""
         if len(message) <= LONGEST:
             try:
                 self._end.send(INLINE + message)
@@ -81,7 +114,16 @@ class Sender:
                 if error.errno != errno.EMSGSIZE:  # a host with smaller socket buffers
                     raise
             else:
-                return
+                return None
+        while True:
+            try:
+                return self._send_file(message)
+            except OSError as error:
+                if error.errno not in PASSING:
+                    raise
+            time.sleep(PAUSE)
+
+    def _send_file(self, message: bytes) -> None:
         fd = open_anonymous("workerguard-message")
         try:
             write_all(fd, message)
