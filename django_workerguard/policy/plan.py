@@ -272,7 +272,10 @@ def _break_before_make(policy: Policy, fleet: Fleet, now: float) -> Iterator[Ret
 
 
 def _is_starved(fleet: Fleet, slot: int) -> bool:
-    """Say whether loads of a slot failed for want of memory, or one of any slot did and by the measure the next has no room."""
+    """Say whether a slot has no memory for its next load.
+
+    Its last loads failed for want of memory, or some slot's load did and this slot waits for room.
+    """
     return fleet.record(slot).no_memory >= NO_ROOM or (fleet.no_memory and slot in fleet.waiting)
 
 

@@ -89,7 +89,7 @@ class Budget:
 
 
 def weighed(fleet: Fleet, seat: int, size: int) -> Fleet:
-    """Return the fleet after a ready process was found to have needed so many bytes for its load."""
+    """Return the fleet after the size of a load, in bytes, was measured in a process that is ready."""
     worker = fleet.process(seat)
     if worker is None:
         return fleet

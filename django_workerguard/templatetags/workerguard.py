@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from django import template
+from django.template import Context, Library
 
-register = template.Library()
+register = Library()
 
 
 @register.inclusion_tag("workerguard/admin_entry.html", takes_context=True)
-def workerguard_entry(context: template.Context) -> dict[str, Any]:
+def workerguard_entry(context: Context) -> dict[str, Any]:
     """Show a link to the dashboard, with the state of the server, to a user who may see it."""
     from django.urls import NoReverseMatch, reverse
 

@@ -51,7 +51,7 @@ class Receiver:
         return bool(poll.poll(None if timeout is None else timeout * 1000))
 
     def recv_bytes(self, flags: int = 0) -> bytes:
-        """Return the next message. Raises EOFError once nobody can send any more; OSError."""
+        """Return the next message. Raises EOFError when every sender has closed its end, and OSError."""
         if self._end.recv(1, flags | socket.MSG_PEEK) != IN_A_FILE:
             return self._received(flags)
         self._free_reserve()
