@@ -274,7 +274,7 @@ def _break_before_make(policy: Policy, fleet: Fleet, now: float) -> Iterator[Ret
 def _is_starved(fleet: Fleet, slot: int) -> bool:
     """Say whether a slot has no memory for its next load.
 
-    Its last loads failed for want of memory, or some slot's load did and this slot waits for room.
+    Either its own last loads failed for want of memory; or a load in any slot did, and this slot waits for room.
     """
     return fleet.record(slot).no_memory >= NO_ROOM or (fleet.no_memory and slot in fleet.waiting)
 

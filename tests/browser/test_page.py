@@ -229,7 +229,7 @@ def test_a_screen_reader_is_told_names_and_changes_of_the_state(board_site, page
     expect(page.locator("[data-wg-said]")).to_contain_text("3 of 3 ready")
     page.evaluate(WATCH, ".wg-said[role=status]")
     wait_for_refresh(page)
-    assert page.evaluate("window.wgChanges") == 0, "nothing is said that nobody has to know"
+    assert page.evaluate("window.wgChanges") == 0, "a screen reader is told nothing while nothing has changed"
     fleet.back_off(2)
     expect(page.locator("[data-wg-said]")).to_contain_text("2 of 3 ready, serving; warning: load-failing")
     page.click("#wg-latest-lives summary")

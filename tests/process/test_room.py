@@ -33,7 +33,7 @@ def oom_kills(group: Path) -> int:
 
 
 def leave(server, group: Path, room: int) -> None:
-    """Limit a cgroup to so many bytes more than a server in it uses."""
+    """Set the limit of a cgroup: the memory that its server uses now, and a number of bytes more."""
     whole = 4096 * MB
     limit_file(group).write_text(str(whole))
     status = server.wait("the limit is known", lambda status: status["limits"]["memory_bytes"] == whole)

@@ -1,4 +1,4 @@
-"""The queue of the blocking pool: messages arrive whole, whoever is killed."""
+"""The queue of the blocking pool: each message arrives whole, even if children are killed while they use it."""
 
 from __future__ import annotations
 

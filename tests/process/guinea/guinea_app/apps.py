@@ -36,7 +36,7 @@ class GuineaConfig(AppConfig):
 
 
 def weigh(peak: float, kept: float, seconds: float) -> None:
-    """Use so many megabytes for some time, and keep some of them."""
+    """Allocate memory, in megabytes, for some time, and keep a part of it."""
     GuineaConfig.kept = b"x" * int(kept * (1 << 20))
     used = b"x" * int((peak - kept) * (1 << 20))
     time.sleep(seconds)
