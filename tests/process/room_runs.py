@@ -16,7 +16,7 @@ from pathlib import Path
 from tests.process.conftest import PROJECT
 from tests.process.harness import Server, WaitError
 from tests.process.limits import limit_file
-from tests.process.test_room import MB, inside, leave, oom_kills
+from tests.process.test_room import MB, inside, leave, oom_kills, pids
 
 WORKERS, KILLED = 8, 3
 KEPT = 30  # MB, beside the 30 MB that a worker of this project has anyway
@@ -73,7 +73,7 @@ def run(margin: str, peak: int) -> tuple[int, float]:
                 os.kill(pid, signal.SIGKILL)
             server.wait(
                 "all of them",
-                lambda status: status["ready"] == WORKERS and not {*killed} & {*server.pids()},
+                lambda status: status["ready"] == WORKERS and not {*killed} & pids(status),
                 timeout=90,
             )
             return oom_kills(group), time.monotonic() - begun

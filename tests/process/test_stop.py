@@ -94,7 +94,10 @@ def test_a_run_directory_that_is_emptied_is_filled_again(serve):
     assert command(server, "probe", "live").returncode == 0
     assert command(server, "reload", "--wait=60").returncode == 0
     killed = server.kill_worker(1)
-    server.wait("a new worker", lambda status: status["ready"] == 2 and killed not in server.pids())
+    server.wait(
+        "a new worker",
+        lambda status: status["ready"] == 2 and killed not in [slot["pid"] for slot in status["slots"]],
+    )
     board.unlink()
     server._poll("the board once more", lambda: boards(server), 60)
     server.wait_event("restored", count=3)
