@@ -10,12 +10,14 @@ from typing import Any
 from django.http import QueryDict
 
 from django_workerguard.config.text import plain
-from django_workerguard.dashboard.fragments import event_list
+from django_workerguard.dashboard.fragments import event_list, worst_of
+from django_workerguard.report.findings import assess
 from django_workerguard.report.outcome import PROGRESS, Event, Outcome, Recycle, Reload, outcome_of
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.control_client import ask
 from django_workerguard.scoreboard.header import Header, LoadKind
 from django_workerguard.scoreboard.journal import read_events
+from django_workerguard.scoreboard.snapshot import snapshot
 
 MOST_EVENTS = 40  # shown
 MOST_DIGITS = 18  # of a number in a URL
@@ -68,19 +70,20 @@ def refusal_of(board: Board, action: Action, user: str) -> str:
 def progress(board: Board, action: Action) -> str:
     """Render the outcome of an action, or that it is still being carried out, and the events since."""
     if action.server not in (0, board.words[Header.STARTED_AT]):
-        return _shown("critical", f"Error: {ENDED}", [], is_over=True)
+        return _shown("critical", f"Error: {ENDED}", [], worst="critical", is_over=True)
     events = list(read_events(board, after=action.after))
     outcome = outcome_of(_follow(board, action), events)
     if outcome is not None:
         events = [event for event in events if event["number"] <= outcome.event["number"]]
     shown = [event for event in events if event["event"] in PROGRESS]
-    return _shown(*_verdict(action, outcome), shown[-MOST_EVENTS:], is_over=outcome is not None)
+    worst = worst_of(assess(snapshot(board)))
+    return _shown(*_verdict(action, outcome), shown[-MOST_EVENTS:], worst=worst, is_over=outcome is not None)
 
 
-def _shown(kind: str, text: str, events: Sequence[Event], *, is_over: bool) -> str:
+def _shown(kind: str, text: str, events: Sequence[Event], *, worst: str, is_over: bool) -> str:
     over = ' data-wg-over="yes"' if is_over else ""
     return (
-        f'<p class="wg-verdict wg-{kind}" data-wg-say="{text}"{over}>{text}</p>'
+        f'<p class="wg-verdict wg-{kind}" data-wg-say="{text}" data-wg-worst="{worst}"{over}>{text}</p>'
         f'<ol class="wg-happened">{event_list(events)}</ol>'
     )
 

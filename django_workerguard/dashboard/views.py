@@ -19,10 +19,12 @@ from django_workerguard.access import may_act, may_see, requires
 from django_workerguard.conf import current_options
 from django_workerguard.config.text import plain
 from django_workerguard.dashboard.actions import Action, progress, refusal_of
+from django_workerguard.dashboard.fragments import worst_of
 from django_workerguard.dashboard.frame import OWN, POLICY, admin_index, frame_context
 from django_workerguard.dashboard.slot import slot_context
 from django_workerguard.dashboard.snapshots import html_cache
 from django_workerguard.dashboard.static_files import ICONS, asset
+from django_workerguard.report.findings import assess
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.snapshot import snapshot
@@ -164,6 +166,7 @@ def _act(
         "title": title,
         "how": how,
         "refusal": refusal,
+        "worst": worst_of(assess(shot)),
         "server": plain(f"{shot['name']} on {shot['host']}"),
         "workers": f"{shot['ready']} of {shot['target']} ready, generation {shot['arbiter']['generation']}",
     }
@@ -179,7 +182,7 @@ def progress_page(request: HttpRequest) -> HttpResponse:
     title = "Reload" if action.do == "reload" else f"Replacement of the worker of slot {action.slot}"
     context = {
         "title": title,
-        "server": plain(str(board.read_about().get("name", ""))),
+        "worst": worst_of(assess(snapshot(board))),
         "progress": progress(board, action),
         "now_url": f"{_url(request, 'progress-now')}?{action.query}",
         "again": f"?{action.query}",
@@ -249,7 +252,7 @@ def _url(request: HttpRequest, name: str, *arguments: Any) -> str:
 
 def _page(request: HttpRequest, template: str, context: dict[str, Any], *, status: int = 200) -> HttpResponse:
     frame = frame_context(request)
-    icon = f"{context.get('worst', 'well')}.svg"
+    icon = f"{context.get('worst', 'old')}.svg"
     context = {
         **frame,
         "as_of": f"{datetime.now(UTC):%H:%M:%S}",

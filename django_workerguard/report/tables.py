@@ -123,10 +123,22 @@ def requests_table(served: Mapping[str, Any]) -> list[str]:
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return the rows as lines, with their columns below each other."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    widths = [max(width_of(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        "  ".join(
+            cell + " " * (width - width_of(cell)) for cell, width in zip(row, widths, strict=True)
+        ).rstrip()
+        for row in rows
     ]
+
+
+def width_of(text: str) -> int:
+    """Return how many columns of a terminal a text takes: a Chinese character takes two, a combining accent none."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import combining, east_asian_width  # imported late: no process of a server needs it
+
+    return sum(0 if combining(one) else 2 if east_asian_width(one) in ("W", "F") else 1 for one in text)
 
 
 def span(seconds: float) -> str:

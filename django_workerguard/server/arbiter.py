@@ -187,7 +187,7 @@ class GuardedArbiter(Arbiter):
             self._socket_files = self._made_socket_files()
             if not self.master_pid:
                 give_socket_files(self._socket_files, self.app)
-        except (SystemExit, RuntimeError, ValueError, OSError, ConfigurationError) as error:
+        except (SystemExit, Exception) as error:
             self._close_monitor(alone=not self.app.handover.monitor)
             close_listeners(self.LISTENERS, self._socket_files)
             if self.pidfile is not None:

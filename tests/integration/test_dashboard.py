@@ -21,10 +21,12 @@ from django_workerguard.dashboard import snapshots, static_files, views
 from django_workerguard.dashboard.actions import Action
 from django_workerguard.dashboard.snapshots import KEPT, HtmlCache
 from django_workerguard.probe.clock import monotonic_ns
+from django_workerguard.report.findings import assess
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.journal import read_events, write_event
 from django_workerguard.scoreboard.layout import Layout, Sample, Seat, SeatKind, SeatState, Slot, SlotState
+from django_workerguard.scoreboard.snapshot import snapshot
 from django_workerguard.worker import current
 from django_workerguard.worker.current import CurrentWorker
 from django_workerguard.worker.register import ENTRY_MASK, Register
@@ -294,6 +296,19 @@ def test_the_verdict_of_an_action(worker, query, events, said):
     for event in events:
         write_event(worker.board, {"at": 1, **event})
     assert said in client_of(user("clerk", is_staff=True)).get(f"/guard/progress/now/?{query}").text
+
+
+@pytest.mark.django_db
+def test_the_icon_of_an_action_is_that_of_the_servers_state(worker):
+    client = client_of(user("root", is_staff=True, is_superuser=True))
+    worker.board.words[worker.board.layout.slot(1) + Slot.STATE] = SlotState.EMPTY
+    worker.board.words[Header.READY] = 0
+    worst = assess(snapshot(worker.board))[0].severity
+    assert worst == "warning"
+    for page in ("progress/?do=reload", "reload/"):
+        text = client.get(f"/guard/{page}").text
+        assert f'href="/guard/assets/{worst}.svg' in text, page
+    assert f'data-wg-worst="{worst}"' in client.get("/guard/progress/now/?do=reload").text
 
 
 @pytest.mark.django_db

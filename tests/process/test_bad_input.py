@@ -126,6 +126,7 @@ ON_THE_COMMAND_LINE = {
     "gunicorn's check": (("--", "--check-config"), "check-config: ", "use --check"),
     "no conf file": (("-c", "nowhere.py"), "config: 'nowhere.py'", "No such file", "--config on"),
     "an address": (("--bind", "127.0.0.1:http"), "bind: 'http'", "port", "--bind on"),
+    "a port that is too high": (("--bind", "127.0.0.1:99999"), "bind: 99999 is not a port", "--bind on"),
     "a port": (("70000",), "addrport: '70000'"),
     "both addresses": (("8000", "--bind", "127.0.0.1:8001"), "'8000'", "--bind"),
     "two actions": (("--check", "--print-config"), "--check and --print-config"),
@@ -207,6 +208,7 @@ IN_THE_ENVIRONMENT = {
     ),
     "of gunicorn": ({"WORKERGUARD_WORKERS": "x"}, "workers: 'x'", "WORKERGUARD_WORKERS in the environment"),
     "of a platform": ({"WEB_CONCURRENCY": "x"}, "workers: 'x'", "WEB_CONCURRENCY in the environment"),
+    "a port of a platform": ({"PORT": "99999"}, "bind: 99999 is not a port", "PORT in the environment"),
     "a path": ({"WORKERGUARD_HEALTH_PATH": "x"}, "health-path: 'x'", "WORKERGUARD_HEALTH_PATH in"),
     "gunicorn's own": ({"GUNICORN_CMD_ARGS": "--workers=x"}, "--workers", "'x'", "GUNICORN_CMD_ARGS"),
     "gunicorn's file": ({"GUNICORN_CMD_ARGS": "-c nowhere.py"}, "config: 'nowhere.py'", "GUNICORN_CMD_ARGS"),
@@ -217,7 +219,8 @@ IN_THE_ENVIRONMENT = {
 @pytest.mark.parametrize("case", IN_THE_ENVIRONMENT.values(), ids=IN_THE_ENVIRONMENT.keys())
 def test_in_the_environment(case, project):
     environ, *said = case
-    assert_refused(project.run("--bind", "127.0.0.1:0", **environ), *said)
+    bind = () if "PORT" in environ else ("--bind", "127.0.0.1:0")
+    assert_refused(project.run(*bind, **environ), *said)
 
 
 def test_the_variables_of_a_platform_are_gunicorns_defaults_and_empty_ones_are_none(project):

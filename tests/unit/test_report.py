@@ -17,7 +17,7 @@ from django_workerguard.report.findings import assess, with_findings
 from django_workerguard.report.groups import grouped
 from django_workerguard.report.health import answer
 from django_workerguard.report.status_text import bars, table
-from django_workerguard.report.tables import event_line, explanation, explanation_of_mold, span
+from django_workerguard.report.tables import aligned, event_line, explanation, explanation_of_mold, span
 from django_workerguard.report.verdict import KINDS, LONGEST_SILENCE, judge
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header, Phase, Vitals
@@ -185,6 +185,11 @@ def test_findings_that_differ_only_in_their_slot_are_one():
     ]
     assert groups[1].text == "slots 1–3, 5: cannot load the application: MemoryError: no memory"
     assert groups[3].text == "slot 9 cannot load the application: MemoryError: none; left; 2 tries failed"
+
+
+def test_wide_characters_and_accents_keep_the_columns_below_each_other():
+    lines = aligned([("PATH", "VIEW"), ("/商品", "shop"), ("/cafe\u0301", "bar"), ("/plain-text", "-")])
+    assert lines == ["PATH         VIEW", "/商品        shop", "/cafe\u0301        bar", "/plain-text  -"]
 
 
 def test_the_table_shows_every_slot_and_the_findings():

@@ -223,6 +223,13 @@ class GuardedApplication(Application):
                 raise ConfigurationError(
                     problem_with(value, error), option=name.replace("_", "-"), where=self.sources.get(name)
                 ) from None
+        for address in self.cfg.address:
+            if isinstance(address, tuple) and not 0 <= address[1] <= 65535:
+                raise ConfigurationError(
+                    f"{address[1]} is not a port: the highest is 65535",
+                    option="bind",
+                    where=self.sources.get("bind"),
+                )
         if packages := self.inheritance.packages():
             self.warnings.append(
                 f"the configuration imports {', '.join(packages)} in the arbiter: the workers inherit these modules, "
