@@ -30,6 +30,7 @@ from django_workerguard.scoreboard.in_hand import InHand, requests_in_hand
 from django_workerguard.scoreboard.journal import write_event
 from django_workerguard.scoreboard.layout import Cause, Seat
 from django_workerguard.scoreboard.tallies import Tallies
+from django_workerguard.scoreboard.view_memory import named_most, views_of_seat
 
 # of the control socket's requests, how many are written to the journal in each period: a flood must not wipe the rest
 ASKED_MOST, ASKED_PERIOD = 60, 60.0  # requests, seconds
@@ -290,8 +291,9 @@ class EventLog:
             return
         if not worker.is_mold and reason.rule not in DEPARTURES:
             self._tallies.count("recycles", reason.rule)
-        self._about("retiring", worker, **_fields(reason))
-        self._log_worker("info", worker, "retiring", "asked to leave: %s", str(reason))
+        fields, views = self._growth(worker, reason)
+        self._about("retiring", worker, **_fields(reason), **fields)
+        self._log_worker("info", worker, "retiring", "asked to leave: %s%s", str(reason), views)
 
     def aborted(self, worker: Worker | None, reason: Reason) -> None:
         if worker is not None:
@@ -300,8 +302,16 @@ class EventLog:
 
     def killed(self, worker: Worker | None, reason: Reason) -> None:
         if worker is not None:
-            self._about("killed", worker, **_fields(reason))
-            self._log_worker("critical", worker, "killed", "killed: %s", str(reason))
+            fields, views = self._growth(worker, reason)
+            self._about("killed", worker, **_fields(reason), **fields)
+            self._log_worker("critical", worker, "killed", "killed: %s%s", str(reason), views)
+
+    def _growth(self, worker: Worker, reason: Reason) -> tuple[dict[str, Any], str]:
+        """Return which views have kept the most memory of a worker that is too large: for the journal and for the log."""
+        if reason.rule not in (Rule.RELOAD_ON_RSS, Rule.EVIL_RELOAD_ON_RSS):
+            return {}, ""
+        named = named_most(views_of_seat(self._board, worker.seat))
+        return ({"views": named}, f"; most was kept by {', '.join(named)}") if named else ({}, "")
 
     def exited(
         self, worker: Worker, end: Exit, dump: str, seats: Seats, *, now: float

@@ -24,6 +24,7 @@ from django_workerguard.scoreboard.layout import (
     Slot,
     SlotState,
 )
+from django_workerguard.scoreboard.view_memory import fold_views
 
 SAMPLE_EVERY = 10.0  # seconds
 # what a slot shows of processes that are neither its incumbent nor its successor
@@ -163,6 +164,7 @@ class Publisher:
                 words[at + total] = _sum(words[at + total], count if visible else 0)
         words[at + Slot.EXITS] = _sum(words[at + Slot.EXITS], 1)
         self._fold_histograms(slot, seat)
+        fold_views(self._board, slot, seat, self._seats.word(seat, Seat.GENERATION))
 
     def _fold_histograms(self, slot: int, seat: int) -> None:
         words, layout = self._board.words, self._board.layout

@@ -10,6 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,9 +28,11 @@ from django_workerguard.report.findings import with_findings
 from django_workerguard.report.metrics_text import metrics_text
 from django_workerguard.report.status_text import bars, table
 from django_workerguard.report.tables import (
+    MEMORY_ORDERS,
     event_line,
     explanation,
     explanation_of_mold,
+    memory_table,
     requests_table,
 )
 from django_workerguard.report.verdict import KINDS
@@ -40,6 +43,7 @@ from django_workerguard.scoreboard.journal import read_events
 from django_workerguard.scoreboard.places import Server, is_live
 from django_workerguard.scoreboard.samples import read_series
 from django_workerguard.scoreboard.snapshot import SNAPSHOT_VERSION, snapshot
+from django_workerguard.scoreboard.view_memory import memory_of_servers
 
 SHORTEST_WATCH = 0.1  # seconds
 FOLLOW_EVERY = 0.5  # seconds
@@ -117,10 +121,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     )
     events.set_defaults(command=_events)
 
-    requests = commands.add_parser(
-        "requests", parents=[which, output], help="Show the requests that are being served, the oldest first."
-    )
-    requests.set_defaults(command=_requests)
+    _add_looks_at_requests(commands, parents=[which, output])
 
     stacks = commands.add_parser(
         "stacks", parents=[which], help="Show where the worker of a slot is just now. The worker goes on."
@@ -183,6 +184,26 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     completion.add_argument("shell", choices=SHELLS)
     completion.set_defaults(command=lambda parsed: _completion(parser, parsed.shell))
     return parser
+
+
+def _add_looks_at_requests(commands: Any, parents: list[argparse.ArgumentParser]) -> None:
+    requests = commands.add_parser(
+        "requests", parents=parents, help="Show the requests that are being served, the oldest first."
+    )
+    requests.set_defaults(command=_requests)
+
+    memory = commands.add_parser(
+        "memory", parents=parents, help="Show by how much each view has made its workers grow."
+    )
+    memory.add_argument("--slot", type=_positive, help="Only the workers of this slot.")
+    memory.add_argument(
+        "--by",
+        choices=list(MEMORY_ORDERS),
+        default="growth",
+        help="What is listed first: the view that has kept the most (growth), or of which one request added the most "
+        "(jump).",
+    )
+    memory.set_defaults(command=_memory)
 
 
 def _add_from_uwsgi(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -335,12 +356,26 @@ def _events(parsed: argparse.Namespace) -> int:
 
 
 def _requests(parsed: argparse.Namespace) -> int:
+    return _repeated(parsed, requests_of_servers, requests_table)
+
+
+def _memory(parsed: argparse.Namespace) -> int:
+    look = partial(memory_of_servers, slot=parsed.slot)
+    return _repeated(parsed, look, partial(memory_table, by=parsed.by))
+
+
+def _repeated(
+    parsed: argparse.Namespace,
+    look: Callable[[list[Board]], dict[str, Any]],
+    render: Callable[[dict[str, Any]], list[str]],
+) -> int:
+    """Print what a look at the servers finds, as JSON or as lines; with --watch again and again."""
     while True:
-        served = requests_of_servers([server.board for server in choose(parsed, here=Path(here()))])
+        found = look([server.board for server in choose(parsed, here=Path(here()))])
         if parsed.json:
-            print(json.dumps(served, indent=2))
+            print(json.dumps(found, indent=2))
         else:
-            lines = requests_table(served)
+            lines = render(found)
             if parsed.watch is not None and sys.stdout.isatty():
                 print(CLEAR_SCREEN, end="")
                 lines = lines[: max(2, os.get_terminal_size().lines - 1)]

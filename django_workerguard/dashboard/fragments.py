@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from django_workerguard.config.text import duration, in_megabytes, plain
+from django_workerguard.config.text import MEGABYTE, duration, in_megabytes, plain
 from django_workerguard.dashboard.tiles import TASKS, Place, Recent, brief, large, middle, mold_tile, small
 from django_workerguard.report.findings import Finding, assess
 from django_workerguard.report.groups import Group, grouped, numbers
 from django_workerguard.report.sentences import sentence
-from django_workerguard.report.tables import event_line, span, utc
+from django_workerguard.report.tables import MEMORY_ORDERS, by_growth, event_line, span, utc
 
 Snapshot = Mapping[str, Any]
 Tile = Callable[[Mapping[str, Any], Recent, Place, Sequence[str]], str]
@@ -26,6 +26,7 @@ MOST_LARGE = 6
 MOST_FINDINGS = 6  # shown; the others are a click away
 SLOW_ENOUGH = 1.0  # seconds after which a request is listed among the oldest: the page's own are younger
 OLDEST = 5
+MOST_VIEWS = 5  # of a slot
 NOTHING = Recent()
 
 
@@ -224,6 +225,19 @@ def requests_of_slot(served: Mapping[str, Any], number: int) -> str:
     """Render the requests that the workers of a slot serve; "" if there is none."""
     rows = "".join(_request(request, "") for request in served["requests"] if request["slot"] == number)
     return f'<ul class="wg-requests">{rows}</ul>' if rows else ""
+
+
+def memory_of_views(found: Mapping[str, Any]) -> str:
+    """Render the views that have kept the most memory, and those of which one request added the most; "" if none has."""
+    lists = []
+    for by, text in (("growth", "Most kept"), ("jump", "Most added by one request")):
+        views = [view for view in by_growth(found["views"], by) if view[MEMORY_ORDERS[by]] >= MEGABYTE]
+        rows = "".join(
+            f"<li><strong>{in_megabytes(view[MEMORY_ORDERS[by]], sign='+')}</strong> {escape(view['view'])}</li>"
+            for view in views[:MOST_VIEWS]
+        )
+        lists.append(f'<h3>{text}</h3><ol class="wg-requests">{rows}</ol>' if rows else "")
+    return "".join(lists)
 
 
 def _request(request: Mapping[str, Any], slot_url: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from django_workerguard.config.text import in_megabytes, plain
-from django_workerguard.dashboard.fragments import event_list, requests_of_slot, worst_of
+from django_workerguard.dashboard.fragments import event_list, memory_of_views, requests_of_slot, worst_of
 from django_workerguard.dashboard.snapshots import events_of, recent_of
 from django_workerguard.dashboard.svg import waterfall
 from django_workerguard.dashboard.tiles import SIGNS, state_of
@@ -15,6 +15,7 @@ from django_workerguard.report.findings import assess
 from django_workerguard.report.tables import quantiles, span, utc
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.in_hand import requests_of_servers
+from django_workerguard.scoreboard.view_memory import memory_of_servers
 
 EVENTS = 30  # shown
 
@@ -43,6 +44,7 @@ def slot_context(board: Board, slot: Mapping[str, Any], shot: Mapping[str, Any])
         "memory": in_megabytes(slot["rss_bytes"]) if slot["rss_bytes"] else "–",
         "growth": in_megabytes(recent.growth, sign="+") if abs(recent.growth) >= 1 << 20 else "",
         "served": requests_of_slot(requests_of_servers([board]), number),
+        "views": memory_of_views(memory_of_servers([board], slot=number)),
         "findings": findings,
         "waterfall": waterfall(slot["load_steps"]),
         "failed_waterfall": waterfall(failed.get("steps") or []),

@@ -90,6 +90,19 @@ def families(shot: Snapshot) -> Iterator[Family]:
         yield _one(
             "listen_backlog_connections", "Number of connections that wait to be accepted.", shot["backlog"]
         )
+    if shot["limits"]["memory_available_bytes"] is not None:
+        yield _one(
+            "memory_available_bytes",
+            "Memory that the server may still use, in its cgroup or on the machine.",
+            shot["limits"]["memory_available_bytes"],
+        )
+    yield _of(
+        "memory_missing_bytes",
+        "gauge",
+        "Memory that is missing before the slot's next process is started; 0: it does not wait for memory.",
+        ("slot",),
+        [((str(slot["slot"]),), (slot["no_room"] or {}).get("missing_bytes", 0)) for slot in slots],
+    )
     yield _findings(shot)
 
 

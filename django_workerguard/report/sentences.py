@@ -62,6 +62,11 @@ def _spawned(event: Event) -> str:
     return f"{_worker(event)} was started{mold}{_why(event)}"
 
 
+def _views(event: Event) -> str:
+    named = event.get("views") or []
+    return f"; most was kept by {', '.join(map(str, named))}" if named else ""
+
+
 def _exited(event: Event) -> str:
     killer = KILLERS.get(str(event.get("by")), "")
     why = f" ({event['reason']})" if event.get("reason") else f" ({killer})" if killer else ""
@@ -137,9 +142,9 @@ SENTENCES: Mapping[str, Callable[[Event], str]] = {
     "load-failed": lambda e: f"{_worker(e)} could not load{_error(e)}",
     "back-off": _back_off,
     "no-room": _no_room,
-    "retiring": lambda e: f"{_worker(e)} was asked to leave{_why(e)}",
+    "retiring": lambda e: f"{_worker(e)} was asked to leave{_why(e)}{_views(e)}",
     "aborted": lambda e: f"{_worker(e)} is ended with a dump of its stacks{_why(e)}",
-    "killed": lambda e: f"{_worker(e)} was killed{_why(e)}",
+    "killed": lambda e: f"{_worker(e)} was killed{_why(e)}{_views(e)}",
     "exited": _exited,
     "slow-request": _slow,
     "request-lost": _lost,

@@ -121,6 +121,38 @@ def requests_table(served: Mapping[str, Any]) -> list[str]:
     return [plain(line) for line in lines]
 
 
+# what `workerguard memory` can list first, by the word of its option: the value to sort by
+MEMORY_ORDERS = {"growth": "retained_bytes", "jump": "largest_bytes"}
+MEMORY_COLUMNS = ("VIEW", "KEPT", "EACH", "LARGEST", "FIRST USE", "MEASURED")
+
+
+def memory_row(view: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the cells of a view's memory, one for each of MEMORY_COLUMNS."""
+    retained, measured = view["retained_bytes"], view["measured"]
+    return (
+        view["view"],
+        in_megabytes(retained, digits=1, sign="+"),
+        f"{retained / measured / 1024:+.1f} kB" if measured else "-",
+        in_megabytes(view["largest_bytes"], digits=1, sign="+"),
+        in_megabytes(view["first_use_bytes"], digits=1, sign="+"),
+        str(measured),
+    )
+
+
+def by_growth(views: Iterable[Mapping[str, Any]], by: str = "growth") -> list[Mapping[str, Any]]:
+    """Sort the views of `memory_of_servers`; ``by`` is one of MEMORY_ORDERS."""
+    return sorted(views, key=lambda view: -view[MEMORY_ORDERS[by]])
+
+
+def memory_table(found: Mapping[str, Any], *, by: str = "growth") -> list[str]:
+    """Render ``workerguard memory``, line by line."""
+    rows = [memory_row(view) for view in by_growth(found["views"], by)]
+    lines = aligned([MEMORY_COLUMNS, *rows]) if rows else ["No request has been measured yet."]
+    if found["not_alone"]:
+        lines.append(f"{found['not_alone']} requests were not measured: others were in hand with them.")
+    return [plain(line) for line in lines]
+
+
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return the rows as lines, with their columns below each other."""
     widths = [max(width_of(row[column]) for row in rows) for column in range(len(rows[0]))]

@@ -26,6 +26,7 @@ from django_workerguard.scoreboard.layout import (
     MAX_SEATS,
     TALLY_WORDS,
     TEXT_WORDS,
+    VIEWS_WORDS,
     Layout,
     Seat,
     Slot,
@@ -323,6 +324,10 @@ class Board:
 
     def _zero(self, offset: int, words: int) -> None:
         self.bytes[offset * WORD : (offset + words) * WORD] = bytes(words * WORD)
+
+    def clear_views(self, table: int) -> None:
+        """Empty the table of memory by view at an offset."""
+        self._zero(table, VIEWS_WORDS)
 
     def clear_seat(self, index: int) -> None:
         """Reset a seat before it is used: a worker that was killed while it wrote leaves an odd sequence."""

@@ -147,13 +147,14 @@ def _read_entry(board: Board, seat: int, number: int, started: int) -> InHand | 
     """Read an entry; None if its request has ended meanwhile."""
     entry = board.layout.entry(seat, number)
     task, limit = board.words[entry + Entry.TASK], board.words[entry + Entry.LIMIT]
-    method, _, path = _text(board, entry + Entry.TARGET, Entry.VIEW - Entry.TARGET).partition(" ")
-    view = _text(board, entry + Entry.VIEW, Entry.WORDS - Entry.VIEW)
+    method, _, path = text_at(board, entry + Entry.TARGET, Entry.VIEW - Entry.TARGET).partition(" ")
+    view = text_at(board, entry + Entry.VIEW, Entry.WORDS - Entry.VIEW)
     if board.words[board.layout.started(seat) + number] != started:
         return None
     return InHand(seat, started, limit, task, method, path, view)
 
 
-def _text(board: Board, offset: int, words: int) -> str:
+def text_at(board: Board, offset: int, words: int) -> str:
+    """Return a text of so many words at most, without what could control a terminal."""
     text = board.read_bytes(offset, words * WORD).partition(b"\0")[0].decode(errors="replace")
     return text if text.isprintable() else "".join(c if c.isprintable() else REPLACEMENT for c in text)

@@ -1,6 +1,7 @@
 """Byte layout of the scoreboard: regions, word offsets, and which process may write each word. Pure.
 
-A board is one file: header, about text, seats, slots, journal, samples, tallies, registers, histograms of durations.
+A board is one file: header, about text, seats, slots, journal, samples, tallies, registers, histograms of durations,
+tables of memory by view.
 Offsets and sizes are in 8-byte words.
 Each word has one writer, given in its comment: A is the arbiter, W is the worker in that seat.
 """
@@ -26,6 +27,8 @@ BUCKETS = 16  # of a histogram of durations, the one without an upper bound incl
 HISTOGRAM_WORDS = BUCKETS + 1  # a count for each bucket, then the sum of the times in nanoseconds
 DURATIONS_WORDS = len(STATUS_CLASSES) * HISTOGRAM_WORDS
 HISTOGRAMS_WORDS = DURATIONS_WORDS + HISTOGRAM_WORDS  # the last one is of the times in the queue
+VIEWS = 40  # rows of a table of memory by view; the last one is of all views for which there is no other
+TABLE_WORDS = 1  # of such a table before its rows
 MAX_SEATS = 1024
 OTHERS = (
     6  # seats for the stand-in, and for molds: of this generation, of the one before, and of those that leave
@@ -68,6 +71,9 @@ class Seat(IntEnum):
     LOOP_LAG = 50  # W, ns: the longest delay of the event loop in the last ten seconds or so
     MAIN_THREAD = 51  # W, its identity: a forced stack has none
     LOOP_DUE = 52  # W, monotonic ns, when the event loop has to call back next; 0: there is no event loop
+    NOT_ALONE = (
+        53  # W, requests whose growth of memory was not measured because another one was in hand with them
+    )
     WORDS = 64
 
 
@@ -82,6 +88,22 @@ class Entry(IntEnum):
     TARGET = 2  # W, text: method, space, path without the query
     VIEW = 15  # W, text: the name of the view once Django knows it
     WORDS = 24
+
+
+class ViewRow(IntEnum):
+    """Words of a row of a table of memory by view: W in a seat's table, A in that of a slot's processes that are gone.
+
+    ``GREW`` and ``SHRANK`` are sums: what the view has kept is their difference.
+    """
+
+    MEASURED = 0  # requests whose growth of private memory is in the next two words
+    GREW = 1  # bytes
+    SHRANK = 2  # bytes
+    FIRST_USES = 3  # the first requests that were measured in each worker: no other sum has them
+    FIRST_USE = 4  # bytes by which they grew
+    LARGEST = 5  # bytes, of one request, of whichever
+    NAME = 6  # text; empty: the row is free
+    WORDS = 16
 
 
 class SeatKind(IntEnum):
@@ -193,6 +215,9 @@ class Sample(IntEnum):
     GENERATION = 6
 
 
+VIEWS_WORDS = TABLE_WORDS + VIEWS * ViewRow.WORDS
+
+
 @dataclass(frozen=True)
 class Layout:
     """Offsets, in words, of a board with the given numbers of seats and slots."""
@@ -241,10 +266,18 @@ class Layout:
         """The histograms of a slot's processes that are gone: A."""
         return self.histograms(self.seats) + slot * HISTOGRAMS_WORDS
 
+    def views(self, seat: int) -> int:
+        """The table of memory by view of a seat: W. Its first word is not used."""
+        return self.histograms_before(self.slots + 1) + seat * VIEWS_WORDS
+
+    def views_before(self, slot: int) -> int:
+        """The table of a slot's processes that are gone: A. Its first word is their generation."""
+        return self.views(self.seats) + slot * VIEWS_WORDS
+
     @property
     def size(self) -> int:
         """The size of the board in bytes."""
-        return self.histograms_before(self.slots + 1) * WORD
+        return self.views_before(self.slots + 1) * WORD
 
 
 def layout_for(workers: int, *, surge: int) -> Layout:

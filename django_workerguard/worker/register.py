@@ -16,6 +16,7 @@ from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import WORD
 from django_workerguard.scoreboard.in_hand import NO_LIMIT
 from django_workerguard.scoreboard.layout import ENTRIES, Entry, Seat
+from django_workerguard.worker.view_memory import ViewTable
 
 ENTRY_BITS = ENTRIES.bit_length()
 ENTRY_MASK = (1 << ENTRY_BITS) - 1
@@ -23,6 +24,7 @@ ENTRY_BYTES = Entry.WORDS * WORD
 TASK_AT = Entry.TASK * WORD
 VIEW_AT = Entry.VIEW * WORD
 VIEW_BYTES = ENTRY_BYTES - VIEW_AT
+ALONE = ENTRIES - 1  # free entries while one request is in hand
 NO_ENTRY = ENTRIES  # in place of the number of an entry
 NO_REQUEST = NO_ENTRY  # the token of no request at all
 
@@ -52,7 +54,13 @@ class Register:
     ``identity`` returns that of the calling thread, greenlet or task.
     """
 
-    def __init__(self, board: Board, seat: int, identity: Callable[[], int] = threading.get_ident) -> None:
+    def __init__(
+        self,
+        board: Board,
+        seat: int,
+        identity: Callable[[], int] = threading.get_ident,
+        memory: ViewTable | None = None,
+    ) -> None:
         self._identity = identity
         self._has_tasks = identity is not threading.get_ident
         self._words = board.words
@@ -62,6 +70,7 @@ class Register:
         self._not_entered = board.layout.seat(seat) + Seat.NOT_ENTERED
         self._free = list(range(ENTRIES))[::-1]
         self._is_kept = False
+        self._memory = memory or ViewTable(board, seat)
         self._views: dict[str, bytes] = {}  # the names of the site's views, encoded
 
     def begin(self, target: bytes) -> int:
@@ -75,7 +84,19 @@ class Register:
         self._words[self._started + number] = started = monotonic_ns()
         token = started << ENTRY_BITS | number
         current_request.set(token)
+        memory = self._memory
+        if memory.token or started >= memory.due:
+            self._measure(token, started)
         return token
+
+    def _measure(self, token: int, started: int) -> None:
+        """Measure what a request adds to the memory if no other is in hand. Another thread may begin one meanwhile."""
+        if self._memory.token or len(self._free) != ALONE:
+            self._memory.spoil(started)
+            return
+        self._memory.begin(token, started)
+        if len(self._free) != ALONE:
+            self._memory.spoil(started)
 
     def keep(self) -> None:
         """Take no request out any more: this process is being aborted, and what it has in hand is lost."""
@@ -84,6 +105,8 @@ class Register:
     def end(self, token: int) -> None:
         """Take a request out."""
         number = token & ENTRY_MASK
+        if token == self._memory.token:
+            self._memory.end(token)
         if number != NO_ENTRY and not self._is_kept:
             self._words[self._started + number] = 0
             self._free.append(number)
@@ -98,6 +121,8 @@ class Register:
         if number != NO_ENTRY and self._words[self._started + number] == token >> ENTRY_BITS:
             entry = self._entries + number * ENTRY_BYTES
             _write_view(self._bytes, entry + VIEW_AT, self._views.get(name) or self._encoded(name))
+            if token == self._memory.token:
+                self._memory.view = name
             if self._has_tasks:
                 _write_task(self._bytes, entry + TASK_AT, self._identity())
 

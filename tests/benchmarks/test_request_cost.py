@@ -23,6 +23,7 @@ from django_workerguard.server.workers.request_counter import chain_hooks, reque
 from django_workerguard.server.workers.wrapper import GuardedASGI, GuardedWSGI, HealthURLs, RegisteredWSGI
 from django_workerguard.worker.register import NO_REQUEST, Register
 from django_workerguard.worker.seat_handle import SeatHandle
+from django_workerguard.worker.view_memory import NEVER, PAUSE, ViewTable
 from tests.benchmarks.measure import judge
 
 BLOCKS, SIZE = 20, 10_000
@@ -84,10 +85,9 @@ def test_wsgi():
 
     handle = a_handle()
     count = request_count(handle.board, handle.seat)
-    register = Register(handle.board, handle.seat)
 
-    def guarded(inner, queue: Queue | None):
-        worker = a_worker()
+    def guarded(inner, queue: Queue | None, memory: type[ViewTable] = NoMemory):
+        worker, register = a_worker(), Register(handle.board, handle.seat, memory=memory(handle.board, 0))
         chain_hooks(worker, count, register, answered=closer.record)
         wrapped = RegisteredWSGI(resolving(inner, register), register, queue) if queue else inner
         return least(block_of(worker, GuardedWSGI(wrapped, HealthURLs(handle))))
@@ -97,8 +97,11 @@ def test_wsgi():
         closer = close_without_waiting()
         assert closer is not None
         plain = least(block_of(a_worker(), app))
-        without, registered = guarded(app, None), guarded(app, NoQueue(count, 0, Config(), []))
+        nobody = NoQueue(count, 0, Config(), [])
+        without, registered = guarded(app, None), guarded(app, nobody)
         queued = guarded(app, Queue(count, 10, Config(), [client]))
+        seldom, always = guarded(app, nobody, ViewTable), guarded(app, nobody, EachRequest)
+    report_memory("WSGI", registered, seldom, always)
     report("WSGI", plain, without, registered, queued, most=2)
 
 
@@ -132,6 +135,21 @@ def resolving(app, register):
     return application
 
 
+class NoMemory(ViewTable):
+    """A table of memory by view that nothing is written into."""
+
+    def __init__(self, board, seat):
+        super().__init__(board, seat)
+        self.due = NEVER
+
+
+class EachRequest(ViewTable):
+    """A table of memory by view for which each request is measured."""
+
+    def _pause(self, started):
+        self.due = 0
+
+
 class NoRegister(Register):
     """A register that does nothing, and whose requests have no duration."""
 
@@ -158,6 +176,17 @@ def report(
     )
 
 
+def report_memory(interface: str, registered: float, seldom: float, always: float) -> None:
+    """Judge memory by view: the cost of a request that is not measured, of one that is, and of 500 in a second."""
+    one, measured = seldom - registered, always - registered
+    average = one + (measured - one) * 1e9 / PAUSE / 500
+    judge(
+        f"CPU added per request by the memory by view, {interface}",
+        f"not measured: {one:.2f} µs, measured: {measured:.2f} µs",
+        figures=[(average <= 1, f"on average with 500 requests a second: {average:.2f} µs, at most 1")],
+    )
+
+
 def test_asgi():
     scope = {"type": "http", "method": "GET", "path": "/books/", "headers": []}
     start = {"type": "http.response.start", "status": 200, "headers": []}
@@ -179,13 +208,18 @@ def test_asgi():
 
         return lambda: asyncio.run(many())
 
-    async def resolved(scope, receive, send):
-        register.name_view("books.views.index")
-        await app(scope, receive, send)
+    def resolved(register):
+        async def application(scope, receive, send):
+            register.name_view("books.views.index")
+            await app(scope, receive, send)
+
+        return application
 
     handle = a_handle()
     count = request_count(handle.board, handle.seat)
-    register = Register(handle.board, handle.seat, task_identity())
+
+    def a_register(memory: type[ViewTable] = NoMemory):
+        return Register(handle.board, handle.seat, task_identity(), memory(handle.board, 0))
 
     def guarded(inner, register, queue):
         return least(
@@ -196,8 +230,14 @@ def test_asgi():
     with a_connection() as client:
         plain = least(block_of(app))
         without = guarded(app, NoRegister(handle.board, handle.seat), nobody)
-        registered = guarded(resolved, register, nobody)
-        queued = guarded(resolved, register, Queue(count, 10, Config(), [client]))
+        register = a_register()
+        registered = guarded(resolved(register), register, nobody)
+        queued = guarded(resolved(register), register, Queue(count, 10, Config(), [client]))
+        register = a_register(ViewTable)
+        seldom = guarded(resolved(register), register, nobody)
+        register = a_register(EachRequest)
+        always = guarded(resolved(register), register, nobody)
+    report_memory("ASGI", registered, seldom, always)
     report("ASGI", plain, without, registered, queued, most=4)
 
 

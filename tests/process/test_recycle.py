@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import os
 import signal
 import threading
+import time
 
 import pytest
 
 from django_workerguard.report.findings import assess
+from django_workerguard.worker.view_memory import PAUSE
 from tests.journal import least_ready
 from tests.process.harness import Server
+from tests.process.test_cli import workerguard
 from tests.process.test_replacement import Load
 
+LONGEST_PAUSE = 2 * PAUSE / 1e9  # seconds between two requests of a worker that are measured
 SOON = ("--min-worker-lifetime", "0")
 
 
@@ -57,10 +62,20 @@ def test_gunicorns_own_max_requests_is_taken_over(serve, tmp_path):
 def test_a_worker_that_has_grown_is_replaced_even_where_it_idles(serve, worker_class):
     server = serve("-k", worker_class, "--reload-on-rss", "120", *SOON)
     server.wait_ready()
-    server.get("/grow?mb=120")
+    for _ in range(30):
+        time.sleep(LONGEST_PAUSE)
+        server.get("/leak?mb=8")
+        server.get("/page")
     event = server.wait_event("retiring")
     assert event["reason"].startswith("reload-on-rss: ")
     assert "of 120 MB, 3 samples in a row" in event["reason"]
+    assert event["views"][0].startswith("guinea_app.views.leak +"), "which view made it grow"
+    assert "most was kept by guinea_app.views.leak +" in server.log
+    server.wait_event("exited", lambda exited: exited["pid"] == event["pid"])
+    views = json.loads(workerguard("memory", "--json", run_dir=server.run_dir).stdout)["views"]
+    assert views[0]["view"] == "guinea_app.views.leak", "also when its worker is gone"
+    assert views[0]["retained_bytes"] > 50 << 20
+    assert all(view["retained_bytes"] < 4 << 20 for view in views[1:])
     server.wait_ready()
     assert least_ready(server.events()) == 2
 

@@ -170,3 +170,13 @@ def test_a_slot_that_waits_for_memory_says_how_much_is_missing():
     shown = large(slot, Recent(), Place(0.0, "/guard/slot/0/"), ["no-room"])
     assert "wg-no-room" in shown
     assert "30 MB of 90 MB are missing" in shown
+
+
+def test_the_views_that_make_a_worker_grow():
+    leak = {"view": "shop.<views>.export", "retained_bytes": 60 << 20, "largest_bytes": 3 << 20}
+    jump = {"view": "shop.report", "retained_bytes": 100, "largest_bytes": 90 << 20}
+    shown = re.sub(r"<[^>]+>", " ", fragments.memory_of_views({"views": [jump, leak]}))
+    assert unescape(" ".join(shown.split())) == (
+        "Most kept +60 MB shop.<views>.export Most added by one request +90 MB shop.report +3 MB shop.<views>.export"
+    )
+    assert fragments.memory_of_views({"views": [{**leak, "retained_bytes": 9, "largest_bytes": 9}]}) == ""

@@ -27,6 +27,7 @@ urlpatterns = [
     path("broken", views.broken),
     path("fork", views.fork),
     path("grow", views.grow),
+    path("leak", views.leak),
     path("starve", views.starve),
     path("warm", views.warm),
     path("who", views.who),

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from typing import ClassVar
 
 from django.http import HttpResponse, JsonResponse, StreamingHttpResponse
 from django.shortcuts import render
@@ -19,6 +20,7 @@ fault("views")
 class Health:
     sick = False
     tired = False
+    leaked: ClassVar[list[bytearray]] = []
 
 
 def sicken(request):
@@ -110,6 +112,11 @@ def fork(request):
 
 def grow(request):
     Health.hoard = bytearray(b"x") * (int(request.GET.get("mb", "50")) << 20)
+    return HttpResponse(f"pid {os.getpid()}\n")
+
+
+def leak(request):
+    Health.leaked.append(bytearray(b"x") * (int(request.GET["mb"]) << 20))
     return HttpResponse(f"pid {os.getpid()}\n")
 
 
