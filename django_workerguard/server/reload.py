@@ -107,6 +107,7 @@ class Reload:
         settings are read again with them.
         """
         host, before = self._host, self._host.app
+        refused: str | None = None
         try:
             trial = ReloadTrial(before.inheritance)
         except OSError as error:
@@ -128,12 +129,14 @@ class Reload:
             self._restore(before)
             if not isinstance(error, ConfigurationError):
                 host.log.exception("the new configuration cannot be used")
-            self._events.reload_refused(str(error), asked_by)
-            return
+            refused = str(error)
         finally:
             trial.end()
-            host.init_signals()  # gunicorn.conf.py, or what it imports, may have set handlers of its own
-        self._begin_generation(candidate, asked_by)
+            host.init_signals()  # what gunicorn.conf.py imports may have set handlers of its own, without Python
+        if refused is None:
+            self._begin_generation(candidate, asked_by)
+        else:
+            self._events.reload_refused(refused, asked_by)
 
     def _begin_generation(self, app: GuardedApplication, asked_by: str) -> None:
         host, tracker = self._host, self._tracker

@@ -85,6 +85,17 @@ def test_a_refused_configuration_that_takes_signals(shop):
     assert server.stop() == 0
 
 
+def test_a_stop_while_a_configuration_that_takes_signals_is_read(shop):
+    shop.make()
+    server = shop.start()
+    reading = shop.directory / "reading"
+    slow = f"import pathlib, time\n\npathlib.Path({str(reading)!r}).touch()\ntime.sleep(2)\n"
+    shop.write("gunicorn.conf.py", TAKES_SIGNALS + slow)
+    server.signal(signal.SIGHUP)
+    server._poll("the configuration is read", reading.exists, 60)
+    assert server.stop() == 0
+
+
 @pytest.mark.parametrize("way", ["manage.py", "python -m"])
 def test_a_reload_after_the_release_of_the_start_was_removed(serve, tmp_path, way):
     """A deployment removes old releases: the arbiter's working directory is gone when the next reload comes."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from types import ModuleType
+from typing import Any
 
 from django_workerguard.config.environment import change, difference
 from django_workerguard.server.configuration.inherited_modules import InheritedModules
@@ -36,6 +38,7 @@ class ReloadTrial:
         self._inheritance = inheritance
         self._surroundings = ProcessState()
         self._dropped: Mapping[str, ModuleType] = inheritance.drop()
+        self._handlers = KeptHandlers()
 
     def take_back(self) -> None:
         """Bring modules, directory, import path and environment back as they were."""
@@ -43,7 +46,27 @@ class ReloadTrial:
         self._surroundings.restore()
 
     def end(self) -> None:
+        self._handlers.release()
         self._surroundings.close()
+
+
+class KeptHandlers:
+    """While it lasts, the signals that this process handles stay handled, whatever a configuration asks for.
+
+    A signal that came between the configuration's handler and ours would be lost: a stop, for example.
+    """
+
+    def __init__(self) -> None:
+        self._set = signal.signal
+        self._kept = {number for number in signal.valid_signals() if callable(signal.getsignal(number))}
+        signal.signal = self._set_other  # type: ignore[assignment]
+
+    def _set_other(self, number: int, handler: Any) -> Any:
+        return signal.getsignal(number) if number in self._kept else self._set(number, handler)
+
+    def release(self) -> None:
+        signal.signal = self._set
+        self._kept.clear()  # for who has imported the function meanwhile
 
 
 def enter(directory: str, path: list[str], environ: Mapping[str, str | None]) -> None:
