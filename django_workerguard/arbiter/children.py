@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from django_workerguard.arbiter.event_log import EventLog
 from django_workerguard.arbiter.exits import Exit
+from django_workerguard.arbiter.main_thread import signal_main_thread
 from django_workerguard.arbiter.seats import Seats
 from django_workerguard.arbiter.stack_dump import open_dump, read_dump
 from django_workerguard.scoreboard.layout import Orders, SeatKind
@@ -222,7 +223,7 @@ class Children:
         if not pid:
             return
         try:
-            os.kill(pid, number)
+            signal_main_thread(pid, number)
         except ProcessLookupError:
             return
         except PermissionError as error:

@@ -34,7 +34,8 @@ from django_workerguard.policy.recycle import NO_ROOM, due_at, named, only_overd
 from django_workerguard.policy.room import COMING, Budget, is_pressed
 from django_workerguard.policy.view import Fleet, Policy, State, Stop, Worker
 
-ABORT_GRACE = 1.0  # seconds between a stack dump and SIGKILL
+# seconds between a stack dump and SIGKILL: a machine that is short of memory is slow
+ABORT_GRACE = 3.0
 FLUSH = 2.0  # seconds that error reporters get after a failed load
 QUICK_MERCY = 2.0  # seconds that a quick stop gives
 KILL_AGAIN = 10.0  # seconds until SIGKILL is sent again to a process that the kernel has not ended

@@ -20,6 +20,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from django_workerguard.arbiter.exits import Exit
+from django_workerguard.arbiter.main_thread import signal_main_thread
 from django_workerguard.errors import ExitCode
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.layout import Layout, Seat, SeatState
@@ -76,7 +77,7 @@ class Process:
 
     def abort(self) -> None:
         """Have the process dump its stacks, and kill it if it does not end."""
-        os.kill(self.pid, signal.SIGABRT)
+        signal_main_thread(self.pid, signal.SIGABRT)
         deadline = time.monotonic() + DUMP_TIMEOUT
         while not self.has_ended() and time.monotonic() < deadline:
             time.sleep(INTERVAL)
