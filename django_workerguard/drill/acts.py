@@ -17,9 +17,9 @@ from django_workerguard.drill.cgroup import MemoryGroup
 from django_workerguard.drill.servers import Server
 
 FAILURES = 3  # loads of a replacement that fail
-INTERVAL = 0.02  # seconds between two looks
+INTERVAL = 0.05  # seconds between two looks
 ROOM = 8 << 20  # bytes that the shortage of memory leaves free; a load needs more, the serving workers less
-FREED = 0.3  # seconds in which the memory of a killed worker is free again
+RECLAIM = 1.0  # seconds that the kernel gets to drop the page cache
 
 
 class SkippedError(Exception):
@@ -48,6 +48,7 @@ class Stage:
     no_group: str = ""  # why there is no cgroup
     kills: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     fault: float | None = None
     back: float | None = None
     ends_with_server: bool = False
@@ -104,6 +105,8 @@ class Stage:
         """Wait until none of these workers is there and all are ready."""
 
         def replaced() -> bool:
+            if self.server.ready_count() < self.server.target:  # it costs less than the pids
+                return False
             ready = self.server.ready_pids()
             return len(ready) >= self.server.target and not pids & ready
 
@@ -181,17 +184,33 @@ def memory(stage: Stage) -> None:
         raise SkippedError(stage.no_group)
     stage.happens()
     pid = stage.kill()
-    used, until = group.used(), time.monotonic() + FREED
-    while time.monotonic() < until:
-        used = min(used, group.used())
-        time.sleep(INTERVAL)
-    try:
-        group.limit(used + ROOM)
-    except OSError as error:
-        raise SkippedError(f"the limit of the cgroup cannot be set: {error.strerror}") from None
+    stage.wait(lambda: has_freed_memory(pid), "the killed worker has freed its memory")
+    _limit(group)
     time.sleep(stage.lengths.hold)
+    if pid not in (ready := stage.server.ready_pids()) and len(ready) >= stage.server.target:
+        stage.notes.append("the load of the replacement fitted into what was left")
     group.limit(None)
     stage.wait_replaced({pid})
+
+
+def has_freed_memory(pid: int) -> bool:
+    """Return whether a process is gone, or is left only as an entry for its parent."""
+    try:
+        return Path(f"/proc/{pid}/statm").read_text().startswith("0 ")
+    except OSError:
+        return True
+
+
+def _limit(group: MemoryGroup) -> None:
+    """Leave little room in a cgroup. The kernel refuses while it still drops the page cache."""
+    deadline = time.monotonic() + RECLAIM
+    while True:
+        try:
+            group.limit(group.used() + ROOM)
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise SkippedError(f"the limit of the cgroup cannot be set: {error.strerror}") from None
 
 
 @dataclass(frozen=True)

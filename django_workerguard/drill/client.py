@@ -13,7 +13,7 @@ from pathlib import Path
 
 from django_workerguard.drill.measure import Request
 
-PAUSE = 0.02  # seconds between two requests of a client
+PAUSE = 0.05  # seconds between two requests of a client
 LONGEST = 20.0  # seconds that a client waits for an answer
 
 

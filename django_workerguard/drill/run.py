@@ -43,6 +43,7 @@ SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - a private directory in memory, 
 NOT_FOUND, BAD_REQUEST, REDIRECTS = 404, 400, range(300, 400)
 FIRST_ANSWERS = 3  # requests to each path before the acts
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+START_PATIENCE = 60.0  # seconds until all workers have to be ready at the start
 SCALE_PATIENCE = 15.0  # seconds until workers=auto has chosen
 GUARDED, PLAIN = "workerguard", "gunicorn"
 
@@ -109,7 +110,7 @@ def _ended_by_signals() -> Iterator[None]:
 def _private_directory() -> Iterator[Path]:
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # until it is sure that the directory is removed
     parent = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK | os.X_OK) else None
-    directory = Path(tempfile.mkdtemp(prefix="workerguard-drill-", dir=parent))
+    directory = Path(tempfile.mkdtemp(prefix=f"workerguard-drill-{os.getpid()}-", dir=parent))
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
         directory.chmod(0o711)  # workers of another user have to pass through, and cannot list it
@@ -285,18 +286,18 @@ class Scene:
         """Start a server and wait until all workers are ready. Raises CannotRunError."""
         (self.directory / "faults" / "fault").unlink(missing_ok=True)
         server.start()
-        lengths = self.wish.lengths
+        patience = max(START_PATIENCE, self.wish.lengths.patience)
 
         def is_ready() -> bool:
             return 0 < server.target <= server.ready_count()
 
-        if not _wait(server, is_ready, lengths.patience):
+        if not _wait(server, is_ready, patience):
             raise CannotRunError(
                 f"{server.name} has not become ready. Its log ends with:\n{server.last_words()}"
             )
         if isinstance(server, Guarded) and self.configuration["workers"].where.startswith("auto"):
             _wait(server, lambda: any(one["event"] == "scaled" for one in server.events()), SCALE_PATIENCE)
-            _wait(server, is_ready, lengths.patience)
+            _wait(server, is_ready, patience)
         self.target = server.target
 
     def _first_answers(self, server: Server) -> list[Request]:
@@ -378,9 +379,9 @@ class Scene:
         may_drain = act.is_planned and act.name != "calm" and self.configuration["surge"].text == "0"
         promise = Promise(target=self.target, missing=1 if may_drain else act.missing)
         verdict = judge(promise, measures, tuple(stage.failures))
-        notes: tuple[str, ...] = ()
+        notes = tuple(stage.notes)
         if server.name == PLAIN:
-            notes, verdict = verdict.reasons, Verdict(NONE)
+            notes, verdict = (*notes, *verdict.reasons), Verdict(NONE)
         return (
             Result(
                 act=act.name,

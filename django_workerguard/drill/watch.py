@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from django_workerguard.drill.measure import Ready
 
-INTERVAL = 0.01  # seconds
+INTERVAL = 0.02  # seconds
 
 
 class Watch:
