@@ -6,13 +6,16 @@ Each is found by a process of its own, in the project's own way.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,6 +24,7 @@ from django_workerguard.config.options import OPTIONS
 from django_workerguard.drill.configuration import Configuration, parse
 from django_workerguard.drill.site import Site, site_of
 from django_workerguard.errors import ConfigurationError, ExitCode, WorkerguardError
+from django_workerguard.worker.after_fork import die_with_parent
 
 READER = "django_workerguard.drill.site_reader"
 STEP = re.compile(r"\S+ +(?P<milliseconds>\d+) ms +\S+ MB peak .*")
@@ -108,17 +112,7 @@ def read_site(start: Start, directory: Path) -> Site:
     project = os.path.dirname(start.entry) if start.entry else start.directory
     request = {"entry": start.entry, "module": module, "path": [*extra, project, *_import_path(start)]}
     file.write_text(json.dumps(request))
-    done = subprocess.run(
-        [sys.executable, "-m", READER, str(file)],
-        env=dict(start.environ),
-        cwd=start.directory,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
-        check=False,
-    )
+    done = _run(start, [sys.executable, "-m", READER, str(file)])
     content = json.loads(file.read_text())
     if "databases" not in content:
         reason = content.get("error") or _last_line(done.stderr) or "the process that read them has ended"
@@ -179,17 +173,27 @@ def load_of(output: str) -> Load:
 
 
 def _run(start: Start, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    """Run a command to its end. If a signal ends the drill, end the command with all its processes."""
+    process = subprocess.Popen(
         command,
         env=dict(start.environ),
         cwd=start.directory,
-        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-        stdin=subprocess.DEVNULL,
         start_new_session=True,  # Ctrl-C is for the drill
-        check=False,
+        preexec_fn=partial(die_with_parent, os.getpid()),  # noqa: PLW1509 - no other thread runs yet
     )
+    try:
+        output, errors = process.communicate()
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
 def _error(done: subprocess.CompletedProcess[str]) -> str:

@@ -107,6 +107,13 @@ def processes(site: Site, but: int) -> list[int]:
     return [pid for pid in pids if pid != but]
 
 
+def wait_until_gone(site: Site, but: int) -> None:
+    deadline = time.monotonic() + TIMEOUT
+    while left := processes(site, but):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.02)
+
+
 def places(pid: int) -> list[Path]:
     """Return the directories and cgroups of the drill with this pid."""
     directories = [
@@ -303,7 +310,7 @@ def test_a_signal_at_any_time_leaves_nothing_behind(site, moment, number):
     assert process.returncode == 130, "".join(seen) + errors
     assert "interrupted" in errors
     assert "Traceback" not in errors
-    assert processes(site, process.pid) == []
+    wait_until_gone(site, process.pid)
     assert places(process.pid) == []
 
 
@@ -317,9 +324,6 @@ def test_the_servers_end_when_the_drill_is_killed(site):
         assert processes(site, process.pid) != []
         process.kill()
         process.communicate()
-    deadline = time.monotonic() + TIMEOUT
-    while processes(site, process.pid):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until_gone(site, process.pid)
     for place in places(process.pid):  # nobody is left who could
         place.rmdir() if place.is_relative_to("/sys") else shutil.rmtree(place)
