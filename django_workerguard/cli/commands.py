@@ -48,6 +48,16 @@ from django_workerguard.scoreboard.view_memory import memory_of_servers
 SHORTEST_WATCH = 0.1  # seconds
 FOLLOW_EVERY = 0.5  # seconds
 TRANSLATIONS = ("settings", "command", "env", "gunicorn-conf", "systemd", "compose", "k8s")
+ACTS = (
+    "calm",
+    "kill",
+    "failing-loads",
+    "hanging-load",
+    "broken-reload",
+    "reload",
+    "recycle",
+    "memory",
+)  # of the drill, which no other command is to import
 SHELLS = ("bash", "zsh", "tcsh")
 CLEAR_SCREEN = "\033[H\033[2J"
 
@@ -254,7 +264,7 @@ def _add_drill(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     drill.add_argument("--settings", metavar="MODULE", help="Settings module. Default: that of manage.py.")
     drill.add_argument("--pythonpath", metavar="DIR", help="Directory to add to the import path.")
     drill.add_argument(
-        "--acts", metavar="ACT,…", help="Acts to play, separated by commas. Default: all of them."
+        "--act", action="append", choices=ACTS, help="Act to play. May be repeated. Default: all of them."
     )
     drill.add_argument(
         "--against", choices=("gunicorn",), help="Play the acts on plain gunicorn too, without verdicts."

@@ -47,15 +47,10 @@ def run(parsed: argparse.Namespace) -> int:
 
 def _wish(parsed: argparse.Namespace) -> Wish:
     guard, server, passed_on = serve_arguments(parsed.arguments)
-    acts = tuple(word for word in (parsed.acts or ",".join(ACTS)).split(",") if word)
-    for act in acts:
-        if act not in ACTS:
-            raise ConfigurationError(f"{act!r} is not one of {', '.join(ACTS)}", where="--acts")
+    acts = tuple(name for name in ACTS if name in (parsed.act or ACTS))
     for path in parsed.path or ():
         if not path.startswith("/") or not path.isprintable() or " " in path:
             raise ConfigurationError(f"{path!r} is not a path that begins with a slash", where="--path")
-    if not acts:
-        raise ConfigurationError("no act is named", where="--acts")
     environ = {name: value for name, value in as_started().items() if not name.startswith(NOT_INHERITED)}
     directory = here()
     return Wish(

@@ -6,7 +6,9 @@ from pathlib import PurePath
 
 import pytest
 
+from django_workerguard.cli.commands import ACTS as OFFERED
 from django_workerguard.cli.commands import _parser
+from django_workerguard.drill.acts import ACTS
 from django_workerguard.drill.configuration import Configuration, Value, parse
 from django_workerguard.drill.overrides import FAULT_PROBE, environment, overrides, without_flags
 from django_workerguard.drill.plain_gunicorn import conf_file, site_module
@@ -194,6 +196,10 @@ The application loads (pid 7).
     assert load_of(unfit).fits_mold is False
     assert load_of(unfit).hazards == ("app: thread poller",)
     assert load_of("The application loads (pid 7).").fits_mold is None
+
+
+def test_the_command_offers_every_act():
+    assert tuple(ACTS) == OFFERED
 
 
 def test_arguments_of_serve_guarded_follow_two_dashes_and_gunicorns_follow_two_more():
