@@ -183,9 +183,14 @@ def memory(stage: Stage) -> None:
     if group is None:
         raise SkippedError(stage.no_group)
     stage.happens()
-    pid = stage.kill()
-    stage.wait(lambda: has_freed_memory(pid), "the killed worker has freed its memory")
-    _limit(group)
+    # it is stopped for a moment, so that it looks for memory when there is none
+    os.kill(stage.server.pid, signal.SIGSTOP)
+    try:
+        pid = stage.kill()
+        stage.wait(lambda: has_freed_memory(pid), "the killed worker has freed its memory")
+        _limit(group)
+    finally:
+        os.kill(stage.server.pid, signal.SIGCONT)
     time.sleep(stage.lengths.hold)
     if pid not in (ready := stage.server.ready_pids()) and len(ready) >= stage.server.target:
         stage.notes.append("the load of the replacement fitted into what was left")
@@ -194,9 +199,9 @@ def memory(stage: Stage) -> None:
 
 
 def has_freed_memory(pid: int) -> bool:
-    """Return whether a process is gone, or is left only as an entry for its parent."""
+    """Return whether a process is gone, or is only an entry that its parent has not read yet."""
     try:
-        return Path(f"/proc/{pid}/statm").read_text().startswith("0 ")
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
     except OSError:
         return True
 

@@ -15,7 +15,11 @@ from django_workerguard.probe.cgroup import CGROUP, PROC, groups_v1, groups_v2
 
 V1, V2 = "memory.limit_in_bytes", "memory.max"
 USED = {V1: "memory.usage_in_bytes", V2: "memory.current"}
-CACHE = {V1: "total_inactive_file", V2: "inactive_file"}
+# of memory.stat: the page cache, and what of it is mapped into processes
+CACHE = {
+    V1: ("total_inactive_file", "total_active_file", "total_mapped_file"),
+    V2: ("inactive_file", "active_file", "file_mapped"),
+}
 NO_LIMIT = {V1: "-1", V2: "max"}
 END_PATIENCE = 5.0  # seconds
 
@@ -36,13 +40,12 @@ class MemoryGroup:
         return "/bin/sh", "-c", f'echo $$ > "{self.directory}/cgroup.procs" && exec "$0" "$@"'
 
     def used(self) -> int:
-        """Return the memory in use, in bytes, without the page cache that the kernel would drop first."""
+        """Return the memory in use, in bytes, without the page cache that the kernel can drop at no cost to a process."""
         used = int((self.directory / USED[self.limit_file]).read_text())
-        for line in (self.directory / "memory.stat").read_text().splitlines():
-            name, _, value = line.partition(" ")
-            if name == CACHE[self.limit_file]:
-                return max(0, used - int(value))
-        return used
+        lines = (self.directory / "memory.stat").read_text().splitlines()
+        stat = {name: int(value) for name, _, value in (line.partition(" ") for line in lines)}
+        inactive, active, mapped = (stat.get(name, 0) for name in CACHE[self.limit_file])
+        return max(0, used - inactive - max(0, active - mapped))
 
     def limit(self, size: int | None) -> None:
         """Set the limit in bytes; None: no limit. Raises OSError if the memory in use cannot be brought below it."""

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from django_workerguard.drill.measure import Request
 
-PAUSE = 0.05  # seconds between two requests of a client
+PAUSE = 0.05  # seconds between two requests of a client, at least
+PAUSES = 3  # times the last answer: a client keeps a worker busy for a quarter of the time, so that loads have a CPU, too
 LONGEST = 20.0  # seconds that a client waits for an answer
 
 
@@ -70,7 +71,7 @@ class Load:
             request = self.ask(path)
             with self._lock:
                 self._requests.append(request)
-            if self._over.wait(PAUSE):
+            if self._over.wait(max(PAUSE, PAUSES * request.seconds)):
                 return
 
     def ask(self, path: str) -> Request:

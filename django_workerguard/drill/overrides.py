@@ -21,7 +21,7 @@ SERVER_HOOKS = {
 }
 # variables with which a service manager speaks to the server that it has started
 NOT_INHERITED = ("NOTIFY_SOCKET", "LISTEN_FD", "LISTEN_PID", "WATCHDOG_", "GUNICORN_FD", "GUNICORN_PID")
-LEAST_LOAD_TIMEOUT = 10.0  # seconds
+LEAST_LOAD_TIMEOUT = 8.0  # seconds
 LOADS = 5  # times the measured load, for a load time-out that a load on a busy machine does not reach
 
 

@@ -108,9 +108,9 @@ def test_nothing_of_a_running_server_is_touched():
 
 
 def test_a_load_timeout_is_lowered_so_that_a_hanging_load_ends_but_not_below_what_a_load_needs():
-    assert made(configuration(load_timeout="60.0")).guard["load_timeout"] == "10.0"
+    assert made(configuration(load_timeout="60.0")).guard["load_timeout"] == "8.0"
     assert made(configuration(load_timeout="60.0"), 4.0).guard["load_timeout"] == "20.0"
-    assert made(configuration(load_timeout="0.0")).guard["load_timeout"] == "10.0"
+    assert made(configuration(load_timeout="0.0")).guard["load_timeout"] == "8.0"
     assert "load_timeout" not in made(configuration(load_timeout="15"), 4.0).guard
 
 
