@@ -49,7 +49,7 @@ def _wish(parsed: argparse.Namespace) -> Wish:
     guard, server, passed_on = serve_arguments(parsed.arguments)
     acts = tuple(name for name in ACTS if name in (parsed.act or ACTS))
     for path in parsed.path or ():
-        if not path.startswith("/") or not path.isprintable() or " " in path:
+        if not path.startswith("/") or not path.isprintable():
             raise ConfigurationError(f"{path!r} is not a path that begins with a slash", where="--path")
     environ = {name: value for name, value in as_started().items() if not name.startswith(NOT_INHERITED)}
     directory = here()

@@ -16,6 +16,7 @@ from pathlib import Path
 from django_workerguard.drill.cgroup import MemoryGroup
 from django_workerguard.drill.servers import Server
 
+CALM = "calm"  # the act without a fault
 FAILURES = 3  # loads of a replacement that fail
 INTERVAL = 0.05  # seconds between two looks
 ROOM = 8 << 20  # bytes that the shortage of memory leaves free; a load needs more, the serving workers less
@@ -235,7 +236,7 @@ class Act:
 ACTS = {
     act.name: act
     for act in (
-        Act("calm", calm, 0, "the load alone"),
+        Act(CALM, calm, 0, "the load alone"),
         Act("kill", kill, 1, "a worker is killed"),
         Act(
             "failing-loads", failing_loads, 1, f"a worker is killed, {FAILURES} loads of its replacement fail"

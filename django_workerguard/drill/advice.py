@@ -36,6 +36,7 @@ def advise(configuration: Configuration, facts: Facts) -> list[str]:
         *_load(configuration, facts),
         *_load_timeout(configuration, facts),
         *_workers(facts),
+        *_need_app(configuration),
         *_warmup(configuration, facts),
     ]
 
@@ -91,6 +92,14 @@ def _workers(facts: Facts) -> Iterator[str]:
         yield f"workers={facts.target} is too many for the memory: {sizes}. At most {most} fit, or set load=auto."
     else:
         yield f"workers={facts.target} fits into the memory: {sizes}."
+
+
+def _need_app(configuration: Configuration) -> Iterator[str]:
+    if configuration["need-app"].text == "server":
+        yield (
+            f"need-app=server (set in {configuration['need-app'].where}): the server ends when the loads of a slot have "
+            "failed too often, although other workers serve. need-app=worker costs one slot."
+        )
 
 
 def _warmup(configuration: Configuration, facts: Facts) -> Iterator[str]:

@@ -10,11 +10,13 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from django_workerguard.drill.measure import Request
 
 PAUSE = 0.05  # seconds between two requests of a client, at least
 PAUSES = 3  # times the last answer: a client keeps a worker busy for a quarter of the time, so that loads have a CPU, too
+RESERVED = "/:?#[]@!$&'()*+,;=%~"  # what a path may have in it already
 LONGEST = 20.0  # seconds that a client waits for an answer
 
 
@@ -80,7 +82,9 @@ class Load:
         sent, begun = time.time(), time.monotonic()
         status, error = 0, ""
         try:
-            connection.request("GET", path, headers={**self._headers, "Connection": "close"})
+            connection.request(
+                "GET", quote(path, safe=RESERVED), headers={**self._headers, "Connection": "close"}
+            )
             response = connection.getresponse()
             response.read()
             status = response.status

@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from django_workerguard.drill import cgroup, plain_gunicorn
-from django_workerguard.drill.acts import ACTS, Act, Lengths, SkippedError, Stage
+from django_workerguard.drill.acts import ACTS, CALM, Act, Lengths, SkippedError, Stage
 from django_workerguard.drill.advice import Facts, advise
 from django_workerguard.drill.client import Load as Clients
 from django_workerguard.drill.configuration import Configuration
@@ -210,7 +210,7 @@ class Scene:
     def facts(self, played: Played) -> Facts:
         """Return what the advice is made of."""
         slots = played.status.get("slots", ())
-        calm = next((one.measures for one in played.run.results if one.act == "calm"), None)
+        calm = next((one.measures for one in played.run.results if one.act == CALM), None)
         loads = [slot["load_seconds"] for slot in slots if slot["load_seconds"]]
         first = {one.path: one for one in reversed(played.first_answers)}
         headroom = HeadroomReader().read()
@@ -376,8 +376,9 @@ class Scene:
             kills=tuple(stage.kills),
         )
         measures = measure(window, requests, ready)
-        may_drain = act.is_planned and act.name != "calm" and self.configuration["surge"].text == "0"
-        promise = Promise(target=self.target, missing=1 if may_drain else act.missing)
+        has_fault = act.name != CALM
+        may_drain = act.is_planned and has_fault and self.configuration["surge"].text == "0"
+        promise = Promise(target=self.target, missing=1 if may_drain else act.missing, has_fault=has_fault)
         verdict = judge(promise, measures, tuple(stage.failures))
         notes = tuple(stage.notes)
         if server.name == PLAIN:

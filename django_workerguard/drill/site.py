@@ -83,7 +83,7 @@ def refuse_harm(site: Site, *, read_only: bool) -> None:
     if real and not read_only:
         raise ConfigurationError(
             "; ".join(_objections(real)),
-            where=f"DATABASES in {site.module}",
+            where=f"DATABASES in {site.module or 'the settings'}",
             hint="Name settings with a test database by --settings, or give --read-only if GET requests to the "
             "paths of the drill write nothing.",
         )

@@ -11,11 +11,14 @@ OK, FAILED, SKIPPED, NONE = "ok", "failed", "skipped", "-"
 
 @dataclass(frozen=True, kw_only=True)
 class Promise:
-    """What may be missing in an act. ``missing``: workers that may be missing from the target at a time."""
+    """What may be missing in an act. ``missing``: workers that may be missing from the target at a time.
+
+    ``has_fault``: the act makes a fault, or replaces workers.
+    """
 
     target: int
     missing: int
-    has_to_come_back: bool = True
+    has_fault: bool = True
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,11 @@ def judge(promise: Promise, measures: Measures, failures: tuple[str, ...] = ()) 
         reasons.append(
             f"only {measures.least_ready} of {promise.target} workers were ready, and {least} were promised"
         )
-    if promise.has_to_come_back and measures.back_after is None:
+    if promise.has_fault and measures.back_after is None:
         reasons.append("the workers were not all ready again before the act ended")
-    if reasons and promise.target == 1:
+    if reasons and not promise.has_fault:
+        reasons.append("there was no fault, so the losses of the other acts may have the same cause")
+    elif reasons and promise.target == 1:
         reasons.append(
             "the site has one worker, so nothing can answer while it is replaced; set workers to 2 or more"
         )

@@ -137,6 +137,16 @@ def test_a_verdict_is_right_only_if_every_promise_is_kept(target, missing, least
     assert (judge(Promise(target=target, missing=missing), measures).kind == OK) == kept
 
 
+def test_a_loss_without_any_fault_is_told_apart():
+    verdict = judge(
+        Promise(target=4, missing=0, has_fault=False), replace(GOOD, lost=1, errors=("status 500 (1)",))
+    )
+    assert verdict.kind == FAILED
+    assert "there was no fault" in verdict.reasons[-1]
+    calm = replace(GOOD, back_after=None)
+    assert judge(Promise(target=4, missing=0, has_fault=False), calm).kind == OK
+
+
 def test_what_the_act_has_seen_comes_first_and_one_worker_is_named_as_the_cause():
     verdict = judge(Promise(target=1, missing=1), replace(GOOD, back_after=None), ("the server has ended",))
     assert verdict.reasons[0] == "the server has ended"

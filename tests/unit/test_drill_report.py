@@ -210,6 +210,7 @@ USUAL = {"load": "lazy", "load_timeout": "20", "warmup_path": "/"}
         ({}, {"memory_bytes": 310 * MB}, "workers=4 is too many for the memory"),
         ({}, {"target": 1}, "There is one worker"),
         ({}, {}, "warmup-path has every path of the drill."),
+        ({"need_app": "server"}, {}, "need-app=server (set in a test): the server ends"),
         ({"warmup_path": ""}, {}, 'Set WORKERGUARD["WARMUP_PATH"] = ["/"].'),
         (
             {},

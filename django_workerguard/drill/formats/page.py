@@ -34,8 +34,8 @@ table { border-collapse: collapse; width: 100%; } .wide { overflow-x: auto; }
 th, td { text-align: left; padding: .35rem .8rem .35rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { color: var(--soft); font-weight: 600; } td small { display: block; color: var(--soft); }
 .ok { color: var(--ok); font-weight: 600; } .failed { color: var(--lost); font-weight: 600; }
-.skipped, .legend { color: var(--soft); } svg { width: 100%; min-width: 44rem; height: auto; }
-svg text { font: 11px system-ui, sans-serif; fill: var(--soft); } .band { fill: var(--band); }
+.skipped, .legend { color: var(--soft); } svg { margin-top: 1.5rem; width: 100%; min-width: 44rem; height: auto; }
+svg text { font: 11px system-ui, sans-serif; fill: var(--soft); } .band { fill: var(--band); stroke: var(--back); stroke-width: 4; }
 .ready { fill: none; stroke: var(--ready); stroke-width: 2; } .answer { fill: var(--answer); }
 .lost { stroke: var(--lost); stroke-width: 2; } .hand { stroke: var(--mark); stroke-width: 2; }
 .event { stroke: var(--mark); stroke-width: 1; stroke-dasharray: 2 3; } .axis { stroke: var(--line); }
