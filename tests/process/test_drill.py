@@ -290,12 +290,15 @@ def test_beside_a_running_server_of_the_same_name_on_the_same_address(site, serv
 @pytest.mark.parametrize(
     ("moment", "number"),
     [
+        ("reading the settings", signal.SIGTERM),
         ("loading the site", signal.SIGINT),
         ("starting workerguard", signal.SIGTERM),
         ("workerguard: hanging-load", signal.SIGINT),
     ],
 )
 def test_a_signal_at_any_time_leaves_nothing_behind(site, moment, number):
+    if moment == "reading the settings":
+        site.write_settings(":memory:", "import time; time.sleep(600)")
     process = site.start("--act", "hanging-load", *QUICK, "--", "--load-timeout", "10")
     seen: list[str] = []
     with ended(process):
