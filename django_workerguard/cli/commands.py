@@ -48,6 +48,16 @@ from django_workerguard.scoreboard.view_memory import memory_of_servers
 SHORTEST_WATCH = 0.1  # seconds
 FOLLOW_EVERY = 0.5  # seconds
 TRANSLATIONS = ("settings", "command", "env", "gunicorn-conf", "systemd", "compose", "k8s")
+ACTS = (
+    "calm",
+    "kill",
+    "failing-loads",
+    "hanging-load",
+    "broken-reload",
+    "reload",
+    "recycle",
+    "memory",
+)  # of the drill, which no other command is to import
 SHELLS = ("bash", "zsh", "tcsh")
 CLEAR_SCREEN = "\033[H\033[2J"
 
@@ -177,6 +187,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     explain.set_defaults(command=_explain)
 
     _add_from_uwsgi(commands)
+    _add_drill(commands)
 
     completion = commands.add_parser(
         "completion", help="Print the script that completes this command in a shell."
@@ -231,6 +242,70 @@ def _add_from_uwsgi(commands: argparse._SubParsersAction[argparse.ArgumentParser
         help="Files of uWSGI: ini, xml, yaml or json; - is the standard input.",
     )
     from_uwsgi.set_defaults(command=_from_uwsgi)
+
+
+def _add_drill(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    drill = commands.add_parser(
+        "drill",
+        help="Start the project on a private address, play faults under load, and judge what they cost.",
+        usage="%(prog)s [OPTION …] [-- SERVE-ARGUMENT … [-- GUNICORN-ARGUMENT …]]",
+    )
+    drill.add_argument(
+        "--path",
+        action="append",
+        metavar="PATH",
+        help="Path to request with GET. May be repeated. Default: the warm-up paths, otherwise /.",
+    )
+    drill.add_argument(
+        "--read-only",
+        action="store_true",
+        help="Use the database of the settings: GET requests to the paths write nothing.",
+    )
+    drill.add_argument("--settings", metavar="MODULE", help="Settings module. Default: that of manage.py.")
+    drill.add_argument("--pythonpath", metavar="DIR", help="Directory to add to the import path.")
+    drill.add_argument(
+        "--act", action="append", choices=ACTS, help="Act to play. May be repeated. Default: all of them."
+    )
+    drill.add_argument(
+        "--against", choices=("gunicorn",), help="Play the acts on plain gunicorn too, without verdicts."
+    )
+    drill.add_argument(
+        "--clients", type=_positive, default=4, metavar="N", help="Number of clients at a time. Default: 4."
+    )
+    drill.add_argument(
+        "--calm",
+        type=_seconds,
+        default=3.0,
+        metavar="SECONDS",
+        help="Seconds of load without a fault. Default: 3.",
+    )
+    drill.add_argument(
+        "--hold",
+        type=_seconds,
+        default=2.0,
+        metavar="SECONDS",
+        help="Seconds for which a broken reload and a shortage of memory last. Default: 2.",
+    )
+    drill.add_argument(
+        "--patience",
+        type=_seconds,
+        default=60.0,
+        metavar="SECONDS",
+        help="Seconds after which an act fails if the workers are not all ready again. Default: 60.",
+    )
+    drill.add_argument("--json", action="store_true", help="Print JSON.")
+    drill.add_argument("--report", metavar="FILE", help="Write a page with the timeline: HTML, one file.")
+    drill.add_argument("--junit", metavar="FILE", help="Write the verdicts as JUnit XML, for CI.")
+    drill.add_argument(
+        "arguments", nargs="*", metavar="SERVE-ARGUMENT", help="Arguments of serve_guarded, such as -w 4."
+    )
+    drill.set_defaults(command=_drill)
+
+
+def _drill(parsed: argparse.Namespace) -> int:
+    from django_workerguard.cli.drill import run  # imported late: no other command needs it
+
+    return run(parsed)
 
 
 def _completion(parser: argparse.ArgumentParser, shell: str) -> int:

@@ -28,6 +28,7 @@ def test_bash_completes_commands_and_options(capsys):
     assert complete(script, "workerguard", "st") == ["status", "stacks"]
     assert complete(script, "workerguard", "probe", "re") == ["ready"]
     assert complete(script, "workerguard", "status", "--w") == ["--watch"]
+    assert complete(script, "workerguard", "drill", "--act", "re") == ["reload", "recycle"]
 
 
 def test_a_missing_package_is_one_line(capsys, monkeypatch):

@@ -1,0 +1,1 @@
+"""``workerguard drill``: play faults against the project on a private address, and judge what they cost."""

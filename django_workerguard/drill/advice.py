@@ -1,0 +1,124 @@
+"""Advice for the site, from its configuration and what the drill has measured. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from django_workerguard.config.text import duration, in_megabytes
+from django_workerguard.drill.configuration import Configuration
+
+LEAST_FACTOR, MOST_FACTOR = 4, 60  # of load-timeout to the measured load
+SHORTEST_TIMEOUT = 10  # seconds; below it a busy machine decides
+SLOW_FIRST = 5  # times the median: a first answer that a warm-up request would have spared a visitor
+SLOW_LEAST = 0.1  # seconds
+MANY = 0.9  # of the memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What the drill has measured. Sizes in bytes, durations in seconds; None: unknown."""
+
+    target: int
+    fits_mold: bool | None
+    hazards: tuple[str, ...] = ()
+    load_seconds: float | None = None  # the longest load
+    worker_bytes: int = 0  # the largest worker
+    memory_bytes: int = 0  # the limit of the cgroup, else the memory of the machine; 0: unknown
+    paths: tuple[str, ...] = ()  # of the load, those that answered
+    first_seconds: float | None = None  # the longest first answer of a path
+    median_seconds: float | None = None
+
+
+def advise(configuration: Configuration, facts: Facts) -> list[str]:
+    """Return one paragraph for each subject."""
+    return [
+        *_load(configuration, facts),
+        *_load_timeout(configuration, facts),
+        *_workers(facts),
+        *_need_app(configuration),
+        *_warmup(configuration, facts),
+    ]
+
+
+def _load(configuration: Configuration, facts: Facts) -> Iterator[str]:
+    load = configuration["load"].text
+    if facts.fits_mold is None:
+        yield "load=auto: unknown, because the check gave no verdict."
+    elif not facts.fits_mold:
+        hazards = "; ".join(facts.hazards) or "the check names no hazard"
+        use = " Each worker loads by itself." if load != "lazy" else ""
+        yield f"load=auto does not fit: no worker can be forked from the loaded application: {hazards}.{use}"
+    elif load == "lazy":
+        yield (
+            "load=auto fits: workers can be forked from the loaded application. They would share its memory, and a "
+            'replacement would load nothing. Set WORKERGUARD["LOAD"] = "auto".'
+        )
+    else:
+        yield f"load={load} fits: workers are forked from the loaded application."
+
+
+def _load_timeout(configuration: Configuration, facts: Facts) -> Iterator[str]:
+    timeout, load = configuration.number("load-timeout"), facts.load_seconds
+    if not load:
+        return
+    suggested = max(SHORTEST_TIMEOUT, round(load * 10))
+    measured = f"The longest load took {duration(load)}"
+    if not timeout:
+        yield f"load-timeout is 0, so a load that hangs is never ended. {measured}; {suggested} s would do."
+    elif timeout < LEAST_FACTOR * load:
+        yield f"load-timeout is {timeout:g} s. {measured}, which is too near on a busy machine; set {suggested} s."
+    elif timeout > max(MOST_FACTOR * load, SHORTEST_TIMEOUT):
+        yield (
+            f"load-timeout is {timeout:g} s. {measured}, so a load that hangs costs its slot longer than needed; "
+            f"{suggested} s would do."
+        )
+    else:
+        yield f"load-timeout is {timeout:g} s. {measured}, so it fits."
+
+
+def _workers(facts: Facts) -> Iterator[str]:
+    if facts.target == 1:
+        yield "There is one worker: while it is replaced after a crash, nothing answers. Set workers to 2 or more."
+    if not facts.memory_bytes or not facts.worker_bytes:
+        return
+    needed = (facts.target + 1) * facts.worker_bytes
+    sizes = (
+        f"{facts.target} workers and the load of one more need at most {in_megabytes(needed)}, "
+        f"and there are {in_megabytes(facts.memory_bytes)}"
+    )
+    most = max(1, int(facts.memory_bytes * MANY / facts.worker_bytes) - 1)
+    if needed > MANY * facts.memory_bytes:
+        yield f"workers={facts.target} is too many for the memory: {sizes}. At most {most} fit, or set load=auto."
+    else:
+        yield f"workers={facts.target} fits into the memory: {sizes}."
+
+
+def _need_app(configuration: Configuration) -> Iterator[str]:
+    if configuration["need-app"].text == "server":
+        yield (
+            f"need-app=server (set in {configuration['need-app'].where}): the server ends when the loads of a slot have "
+            "failed too often, although other workers serve. need-app=worker costs one slot."
+        )
+
+
+def _warmup(configuration: Configuration, facts: Facts) -> Iterator[str]:
+    missing = [path for path in facts.paths if path not in configuration.words("warmup-path")]
+    if not missing:
+        if facts.paths:
+            yield "warmup-path has every path of the drill."
+        return
+    listed = ", ".join(f'"{path}"' for path in missing)
+    slow = ""
+    first, median = facts.first_seconds, facts.median_seconds
+    if first is not None and median is not None and first > max(SLOW_LEAST, SLOW_FIRST * median):
+        slow = f" The first answer of a path took up to {duration(first)}, the median {duration(median)}."
+    yield (
+        f"warmup-path lacks {', '.join(missing)}: a worker is ready before it has answered there once.{slow} "
+        f'Set WORKERGUARD["WARMUP_PATH"] = [{_all(configuration, listed)}].'
+    )
+
+
+def _all(configuration: Configuration, listed: str) -> str:
+    present: Sequence[str] = [f'"{path}"' for path in configuration.words("warmup-path")]
+    return ", ".join((*present, listed))
