@@ -39,6 +39,11 @@ def home(request):
 
 urlpatterns = [path("", home), path("broken/", lambda request: HttpResponseServerError("always"))]
 """
+HANGS = """
+import pathlib, time
+pathlib.Path(__file__).with_name("imported").touch()
+time.sleep(600)
+"""
 QUICK = ("--calm", "0.3", "--hold", "0.3", "--clients", "2")
 OPTIONS = ("--", "--load-timeout", "4", "--load-retry-delay", "0.05")
 
@@ -105,6 +110,11 @@ def processes(site: Site, but: int) -> list[int]:
             if entry.name.isdigit() and (entry / "cwd").readlink() == site.directory:
                 pids.append(int(entry.name))
     return [pid for pid in pids if pid != but]
+
+
+def is_reading(site: Site) -> bool:
+    """Return whether the settings are being imported."""
+    return (site.directory / "imported").exists()
 
 
 def wait_until_gone(site: Site, but: int) -> None:
@@ -298,7 +308,7 @@ def test_beside_a_running_server_of_the_same_name_on_the_same_address(site, serv
 )
 def test_a_signal_at_any_time_leaves_nothing_behind(site, moment, number):
     if moment == "reading the settings":
-        site.write_settings(":memory:", "import time; time.sleep(600)")
+        site.write_settings(":memory:", HANGS)
     process = site.start("--act", "hanging-load", *QUICK, "--", "--load-timeout", "10")
     seen: list[str] = []
     with ended(process):
@@ -307,6 +317,8 @@ def test_a_signal_at_any_time_leaves_nothing_behind(site, moment, number):
             seen.append(line)
             if line.startswith(moment):
                 break
+        while moment == "reading the settings" and not is_reading(site):
+            time.sleep(0.02)
         process.send_signal(number)
         process.send_signal(number)
         _, errors = process.communicate(timeout=TIMEOUT)
