@@ -18,7 +18,8 @@ from django_workerguard.drill.formats.table import table
 from django_workerguard.drill.overrides import NOT_INHERITED
 from django_workerguard.drill.preparation import CannotRunError, Start, serve_arguments
 from django_workerguard.drill.result import Report, as_document
-from django_workerguard.drill.run import InterruptedDrillError, Wish, drill
+from django_workerguard.drill.run import InterruptedDrillError, drill
+from django_workerguard.drill.scene import Wish
 from django_workerguard.errors import ConfigurationError, ExitCode, WorkerguardError
 
 INTERRUPTED = 130  # as a shell reports it

@@ -57,10 +57,10 @@ class Load:
             thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._over.set()
         for thread in self._threads:
-            thread.join(LONGEST)
+            thread.join(LONGEST if kind is None else 0)  # an interrupted drill waits for no answer
 
     @property
     def requests(self) -> list[Request]:
