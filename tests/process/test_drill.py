@@ -44,6 +44,26 @@ import pathlib, time
 pathlib.Path(__file__).with_name("imported").touch()
 time.sleep(600)
 """
+CONF = """
+import pathlib
+
+HERE = pathlib.Path(__file__).parent
+accesslog = str(HERE / "access.log")
+statsd_host = "127.0.0.1:1"
+worker_class = "gthread"
+
+
+def when_ready(server):
+    HERE.joinpath("announced").touch()
+
+
+def on_exit(server):
+    HERE.joinpath("withdrawn").touch()
+
+
+def post_fork(server, worker):
+    HERE.joinpath("forked").touch()
+"""
 QUICK = ("--calm", "0.3", "--hold", "0.3", "--clients", "2")
 OPTIONS = ("--", "--load-timeout", "4", "--load-retry-delay", "0.05")
 
@@ -134,6 +154,7 @@ def places(pid: int) -> list[Path]:
 
 def test_the_whole_drill_on_a_small_site(site):
     report, suite = site.directory / "report.html", site.directory / "junit.xml"
+    (site.directory / "gunicorn.conf.py").write_text(CONF)
     files = ("--report", str(report), "--junit", str(suite))
     code, output, errors = site.drill("--json", *QUICK, *files, *OPTIONS)
 
@@ -164,6 +185,11 @@ def test_the_whole_drill_on_a_small_site(site):
     assert f"run-dir={site.run_dir}" in changes
     assert not site.pidfile.exists()
     assert not site.run_dir.exists()
+    assert "when-ready=<when_ready()>" in changes
+    assert "statsd-host=" in changes
+    for touched in ("announced", "withdrawn", "access.log"):
+        assert not (site.directory / touched).exists(), touched
+    assert (site.directory / "forked").exists(), "the hooks of a worker are a part of its load"
     assert any(line.startswith("load=auto fits") for line in document["advice"])
     assert any('Set WORKERGUARD["WARMUP_PATH"] = ["/"]' in line for line in document["advice"])
     assert 'class="band"' in report.read_text()

@@ -14,7 +14,7 @@ from django_workerguard.cli.main import main
 class Command(BaseCommand):
     """Show and control the running server."""
 
-    help = "Show and control the guarded server of this project: status, events, probe, reload, recycle, scale, explain."
+    help = "Show and control the guarded server of this project: status, events, probe, reload, recycle, scale, explain; drill: try faults on the project."
     requires_system_checks = ()
 
     def run_from_argv(self, argv: list[str]) -> None:
