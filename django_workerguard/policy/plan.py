@@ -211,7 +211,7 @@ def _emergency(policy: Policy, fleet: Fleet, now: float) -> Iterator[Action]:
 
 
 def _departures(policy: Policy, fleet: Fleet, now: float) -> Iterator[Retire]:
-    spare = len(fleet.of(State.READY)) - fleet.target
+    spare = fleet.ready - fleet.target  # slots: one may have a worker and its successor
     for worker in reversed(_in_order(fleet.workers.values())):
         if worker.slot <= fleet.target or worker.state in (State.SPAWNING, State.RETIRING, State.FAILED):
             continue

@@ -14,7 +14,7 @@ from django_workerguard.policy import message as m
 from django_workerguard.policy.backoff import back_off, load_timeout
 from django_workerguard.policy.failure import is_transient
 from django_workerguard.policy.fold import fold
-from django_workerguard.policy.plan import KILL_AGAIN, next_deadline, plan
+from django_workerguard.policy.plan import ABORT_GRACE, KILL_AGAIN, next_deadline, plan
 from django_workerguard.policy.reason import Reason, Rule
 from django_workerguard.policy.view import Fleet, Policy, State, Stop
 from django_workerguard.probe.clock import AwakeClock
@@ -155,9 +155,10 @@ def test_exits_are_bounded():
     assert plan(POLICY, fleet, 20.0 + POLICY.worker_reload_mercy) == ()
     assert [type(action) for action in plan(POLICY, fleet, 20.1 + POLICY.worker_reload_mercy)] == [a.Abort]
     fleet = told(fleet, m.Aborted(1, Reason(Rule.WORKER_RELOAD_MERCY), 100.0))
-    assert [type(action) for action in plan(POLICY, fleet, 101.5)] == [a.Kill]
-    fleet = told(fleet, m.Exited(1, 102.0))
-    assert plan(POLICY, fleet, 102.0) == (a.Halt(0),)
+    assert plan(POLICY, fleet, 100.0 + ABORT_GRACE) == ()
+    assert [type(action) for action in plan(POLICY, fleet, 100.1 + ABORT_GRACE)] == [a.Kill]
+    fleet = told(fleet, m.Exited(1, 110.0))
+    assert plan(POLICY, fleet, 110.0) == (a.Halt(0),)
 
 
 def test_the_stand_in_comes_after_its_time_and_goes_before_anybody_is_admitted():

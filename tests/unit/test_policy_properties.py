@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from django_workerguard.policy import action as a
@@ -422,6 +422,11 @@ def test_invariants_hold_over_random_histories(policy, target, history):
 
 @settings(max_examples=60, deadline=None)
 @given(policies, st.integers(1, 6), chances)
+@example(  # a slot above the target left while another one had two ready workers
+    Policy(load="mold", load_concurrency=2),
+    3,
+    [("reload", 0, 1.0), ("reload", 1, 1.0), ("mold-ready", 0, 1.902845457861207), ("load", 0, 5.0)],
+)
 def test_it_heals_when_the_cause_is_gone(policy, target, history):
     world = simulate(policy, target, history)
     world.free = None
