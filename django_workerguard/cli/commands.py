@@ -435,8 +435,17 @@ def _requests(parsed: argparse.Namespace) -> int:
 
 
 def _memory(parsed: argparse.Namespace) -> int:
-    look = partial(memory_of_servers, slot=parsed.slot)
+    def look(boards: list[Board]) -> dict[str, Any]:
+        target = max(board.words[Header.TARGET] for board in boards)
+        if parsed.slot is not None and parsed.slot > target:
+            raise _no_slot(parsed.slot, target)
+        return memory_of_servers(boards, slot=parsed.slot)
+
     return _repeated(parsed, look, partial(memory_table, by=parsed.by))
+
+
+def _no_slot(slot: int, target: int) -> ConfigurationError:
+    return ConfigurationError(f"there is no slot {slot}: the slots are 1 to {target}")
 
 
 def _repeated(
@@ -475,6 +484,6 @@ def _explain(parsed: argparse.Namespace) -> int:
         return ExitCode.OK
     slot = next((slot for slot in shot["slots"] if slot["slot"] == parsed.slot), None)
     if slot is None:
-        raise ConfigurationError(f"there is no slot {parsed.slot}: the slots are 1 to {shot['target']}")
+        raise _no_slot(parsed.slot, shot["target"])
     print(explanation(shot, slot, read_events(server.board)))
     return ExitCode.OK

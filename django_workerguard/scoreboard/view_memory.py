@@ -88,11 +88,6 @@ def bounded(rows: Iterable[ViewMemory], most: int = VIEWS) -> list[ViewMemory]:
     return [*named, *summed(others)]
 
 
-def largest_first(rows: Iterable[ViewMemory]) -> list[ViewMemory]:
-    """Sort rows by the most that a single request added."""
-    return sorted(rows, key=lambda row: (-row.largest, -row.retained, row.view))
-
-
 def named_most(rows: Iterable[ViewMemory]) -> list[str]:
     """Name the views that have retained the most, with how much, for people and for an event."""
     most = [row for row in summed(rows) if row.retained >= LEAST][:NAMED]
@@ -133,8 +128,9 @@ def memory_of_servers(boards: Iterable[Board], *, slot: int | None = None) -> di
     rows: list[ViewMemory] = []
     not_alone = 0
     for board in boards:
-        for number in range(1, board.layout.slots + 1) if slot is None else (slot,):
-            rows += views_of_slot(board, number)
+        for number in range(1, board.layout.slots + 1):
+            if slot in (None, number):
+                rows += views_of_slot(board, number)
         for seat, of in workers_in_seats(board):
             if slot in (None, of):
                 not_alone += board.words[board.layout.seat(seat) + Seat.NOT_ALONE]

@@ -107,8 +107,11 @@ def test_events_and_explain(serve, faults):
     story = workerguard("explain", "1", "--name", "guinea", run_dir=server.run_dir).stdout
     assert "load-failed" in story
     assert "MemoryError: as if there were no memory" in story
-    missing = workerguard("explain", "9", "--name", "guinea", run_dir=server.run_dir)
-    assert (missing.returncode, "the slots are 1 to 2" in missing.stderr) == (ExitCode.USAGE, True)
+    for command in (("explain", "9"), ("memory", "--slot", "9"), ("memory", "--slot", "999999")):
+        missing = workerguard(*command, "--name", "guinea", run_dir=server.run_dir)
+        assert (missing.returncode, "the slots are 1 to 2" in missing.stderr) == (ExitCode.USAGE, True), (
+            command
+        )
 
 
 def test_probes(serve, faults):

@@ -227,6 +227,12 @@ def test_a_damaged_table_is_read_and_folded(data):
     board.close()
 
 
+def test_a_slot_that_only_one_of_the_servers_has():
+    small, large = a_board(), Board.create(Layout(seats=4, slots=16), None)
+    assert memory_of_servers([small, large], slot=16)["views"] == []
+    assert memory_of_servers([small], slot=1 << 40)["views"] == []
+
+
 def test_a_table_for_people():
     rows = [ViewMemory("shop.views.export", 300, 64 * MB, 2 * MB, 3, 22 * MB, 14 * MB), ViewMemory("cart", 0)]
     found = {"views": [row.as_dict() for row in rows], "not_alone": 7}
