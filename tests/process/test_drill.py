@@ -68,6 +68,11 @@ QUICK = ("--calm", "0.3", "--hold", "0.3", "--clients", "2")
 OPTIONS = ("--", "--load-timeout", "4", "--load-retry-delay", "0.05")
 
 
+def heed_interrupts() -> None:
+    """A suite that runs in a shell's background has SIGINT ignored, and the drill keeps that, as under nohup."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Site:
     """A small project in a directory, and the drill on it."""
 
@@ -97,6 +102,7 @@ class Site:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=heed_interrupts,  # noqa: PLW1509 - no other thread runs
         )
 
     def drill(self, *arguments: str) -> tuple[int, str, str]:
