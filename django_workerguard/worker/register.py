@@ -16,7 +16,7 @@ from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import WORD
 from django_workerguard.scoreboard.in_hand import NO_LIMIT
 from django_workerguard.scoreboard.layout import ENTRIES, Entry, Seat
-from django_workerguard.worker.view_memory import ViewTable
+from django_workerguard.worker.view_memory import ENDED, ViewTable
 
 ENTRY_BITS = ENTRIES.bit_length()
 ENTRY_MASK = (1 << ENTRY_BITS) - 1
@@ -91,12 +91,21 @@ class Register:
 
     def _measure(self, token: int, started: int) -> None:
         """Measure what a request adds to the memory if no other is in hand. Another thread may begin one meanwhile."""
-        if self._memory.token or len(self._free) != ALONE:
-            self._memory.spoil(started)
+        memory = self._memory
+        if memory.token == ENDED:
+            memory.settle()
+            if started < memory.due:
+                return
+        if memory.token:
+            memory.spoil(started)
             return
-        self._memory.begin(token, started)
+        memory.token = (
+            token  # before the look at the others: a thread that begins a request after it finds the token
+        )
         if len(self._free) != ALONE:
-            self._memory.spoil(started)
+            memory.spoil(started)
+            return
+        memory.begin(started)
 
     def keep(self) -> None:
         """Take no request out any more: this process is being aborted, and what it has in hand is lost."""

@@ -87,6 +87,20 @@ def test_a_worker_that_has_grown_is_replaced_even_where_it_idles(serve, worker_c
     assert least_ready(server.events()) == 2
 
 
+@pytest.mark.parametrize("worker_class", ["sync", "gthread", "gevent"])
+def test_a_large_response_that_is_freed_is_not_charged_to_its_view(serve, worker_class):
+    server = serve("-k", worker_class, "-w", "1")
+    server.wait_ready()
+    for _ in range(12):
+        for path in ("/download?mb=8", "/page"):
+            time.sleep(LONGEST_PAUSE)
+            assert server.get(path).status == 200
+    views = json.loads(workerguard("memory", "--json", run_dir=server.run_dir).stdout)["views"]
+    (download,) = (view for view in views if view["view"] == "guinea_app.views.download")
+    assert download["measured"] > 5
+    assert download["retained_bytes"] < 16 << 20, "two responses, of at least six"
+
+
 def test_evil_reload_kills_in_the_middle_of_a_request_and_never_the_last(serve):
     server = serve("-k", "gthread", "--threads", "4", "--evil-reload-on-rss", "120", *SOON)
     server.wait_ready()

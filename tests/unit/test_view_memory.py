@@ -85,6 +85,43 @@ def test_growth_is_charged_to_the_view_and_first_uses_are_apart():
     }
 
 
+def test_what_is_freed_after_the_end_was_not_kept():
+    """The server still has the response and the request's body when it takes the request out of the register."""
+    board, memory = a_board(), Memory()
+    register = a_register(board, memory)
+    for _ in range(5):
+        serve(register, memory, "shop.views.download", 21 * MB)
+        memory.now -= 20 * MB
+    serve(register, memory, "shop.views.cart", 0)
+    memory.now -= 30 * MB  # nothing of which the last request has added
+    serve(register, memory, "shop.views.cart", 0)
+    assert {row.view: row for row in views_of_seat(board, SEAT)} == {
+        "shop.views.download": ViewMemory("shop.views.download", 2, 2 * MB, 0, FIRST_USES, 3 * MB, MB),
+        "shop.views.cart": ViewMemory("shop.views.cart", 0, 0, 0, 2, 0, 0),
+    }
+
+
+def test_the_newest_growth_is_known_before_the_next_request():
+    board, memory = a_board(), Memory()
+    serve(a_register(board, memory), memory, "shop.views.export", 300 * MB)
+    assert [row.first_use for row in views_of_seat(board, SEAT)] == [300 * MB]
+
+
+def test_a_view_that_grows_is_in_the_table_however_many_came_before_it():
+    board, memory = a_board(), Memory()
+    register = a_register(board, memory)
+    for number in range(VIEWS + 20):
+        serve(register, memory, f"view{number}", 4096)
+    for _ in range(FIRST_USES + 2):
+        serve(register, memory, "view59", MB)
+        serve(register, memory, "view58", 0)
+    rows = views_of_seat(board, SEAT)
+    assert named_most(rows) == ["view59 +3 MB"]
+    assert len(rows) == VIEWS
+    assert sum(row.first_uses for row in rows) == VIEWS + 20 + 2 + 2
+    assert sum(row.first_use for row in rows) == (VIEWS + 20) * 4096 + 2 * MB
+
+
 steps = st.lists(st.tuples(st.sampled_from("abc"), st.integers(-50, 50), st.booleans()), max_size=60)
 
 

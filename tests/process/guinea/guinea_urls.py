@@ -28,6 +28,7 @@ urlpatterns = [
     path("fork", views.fork),
     path("grow", views.grow),
     path("leak", views.leak),
+    path("download", views.download),
     path("starve", views.starve),
     path("warm", views.warm),
     path("who", views.who),

@@ -120,6 +120,10 @@ def leak(request):
     return HttpResponse(f"pid {os.getpid()}\n")
 
 
+def download(request):
+    return HttpResponse(b"x" * (int(request.GET["mb"]) << 20))
+
+
 def starve(request):
     raise MemoryError
 
