@@ -78,20 +78,29 @@ def summed(rows: Iterable[ViewMemory]) -> list[ViewMemory]:
 
 
 def bounded(rows: Iterable[ViewMemory], most: int = VIEWS) -> list[ViewMemory]:
-    """Return at most so many rows: those that have retained and measured the least become OTHER_VIEWS."""
+    """Return at most so many rows: those of the views that have grown least become OTHER_VIEWS."""
     named = [row for row in summed(rows) if row.view != OTHER_VIEWS]
     others = [row for row in rows if row.view == OTHER_VIEWS]
     if len(named) > most - 1:
-        named.sort(key=lambda row: (row.retained, row.largest), reverse=True)
+        named.sort(key=lambda row: max(row.retained, row.largest), reverse=True)
         others += [ViewMemory(OTHER_VIEWS) + row for row in named[most - 1 :]]
         named = named[: most - 1]
     return [*named, *summed(others)]
 
 
 def named_most(rows: Iterable[ViewMemory]) -> list[str]:
-    """Name the views that have retained the most, with how much, for people and for an event."""
-    most = [row for row in summed(rows) if row.retained >= LEAST][:NAMED]
-    return [f"{row.view} {in_megabytes(row.retained, sign='+')}" for row in most]
+    """Name the views that have retained the most, with how much, for people and for an event.
+
+    A view of which the first requests have added more than all others is named with that.
+    """
+    most = sorted(summed(rows), key=lambda row: max(row.retained, row.first_use), reverse=True)[:NAMED]
+    return [_named(row) for row in most if max(row.retained, row.first_use) >= LEAST]
+
+
+def _named(row: ViewMemory) -> str:
+    if row.first_use > row.retained:
+        return f"{row.view} {in_megabytes(row.first_use, sign='+')} in its first requests"
+    return f"{row.view} {in_megabytes(row.retained, sign='+')}"
 
 
 def views_of_seat(board: Board, seat: int) -> list[ViewMemory]:

@@ -270,6 +270,21 @@ def test_a_slot_that_only_one_of_the_servers_has():
     assert memory_of_servers([small], slot=1 << 40)["views"] == []
 
 
+def test_an_event_names_a_view_that_grew_in_its_first_requests_alone():
+    rows = [
+        ViewMemory("shop.views.report", first_uses=1, first_use=300 * MB, largest=300 * MB),
+        ViewMemory("shop.views.export", 300, 64 * MB, 2 * MB, 3, 22 * MB, 14 * MB),
+        ViewMemory("shop.views.cart", 9, 9, 0, 3, MB - 1, MB - 1),
+    ]
+    assert named_most(rows) == ["shop.views.report +300 MB in its first requests", "shop.views.export +62 MB"]
+
+
+def test_the_largest_jump_is_not_lost_among_other_views():
+    jump = ViewMemory("shop.views.report", 1, 0, 5, 1, 300 * MB, 300 * MB)
+    rows = [ViewMemory(f"view{number}", 1, 10) for number in range(60)]
+    assert jump in bounded([*rows, jump])
+
+
 def test_a_table_for_people():
     rows = [ViewMemory("shop.views.export", 300, 64 * MB, 2 * MB, 3, 22 * MB, 14 * MB), ViewMemory("cart", 0)]
     found = {"views": [row.as_dict() for row in rows], "not_alone": 7}
