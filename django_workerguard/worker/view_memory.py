@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import random
+import threading
 from collections.abc import Callable
 from struct import Struct
 
@@ -64,6 +65,7 @@ class ViewTable:
         self._others = NO_SUMS
         self._before = 0
         self._charged = ("", NO_SUMS, 0, 0)  # view, its sums before, growth, and the memory after it
+        self._lock = threading.Lock()
         self._random = random.Random().random
         self.token = 0
         self.view = ""  # of the request that is measured; "" until Django has chosen it
@@ -92,23 +94,28 @@ class ViewTable:
     def end(self, token: int) -> None:
         """Charge the request that was measured to its view."""
         now = self._look()
-        if (
-            self.token != token
-        ):  # another thread has begun a request, or the memory cannot be looked at any more
-            return
-        view, growth = self.view or NO_VIEW, now - self._before
-        before = self._sums.get(view, NO_SUMS)
-        self._set(view, _with_growth(before, growth))
-        self._charged = (view, before, growth, now)
-        self.token = ENDED if growth > 0 else 0
+        # else another thread has begun a request, or the memory cannot be looked at any more
+        if self.token == token:
+            growth = now - self._before
+            self.charge(self.view or NO_VIEW, growth, now)
+            self.token = ENDED if growth > 0 else 0
+
+    def charge(self, view: str, growth: int, after: int = 0) -> None:
+        """Add the growth of a request to the sums of its view. ``after``: the memory at its end."""
+        with self._lock:
+            before = self._sums.get(view, NO_SUMS)
+            self._set(view, _with_growth(before, growth))
+            self._charged = (view, before, growth, after)
 
     def settle(self) -> None:
         """Take off what has been freed since the request that was measured has ended."""
-        view, before, growth, after = self._charged
-        self.token = 0
-        freed = min(growth, after - self._look())
-        if freed > 0 and self.due != NEVER:
-            self._set(view, _with_growth(before, growth - freed))
+        with self._lock:
+            view, before, growth, after = self._charged
+            self.token = 0
+            freed = min(growth, after - self._look())
+            if freed > 0 and self.due != NEVER:
+                self._set(view, _with_growth(before, growth - freed))
+                self._charged = (view, before, growth - freed, after - freed)
 
     def _look(self) -> int:
         try:
@@ -136,9 +143,8 @@ class ViewTable:
                 return 0
             row = self._rows.pop(least)
             self._add_to_others(self._sums[least], before)
-        self._write(
-            row, NO_SUMS
-        )  # first: a reader must not find the sums of one view with the name of another
+        # first: a reader must not find the sums of one view with the name of another
+        self._write(row, NO_SUMS)
         self._write_name(row, view)
         self._rows[view] = row
         return row

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import sys
+import threading
 
 import pytest
 from hypothesis import given
@@ -296,3 +298,32 @@ def test_a_table_for_people():
     ]
     assert memory_table({"views": [], "not_alone": 0}) == ["No request has been measured yet."]
     assert named_most(rows) == ["shop.views.export +62 MB"]
+
+
+def test_threads_that_charge_at_the_same_time_lose_nothing():
+    """Seldom, but possible: a thread is interrupted while it charges its request, and another one charges its own."""
+    board, memory = a_board(), Memory()
+    tables = ViewTable(board, SEAT, memory)
+    charges, views, errors = 400, 3 * VIEWS, []
+
+    def charge(own: int) -> None:
+        try:
+            for number in range(charges):
+                tables.charge(f"view{own}.{number % views}", number)
+        except Exception as error:
+            errors.append(error)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=charge, args=(own,)) for own in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert errors == []
+    rows = views_of_seat(board, SEAT)
+    assert sum(row.measured + row.first_uses for row in rows) == len(threads) * charges
+    assert sum(row.retained + row.first_use for row in rows) == len(threads) * sum(range(charges))
