@@ -37,6 +37,7 @@ from django_workerguard.policy.view import Fleet, Policy, State, Stop, Worker
 # seconds between a stack dump and SIGKILL: a machine that is short of memory is slow
 ABORT_GRACE = 3.0
 FLUSH = 2.0  # seconds that error reporters get after a failed load
+END_GRACE = 1.0  # seconds that a process then has to end
 QUICK_MERCY = 2.0  # seconds that a quick stop gives
 KILL_AGAIN = 10.0  # seconds until SIGKILL is sent again to a process that the kernel has not ended
 LAST_WAIT = 10.0  # seconds after every mercy until a stop no longer waits for a process that was killed
@@ -116,7 +117,7 @@ def _past_its_time(policy: Policy, worker: Worker, now: float) -> Iterator[Actio
     match worker.state:
         case State.LOADING if worker.load_timeout and now - worker.spawned > worker.load_timeout:
             yield Abort(worker.seat, Reason(Rule.LOAD_TIMEOUT, f"{worker.load_timeout:g} s"))
-        case State.FAILED if now - worker.since > FLUSH + ABORT_GRACE:
+        case State.FAILED if now - worker.since > FLUSH + END_GRACE:
             yield Kill(worker.seat, Reason(Rule.FAILED_LOAD, "the worker did not exit after its failed load"))
         case State.UNLOADED if (
             worker.on_duty and not worker.duty_wanted and now - worker.duty_since > PARK_GRACE
