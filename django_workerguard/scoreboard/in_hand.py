@@ -155,6 +155,6 @@ def _read_entry(board: Board, seat: int, number: int, started: int) -> InHand | 
 
 
 def text_at(board: Board, offset: int, words: int) -> str:
-    """Return a text of so many words at most, without what could control a terminal."""
+    """Read a text of at most ``words`` words. Characters that could control a terminal are replaced."""
     text = board.read_bytes(offset, words * WORD).partition(b"\0")[0].decode(errors="replace")
     return text if text.isprintable() else "".join(c if c.isprintable() else REPLACEMENT for c in text)

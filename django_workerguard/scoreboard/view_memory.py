@@ -78,7 +78,7 @@ def summed(rows: Iterable[ViewMemory]) -> list[ViewMemory]:
 
 
 def bounded(rows: Iterable[ViewMemory], most: int = VIEWS) -> list[ViewMemory]:
-    """Return at most so many rows: those of the views that have grown least become OTHER_VIEWS."""
+    """Return at most ``most`` rows: those of the views that have grown least become OTHER_VIEWS."""
     named = [row for row in summed(rows) if row.view != OTHER_VIEWS]
     others = [row for row in rows if row.view == OTHER_VIEWS]
     if len(named) > most - 1:

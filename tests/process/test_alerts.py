@@ -34,7 +34,7 @@ pytestmark = pytest.mark.needs("promtool")
 
 
 def faster(rules: str) -> str:
-    """Return the rules with shorter durations, and with the rates that they compare with so many times higher."""
+    """Divide every duration in the rules by FASTER, and multiply every rate that they compare with by it."""
 
     def shorter(match) -> str:
         return f"{match[1]}{int(match[2]) * SECONDS[match[3]] * 1000 // FASTER}ms"
@@ -107,7 +107,7 @@ class Prometheus:
         )
 
     def has_looked(self, times: int) -> None:
-        """Wait until the rules have been evaluated so many times over scrapes that succeeded."""
+        """Wait until this number of scrapes has succeeded."""
         deadline = time.monotonic() + 90
         query = "query?query=count_over_time((up==1)[1m:1s])"
         while time.monotonic() < deadline:

@@ -372,5 +372,5 @@ def test_the_servers_end_when_the_drill_is_killed(site):
         process.kill()
         process.communicate()
     wait_until_gone(site, process.pid)
-    for place in places(process.pid):  # nobody is left who could
+    for place in places(process.pid):  # the killed drill could not remove them
         place.rmdir() if place.is_relative_to("/sys") else shutil.rmtree(place)
