@@ -1,4 +1,5 @@
-"""Signals for the main thread of a child, where Python runs its handlers. Runs in the arbiter.
+"""Signals for the main thread of a child, where Python runs its handlers. Runs in the arbiter and in
+``--check``.
 
 The kernel gives a signal that is sent to a process to any thread that takes it: to another than the main one while that
 one blocks signals, as it does while it starts a thread. Python then learns of the signal, but the main thread may sleep

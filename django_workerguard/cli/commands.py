@@ -48,6 +48,7 @@ from django_workerguard.scoreboard.view_memory import memory_of_servers
 SHORTEST_WATCH = 0.1  # seconds
 FOLLOW_EVERY = 0.5  # seconds
 TRANSLATIONS = ("settings", "command", "env", "gunicorn-conf", "systemd", "compose", "k8s")
+# of the drill, which only its own command imports
 ACTS = (
     "calm",
     "kill",
@@ -57,7 +58,7 @@ ACTS = (
     "reload",
     "recycle",
     "memory",
-)  # of the drill, which no other command is to import
+)
 SHELLS = ("bash", "zsh", "tcsh")
 CLEAR_SCREEN = "\033[H\033[2J"
 

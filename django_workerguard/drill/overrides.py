@@ -70,7 +70,7 @@ def overrides(
     for option, now in (
         ("monitor-bind", "no monitor is started"),
         ("touch-reload", "no file is watched"),
-        ("notify", "nobody is notified"),
+        ("notify", "no notice is sent"),
         ("socket-owner", "the socket is not given away"),
     ):
         if configuration[option].text:

@@ -9,6 +9,7 @@ import contextlib
 import os
 import signal
 import subprocess
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,7 +33,7 @@ class NoCounterpartError(Exception):
 
 
 @dataclass
-class Server:
+class Server(ABC):
     """A server on a private socket, whose processes end with the drill."""
 
     name: str
@@ -93,9 +94,9 @@ class Server:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process = None
 
+    @abstractmethod
     def ready_pids(self) -> set[int]:
         """Return the pids of the workers that are ready."""
-        raise NotImplementedError
 
     @property
     def target(self) -> int:

@@ -99,9 +99,8 @@ class Register:
         if memory.token:
             memory.spoil(started)
             return
-        memory.token = (
-            token  # before the look at the others: a thread that begins a request after it finds the token
-        )
+        # before the look at the others: a thread that begins a request after this finds the token
+        memory.token = token
         if len(self._free) != ALONE:
             memory.spoil(started)
             return

@@ -8,7 +8,7 @@ import pytest
 
 from django_workerguard.drill.acts import Lengths, SkippedError, Stage, memory
 from django_workerguard.drill.cgroup import V1, V2, MemoryGroup, NoCgroupError, make
-from django_workerguard.drill.servers import Server
+from django_workerguard.drill.servers import Plain
 
 MB = 1 << 20
 
@@ -44,7 +44,7 @@ def test_where_no_directory_can_be_made_the_kernels_reason_is_shown(tmp_path):
 
 
 def test_without_a_cgroup_the_shortage_of_memory_is_skipped_with_the_reason(tmp_path):
-    server = Server("a server", (), {}, "/", tmp_path)
+    server = Plain("a server", (), {}, "/", tmp_path)
     with pytest.raises(SkippedError, match="no memory cgroup can be made: Permission denied"):
         memory(Stage(server, tmp_path, Lengths(), None, "no memory cgroup can be made: Permission denied"))
 
