@@ -61,3 +61,4 @@ class Directive:
     state: State = State.SET
     remark: str = ""  # why it is skipped or unknown, or what was put in for a variable
     placeholder: bool = False  # another option uses its value, or `set-placeholder` defines it
+    from_cpus: bool = False  # its value was computed from the number of this machine's CPUs, `%k`

@@ -72,6 +72,28 @@ def test_nearly_every_line_has_its_place():
     assert len(lost) / len(lines) <= 0.05
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "from_cpus"),
+    [
+        ("a.ini", "[uwsgi]\nprocesses = %k\n", True),
+        ("a.ini", "[uwsgi]\nset-placeholder = cpus=%k\nworkers = %(cpus * 2)\n", True),
+        ("a.ini", "[uwsgi]\nn = %k\nm = %(n)\nworkers = %(m)\n", True),
+        ("a.ini", "[uwsgi]\n; 100%\n; of the line above\nprocesses = %k\n", True),
+        ("a.yaml", "uwsgi:\n  processes: %k\n", True),
+        ("a.xml", "<uwsgi>\n<processes>%k</processes>\n</uwsgi>\n", True),
+        ("a.ini", "[uwsgi]\noffload-threads = %k\nprocesses = 3\n", False),
+        ("a.ini", "[uwsgi]\nprocesses = 3 %%k\n", False),
+    ],
+)
+def test_a_number_of_workers_that_comes_from_the_cpus_says_so(tmp_path, name, text, from_cpus):
+    (tmp_path / name).write_text(text)
+    machine = Machine(directory=str(tmp_path), cpus=3)
+    translation = translate(read([str(tmp_path / name)], [], machine=machine, table=TABLE), TABLE)
+    assert translation.settings["WORKERS"] in (3, 6)
+    explanation = next(one.explanation for one in translation.report if "WORKERS" in one.explanation)
+    assert ("(%k); on another machine, WORKERS = auto" in explanation) is from_cpus
+
+
 def test_an_include_and_its_sections():
     translation = of_file(next(path for path in FILES if path.name == "included.ini"))
     assert translation.settings["MAX_REQUESTS"] == 4000

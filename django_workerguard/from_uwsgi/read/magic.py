@@ -97,6 +97,11 @@ def substitute(text: str, variables: dict[str, str]) -> str:
     return _VARIABLE.sub(lambda found: JOINED if found[1] == "\n" else variables.get(found[1], ""), text)
 
 
+def lines_with(text: str, name: str) -> list[int]:
+    """Return the numbers of the lines in which a variable is put in."""
+    return [1 + text.count("\n", 0, found.start()) for found in _VARIABLE.finditer(text) if found[1] == name]
+
+
 def logical_lines(text: str) -> list[tuple[int, str]]:
     """Return the lines of a substituted text with the number of the line where each begins."""
     lines, number = [], 1

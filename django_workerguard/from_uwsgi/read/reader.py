@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from django_workerguard.from_uwsgi.directive import PLACEHOLDERS, Directive, Place, ReadError, State
 from django_workerguard.from_uwsgi.read import command_line, ini, json, logic, magic, xml, yaml
@@ -78,10 +79,18 @@ class _Entry:
     remark: str = ""
     placeholder: bool = False
     configured: bool = False  # uWSGI has used the value already: the passes leave it as it is
+    from_cpus: bool = False
 
     def directive(self) -> Directive:
         return Directive(
-            self.place, self.key, self.value, self.written, self.state, self.remark, self.placeholder
+            self.place,
+            self.key,
+            self.value,
+            self.written,
+            self.state,
+            self.remark,
+            self.placeholder,
+            self.from_cpus,
         )
 
 
@@ -103,6 +112,7 @@ class Reader:
     _characters: int = 0
     _sections: dict[str, Sequence[ini.Section]] = field(default_factory=dict)
     _read_sections: set[tuple[str, str]] = field(default_factory=set)
+    _with_cpus: set[Place] = field(default_factory=set)  # lines in which %k is put in
 
     def __post_init__(self) -> None:
         self._variables = magic.host_variables(self.machine)
@@ -140,6 +150,7 @@ class Reader:
         self._append(_Entry(place, key, value, value))
 
     def _append(self, entry: _Entry) -> None:
+        entry.from_cpus = entry.place in self._with_cpus
         self._entries.append(entry)
         if len(self._entries) > MOST_DIRECTIVES:
             raise ReadError(entry.place, f"the configuration has more than {MOST_DIRECTIVES} options")
@@ -208,6 +219,7 @@ class Reader:
         if not self._files > 1:
             self._variables |= magic.first_file(variables)
         substituted = magic.substitute(text, self._variables | variables)
+        self._with_cpus |= {Place(location.file, line) for line in magic.lines_with(text, "k")}
         self._reading.append(here)
         try:
             return self._read(form, substituted, location, wanted, here[0])
@@ -238,15 +250,15 @@ class Reader:
 
     def finish(self) -> tuple[Directive, ...]:
         """Put in all variables, read what is inherited, and return everything."""
-        passes: tuple[tuple[str, Callable[[str], str | None]], ...] = (
-            ("$", self.machine.environ.get),
-            ("@", from_file(self.machine)),
-            ("%", self._option),
+        passes: tuple[tuple[str, Callable[[_Entry], Callable[[str], str | None]]], ...] = (
+            ("$", lambda _: self.machine.environ.get),
+            ("@", lambda _: from_file(self.machine)),
+            ("%", lambda entry: partial(self._option, entry)),
         )
         for symbol, look_up in passes:
             for entry in self._entries:
                 if not entry.configured and entry.state is State.SET:
-                    self._pass_over(entry, symbol, look_up)
+                    self._pass_over(entry, symbol, look_up(entry))
         at = 0
         while at < len(self._entries):
             entry = self._entries[at]
@@ -270,11 +282,12 @@ class Reader:
         entry = self._first.get(name)
         return None if entry is None else entry.value
 
-    def _option(self, expression: str) -> str | None:
+    def _option(self, user: _Entry, expression: str) -> str | None:
         names = expression.split() if " " in expression else [expression]
-        found = {name: self._first[name].value for name in names if name in self._first}
+        found = {name: self._first[name] for name in names if name in self._first}
         self._used |= found.keys()
-        return compute(expression, found)
+        user.from_cpus |= any(one.from_cpus for one in found.values())
+        return compute(expression, {name: one.value for name, one in found.items()})
 
     def _inherit(self, entry: _Entry) -> None:
         """Read an inherited file. uWSGI does so after its passes, so variables in it keep their names."""

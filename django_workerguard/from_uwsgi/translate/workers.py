@@ -29,6 +29,11 @@ def _workers(one: Directive, draft: Draft) -> Outcome:
             f"the number of workers must be from 1 to {MOST_WORKERS}, not {one.value!r}"
         )
     draft.set("WORKERS", count)
+    if one.from_cpus:
+        return becomes(
+            f"WORKERS = {count}, from the number of CPUs of this machine (%k); on another machine, WORKERS = auto takes "
+            "the number from its CPUs and its memory"
+        )
     return becomes(f"WORKERS = {count}")
 
 
