@@ -1,4 +1,4 @@
-"""The table: every way for a load to fail, on every worker class.
+"""The table: every way for a load to fail, one after the other on one server, on every worker class.
 
 A worker is killed and its replacement meets the fault. Whatever the fault, the other
 worker answers everything, the arbiter lives, the reason can be read, and the slot is
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from tests.process.conftest import Faults
 from tests.process.harness import Server
 
 
@@ -44,27 +45,51 @@ FAULTS = {
 }
 CHECKED = ("--load-probe", "guinea_probes:probe", "--warmup-path", "/warm")
 LONG_ENOUGH = "5s"  # for an honest load on a busy machine; a hang outlasts it
+HANGING = {name: fault for name, fault in FAULTS.items() if fault.shown == "load-timeout"}
+OTHERS = {name: fault for name, fault in FAULTS.items() if name not in HANGING}
 
 
-@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
-def test_one_failed_load_costs_one_slot(fault, worker_class, serve, faults):
-    timeout = LONG_ENOUGH if fault.shown == "load-timeout" else "60s"
-    server = serve("-k", worker_class, *CHECKED, "--load-timeout", timeout)
+@pytest.mark.timeout(300)
+def test_each_failed_load_costs_one_slot(worker_class, serve, faults, subtests):
+    server = serve("-k", worker_class, *CHECKED, "--load-timeout", "60s")
+    play(server, OTHERS, faults, subtests)
+
+
+def test_each_load_that_hangs_costs_one_slot_and_shows_its_stack(worker_class, serve, faults, subtests):
+    server = serve("-k", worker_class, *CHECKED, "--load-timeout", LONG_ENOUGH)
+    shown = play(server, HANGING, faults, subtests)
+    assert "guinea_faults.py" in shown["hang in Python"]["traceback"]
+
+
+def play(
+    server: Server, faults_of: dict[str, Fault], faults: Faults, subtests: pytest.Subtests
+) -> dict[str, dict]:
+    """Meet one fault after the other on one server, which has to be whole again each time; return what slot 1 showed."""
+    shown = {}
     server.wait_ready()
     arbiter = server.status()["arbiter"]["pid"]
-    victim, survivor = server.pids()
-    faults.set(fault.place, fault.kind, fault.times)
+    for name, fault in faults_of.items():
+        with subtests.test(name):
+            victim, survivor = server.pids()
+            last = server.events()[-1]["number"]
+            faults.set(fault.place, fault.kind, fault.times)
 
-    os.kill(victim, signal.SIGKILL)
-    failed = server.wait_event("load-failed")
+            os.kill(victim, signal.SIGKILL)
+            failed = server.wait_event("load-failed", lambda event, last=last: event["number"] > last)
 
-    assert failed["type"] == fault.shown
-    assert_answered_by(server, {survivor})
-    assert server.slot(1)["last_error"]["type"] == fault.shown
-    server.wait_event("load-failed", count=fault.times)
-    server.wait_ready()
-    assert server.status()["arbiter"]["pid"] == arbiter
+            assert failed["type"] == fault.shown
+            assert_answered_by(server, {survivor})
+            shown[name] = server.slot(1)["last_error"]
+            assert shown[name]["type"] == fault.shown
+            server.wait_event(
+                "load-failed", lambda event, last=last: event["number"] > last, count=fault.times
+            )
+            server.wait_event("ready", lambda event, last=last: event["number"] > last)
+            server.wait_ready()
+            assert server.pids()[1] == survivor
+            assert server.status()["arbiter"]["pid"] == arbiter
     assert server.stop() == 0
+    return shown
 
 
 def assert_answered_by(server: Server, pids: set[int]) -> None:
@@ -117,15 +142,6 @@ def test_term_to_a_worker_during_its_load_is_a_failed_load(worker_class, serve, 
 
     server.wait_event("load-failed")
     assert_answered_by(server, {survivor})
-    server.wait_ready()
-
-
-def test_the_stack_of_a_hung_load_is_shown(worker_class, serve, faults):
-    faults.set("ready", "hang", 1)
-    server = serve("-k", worker_class, "--load-timeout", LONG_ENOUGH)
-    server.wait_event("load-failed")
-    hung = next(slot["last_error"] for slot in server.status()["slots"] if slot["last_error"])
-    assert "guinea_faults.py" in hung["traceback"]
     server.wait_ready()
 
 
