@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 from tests.process.harness import Server, UnixConnection
 
+PAUSE = 0.005  # seconds between two requests of a client: most of the processor is for the servers
+
 
 class Client(threading.Thread):
     """Requests one after another; ``failed`` says for each that failed who had answered on that connection before."""
@@ -24,7 +26,7 @@ class Client(threading.Thread):
 
     def run(self) -> None:
         connection, before = None, None
-        while not self.over.is_set():
+        while not self.over.wait(PAUSE):
             if connection is None:
                 connection, before = UnixConnection(self.server.socket_path, 20), None
             try:

@@ -74,47 +74,6 @@ def test_a_reload_rolls_only_once_its_mold_is_ready(serve, faults, worker_class)
     assert server.stop() == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
-def test_a_mold_that_dies_costs_no_worker_and_is_loaded_again(serve, number):
-    server = serve_mold(serve)
-    before, old = server.pids(), mold_of(server)["pid"]
-    os.kill(old, number)
-    server.wait("another mold", lambda status: status["mold"]["pid"] not in (None, old))
-    server.wait("it is ready", lambda status: status["mold"]["state"] == "ready")
-    assert server.pids() == before
-    server.kill_worker()
-    server.wait_event("spawned", count=3)
-    server.wait_ready()
-    assert server.statuses(6) == {200: 6}
-
-
-def test_a_mold_that_is_stopped_holds_up_nothing_and_is_killed_once_it_is_asked_for_a_worker(serve):
-    server = serve_mold(serve)
-    old = mold_of(server)["pid"]
-    os.kill(old, signal.SIGSTOP)
-    gone = server.kill_worker()
-    assert server.statuses(10) == {200: 10}, "the other worker serves"
-    assert server.status()["arbiter"]["beat_age"] < 5.0
-    server.wait("another worker", lambda status: status["slots"][0]["pid"] not in (None, gone), 60)
-    server.wait_ready()
-    assert mold_of(server)["pid"] != old
-    assert [event["rule"] for event in server.events("killed")] == ["fork-timeout"]
-
-
-def test_a_mold_that_comes_back_in_time_forks_one_worker(serve):
-    server = serve_mold(serve)
-    mold = mold_of(server)["pid"]
-    os.kill(mold, signal.SIGSTOP)
-    server.kill_worker()
-    server.wait("it was asked", lambda status: status["slots"][0]["state"] == "loading")
-    os.kill(mold, signal.SIGCONT)
-    server.wait_ready()
-    assert mold_of(server)["pid"] == mold
-    assert mold_of(server)["forks"] == 3
-    children = Path(f"/proc/{server.arbiter}/task/{server.arbiter}/children").read_text().split()
-    assert {*server.pids(), mold} <= {int(pid) for pid in children}
-
-
 def test_while_the_mold_cannot_load_a_dead_worker_loads_by_itself_once_it_can(serve, faults):
     server = serve_mold(serve)
     faults.set("urlconf", "exception")
@@ -139,38 +98,6 @@ def test_a_mold_that_hangs_in_its_load_is_ended_and_loaded_again(serve, faults):
     server.wait_ready(timeout=60)
     assert [event["rule"] for event in server.events("aborted")] == ["load-timeout"]
     assert mold_of(server)["forks"] == 2
-
-
-def test_reloads_that_come_during_the_load_of_a_mold_end_with_the_last_one(serve, faults):
-    server = serve_mold(serve)
-    faults.set("urlconf", "slow", 4)
-    for number in range(1, 5):
-        server.signal(signal.SIGHUP)
-        server.wait_event("reload", count=number)
-    last = server.wait(
-        "the last",
-        lambda status: (
-            not status["arbiter"]["frozen"]
-            and {slot["generation"] for slot in status["slots"]} == {status["arbiter"]["generation"]} != {1}
-        ),
-        60,
-    )
-    assert last["mold"]["generation"] == last["arbiter"]["generation"]
-    assert server.statuses(6) == {200: 6}
-    server.wait("one mold", lambda _: _molds_of(server) == 1)
-
-
-def _molds_of(server) -> int:
-    children = Path(f"/proc/{server.arbiter}/task/{server.arbiter}/children").read_text().split()
-    known = {*server.pids()}
-    return (
-        sum(1 for pid in map(int, children) if pid not in known and _command(pid) == _command(server.arbiter))
-        - 1
-    )
-
-
-def _command(pid: int) -> bytes:
-    return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def test_the_arbiter_is_killed_and_nothing_stays_behind(serve):
@@ -356,16 +283,6 @@ def test_replacements_from_one_mold_leave_nothing_behind(serve):
             ),
         )
     assert held() == before
-    assert server.statuses(6) == {200: 6}
-
-
-def test_a_fork_that_hangs_in_what_it_does_for_itself_is_ended_with_its_stacks(serve, faults):
-    server = serve_mold(serve, guard=("--warmup-path", "/warm", "--load-timeout", LONG_ENOUGH))
-    faults.set("warm", "hang", 1)
-    server.kill_worker()
-    server.wait_event("load-failed")
-    assert "guinea_faults" in server.slot(1)["last_error"]["traceback"]
-    server.wait_ready()
     assert server.statuses(6) == {200: 6}
 
 

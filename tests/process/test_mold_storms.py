@@ -10,8 +10,6 @@ from tests.process.clients import Client, load_on
 from tests.process.limits import children
 from tests.process.test_mold import mold_of, serve_mold
 
-HOOKS = {"GUINEA_FORK_HOOKS": "1"}
-
 
 def assert_lost_at_most(clients: list[Client], kills: int) -> None:
     """A sync worker has one request in hand, and none on a connection that was answered before."""
@@ -56,35 +54,6 @@ def test_a_mold_is_stopped_and_two_workers_are_killed_during_a_reload(serve, fau
     assert_lost_at_most(clients, 2)
     server._poll("the end of the old mold", lambda: not Path(f"/proc/{old}").exists(), 60)
     assert_nothing_else(server, 4)
-
-
-def test_a_reload_comes_while_the_mold_forks(serve, faults):
-    server = serve_mold(serve, environ=HOOKS)
-    with load_on(server) as clients:
-        faults.set("before-fork", "wait")
-        server.kill_worker()
-        server.wait("it was asked", lambda status: status["slots"][0]["state"] == "loading")
-        server.signal(signal.SIGHUP)
-        server.wait_event("reload")
-        faults.clear()
-        server.wait("the new generation", lambda status: is_whole(status, 2, 2), 90)
-    assert_lost_at_most(clients, 1)
-    assert_nothing_else(server, 2)
-
-
-def test_a_worker_and_the_mold_are_killed_together(serve):
-    server = serve_mold(serve)
-    with load_on(server) as clients:
-        for number in range(1, 4):
-            mold = mold_of(server)["pid"]
-            os.kill(mold, signal.SIGKILL)
-            server.kill_worker()
-            server.wait_event("mold-ready", count=1 + number)
-            server.wait(
-                "all", lambda status, mold=mold: is_whole(status, 2, 1) and status["mold"]["pid"] != mold
-            )
-    assert_lost_at_most(clients, 3)
-    assert_nothing_else(server, 2)
 
 
 def test_workers_of_both_arbiters_are_killed_while_both_have_a_mold(serve):

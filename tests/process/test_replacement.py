@@ -12,6 +12,7 @@ from contextlib import closing
 import pytest
 from websockets.sync.client import unix_connect
 
+from tests.process.clients import PAUSE
 from tests.process.harness import Server, UnixConnection
 
 CLIENTS = 4
@@ -41,7 +42,7 @@ class Load:
             thread.join(60)
 
     def _ask(self) -> None:
-        while not self._over.is_set():
+        while not self._over.wait(PAUSE):
             try:
                 self.seen[str(self._server.get("/").status)] += 1
             except (OSError, http.client.HTTPException) as error:
