@@ -33,21 +33,9 @@ def site(serve):
     return server
 
 
-def test_reload_with_good_code_under_load(worker_class, serve):
-    server = serve("-k", worker_class, project_copy=True)
-    server.wait_ready()
-    views = server.project / "guinea_app" / "views.py"
-    views.write_text(views.read_text().replace('f"pid {os.getpid()}\\n"', '"changed\\n"'))
-    with Load(server) as load:
-        outcome = order(server, "reload", "--wait")
-    assert outcome.returncode == ExitCode.OK, outcome
-    assert "reload: done" in outcome.stdout
-    assert set(load.seen) == {"200"}, load.seen
-    assert least_ready(server.events()) == 2
-    assert server.get("/").body == "changed\n"
-
-
-def test_reload_with_broken_code_under_load_changes_nothing(worker_class, serve):
+def test_reloads_under_load_with_broken_code_change_nothing_and_with_good_code_everything(
+    worker_class, serve
+):
     server = serve("-k", worker_class, project_copy=True)
     server.wait_ready()
     before = server.pids()
@@ -69,6 +57,15 @@ def test_reload_with_broken_code_under_load_changes_nothing(worker_class, serve)
     server.wait("the mended code", rolled(2))
     server.wait_event("thawed")
     server.wait_event("reloaded")
+
+    views.write_text(whole.replace('f"pid {os.getpid()}\\n"', '"changed\\n"'))
+    with Load(server) as load:
+        outcome = order(server, "reload", "--wait")
+    assert outcome.returncode == ExitCode.OK, outcome
+    assert "reload: done" in outcome.stdout
+    assert set(load.seen) == {"200"}, load.seen
+    assert least_ready(server.events()) == 2
+    assert server.get("/").body == "changed\n"
 
 
 def test_settings_and_configuration_are_read_anew(site):
@@ -96,41 +93,44 @@ def test_a_changed_number_of_workers_counts_once_the_new_code_has_loaded(serve):
     assert (server.status()["target"], server.status()["ready"]) == (4, 4)
 
 
-@pytest.mark.parametrize(
-    ("file", "text", "said"),
-    [
-        ("gunicorn.conf.py", "timeout = 'soon'\n", "timeout: 'soon' is not a whole number"),
-        ("gunicorn.conf.py", "1 / 0\n", "ZeroDivisionError"),
-        ("gunicorn.conf.py", "raise SystemExit(3)\n", "SystemExit: 3"),
-        ("gunicorn.conf.py", "user = 65534\n", "user: a reload cannot change it"),
-        ("gunicorn.conf.py", "pidfile = 'other.pid'\n", "pidfile: a reload cannot change it"),
-        ("gunicorn.conf.py", "preload_app = True\n", "preload-app: it cannot be used here"),
-        ("guinea_settings.py", "import a_module_that_does_not_exist\n", "No module named"),
-        ("guinea_settings.py", "raise SystemExit(4)\n", "SystemExit: 4"),
-        ("guinea_settings.py", "import os\nos._exit(5)\n", "ended without an answer"),
-        ("guinea_settings.py", "WORKERGUARD = {'LOAD_RETRYS': 3}\n", "Did you mean 'LOAD_RETRIES'?"),
-        ("guinea_settings.py", "WORKERGUARD = {'NAME': 'another'}\n", "name: a reload cannot change it"),
-        ("guinea_settings.py", "WORKERGUARD = {'MIN_LOADED': 3}\n", "min-loaded: a quorum of 3"),
-        ("guinea_settings.py", "WORKERGUARD = {'SURGE': 900}\n", "do not fit this server"),
-        ("guinea_settings.py", "WORKERGUARD = {'SURGE': 9999}\n", "needs more than 1024 seats"),
-        (
-            "guinea_settings.py",
-            "WORKERGUARD = {'RELOAD_ON_RSS': '9' * 20 + 'G'}\n",
-            "no larger than a petabyte",
-        ),
-    ],
-)
-def test_what_is_wrong_is_refused_and_changes_nothing(site, file, text, said):
+WRONG = [  # a file, what is in it, and what is said
+    ("gunicorn.conf.py", "timeout = 'soon'\n", "timeout: 'soon' is not a whole number"),
+    ("gunicorn.conf.py", "1 / 0\n", "ZeroDivisionError"),
+    ("gunicorn.conf.py", "raise SystemExit(3)\n", "SystemExit: 3"),
+    ("gunicorn.conf.py", "user = 65534\n", "user: a reload cannot change it"),
+    ("gunicorn.conf.py", "pidfile = 'other.pid'\n", "pidfile: a reload cannot change it"),
+    ("gunicorn.conf.py", "preload_app = True\n", "preload-app: it cannot be used here"),
+    ("guinea_settings.py", "import a_module_that_does_not_exist\n", "No module named"),
+    ("guinea_settings.py", "raise SystemExit(4)\n", "SystemExit: 4"),
+    ("guinea_settings.py", "import os\nos._exit(5)\n", "ended without an answer"),
+    ("guinea_settings.py", "WORKERGUARD = {'LOAD_RETRYS': 3}\n", "Did you mean 'LOAD_RETRIES'?"),
+    ("guinea_settings.py", "WORKERGUARD = {'NAME': 'another'}\n", "name: a reload cannot change it"),
+    ("guinea_settings.py", "WORKERGUARD = {'MIN_LOADED': 3}\n", "min-loaded: a quorum of 3"),
+    ("guinea_settings.py", "WORKERGUARD = {'SURGE': 900}\n", "do not fit this server"),
+    ("guinea_settings.py", "WORKERGUARD = {'SURGE': 9999}\n", "needs more than 1024 seats"),
+    (
+        "guinea_settings.py",
+        "WORKERGUARD = {'RELOAD_ON_RSS': '9' * 20 + 'G'}\n",
+        "no larger than a petabyte",
+    ),
+]
+
+
+def test_what_is_wrong_is_refused_and_changes_nothing(site, subtests):
     before = site.pids()
-    path = site.project / file
-    path.write_text(text)
-    outcome = order(site, "reload", "--wait")
-    assert outcome.returncode == ExitCode.REFUSED, outcome
-    assert said in outcome.stderr
-    assert "Traceback" not in outcome.stderr
-    assert site.pids() == before
-    assert site.status()["arbiter"]["generation"] == 1
-    assert site.statuses(4) == {200: 4}
+    for file, text, said in WRONG:
+        with subtests.test(text):
+            path = site.project / file
+            whole = path.read_text() if path.exists() else ""
+            path.write_text(text)
+            outcome = order(site, "reload", "--wait")
+            path.write_text(whole)
+            assert outcome.returncode == ExitCode.REFUSED, outcome
+            assert said in outcome.stderr
+            assert "Traceback" not in outcome.stderr
+            assert site.pids() == before
+            assert site.status()["arbiter"]["generation"] == 1
+            assert site.statuses(4) == {200: 4}
 
 
 def test_a_hang_in_the_settings_ends_with_the_load_timeout(serve):
