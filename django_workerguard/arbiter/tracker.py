@@ -45,6 +45,7 @@ class Tracker:
         self.event_log = EventLog(board, log, pids=self.seats.pids.values)
         self._publisher = Publisher(board, self.seats)
         self._headroom = HeadroomReader()
+        self.memory_limits: tuple[int, ...] = ()  # bytes, of every level of the cgroups
         self._measured = 0.0
         self._timed = 0.0
 
@@ -91,6 +92,7 @@ class Tracker:
 
     def _look_for_room(self) -> None:
         room, words = self._headroom.read(), self.board.words
+        self.memory_limits = room.limits
         words[Header.MEMORY_LIMIT], words[Header.MEMORY_USED] = room.limit, room.used
         words[Header.AVAILABLE] = 0 if room.free is None else room.free + 1
         # in steps: a number that changes on every tick would have the fleet made again on every tick

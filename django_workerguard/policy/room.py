@@ -18,6 +18,7 @@ KEPT = (
 FIRST_WAIT = (
     10.0  # seconds, at most, until the first try without room; the wait doubles up to load-retry-max-delay
 )
+UNMEASURED = 256 << 20  # bytes that a process is taken to need if none of its kind has been measured
 PRESSURE = 10.0  # percent: from here on one process loads at a time
 COMING = (State.SPAWNING, State.LOADING, State.LOADED, State.FAILED)
 
@@ -58,13 +59,22 @@ class Budget:
         # of each that loads its whole need counts, because how much it has already taken is not known
         taken = sum(need(fleet, kind_of(one)) for one in coming if one.state is not State.FAILED)
         self._left = None if fleet.free is None else max(0, fleet.free - taken)
+        # after FIRST_WAIT most of what such a process takes is part of what is used
+        self._unmeasured = sum(
+            not need(fleet, kind_of(one)) and now - one.spawned < FIRST_WAIT
+            for one in coming
+            if one.state is not State.FAILED
+        )
         self.lacks: list[Lack] = []
 
     def admits(self, slot: int, kind: str) -> bool:
         """Say whether a process may start in a slot as far as memory is concerned. If not, note what it lacks."""
         needed = need(self._fleet, kind)
-        if self._left is None or not self._policy.memory_margin or not needed:
+        if self._left is None or not self._policy.memory_margin:
             return True
+        if not needed:  # it waits for a measure, not for room
+            wanted = (self._unmeasured + 1) * UNMEASURED + self._policy.memory_margin
+            return not self._unmeasured or self._left >= wanted
         if self._left >= needed + self._policy.memory_margin:
             return True
         waiting = self._fleet.waiting.get(slot)
@@ -84,6 +94,7 @@ class Budget:
     def take(self, kind: str) -> None:
         """Note that the plan starts a process."""
         self._alone = False
+        self._unmeasured += not need(self._fleet, kind)
         if self._left is not None:
             self._left = max(0, self._left - need(self._fleet, kind))
 

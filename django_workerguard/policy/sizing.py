@@ -6,11 +6,13 @@ from typing import NamedTuple
 
 from django_workerguard.config.text import in_megabytes
 from django_workerguard.policy.room import need
-from django_workerguard.policy.view import Fleet, Policy
+from django_workerguard.policy.view import Fleet, Policy, State
 
 PER_CPU = 2  # workers, if each serves one request at a time or a few; an event loop needs a CPU of its own
 LEAST = 2  # workers, if memory allows: one serves while the other is replaced
-GROWTH = 1.5  # a worker's memory after a while, as a multiple of what its load needed
+GROWTH = (
+    1.5  # a worker's memory after a while, as a multiple of what its load needed, until workers keep more
+)
 OWN_PART = 0.5  # of what the mold needed, that becomes a forked worker's own after a while
 
 
@@ -39,8 +41,10 @@ def choose(policy: Policy, fleet: Fleet, cpus: int, *, event_loop: bool, most: i
         reasons.append("it is not known how much memory is left")
     else:
         first = need(fleet, kind)
-        size = max(1, int(max(first * GROWTH, need(fleet, "mold") * OWN_PART if kind == "fork" else 0)))
-        whole = fleet.free + fleet.ready * first
+        kept = [first + max(0, one.rss - one.rss_at_first) for one in fleet.of(State.READY)]
+        guessed = max(first * GROWTH, need(fleet, "mold") * OWN_PART if kind == "fork" else 0)
+        size = max(1, int(max(guessed, sum(kept) / len(kept) if kept else 0)))
+        whole = fleet.free + sum(kept)
         spare = policy.memory_margin + policy.surge * first
         fits = max(0, whole - spare) // size
         number = min(number, fits)

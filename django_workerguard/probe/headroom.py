@@ -23,16 +23,23 @@ class Headroom(NamedTuple):
     It counts swap, and the page cache that the kernel can drop without taking its code from a process. ``limit`` and ``used`` are those of the cgroup with the
     least memory left; 0, 0: no limit. Used is kubelet's working set, which does not count inactive files in the page
     cache. ``pressure``: percent of the last ten seconds in which a process waited for memory (PSI); None: unknown.
+    ``limits``: every limit of every level, the innermost first. They change only when somebody changes them.
     """
 
     free: int | None = None
     limit: int = 0
     used: int = 0
     pressure: float | None = None
+    limits: tuple[int, ...] = ()
 
 
-# bytes: what one cgroup has left, its limit (0: none) and its working set
-_Level = tuple[int, int, int]
+class _Level(NamedTuple):
+    """One cgroup, in bytes: what it has left, its limit (0: none), its working set, and all its limits."""
+
+    free: int
+    limit: int
+    used: int
+    limits: tuple[int, ...]
 
 
 class HeadroomReader:
@@ -49,12 +56,13 @@ class HeadroomReader:
         self._find()
         available, swap = (1024 * kilobytes for kilobytes in _numbers(f"{self._machine}/meminfo", *MACHINE))
         levels = [level for read, path in self._levels if (level := read(path, swap)) is not None]
-        free = [level[0] for level in levels]
+        free = [level.free for level in levels]
         if available:
             free.append(available + swap)
-        limits = [(limit, used) for _, limit, used in levels if limit]
-        limit, used = min(limits, key=lambda pair: pair[0] - pair[1], default=(0, 0))
-        return Headroom(max(0, min(free)) if free else None, limit, used, self._read_pressure())
+        limited = [(level.limit, level.used) for level in levels if level.limit]
+        limit, used = min(limited, key=lambda pair: pair[0] - pair[1], default=(0, 0))
+        limits = tuple(number for level in levels for number in level.limits)
+        return Headroom(max(0, min(free)) if free else None, limit, used, self._read_pressure(), limits)
 
     def _find(self) -> None:
         """Find the cgroups, unless this process is still in those that were found before."""
@@ -79,7 +87,7 @@ class HeadroomReader:
 
 def _v2(path: str, swap: int) -> _Level | None:
     limit, high = _number(f"{path}/memory.max"), _number(f"{path}/memory.high")
-    limits = [most for most in (limit, high) if most is not None]
+    limits = tuple(most for most in (limit, high) if most is not None)
     used = _number(f"{path}/memory.current") if limits else None
     if used is None:
         return None
@@ -89,7 +97,7 @@ def _v2(path: str, swap: int) -> _Level | None:
         most = _number(f"{path}/memory.swap.max")
         swapped = _number(f"{path}/memory.swap.current") or 0
         swap = swap if most is None else min(swap, max(0, most - swapped))
-    return free + swap, limit or 0, max(0, used - inactive)
+    return _Level(free + swap, limit or 0, max(0, used - inactive), limits)
 
 
 def _v1(path: str, swap: int) -> _Level | None:
@@ -104,7 +112,8 @@ def _v1(path: str, swap: int) -> _Level | None:
     left = [] if limit is None else [limit - used + cache + swap]
     if both is not None and swapped is not None:
         left.append(both - swapped + cache)
-    return min(left), limit or 0, max(0, used - inactive)
+    limits = tuple(most for most in (limit, both) if most is not None)
+    return _Level(min(left), limit or 0, max(0, used - inactive), limits)
 
 
 def _content(path: str) -> bytes | None:

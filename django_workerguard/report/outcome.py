@@ -20,6 +20,7 @@ PROGRESS = (
     "exited",
     "load-failed",
     "spawn-failed",
+    "no-room",
     "frozen",
     "scaled",
     "killed",

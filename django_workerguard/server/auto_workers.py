@@ -7,7 +7,6 @@ from collections.abc import Callable
 from django_workerguard.arbiter.tracker import Tracker
 from django_workerguard.policy.sizing import choose
 from django_workerguard.probe import cgroup
-from django_workerguard.scoreboard.header import Header
 
 LOOK_EVERY = 5.0  # seconds
 ASKED_BY = "workers=auto"
@@ -20,19 +19,20 @@ class AutoWorkers:
         self._tracker = tracker
         self._scale = scale
         self._looked: float | None = None
-        self._basis: tuple[int, int, int] | None = None  # generation, CPUs, memory limit of the last choice
+        # generation, CPUs and memory limits of the last choice
+        self._basis: tuple[int, int, tuple[int, ...]] | None = None
 
     def look(self, now: float, log: Callable[..., object], *, event_loop: bool) -> None:
         """Change the target if there is a reason to. ``log`` takes a line for people."""
         tracker = self._tracker
-        fleet, words, layout = tracker.fleet, tracker.board.words, tracker.board.layout
+        fleet, layout = tracker.fleet, tracker.board.layout
         measured = self._basis is None or self._basis[0] != fleet.generation
         if fleet.stop is not None or (
             not measured and self._looked is not None and now - self._looked < LOOK_EVERY
         ):
             return
         self._looked = now
-        basis = (fleet.generation, cgroup.cpus(), words[Header.MEMORY_LIMIT])
+        basis = (fleet.generation, cgroup.cpus(), tracker.memory_limits)
         if basis == self._basis:
             return
         most = min(layout.slots, (layout.seats - tracker.policy.surge) // 2)

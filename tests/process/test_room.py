@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from itertools import accumulate
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from django_workerguard.report.findings import assess
 from tests.process.limits import limit_file
 from tests.process.test_arbiter_survives import kill
+from tests.process.test_reload import order
 
 MB = 1 << 20
 PEAK, KEPT = 200, 10  # MB
@@ -83,7 +85,8 @@ def test_a_reload_without_room_says_what_is_missing_and_goes_on_when_there_is_ro
     server.wait_ready()
     leave(server, memory_cgroup, PEAK // 2 * MB)
 
-    server.signal(signal.SIGHUP)
+    shown = order(server, "reload", "--wait=3").stdout
+    assert re.search(r"no-room +slot=1 needed_bytes=\d+ available_bytes=\d+ missing_bytes=\d+", shown)
     status = server.wait(
         "a finding", lambda status: "no-room" in [finding.code for finding in assess(status)]
     )
@@ -95,6 +98,18 @@ def test_a_reload_without_room_says_what_is_missing_and_goes_on_when_there_is_ro
     server.wait_event("reloaded")
     assert oom_kills(memory_cgroup) == 0
     assert not any(slot["no_room"] for slot in server.status()["slots"])
+    assert server.stop() == 0
+
+
+def test_of_the_first_loads_none_is_killed_because_all_begin_at_once(serve, memory_cgroup):
+    limit_file(memory_cgroup).write_text(str(480 * MB))
+    server = serve(
+        *("--load-concurrency", "4"), *PATIENT, workers=4, environ=ONE_BY_ONE, prefix=inside(memory_cgroup)
+    )
+    server.wait_ready()
+    assert oom_kills(memory_cgroup) == 0
+    assert most_at_once(server.events()) == 1
+    assert not server.events("load-failed")
     assert server.stop() == 0
 
 

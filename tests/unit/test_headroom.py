@@ -47,14 +47,17 @@ def v1(limit, used, *, both=(), stat="total_inactive_file 0"):
     }
 
 
-def test_the_level_with_the_least_memory_left_decides(machine):
-    said = machine({"web": v2(100 * MB, 90 * MB), "web/shop": v2(80 * MB, 10 * MB)})
-    assert said == Headroom(10 * MB, 100 * MB, 90 * MB)
+@pytest.mark.parametrize(
+    ("neighbours", "level"), [(90, (10 * MB, 100 * MB, 90 * MB)), (10, (70 * MB, 80 * MB, 10 * MB))]
+)
+def test_the_level_with_the_least_memory_left_decides(machine, neighbours, level):
+    said = machine({"web": v2(100 * MB, neighbours * MB), "web/shop": v2(80 * MB, 10 * MB)})
+    assert said == Headroom(*level, limits=(80 * MB, 100 * MB)), "the limits are the same whoever uses more"
 
 
 def test_the_machine_has_less_than_the_cgroup_allows(machine):
     said = machine({"web/shop": v2(8000 * MB, 10 * MB)})
-    assert said == Headroom(2000 * MB, 8000 * MB, 10 * MB)
+    assert said == Headroom(2000 * MB, 8000 * MB, 10 * MB, limits=(8000 * MB,))
 
 
 def test_without_a_limit_the_machine_decides(machine):
@@ -71,13 +74,13 @@ def test_nothing_is_known_without_proc(tmp_path):
 
 def test_memory_high_counts_because_the_kernel_slows_down_what_is_above_it(machine):
     said = machine({"web/shop": v2("max", 10 * MB, memory_high=30 * MB)})
-    assert said == Headroom(20 * MB)
+    assert said == Headroom(20 * MB, limits=(30 * MB,))
 
 
 def test_what_the_kernel_can_drop_is_free_but_not_the_code_that_runs(machine):
     stat = f"anon {10 * MB}\ninactive_file {40 * MB}\nactive_file {20 * MB}\nfile_mapped {5 * MB}\nslab_reclaimable {MB}"
     said = machine({"web/shop": v2(100 * MB, 95 * MB, stat=stat)})
-    assert said == Headroom((5 + 40 + 15 + 1) * MB, 100 * MB, 55 * MB)
+    assert said == Headroom((5 + 40 + 15 + 1) * MB, 100 * MB, 55 * MB, limits=(100 * MB,))
 
 
 def test_a_limit_below_what_is_used_leaves_nothing(machine):
@@ -112,12 +115,13 @@ def test_every_level_of_the_old_hierarchy(machine):
         "memory/web": v1(100 * MB, 95 * MB, stat=stat),
         "memory/web/shop": v1(500 * MB, 20 * MB),
     }
-    assert machine(groups, v1=True) == Headroom((5 + 40 + 5) * MB, 100 * MB, 55 * MB)
+    limits = (500 * MB, 100 * MB)
+    assert machine(groups, v1=True) == Headroom((5 + 40 + 5) * MB, 100 * MB, 55 * MB, limits=limits)
 
 
 def test_the_old_hierarchy_in_a_container_that_has_the_path_of_the_host(machine):
     said = machine({"memory": v1(100 * MB, 95 * MB)}, v1=True, inside="/docker/abc")
-    assert said == Headroom(5 * MB, 100 * MB, 95 * MB)
+    assert said == Headroom(5 * MB, 100 * MB, 95 * MB, limits=(100 * MB,))
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import pytest
@@ -19,6 +19,7 @@ from django_workerguard.policy.reason import Reason, Rule
 from django_workerguard.policy.view import Fleet, Policy, State, Stop
 from django_workerguard.probe.clock import AwakeClock
 
+MB = 1 << 20
 POLICY = Policy(load_concurrency=2, stand_in=False, timeout=0.0)
 
 
@@ -89,6 +90,28 @@ def test_a_failed_load_waits_and_a_killed_worker_does_not():
     due = fleet.record(1).next_try
     assert next_deadline(POLICY, fleet, 21.0) == due
     assert [type(action) for action in plan(POLICY, fleet, due)] == [a.Spawn]
+
+
+@pytest.mark.parametrize(
+    ("free", "together", "after_ten_seconds"),
+    [(480 * MB, 1, 2), (2 * 256 * MB + 16 * MB, 2, 4), (4 * 256 * MB + 16 * MB, 4, 4), (None, 4, 4)],
+)
+def test_loads_that_nobody_has_measured_begin_together_only_if_there_is_plenty(
+    free, together, after_ten_seconds
+):
+    policy = replace(POLICY, load_concurrency=4, memory_margin=16 * MB)
+    fleet = Fleet(target=4, free=free)
+    spawns = [one for one in plan(policy, fleet, 1.0) if isinstance(one, a.Spawn)]
+    assert len(spawns) == together
+    fleet = told(fleet, *(Start(one.slot, one.slot, 100 + one.slot, 60.0, 1.0) for one in spawns))
+    assert plan(policy, fleet, 2.0) == ()
+    later = [one for one in plan(policy, fleet, 11.0) if isinstance(one, a.Spawn)]
+    assert together + len(later) == after_ten_seconds
+    fleet = told(
+        fleet, m.Observed((m.Reading(1, State.READY, 1),), 3.0), m.Weighed(1, 100 * MB), policy=policy
+    )
+    measured = [one for one in plan(policy, fleet, 3.0) if isinstance(one, a.Spawn)]
+    assert len(measured) == {480 * MB: 3, 528 * MB: 2}.get(free, 0)
 
 
 def test_a_worker_that_loaded_before_the_failure_does_not_reset_it():

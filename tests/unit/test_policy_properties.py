@@ -24,7 +24,7 @@ from django_workerguard.policy.plan import (
     plan,
 )
 from django_workerguard.policy.reason import Reason, Rule
-from django_workerguard.policy.room import kind_of, need
+from django_workerguard.policy.room import FIRST_WAIT, UNMEASURED, kind_of, need
 from django_workerguard.policy.view import SERVING_OR_COMING, Fleet, Policy, State
 
 STARTS = (a.Spawn, a.SpawnMold, a.Convert, a.SpawnStandIn, a.Duty, a.Admit)
@@ -214,10 +214,18 @@ class World:
                 self.halted = code
 
     def assert_room(self, slot: int, kind: str) -> None:
-        """A process that starts has room beside those that load, or nothing else loads and it has waited, or nobody serves."""
-        if not self.policy.memory_margin or self.free is None or not need(self.fleet, kind):
+        """A process that starts has room beside those that load, or nothing else loads and it has waited, or nobody serves.
+
+        One that nobody has measured begins beside no other such process, unless there is plenty.
+        """
+        if not self.policy.memory_margin or self.free is None:
             return
         loading_now = (*self.fleet.of(State.SPAWNING, State.LOADING, State.LOADED), *loading(self.fleet))
+        if not need(self.fleet, kind):
+            young = [one for one in loading_now if self.now - one.spawned < FIRST_WAIT]
+            unmeasured = [one for one in young if not need(self.fleet, kind_of(one))]
+            assert not unmeasured or self.free >= UNMEASURED * (len(unmeasured) + 1)
+            return
         taken = sum(need(self.fleet, kind_of(one)) for one in loading_now)
         if self.free >= taken + need(self.fleet, kind) + self.policy.memory_margin:
             return
