@@ -183,6 +183,7 @@ def memory(stage: Stage) -> None:
     group = stage.group
     if group is None:
         raise SkippedError(stage.no_group)
+    killed = group.oom_kills()
     stage.happens()
     # it is stopped for a moment, so that it looks for memory when there is none
     os.kill(stage.server.pid, signal.SIGSTOP)
@@ -197,6 +198,8 @@ def memory(stage: Stage) -> None:
         stage.notes.append("the load of the replacement fitted into what was left")
     group.limit(None)
     stage.wait_replaced({pid})
+    if killed := group.oom_kills() - killed:
+        stage.failures.append(f"the kernel killed {killed} more of its processes for want of memory")
 
 
 def has_freed_memory(pid: int) -> bool:

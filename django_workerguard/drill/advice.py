@@ -13,6 +13,7 @@ SHORTEST_TIMEOUT = 10  # seconds; below it a busy machine decides
 SLOW_FIRST = 5  # times the median: a first answer that a warm-up request would have spared a visitor
 SLOW_LEAST = 0.1  # seconds
 MANY = 0.9  # of the memory
+ARBITER = 40 << 20  # bytes, with the stand-in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +24,10 @@ class Facts:
     fits_mold: bool | None
     hazards: tuple[str, ...] = ()
     load_seconds: float | None = None  # the longest load
-    worker_bytes: int = 0  # the largest worker
+    worker_bytes: int = 0  # the largest worker; its own memory, if it is forked from a mold
+    mold_bytes: int = 0
     memory_bytes: int = 0  # the limit of the cgroup, else the memory of the machine; 0: unknown
+    free_bytes: int | None = None  # what may be used now, without the server of the drill
     paths: tuple[str, ...] = ()  # of the load, those that answered
     first_seconds: float | None = None  # the longest first answer of a path
     median_seconds: float | None = None
@@ -36,6 +39,7 @@ def advise(configuration: Configuration, facts: Facts) -> list[str]:
         *_load(configuration, facts),
         *_load_timeout(configuration, facts),
         *_workers(facts),
+        *_memory_margin(configuration),
         *_need_app(configuration),
         *_warmup(configuration, facts),
     ]
@@ -82,16 +86,32 @@ def _workers(facts: Facts) -> Iterator[str]:
         yield "There is one worker: while it is replaced after a crash, nothing answers. Set workers to 2 or more."
     if not facts.memory_bytes or not facts.worker_bytes:
         return
-    needed = (facts.target + 1) * facts.worker_bytes
+    others = 2 * facts.mold_bytes + ARBITER  # a reload loads a second mold beside the first
+    needed = (facts.target + 1) * facts.worker_bytes + others
+    processes = "the arbiter, " + ("two molds during a reload, " if facts.mold_bytes else "")
     sizes = (
-        f"{facts.target} workers and the load of one more need at most {in_megabytes(needed)}, "
-        f"and there are {in_megabytes(facts.memory_bytes)}"
+        f"{processes}{facts.target} workers and one more at a replacement need about {in_megabytes(needed)} before they "
+        f"grow, and there are {in_megabytes(facts.memory_bytes)}"
     )
-    most = max(1, int(facts.memory_bytes * MANY / facts.worker_bytes) - 1)
+    most = max(1, int((facts.memory_bytes * MANY - others) / facts.worker_bytes) - 1)
     if needed > MANY * facts.memory_bytes:
-        yield f"workers={facts.target} is too many for the memory: {sizes}. At most {most} fit, or set load=auto."
-    else:
-        yield f"workers={facts.target} fits into the memory: {sizes}."
+        instead = "" if facts.mold_bytes else ", or set load=auto"
+        yield f"workers={facts.target} is too many for the memory: {sizes}. At most {most} fit{instead}."
+        return
+    yield f"workers={facts.target} fits into the memory: {sizes}."
+    if facts.free_bytes is not None and needed > facts.free_bytes:
+        yield (
+            f"Only {in_megabytes(facts.free_bytes)} of the memory are free: other processes use the rest. If none of them is "
+            "the server that this one replaces, the workers do not fit beside them."
+        )
+
+
+def _memory_margin(configuration: Configuration) -> Iterator[str]:
+    if not configuration.number("memory-margin"):
+        yield (
+            f"memory-margin is 0 (set in {configuration['memory-margin'].where}), so a load begins although the memory that "
+            "is left cannot hold it, and the kernel kills a process. The default is 16 MB."
+        )
 
 
 def _need_app(configuration: Configuration) -> Iterator[str]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from django_workerguard.probe.cgroup import CGROUP, PROC, groups_v1, groups_v2
+from django_workerguard.probe.cgroup import CGROUP, NO_LIMIT_V1, PROC, counter, groups_v1, groups_v2
 
 V1, V2 = "memory.limit_in_bytes", "memory.max"
 USED = {V1: "memory.usage_in_bytes", V2: "memory.current"}
@@ -20,6 +20,7 @@ CACHE = {
     V1: ("total_inactive_file", "total_active_file", "total_mapped_file"),
     V2: ("inactive_file", "active_file", "file_mapped"),
 }
+OOM_KILLS = {V1: "memory.oom_control", V2: "memory.events"}
 NO_LIMIT = {V1: "-1", V2: "max"}
 END_PATIENCE = 5.0  # seconds
 
@@ -47,6 +48,10 @@ class MemoryGroup:
         inactive, active, mapped = (stat.get(name, 0) for name in CACHE[self.limit_file])
         return max(0, used - inactive - max(0, active - mapped))
 
+    def oom_kills(self) -> int:
+        """Return how many processes in the cgroup the kernel has killed for want of memory."""
+        return counter(self.directory / OOM_KILLS[self.limit_file], "oom_kill") or 0
+
     def limit(self, size: int | None) -> None:
         """Set the limit in bytes; None: no limit. Raises OSError if the memory in use cannot be brought below it."""
         text = NO_LIMIT[self.limit_file] if size is None else str(size)
@@ -65,21 +70,27 @@ class MemoryGroup:
 
 
 def make(*, root: Path = CGROUP, proc: Path = PROC) -> MemoryGroup:
-    """Make a cgroup below this process's own, else beside it. Raises NoCgroupError."""
+    """Make a cgroup below this process's own, else higher up, but below every limit that holds for this process.
+
+    Raises NoCgroupError.
+    """
     problems = []
     for parent in _parents(root, proc):
         directory = parent / f"workerguard-drill-{os.getpid()}"
         try:
             directory.mkdir()
         except OSError as error:
-            problems.append(f"{parent}: {error.strerror}")
-            continue
-        problem = _problem(directory)
-        if not problem:
-            return MemoryGroup(directory, V2 if (directory / V2).exists() else V1)
+            problem = str(error.strerror)
+        else:
+            problem = _problem(directory)
+            if not problem:
+                return MemoryGroup(directory, V2 if (directory / V2).exists() else V1)
+            with contextlib.suppress(OSError):
+                directory.rmdir()
         problems.append(f"{parent}: {problem}")
-        with contextlib.suppress(OSError):
-            directory.rmdir()
+        if _is_limited(parent):
+            problems.append("a cgroup further up would escape its limit")
+            break
     raise NoCgroupError(f"no memory cgroup can be made ({'; '.join(problems) or 'there are none here'})")
 
 
@@ -88,6 +99,13 @@ def _parents(root: Path, proc: Path) -> Iterator[Path]:
         yield from groups_v1("memory", root=root, proc=proc)
     else:
         yield from (group for group in groups_v2(root=root, proc=proc) if group.is_dir())
+
+
+def _is_limited(group: Path) -> bool:
+    for name in (V1, V2):
+        with contextlib.suppress(OSError, ValueError):
+            return int((group / name).read_text()) < NO_LIMIT_V1
+    return False
 
 
 def _problem(directory: Path) -> str:

@@ -35,7 +35,7 @@ class Change:
     now: str
 
     def __str__(self) -> str:
-        return f"{self.option}={self.value} ({self.where}): {self.now}"
+        return f"{self.option}: {self.now} (instead of {self.value or 'nothing'}, {self.where})"
 
 
 @dataclass

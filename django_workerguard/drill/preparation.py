@@ -116,7 +116,8 @@ def read_site(start: Start, directory: Path) -> Site:
     content = json.loads(file.read_text())
     if "databases" not in content:
         reason = content.get("error") or _last_line(done.stderr) or "the process that read them has ended"
-        raise CannotRunError(f"the site cannot load: its settings {module or start.entry}: {reason}")
+        settings = f"its settings {module}" if module else f"the settings that {start.entry} chooses"
+        raise CannotRunError(f"the site cannot load: {settings}: {reason}")
     return site_of(content)
 
 
@@ -137,6 +138,9 @@ def read_configuration(start: Start, site: Site) -> Configuration:
     """Return the configuration of the site's server. Raises CannotRunError."""
     done = _run(start, start.command(site, "--print-config"))
     if done.returncode:
+        if "Traceback (most" in done.stderr:  # manage.py runs Django's checks, which import the URLconf
+            place = _own_place(done.stderr, os.path.dirname(start.entry) or start.directory)
+            raise CannotRunError(f"the site cannot load: {_last_line(done.stderr)}{place}")
         raise CannotRunError(f"the server cannot be configured: {_error(done)}")
     return parse(done.stdout)
 
@@ -201,6 +205,13 @@ def _error(done: subprocess.CompletedProcess[str]) -> str:
     lines = [line for line in done.stderr.splitlines() if line.startswith(("Error: ", "CommandError: "))]
     line = lines[-1] if lines else _last_line(done.stderr) or f"exit code {done.returncode}"
     return line.removeprefix("CommandError: ").removeprefix("Error: ")
+
+
+def _own_place(traceback: str, directory: str) -> str:
+    """Return the last line of a traceback that lies in the site's directory, in brackets; "" if none does."""
+    places = re.findall(r'File "([^"]+)", line (\d+)', traceback)
+    own = [f" ({file}:{line})" for file, line in places if file.startswith(os.path.join(directory, ""))]
+    return own[-1] if own else ""
 
 
 def _last_line(text: str) -> str:

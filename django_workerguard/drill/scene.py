@@ -121,13 +121,16 @@ class Scene:
         loads = [slot["load_seconds"] for slot in slots if slot["load_seconds"]]
         first = {one.path: one for one in reversed(played.first_answers)}
         headroom = HeadroomReader().read()
+        mold = played.status.get("mold") or {}
         return Facts(
             target=self.target,
             fits_mold=self.load.fits_mold,
             hazards=self.load.hazards,
             load_seconds=max([self.load.seconds, *loads]),
             worker_bytes=max((slot["rss_bytes"] for slot in slots), default=0),
+            mold_bytes=mold.get("rss_bytes", 0),
             memory_bytes=headroom.limit or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+            free_bytes=headroom.free,
             paths=self.paths,
             first_seconds=max((one.seconds for one in first.values()), default=None),
             median_seconds=calm.p50 if calm else None,

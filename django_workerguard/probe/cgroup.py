@@ -23,17 +23,17 @@ def cpus(*, root: Path = CGROUP, proc: Path = PROC) -> int:
 
 def oom_kills(*, root: Path = CGROUP, proc: Path = PROC) -> int:
     """Return the number of OOM kills in this cgroup (v2, v1), or on this machine if the cgroup does not count them."""
-    v2 = _counter(groups_v2(root=root, proc=proc)[0] / "memory.events", "oom_kill")
+    v2 = counter(groups_v2(root=root, proc=proc)[0] / "memory.events", "oom_kill")
     if v2 is not None:
         return v2
     group = groups_v1("memory", root=root, proc=proc)[0]
     # each cgroup counts only its own kills
-    counters = (group / "memory.oom_control", *group.glob("*/memory.oom_control"))
-    v1 = [kills for counter in counters if (kills := _counter(counter, "oom_kill")) is not None]
-    return sum(v1) if v1 else _counter(proc.parent / "vmstat", "oom_kill") or 0
+    paths = (group / "memory.oom_control", *group.glob("*/memory.oom_control"))
+    v1 = [kills for path in paths if (kills := counter(path, "oom_kill")) is not None]
+    return sum(v1) if v1 else counter(proc.parent / "vmstat", "oom_kill") or 0
 
 
-def _counter(path: Path, name: str) -> int | None:
+def counter(path: Path, name: str) -> int | None:
     """Return the number from the line ``name number`` of a file; None if there is no such line."""
     with contextlib.suppress(OSError, ValueError):
         for line in path.read_text().splitlines():

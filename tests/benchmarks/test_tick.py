@@ -14,6 +14,7 @@ from django_workerguard.arbiter.tracker import Tracker
 from django_workerguard.policy import action as a
 from django_workerguard.policy.plan import next_deadline, plan
 from django_workerguard.policy.view import Policy
+from django_workerguard.probe.headroom import HeadroomReader
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.durations import write_bounds
 from django_workerguard.scoreboard.header import Phase
@@ -29,6 +30,7 @@ from tests.benchmarks.measure import judge
 
 TICKS = 60
 GOALS = {64: 3.0, 500: 25.0}  # milliseconds in an outage, by workers
+HEADROOM_GOAL, READS = 0.2, 400  # milliseconds for one look at the memory and its pressure
 
 
 class Arbiter:
@@ -88,6 +90,21 @@ def ticks(workers: int, *, errors: int) -> list[float]:
         return took[TICKS // 2 :]
     finally:
         arbiter.board.close()
+
+
+def test_a_look_at_the_memory_that_is_left():
+    reader, took = HeadroomReader(), []
+    assert reader.read().free is not None
+    for _ in range(READS):
+        begun = time.process_time()
+        reader.read()
+        took.append((time.process_time() - begun) * 1000)
+    middle = statistics.median(took)
+    judge(
+        f"headroom and PSI, {READS} looks",
+        f"{middle:.3f} ms of CPU, at most {max(took):.3f}",
+        figures=[(middle <= HEADROOM_GOAL, f"{middle:.3f} ms of at most {HEADROOM_GOAL:g}")],
+    )
 
 
 @pytest.mark.parametrize("workers", GOALS)

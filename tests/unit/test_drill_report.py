@@ -183,7 +183,7 @@ def configuration(**values: str) -> Configuration:
 FACTS = Facts(
     target=4, fits_mold=True, load_seconds=1.0, worker_bytes=60 * MB, memory_bytes=1000 * MB, paths=("/",)
 )
-USUAL = {"load": "lazy", "load_timeout": "20", "warmup_path": "/"}
+USUAL = {"load": "lazy", "memory_margin": "16777216", "load_timeout": "20", "warmup_path": "/"}
 
 
 @pytest.mark.parametrize(
@@ -206,8 +206,17 @@ USUAL = {"load": "lazy", "load_timeout": "20", "warmup_path": "/"}
         ({}, {"load_seconds": 10.0}, "too near on a busy machine; set 100 s"),
         ({"load_timeout": "600"}, {}, "costs its slot longer than needed; 10 s would do"),
         ({"load_timeout": "0"}, {}, "a load that hangs is never ended"),
-        ({}, {}, "workers=4 fits into the memory: 4 workers and the load of one more need at most 300 MB"),
+        (
+            {},
+            {},
+            "workers=4 fits into the memory: the arbiter, 4 workers and one more at a replacement need about 340 MB",
+        ),
+        ({}, {"mold_bytes": 100 * MB}, "the arbiter, two molds during a reload, 4 workers and one more"),
+        ({}, {"mold_bytes": 100 * MB}, "need about 540 MB before they grow, and there are 1000 MB."),
         ({}, {"memory_bytes": 310 * MB}, "workers=4 is too many for the memory"),
+        ({}, {"memory_bytes": 310 * MB}, "At most 2 fit, or set load=auto."),
+        ({}, {"free_bytes": 200 * MB}, "Only 200 MB of the memory are free"),
+        ({"memory_margin": "0"}, {}, "memory-margin is 0 (set in a test), so a load begins although"),
         ({}, {"target": 1}, "There is one worker"),
         ({}, {}, "warmup-path has every path of the drill."),
         ({"need_app": "server"}, {}, "need-app=server (set in a test): the server ends"),
