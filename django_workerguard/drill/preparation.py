@@ -139,7 +139,7 @@ def read_configuration(start: Start, site: Site) -> Configuration:
     done = _run(start, start.command(site, "--print-config"))
     if done.returncode:
         if "Traceback (most" in done.stderr:  # manage.py runs Django's checks, which import the URLconf
-            place = _own_place(done.stderr, os.path.dirname(start.entry) or start.directory)
+            place = _own_place(done.stderr, start)
             raise CannotRunError(f"the site cannot load: {_last_line(done.stderr)}{place}")
         raise CannotRunError(f"the server cannot be configured: {_error(done)}")
     return parse(done.stdout)
@@ -207,10 +207,11 @@ def _error(done: subprocess.CompletedProcess[str]) -> str:
     return line.removeprefix("CommandError: ").removeprefix("Error: ")
 
 
-def _own_place(traceback: str, directory: str) -> str:
-    """Return the last line of a traceback that lies in the site's directory, in brackets; "" if none does."""
+def _own_place(traceback: str, start: Start) -> str:
+    """Return the last line of a traceback that is the site's, in brackets; "" if none is."""
+    directory = os.path.join(os.path.dirname(start.entry) or start.directory, "")
     places = re.findall(r'File "([^"]+)", line (\d+)', traceback)
-    own = [f" ({file}:{line})" for file, line in places if file.startswith(os.path.join(directory, ""))]
+    own = [f" ({file}:{line})" for file, line in places if file.startswith(directory) and file != start.entry]
     return own[-1] if own else ""
 
 

@@ -23,6 +23,7 @@ KEPT = 30  # MB, beside the 30 MB that a worker of this project has anyway
 PEAKS = {  # MB
     "a load needs what the worker keeps": KEPT,
     "a load needs 12 MB more than the worker keeps": KEPT + 12,
+    "a load needs 30 MB more than the worker keeps": KEPT + 30,
 }
 MARGINS = {"memory-margin=16": "16", "memory-margin=0 (as before)": "0"}
 
