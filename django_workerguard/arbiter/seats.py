@@ -11,7 +11,7 @@ from django_workerguard.policy.message import Reading
 from django_workerguard.policy.recycle import CANCEL_GRACE
 from django_workerguard.policy.view import Policy, State
 from django_workerguard.probe.clock import monotonic_ns
-from django_workerguard.probe.process import private_bytes, resident_bytes, start_time
+from django_workerguard.probe.process import memory_of, resident_bytes, start_time
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.durations import bucket_counts
 from django_workerguard.scoreboard.in_hand import older_than, overdue
@@ -153,13 +153,13 @@ class Seats:
             kept += step["retained_bytes"]
             above = max(above, step["peak_bytes"] - kept)
         pid = self.pids.get(index, 0)
-        now = private_bytes(pid) or resident_bytes(pid)
+        now = memory_of(pid).private or resident_bytes(pid)
         # a defective worker may have written any number
         return now + min(int(above), LARGEST_PEAK) if now else 0
 
     def _memory(self, index: int, pid: int) -> int:
         forked = self.word(index, Seat.MOLD)
-        return (private_bytes(pid) if forked else 0) or resident_bytes(pid)
+        return (memory_of(pid).private if forked else 0) or resident_bytes(pid)
 
     def _write(self, index: int, word: Seat, value: int) -> None:
         self._board.words[self._board.layout.seat(index) + word] = value

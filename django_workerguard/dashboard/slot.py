@@ -11,6 +11,7 @@ from django_workerguard.dashboard.snapshots import events_of, recent_of
 from django_workerguard.dashboard.svg import waterfall
 from django_workerguard.dashboard.tiles import SIGNS, state_of
 from django_workerguard.dashboard.traceback import traceback
+from django_workerguard.probe.process import memory_of
 from django_workerguard.report.findings import assess
 from django_workerguard.report.tables import quantiles, span, utc
 from django_workerguard.scoreboard.board import Board
@@ -41,7 +42,7 @@ def slot_context(board: Board, slot: Mapping[str, Any], shot: Mapping[str, Any])
         "latency": quantiles(slot["latency"]) if slot["latency"] else "",
         "recent": recent,
         "rate": f"{recent.requests / 60:.1f}",
-        "memory": in_megabytes(slot["rss_bytes"]) if slot["rss_bytes"] else "–",
+        "memory": _memory(slot),
         "growth": in_megabytes(recent.growth, sign="+") if abs(recent.growth) >= 1 << 20 else "",
         "served": requests_of_slot(requests_of_servers([board]), number),
         "views": memory_of_views(memory_of_servers([board], slot=number)),
@@ -56,3 +57,15 @@ def slot_context(board: Board, slot: Mapping[str, Any], shot: Mapping[str, Any])
         "error_at": f"{utc(failed.get('at', 0)):%Y-%m-%d %H:%M:%S}",
         "events": event_list(events_of(board, number, at_most=EVENTS)),
     }
+
+
+def _memory(slot: Mapping[str, Any]) -> str:
+    """Return the memory that the rules of rss count, and what of the worker's memory is private and shared."""
+    if not slot["rss_bytes"]:
+        return "–"
+    text = in_megabytes(slot["rss_bytes"]) + (" private" if slot["mold"] else "")
+    parts = memory_of(slot["pid"])
+    if not parts.private:
+        return text
+    shared = f"{in_megabytes(parts.shared)} shared"
+    return f"{text}, {shared}" if slot["mold"] else f"{text}: {in_megabytes(parts.private)} private, {shared}"
