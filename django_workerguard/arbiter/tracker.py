@@ -108,11 +108,20 @@ class Tracker:
             if slot not in before:
                 self.event_log.no_room(slot, waiting, self.policy.memory_margin, now)
 
+    def change(self) -> None:
+        """Note that what the board says may contradict itself from now on, until `publish`: a `snapshot` waits for that."""
+        self.board.words[Header.CHANGES] |= 1
+
     def publish(self, now: float, *, phase: int, beat: int | None = None) -> None:
         """Write the fleet onto the board. ``beat``: the last sign of life, in monotonic ns, if it is not now."""
-        self._publisher.publish(self.policy, self.fleet, now, phase=phase)
-        if beat is not None:
-            self.board.words[Header.BEAT] = beat
+        words = self.board.words
+        self.change()
+        try:
+            self._publisher.publish(self.policy, self.fleet, now, phase=phase)
+            if beat is not None:
+                words[Header.BEAT] = beat
+        finally:
+            words[Header.CHANGES] = (words[Header.CHANGES] + 1) % (1 << 62)
 
     def serve(
         self, control: ControlSocket | None, respond: Callable[[Request], str | None], now: float

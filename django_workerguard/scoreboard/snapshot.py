@@ -22,6 +22,7 @@ from django_workerguard.scoreboard.places import pools_of
 from django_workerguard.scoreboard.tallies import read_tallies
 
 SNAPSHOT_VERSION = 1
+PATIENCE = 0.05  # seconds
 # what a slot's workers count: where it is for those that are gone or leaving
 COUNTS = {
     "requests": Slot.REQUESTS,
@@ -33,7 +34,22 @@ COUNTS = {
 
 
 def snapshot(board: Board) -> dict[str, Any]:
-    """Read the whole board into plain values: durations in seconds, sizes in bytes, times in Unix seconds."""
+    """Read the whole board into plain values: durations in seconds, sizes in bytes, times in Unix seconds.
+
+    It waits up to PATIENCE for a moment in which the arbiter changes nothing, so that the parts agree with each other.
+    """
+    words, deadline = board.words, time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        before = words[Header.CHANGES]
+        if not before % 2:
+            shot = _read(board)
+            if words[Header.CHANGES] == before:
+                return shot
+        time.sleep(0.0005)
+    return _read(board)  # of an arbiter that is stopped, or in a hook of its configuration
+
+
+def _read(board: Board) -> dict[str, Any]:
     words = board.words
     now = monotonic_ns()
     about = board.read_about()

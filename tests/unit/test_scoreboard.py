@@ -295,6 +295,12 @@ def test_the_largest_tallies_fit():
     assert len(text) <= (TALLY_WORDS - 2) * WORD
 
 
+def test_an_arbiter_that_is_stopped_in_the_middle_of_a_change_can_be_read(board):
+    board.words[Header.TARGET] = 2
+    board.words[Header.CHANGES] = (1 << 62) - 1
+    assert snapshot(board)["target"] == 2
+
+
 def test_an_arbiter_that_has_not_ticked_yet_does_not_look_silent(board):
     assert 0 <= snapshot(board)["arbiter"]["beat_age"] < 60
 
