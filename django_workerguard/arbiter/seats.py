@@ -11,7 +11,8 @@ from django_workerguard.policy.message import Reading
 from django_workerguard.policy.recycle import CANCEL_GRACE
 from django_workerguard.policy.view import Policy, State
 from django_workerguard.probe.clock import monotonic_ns
-from django_workerguard.probe.process import memory_of, resident_bytes, start_time
+from django_workerguard.probe.memory import memory_of
+from django_workerguard.probe.process import resident_bytes, start_time
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.durations import bucket_counts
 from django_workerguard.scoreboard.in_hand import older_than, overdue

@@ -11,7 +11,7 @@ from django_workerguard.dashboard.snapshots import events_of, recent_of
 from django_workerguard.dashboard.svg import waterfall
 from django_workerguard.dashboard.tiles import SIGNS, state_of
 from django_workerguard.dashboard.traceback import traceback
-from django_workerguard.probe.process import memory_of
+from django_workerguard.probe.memory import memory_of
 from django_workerguard.report.findings import assess
 from django_workerguard.report.tables import quantiles, span, utc
 from django_workerguard.scoreboard.board import Board

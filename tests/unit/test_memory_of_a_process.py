@@ -7,7 +7,8 @@ import os
 import time
 from pathlib import Path
 
-from django_workerguard.probe.process import Memory, memory_of, resident_bytes
+from django_workerguard.probe.memory import Memory, memory_of
+from django_workerguard.probe.process import resident_bytes
 
 MB = 1 << 20
 SIZE = 32 * MB
