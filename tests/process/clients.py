@@ -15,18 +15,21 @@ PAUSE = 0.005  # seconds between two requests of a client: most of the processor
 class Client(threading.Thread):
     """Requests one after another; ``failed`` says for each that failed who had answered on that connection before."""
 
-    def __init__(self, server: Server, *, kept_alive: bool = False, path: str = "/") -> None:
+    def __init__(
+        self, server: Server, *, kept_alive: bool = False, path: str = "/", pause: float = PAUSE
+    ) -> None:
         super().__init__(daemon=True)
         self.server = server
         self.kept_alive = kept_alive
         self.path = path
+        self.pause = pause
         self.answered: list[tuple[int, int]] = []  # pid, status
         self.failed: list[int | None] = []
         self.over = threading.Event()
 
     def run(self) -> None:
         connection, before = None, None
-        while not self.over.wait(PAUSE):
+        while not self.over.wait(self.pause):
             if connection is None:
                 connection, before = UnixConnection(self.server.socket_path, 20), None
             try:
@@ -48,9 +51,9 @@ class Client(threading.Thread):
 
 
 @contextlib.contextmanager
-def load_on(server: Server, count: int = 3, path: str = "/") -> Iterator[list[Client]]:
+def load_on(server: Server, count: int = 3, path: str = "/", pause: float = PAUSE) -> Iterator[list[Client]]:
     """Have clients ask, each request on a connection of its own, while the block runs."""
-    clients = [Client(server, path=path) for _ in range(count)]
+    clients = [Client(server, path=path, pause=pause) for _ in range(count)]
     for client in clients:
         client.start()
     server.wait("a load on it", lambda status: sum(slot["requests"] for slot in status["slots"]) > 20)

@@ -252,7 +252,7 @@ PLAYS: dict[str, tuple[Play, int]] = {  # with the number of generations that it
 def test_each_fault_of_a_mold_costs_no_worker(serve, faults, worker_class, subtests):
     server = serve_mold(serve, worker_class=worker_class, guard=OPTIONS, environ=HOOKS)
     scene = Scene(server, faults)
-    with load_on(server, count=2) as clients:
+    with load_on(server, count=2, pause=0.05) as clients:  # it goes on for a minute or two
         for name, (play, generations) in PLAYS.items():
             with subtests.test(name):
                 scene.begin()
