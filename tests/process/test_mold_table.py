@@ -155,8 +155,10 @@ def has_no(shortage: str) -> Play:
         before, _ = resource.prlimit(scene.mold, what)
         limit(scene.mold, what, room)
         scene.kill_worker()
-        assert scene.wait("spawn-failed")["reason"] == reason
+        failed = scene.wait("spawn-failed")
         limit(scene.mold, what, before)
+        # gevent's mold can lack the memory for the scan already
+        assert failed["reason"].partition(": ")[2] == reason.partition(": ")[2]
         scene.wait("ready")
         assert mold_of(scene.server)["pid"] == scene.mold
 
