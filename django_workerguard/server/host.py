@@ -25,6 +25,7 @@ class Host(Protocol):
     WORKERS: dict[int, Any]  # gunicorn's worker objects by pid
     START_CTX: dict[Any, Any]
     dirty_arbiter_pid: int
+    systemd: bool  # whether the listeners are systemd's
 
     def setup(self, app: GuardedApplication) -> None:
         """Take a configuration. Raises what gunicorn and the configuration raise."""

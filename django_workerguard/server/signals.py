@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
@@ -131,7 +131,8 @@ class Signals:
             with self._hand_over_monitor() as monitor:
                 handover = replace(host.app.handover, socket_files=files, monitor=monitor)
                 rewrite(self._handover_fd, handover)
-                host.reexec()
+                with _named_by_descriptor(host):
+                    host.reexec()
         except OSError as error:
             host.log.error("SIGUSR2: cannot start a second arbiter: %s", error.strerror)
         except BaseException:
@@ -139,6 +140,20 @@ class Signals:
         finally:
             if os.getpid() != arbiter:  # the child that could not become one
                 os._exit(ExitCode.UNEXPECTED)
+
+
+@contextlib.contextmanager
+def _named_by_descriptor(host: Host) -> Iterator[None]:
+    """Have gunicorn name each socket by its descriptor to the second arbiter.
+
+    For sockets of systemd's it would only give their number, and the second arbiter would look for them from descriptor
+    3 on, where gunicorn has not left them.
+    """
+    theirs, host.systemd = host.systemd, False
+    try:
+        yield
+    finally:
+        host.systemd = theirs
 
 
 def _hand_over(path: str, uid: int, gid: int) -> None:

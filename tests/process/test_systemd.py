@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
 import sys
@@ -133,3 +134,19 @@ def test_sockets_that_systemd_opened_are_served(serve, tmp_path, kind):
             assert response.status == 200
     assert server.stop() == 0
     assert kind == "tcp" or path.exists(), "the socket is systemd's, and stays"
+
+
+def test_a_second_arbiter_serves_on_the_sockets_that_systemd_opened(serve, tmp_path):
+    """gunicorn keeps them under other descriptors than those where systemd passes them."""
+    path = tmp_path / "activated.sock"
+    server: Server = serve(prefix=(sys.executable, "-c", ACTIVATE, f"unix={path}"))
+    server.wait_ready()
+    server.socket_path = path
+    first = server.arbiter
+    server.signal(signal.SIGUSR2)
+    server.wait("the second", lambda status: status["arbiter"]["pid"] != first and status["ready"] == 2)
+    assert server.stop() == 0
+    assert server.statuses(5) == {200: 5}
+    os.kill(server.status()["arbiter"]["pid"], signal.SIGTERM)
+    server._poll("nothing is left", lambda: not server._remaining_processes(), 20)
+    assert path.exists(), "the socket is systemd's, and stays"
