@@ -245,4 +245,6 @@ def slot_state(fleet: Fleet, slot: int) -> SlotState:
         return SlotState.RETIRING
     if slot in fleet.waiting:
         return SlotState.NO_ROOM
-    return SlotState.BACK_OFF if slot <= fleet.target and fleet.spawns else SlotState.EMPTY
+    record = fleet.record(slot)
+    has_failed = bool(record.failures or record.not_spawned)  # otherwise it only waits for its turn
+    return SlotState.BACK_OFF if has_failed and slot <= fleet.target and fleet.spawns else SlotState.EMPTY
