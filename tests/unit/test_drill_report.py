@@ -66,7 +66,7 @@ REPORT = Report(
     paths=("/", "/a?b=<c>"),
     seconds=12.3,
     runs=(RUN,),
-    changes=("pidfile=/run/x (a file): a private file",),
+    changes=("pidfile: a private file (instead of /run/x, a file)",),
     notes=("a note",),
     advice=("an advice",),
 )
@@ -79,7 +79,7 @@ def test_the_table_has_each_act_with_its_figures_and_reasons():
     assert "  kill: 2 requests were lost: status 503 (2)" in text
     assert re.search(r"memory +- +- +- +- +skipped", text)
     assert text.endswith("1 of 2 acts went as promised; failed: kill; not played: memory.")
-    for part in ("Note: a note", "  pidfile=/run/x", "  an advice"):
+    for part in ("Note: a note", "  pidfile: a private file (instead of /run/x", "  an advice"):
         assert part in text
 
 
