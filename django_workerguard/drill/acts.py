@@ -199,7 +199,7 @@ def memory(stage: Stage) -> None:
     group.limit(None)
     stage.wait_replaced({pid})
     if killed := group.oom_kills() - killed:
-        stage.failures.append(f"the kernel killed {killed} more of its processes for want of memory")
+        stage.failures.append(f"the kernel killed {killed} more of its processes because memory ran out")
 
 
 def has_freed_memory(pid: int) -> bool:

@@ -49,7 +49,7 @@ class MemoryGroup:
         return max(0, used - inactive - max(0, active - mapped))
 
     def oom_kills(self) -> int:
-        """Return how many processes in the cgroup the kernel has killed for want of memory."""
+        """Return how many processes in the cgroup the kernel has killed because memory ran out."""
         return counter(self.directory / OOM_KILLS[self.limit_file], "oom_kill") or 0
 
     def limit(self, size: int | None) -> None:

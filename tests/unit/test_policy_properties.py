@@ -216,7 +216,7 @@ class World:
     def assert_room(self, slot: int, kind: str) -> None:
         """A process that starts has room beside those that load, or nothing else loads and it has waited, or nobody serves.
 
-        One that nobody has measured begins beside no other such process, unless there is plenty.
+        Two of a kind that has not been measured begin together only if there is plenty of memory.
         """
         if not self.policy.memory_margin or self.free is None:
             return
