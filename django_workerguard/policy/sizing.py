@@ -10,9 +10,8 @@ from django_workerguard.policy.view import Fleet, Policy, State
 
 PER_CPU = 2  # workers, if each serves one request at a time or a few; an event loop needs a CPU of its own
 LEAST = 2  # workers, if memory allows: one serves while the other is replaced
-GROWTH = (
-    1.5  # a worker's memory after a while, as a multiple of what its load needed, until workers keep more
-)
+# a worker's memory after a while, as a multiple of what its load needed, until workers keep more
+GROWTH = 1.5
 OWN_PART = 0.5  # of what the mold needed, that becomes a forked worker's own after a while
 
 

@@ -52,7 +52,7 @@ def v1(limit, used, *, both=(), stat="total_inactive_file 0"):
 )
 def test_the_level_with_the_least_memory_left_decides(machine, neighbours, level):
     said = machine({"web": v2(100 * MB, neighbours * MB), "web/shop": v2(80 * MB, 10 * MB)})
-    assert said == Headroom(*level, limits=(80 * MB, 100 * MB)), "the limits are the same whoever uses more"
+    assert said == Headroom(*level, limits=(80 * MB, 100 * MB)), "what others use changes no limit"
 
 
 def test_the_machine_has_less_than_the_cgroup_allows(machine):
