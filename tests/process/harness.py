@@ -9,10 +9,20 @@ from pathlib import Path
 from django_workerguard.testing import UnixConnection, WaitError
 from django_workerguard.testing import server as testing
 
-__all__ = ["ROOT", "TIMEOUT", "WORKER_CLASSES", "Reply", "Server", "UnixConnection", "WaitError"]
+__all__ = [
+    "LONG_ENOUGH",
+    "ROOT",
+    "TIMEOUT",
+    "WORKER_CLASSES",
+    "Reply",
+    "Server",
+    "UnixConnection",
+    "WaitError",
+]
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT = testing.TIMEOUT
+LONG_ENOUGH = "8s"  # for an honest load on a busy machine; a hang outlasts it
 
 WORKER_CLASSES = {
     "sync": "sync",

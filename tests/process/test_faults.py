@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.process.conftest import Faults
-from tests.process.harness import Server
+from tests.process.harness import LONG_ENOUGH, Server
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,6 @@ FAULTS = {
     "URLconf broken half-way for ever": Fault("half", "half", "ImportError", times=1),
 }
 CHECKED = ("--load-probe", "guinea_probes:probe", "--warmup-path", "/warm")
-LONG_ENOUGH = "5s"  # for an honest load on a busy machine; a hang outlasts it
 HANGING = {name: fault for name, fault in FAULTS.items() if fault.shown == "load-timeout"}
 OTHERS = {name: fault for name, fault in FAULTS.items() if name not in HANGING}
 

@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 
 from django_workerguard.errors import ExitCode
+from tests.process.harness import LONG_ENOUGH
 from tests.process.limits import children
 from tests.process.test_reload import order
-
-LONG_ENOUGH = "8s"  # for an honest load on a busy machine; a hang outlasts it
 
 
 def mold_of(server) -> dict:

@@ -16,9 +16,9 @@ import pytest
 
 from tests.process.clients import load_on
 from tests.process.conftest import Faults
-from tests.process.harness import Server
+from tests.process.harness import LONG_ENOUGH, Server
 from tests.process.limits import children, limit
-from tests.process.test_mold import LONG_ENOUGH, mold_of, serve_mold
+from tests.process.test_mold import mold_of, serve_mold
 from tests.process.test_mold_faults import HOOKS, SHORTAGES, is_zombie, newborn
 from tests.process.test_mold_storms import is_whole
 

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from celery.app.defaults import NAMESPACES
 
+from tests.process.harness import LONG_ENOUGH
 from tests.process.pools import PATH, PoolWorker, rabbitmq_server, redis_server
 
 RABBITMQ = pytest.param("rabbitmq", marks=[pytest.mark.needs("rabbitmq"), pytest.mark.timeout(240)])
@@ -97,7 +98,9 @@ def test_a_child_that_cannot_load_takes_no_task_and_is_tried_again(pool, broker,
 @pytest.mark.parametrize("kind", ["hang", "hang-in-c"])
 @pytest.mark.parametrize("broker", BROKERS)
 def test_a_load_that_hangs_is_ended_with_its_stacks(pool, broker, kind):
-    worker = pool(broker, fault=("init", kind, 1), options={"LOAD_TIMEOUT": 1, "LOAD_RETRY_DELAY": 0.2})
+    worker = pool(
+        broker, fault=("init", kind, 1), options={"LOAD_TIMEOUT": LONG_ENOUGH, "LOAD_RETRY_DELAY": 0.2}
+    )
     worker.wait_ready()
     failed = worker.events("load-failed")
     assert [event["type"] for event in failed] == ["load-timeout"]
@@ -460,8 +463,8 @@ def test_memory_that_was_given_back_recycles_nobody_and_kept_memory_does(pool, b
         options={"MIN_WORKER_LIFETIME": 0},
     )
     worker.wait_ready()
-    for ran in range(1, 5):  # one by one, so that no child is large in three samples in a row
-        worker.send("swell", [400])
+    for ran in range(1, 5):  # one by one and quickly, so that no child is large in three samples in a row
+        worker.send("swell", [250])
         worker.wait_ran(ran)
         worker.wait(
             "it was given back", lambda: max(s["rss_bytes"] for s in worker.status()["slots"]) < 195 << 20
