@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+DEFAULT = "default"  # the place of a value that nobody has set
+
+
+def set_in(where: str) -> str:
+    """Return in words where a value was set."""
+    return "the default" if where == DEFAULT else f"set in {where}"
+
 
 class ExitCode(IntEnum):
     """Exit codes of the server and of the ``workerguard`` command."""
@@ -51,7 +58,7 @@ class ConfigurationError(WorkerguardError):
     def _line(self) -> str:
         line = f"{self.option}: {self.problem}" if self.option else self.problem
         if self.where:
-            line += f" (set in {self.where})"
+            line += f" ({set_in(self.where)})"
         if not line.endswith("."):
             line += "."
         if self.hint:

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from django_workerguard.config.options import OPTIONS, GuardOptions, Option
-from django_workerguard.errors import ConfigurationError
+from django_workerguard.errors import DEFAULT, ConfigurationError
 
 SETTING = 'WORKERGUARD["{key}"]'
 CONFIG_FILE = 'WORKERGUARD["{key}"] in {file}'
 ENVIRONMENT = "{env} in the environment"
 COMMAND_LINE = "{flag} on the command line"
-DEFAULT = "default"
 POOL = "CELERY"  # the key of WORKERGUARD that has the options of Celery's pool
 POOL_SETTING = 'WORKERGUARD["CELERY"]["{key}"]'
 POOL_ENVIRONMENT = "WORKERGUARD_CELERY_{key} in the environment"

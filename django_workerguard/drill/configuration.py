@@ -6,8 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from django_workerguard.config.resolve import DEFAULT
-from django_workerguard.errors import ConfigurationError
+from django_workerguard.errors import DEFAULT, ConfigurationError
 
 LINE = re.compile(r"(?P<name>[a-z0-9-]+)  +(?P<value>.*?)  \[(?P<where>.*)\]")
 

@@ -17,7 +17,7 @@ from django_workerguard.config.resolve import (
     split,
 )
 from django_workerguard.config.text import MEGABYTE
-from django_workerguard.errors import ConfigurationError
+from django_workerguard.errors import DEFAULT, ConfigurationError
 
 SERVER = {"workers", "bind", "timeout"}
 
@@ -34,6 +34,13 @@ def test_the_command_line_wins_over_the_environment_over_the_settings():
     assert resolved.sources["surge"] == "WORKERGUARD_SURGE in the environment"
     assert resolved.sources["min_loaded"] == 'WORKERGUARD["MIN_LOADED"]'
     assert not resolved.is_set("need_app")
+
+
+def test_an_error_says_that_nobody_has_set_the_value():
+    assert (
+        str(ConfigurationError("too large", option="surge", where=DEFAULT))
+        == "surge: too large (the default)."
+    )
 
 
 def test_an_error_names_option_place_and_remedy():

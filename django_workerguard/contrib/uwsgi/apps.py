@@ -54,8 +54,9 @@ def _guard(server: Any) -> None:
     from django.core.signals import request_finished
 
     from django_workerguard.conf import split_setting
-    from django_workerguard.config.resolve import DEFAULT, ENVIRONMENT, SETTING, Layer, from_environ, resolve
+    from django_workerguard.config.resolve import ENVIRONMENT, SETTING, Layer, from_environ, resolve
     from django_workerguard.contrib.uwsgi.guard import Guard
+    from django_workerguard.errors import DEFAULT
     from django_workerguard.worker.current import set_board_source
 
     environment, _, _ = from_environ(os.environ, ())

@@ -21,14 +21,13 @@ from django_workerguard.config.monitor_address import WITHOUT_TOKEN, MonitorAddr
 from django_workerguard.config.options import GuardOptions
 from django_workerguard.config.resolve import (
     CONFIG_FILE,
-    DEFAULT,
     SETTING,
     Layer,
     Resolved,
     resolve,
     split,
 )
-from django_workerguard.errors import ConfigurationError
+from django_workerguard.errors import DEFAULT, ConfigurationError, set_in
 from django_workerguard.policy.view import Policy
 from django_workerguard.probe import cgroup
 from django_workerguard.scoreboard.layout import MAX_SEATS
@@ -398,7 +397,7 @@ class GuardedApplication(Application):
                 f"a quorum of {quorum} cannot be reached by {workers} workers",
                 option="min-loaded",
                 where=self.guard.sources["min_loaded"],
-                hint=f"workers was set in {self.sources.get('workers', DEFAULT)}.",
+                hint=f"workers={workers}: {set_in(self.sources.get('workers', DEFAULT))}.",
             )
 
     def load_request(self, *, asgi: bool) -> LoadRequest:

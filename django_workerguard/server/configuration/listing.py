@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django_workerguard.config.options import OPTIONS
-from django_workerguard.config.resolve import DEFAULT
+from django_workerguard.errors import DEFAULT
 from django_workerguard.server.configuration.guarded_application import REFUSED, GuardedApplication
 
 MASK = "********"
