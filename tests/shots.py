@@ -17,6 +17,7 @@ SLOT = {
     "requests": 5,
     "errors_5xx": 0,
     "in_flight": 0,
+    "waiting": 0,
     "suspect": False,
     "notes": [],
     "rss_bytes": 50 << 20,

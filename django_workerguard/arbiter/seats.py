@@ -104,6 +104,7 @@ class Seats:
             errors=words[base + Seat.ERRORS_5XX],
             memory_errors=words[base + Seat.MEMORY_ERRORS],
             in_flight=in_flight,
+            waiting=words[base + Seat.WAITING],
             overdue=overdue(self._board, index, policy.request_timeout, now - grace) if in_flight else (),
             stalled=0.0 if policy.threads else self._stalled(base, now),
             long=older_than(self._board, index, policy.timeout, now) if in_flight and policy.threads else 0,

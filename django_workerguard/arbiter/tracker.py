@@ -74,15 +74,15 @@ class Tracker:
         if now - self._measured < MEASURE_EVERY and not fresh:
             return
         self._measured = now
-        waiting = [count for listener in listeners if (count := listener.get_backlog()) >= 0]
-        self.tell(m.Measured(self.seats.measure(), now, sum(waiting) if waiting else None))
+        backlog = _backlog(listeners)
+        self.tell(m.Measured(self.seats.measure(), now, backlog))
         if now - self._timed >= TIME_EVERY:
             self._timed = now
             self.tell(m.Timed(self.seats.durations(), tuple(bounds_of(self.board)), now))
         self.event_log.look_for_kills(now)
         words = self.board.words
         self._look_for_room()
-        words[Header.BACKLOG] = sum(waiting) + 1 if waiting else 0
+        words[Header.BACKLOG] = 0 if backlog is None else backlog + 1
 
     def _weigh(self) -> None:
         """Note what the load of each process needed that has just become ready."""
@@ -238,3 +238,10 @@ class Tracker:
         for number in slots:
             self.tell(m.RecycleAsked(number, Reason(Rule.BY_HAND, f"asked by {asked_by}")))
         return None
+
+
+def _backlog(listeners: Iterable[Any]) -> int | None:
+    """Return how many connections wait to be accepted; None: unknown. The kernel does not tell it of a unix socket."""
+    known = [listener.get_backlog() for listener in listeners]
+    waiting = sum(count for count in known if count > 0)
+    return waiting if waiting or (known and min(known) >= 0) else None

@@ -19,7 +19,7 @@ from django_workerguard.report.sentences import sentence
 from django_workerguard.report.tables import MEMORY_ORDERS, by_growth, event_line, span, utc
 
 Snapshot = Mapping[str, Any]
-Tile = Callable[[Mapping[str, Any], Recent, Place, Sequence[str]], str]
+Tile = Callable[[Mapping[str, Any], Recent, Place, Sequence[Finding]], str]
 
 MANY = 16  # with more slots their tiles are small
 MOST_LARGE = 6
@@ -150,7 +150,11 @@ def numbers_of_server(shot: Snapshot, recent: Mapping[int, Recent]) -> str:
 
 
 def _queue(shot: Snapshot) -> str:
-    return "–" if shot["backlog"] is None else f"{shot['backlog']} waiting"
+    """Say how many requests wait: in the kernel for a worker, and in workers for a thread."""
+    in_workers = sum(slot["waiting"] for slot in shot["slots"])
+    if shot["backlog"] is None and not in_workers:
+        return "–"
+    return f"{(shot['backlog'] or 0) + in_workers} waiting"
 
 
 def _busy(shot: Snapshot) -> str:
@@ -173,22 +177,22 @@ def _memory(shot: Snapshot) -> tuple[str, str]:
 
 def _slots(shot: Snapshot, findings: Sequence[Finding], recent: Mapping[int, Recent], place: Place) -> str:
     """Render the slots that are in trouble, then the others."""
-    codes: dict[int, list[str]] = {}
+    found: dict[int, list[Finding]] = {}
     for finding in findings:
         if finding.slot is not None and finding.severity != "notice":
-            codes.setdefault(finding.slot, []).append(finding.code)
+            found.setdefault(finding.slot, []).append(finding)
     many = len(shot["slots"]) > MANY
     ill = [
         slot
         for slot in shot["slots"]
-        if slot["slot"] in codes or slot["state"] != "ready" or slot["failures"]
+        if slot["slot"] in found or slot["state"] != "ready" or slot["failures"]
     ]
     well = [slot for slot in shot["slots"] if slot not in ill]
 
     def draw(slots: Sequence[Mapping[str, Any]], first: Tile, rest: Tile) -> str:
         return "".join(
             (first if index < MOST_LARGE else rest)(
-                slot, recent.get(slot["slot"], NOTHING), place, codes.get(slot["slot"], ())
+                slot, recent.get(slot["slot"], NOTHING), place, found.get(slot["slot"], ())
             )
             for index, slot in enumerate(slots)
         )

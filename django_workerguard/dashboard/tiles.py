@@ -12,6 +12,7 @@ from typing import Any
 
 from django_workerguard.config.text import duration, in_megabytes, plain
 from django_workerguard.dashboard.traceback import own_frame, traceback
+from django_workerguard.report.findings import Finding
 from django_workerguard.report.tables import span
 
 Slot = Mapping[str, Any]
@@ -75,23 +76,23 @@ def state_of(slot: Slot) -> str:
     return str(slot["state"]).replace("_", "-")
 
 
-def large(slot: Slot, recent: Recent, place: Place, codes: Sequence[str] = ()) -> str:
-    """Render a slot that is in trouble, with the reason. ``codes``: its findings."""
+def large(slot: Slot, recent: Recent, place: Place, found: Sequence[Finding] = ()) -> str:
+    """Render a slot that is in trouble, with the reason. ``found``: its findings."""
     inside = _why(slot, place) + _facts(slot, recent, place.labels)
-    return _tile(slot, place, inside, codes, size="wg-large")
+    return _tile(slot, place, inside, found, size="wg-large")
 
 
-def brief(slot: Slot, recent: Recent, place: Place, codes: Sequence[str] = ()) -> str:
+def brief(slot: Slot, recent: Recent, place: Place, found: Sequence[Finding] = ()) -> str:
     """Render a slot that is in trouble, with the reason, among many slots."""
     latency = f", p95 {duration(slot['latency']['p95'])}" if slot["latency"] else ""
     memory = f", {in_megabytes(slot['rss_bytes'])}" if slot["rss_bytes"] else ""
     line = f"<p>{_rate(recent)}{latency}, {slot['in_flight']} in hand{_oldest(slot)}{memory}</p>"
-    return _tile(slot, place, _why(slot, place) + line, codes, size="wg-brief")
+    return _tile(slot, place, _why(slot, place) + line, found, size="wg-brief")
 
 
-def middle(slot: Slot, recent: Recent, place: Place, codes: Sequence[str] = ()) -> str:
+def middle(slot: Slot, recent: Recent, place: Place, found: Sequence[Finding] = ()) -> str:
     """Render a slot among a few."""
-    return _tile(slot, place, _facts(slot, recent, place.labels), codes, size="wg-middle")
+    return _tile(slot, place, _facts(slot, recent, place.labels), found, size="wg-middle")
 
 
 def _why(slot: Slot, place: Place) -> str:
@@ -112,14 +113,14 @@ def _rate(recent: Recent) -> str:
     return f"{recent.requests / 60:.0f}/s" if recent.requests >= 60 else f"{recent.requests}/min"
 
 
-def small(slot: Slot, recent: Recent, place: Place, codes: Sequence[str] = ()) -> str:
+def small(slot: Slot, recent: Recent, place: Place, found: Sequence[Finding] = ()) -> str:
     """Render a slot among many: its number, its state, its load."""
     number, state = slot["slot"], state_of(slot)
-    rate, flag = _rate(recent), " wg-flagged" if codes else ""
+    rate, flag = _rate(recent), _flag(found)
     words = "" if state == "ready" else f' <span class="wg-state">{state}</span>'
     latency = f", p95 {duration(slot['latency']['p95'])}" if slot["latency"] else ""
     memory = in_megabytes(slot["rss_bytes"]) if slot["rss_bytes"] else "no process"
-    more = f"; {', '.join(codes)}" if codes else ""
+    more = f"; {', '.join(finding.code for finding in found)}" if found else ""
     said = f"Slot {number}: {state}, {rate}{latency}, {slot['in_flight']} in hand, {memory}{more}"
     content = (
         f'<b>{number}</b> <span class="wg-sign" aria-hidden="true">{SIGNS.get(state, "?")}</span>{words}'
@@ -130,13 +131,13 @@ def small(slot: Slot, recent: Recent, place: Place, codes: Sequence[str] = ()) -
     return f'<li class="wg-tile wg-small wg-{state}{flag}">{content}</li>'
 
 
-def _tile(slot: Slot, place: Place, inside: str, codes: Sequence[str], *, size: str) -> str:
+def _tile(slot: Slot, place: Place, inside: str, found: Sequence[Finding], *, size: str) -> str:
     number, state = slot["slot"], state_of(slot)
     name = f"Slot {number}"
     if place.slot_url:
         name = f'<a id="wg-slot-{number}" href="{place.address(number)}">{name}</a>'
-    flag = " wg-flagged" if codes or slot["failures"] else ""
-    badges = "".join(f' <span class="wg-badge">{code}</span>' for code in codes)
+    flag = _flag(found) or (" wg-flagged" if slot["failures"] else "")
+    badges = "".join(f' <span class="wg-badge">{finding.code}</span>' for finding in found)
     generation = f", generation {slot['generation']}" if slot["generation"] != place.generation else ""
     differs = slot["release"] and slot["release"] != place.release
     release = f", release {escape(plain(slot['release']))}" if differs else ""
@@ -145,6 +146,12 @@ def _tile(slot: Slot, place: Place, inside: str, codes: Sequence[str], *, size: 
         f'<span class="wg-sign" aria-hidden="true">{SIGNS.get(state, "?")}</span> {state}</span>{badges}</h3>'
         f'<p class="wg-quiet">{_since(slot, place.now)}{generation}{release}</p>{inside}</li>'
     )
+
+
+def _flag(found: Sequence[Finding]) -> str:
+    if any(finding.severity == "critical" for finding in found):
+        return " wg-flagged wg-grave"
+    return " wg-flagged" if found else ""
 
 
 def _since(slot: Slot, now: float) -> str:
@@ -169,7 +176,8 @@ def _facts(slot: Slot, recent: Recent, labels: Sequence[str]) -> str:
         rows = [(requests, f"{recent.requests / 60:.1f}/s", recent.drawing)]
         if recent.errors:
             rows.append((errors, f"{recent.errors} of {recent.requests}", ""))
-    rows.append((in_hand, f"{slot['in_flight']}{_oldest(slot)}", ""))
+    waiting = f", {slot['waiting']} waiting" if slot["waiting"] else ""
+    rows.append((in_hand, f"{slot['in_flight']}{waiting}{_oldest(slot)}", ""))
     if slot["latency"]:
         latency = slot["latency"]
         rows.append(("p50, p95", f"{duration(latency['p50'])}, {duration(latency['p95'])}", ""))

@@ -252,10 +252,11 @@ def _counted(worker: Worker, reading: m.Reading, at: float) -> Worker:
     on_duty = reading.on_duty if worker.state in (State.UNLOADED, State.RETIRING) else worker.on_duty
     new = (reading.beat, reading.requests, reading.errors, reading.memory_errors, reading.in_flight)
     old = (worker.beat, worker.requests, worker.errors, worker.memory_errors, worker.in_flight)
+    hard = (reading.overdue, reading.waiting, reading.long, reading.stalled)
     if (
         new == old
         and on_duty == worker.on_duty
-        and (reading.overdue, reading.long, reading.stalled) == (worker.overdue, worker.long, worker.stalled)
+        and hard == (worker.overdue, worker.waiting, worker.long, worker.stalled)
     ):
         return worker
     return worker.having(
@@ -266,6 +267,7 @@ def _counted(worker: Worker, reading: m.Reading, at: float) -> Worker:
         memory_errors=reading.memory_errors,
         in_flight=reading.in_flight,
         overdue=reading.overdue,
+        waiting=reading.waiting,
         long=reading.long,
         stalled=reading.stalled,
         on_duty=on_duty,

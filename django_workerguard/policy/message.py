@@ -78,6 +78,7 @@ class Reading:
     memory_errors: int = 0
     in_flight: int = 0
     overdue: tuple[str, ...] = ()  # method and path of each request that has run too long, the oldest first
+    waiting: int = 0  # requests that it has accepted and has no thread for yet
     long: int = 0  # requests that have run for longer than gunicorn's timeout
     stalled: float = (
         0.0  # seconds for which calls have waited for an executor of the event loop, and none has begun

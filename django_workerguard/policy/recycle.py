@@ -57,8 +57,9 @@ def named(overdue: tuple[str, ...]) -> str:
 
 
 def is_stuck(policy: Policy, fleet: Fleet, worker: Worker) -> bool:
-    """Return whether every thread has been busy with one request for longer than timeout, while connections may wait."""
-    return 0 < policy.threads <= worker.long and fleet.backlog != 0
+    """Return whether every thread has been busy with one request for longer than timeout, while others wait or may wait."""
+    others_wait = worker.waiting > 0 if policy.accepts_ahead else fleet.backlog != 0
+    return 0 < policy.threads <= worker.long and others_wait
 
 
 def is_stalled(policy: Policy, worker: Worker) -> bool:

@@ -64,6 +64,9 @@ class Policy:
     auto_workers: bool = False  # the number of workers follows CPUs and memory
     memory_margin: int = 0  # bytes that must stay free beside a load; 0: no load waits for memory
     threads: int = 0  # requests that a worker can serve at once; 0: as many as come
+    accepts_ahead: bool = (
+        False  # workers accept connections that they have no thread for yet, so no backlog is seen
+    )
     request_timeout: float = 0.0
     request_timeout_action: str = "replace"
     answers: bool = True  # clients wait for an answer, which is 503 while no worker is ready; tasks only wait
@@ -126,6 +129,7 @@ class Worker:
     memory_errors: int = 0  # requests that ended in MemoryError
     in_flight: int = 0  # requests in hand
     overdue: tuple[str, ...] = ()  # method and path of each that has run too long, the oldest first
+    waiting: int = 0  # requests that it has accepted and has no thread for yet
     long: int = 0  # requests that have run for longer than gunicorn's timeout
     stalled: float = (
         0.0  # seconds for which calls have waited for an executor of the event loop, and none has begun

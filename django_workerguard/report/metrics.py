@@ -191,6 +191,12 @@ def _slots(slots: Iterable[Mapping[str, Any]]) -> Iterator[Family]:
         ("requests", "counter", "requests", "Requests that have ended."),
         ("responses_5xx", "counter", "errors_5xx", "Requests that ended in 5xx."),
         ("requests_in_flight", "gauge", "in_flight", "Requests in progress."),
+        (
+            "requests_waiting",
+            "gauge",
+            "waiting",
+            "Requests that the slot's worker has accepted and has no thread for yet; only of gthread.",
+        ),
         ("resident_memory_bytes", "gauge", "rss_bytes", "Resident memory of the slot's worker."),
         ("slot_generation", "gauge", "generation", "Generation of the slot's worker."),
         ("slot_exits", "counter", "exits", "Worker processes of the slot that have ended."),

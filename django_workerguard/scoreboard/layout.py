@@ -74,6 +74,8 @@ class Seat(IntEnum):
     NOT_ALONE = (
         53  # W, requests whose growth of memory was not measured because another one was in hand with them
     )
+    # W, requests that a worker has accepted and has no thread for yet, on gthread
+    WAITING = 54
     WORDS = 64
 
 

@@ -179,6 +179,7 @@ def _slot(board: Board, number: int, now: int) -> dict[str, Any]:
             name: words[offset + before] + incumbent.get(name, 0) + successor.get(name, 0)
             for name, before in COUNTS.items()
         },
+        "waiting": incumbent.get("waiting", 0),
         "oldest_request": incumbent.get("oldest_request"),
         "loop_lag": incumbent.get("loop_lag"),
         "latency": quantiles(words, offset + Slot.P50),
@@ -224,6 +225,7 @@ def _seat(board: Board, index_plus_one: int, now: int) -> dict[str, Any]:
         "requests": words[offset + Seat.REQUESTS],
         "errors_5xx": words[offset + Seat.ERRORS_5XX],
         "in_flight": words[offset + Seat.IN_FLIGHT],
+        "waiting": words[offset + Seat.WAITING],
         "shed": words[offset + Seat.SHED],
         "gone": words[offset + Seat.GONE],
         "memory_errors": words[offset + Seat.MEMORY_ERRORS],

@@ -215,20 +215,27 @@ def test_a_view_that_hangs_for_ever_costs_only_its_own_requests(serve, worker_cl
     assert lost.count(path) == sum(status != 200 for status in hanging)
 
 
-def test_a_worker_whose_threads_are_all_busy_with_requests_that_do_not_end_is_found(serve):
-    server = serve("--", "-k", "gthread", "--threads", "2", "--timeout", "1", workers=1)
+@pytest.mark.parametrize("bind", [(), ("--bind", "127.0.0.1:0")], ids=["unix", "tcp"])
+def test_a_worker_whose_threads_are_all_busy_with_requests_that_do_not_end_is_found(serve, bind):
+    """Its main thread accepts on, so the kernel's backlog of TCP is empty all the time."""
+    server = serve(*bind, "--", "-k", "gthread", "--threads", "2", "--timeout", "1", workers=1)
     server.wait_ready()
     asking = Clients(server)
     asking.ask("/slow?seconds=5")
     server.wait("one thread", lambda status: status["slots"][0]["oldest_request"])
     time.sleep(1.5)
     assert not assess(server.status()), "the other thread is free"
-    asking.ask("/slow?seconds=4")
-    server.wait("the finding", lambda status: "worker-stuck" in {found.code for found in assess(status)})
-    (finding,) = assess(server.status())
+    asking.ask("/slow?seconds=5")
+    time.sleep(1.5)
+    assert not assess(server.status()), "nobody waits"
+    asking.ask("/")
+    server.wait("it waits for a thread", lambda status: status["slots"][0]["waiting"] == 1)
+    status = server.wait("the finding", assess)
+    (finding,) = assess(status)
+    assert finding.code == "worker-stuck"
     assert "such as GET /slow" in finding.text
-    assert asking.join() == [200, 200]
-    server.wait("it is over", lambda status: not assess(status))
+    assert asking.join() == [200, 200, 200]
+    server.wait("it is over", lambda status: not assess(status) and not status["slots"][0]["waiting"])
 
 
 # more calls than a default executor has threads

@@ -14,6 +14,7 @@ from django_workerguard.dashboard.snapshots import HtmlCache
 from django_workerguard.dashboard.sparklines import POINTS, WIDTH, sparkline
 from django_workerguard.dashboard.tiles import Place, Recent, large
 from django_workerguard.dashboard.traceback import own_frame, traceback
+from django_workerguard.report.findings import Finding
 from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.layout import SAMPLES, Sample
 from django_workerguard.scoreboard.samples import Series, read_series
@@ -167,7 +168,7 @@ def test_the_page_alone_says_the_cause(happen, causes):
 def test_a_slot_that_waits_for_memory_says_how_much_is_missing():
     room = {"needed_bytes": 90 << 20, "missing_bytes": 30 << 20}
     slot = {**SLOT, "state": "no_room", "no_room": room}
-    shown = large(slot, Recent(), Place(0.0, "/guard/slot/0/"), ["no-room"])
+    shown = large(slot, Recent(), Place(0.0, "/guard/slot/0/"), [Finding("warning", "no-room", 1, "")])
     assert "wg-no-room" in shown
     assert "30 MB of 90 MB are missing" in shown
 

@@ -12,7 +12,7 @@ from django_workerguard.policy.fold import fold
 from django_workerguard.policy.outlier import outliers, recent
 from django_workerguard.policy.plan import next_deadline, plan
 from django_workerguard.policy.reason import Reason, Rule
-from django_workerguard.policy.recycle import is_stalled, lifetime, why_due
+from django_workerguard.policy.recycle import is_stalled, is_stuck, lifetime, why_due
 from django_workerguard.policy.view import Fleet, Policy, State
 from tests.unit.test_policy import Start, ready_fleet, told
 
@@ -343,3 +343,25 @@ def test_a_worker_is_stalled_from_timeout_on():
     for timeout, expected in ((30.0, True), (60.0, False), (0.0, False)):
         policy = Policy(**{**BASE, "timeout": timeout})
         assert is_stalled(policy, stalled(30.0, policy).workers[1]) is expected
+
+
+@pytest.mark.parametrize(
+    ("long", "waiting", "backlog", "accepts_ahead", "expected"),
+    [
+        (2, 0, 1, False, True),
+        (2, 0, None, False, True),  # nobody knows whether a connection waits
+        (2, 0, 0, False, False),
+        (1, 0, 1, False, False),
+        (2, 1, 0, True, True),  # it has accepted what it has no thread for
+        (2, 0, None, True, False),
+        (1, 1, 0, True, False),
+    ],
+)
+def test_a_worker_is_stuck_if_others_wait_for_its_busy_threads(
+    long, waiting, backlog, accepts_ahead, expected
+):
+    policy = Policy(**BASE, threads=2, accepts_ahead=accepts_ahead)
+    reading = m.Reading(1, State.READY, 1, in_flight=2, waiting=waiting, long=long)
+    fleet = told(ready_fleet(1, policy=policy), m.Observed((reading,), 1.0), policy=policy)
+    fleet = told(fleet, m.Measured((), 1.0, backlog), policy=policy)
+    assert is_stuck(policy, fleet, fleet.workers[1]) is expected

@@ -450,6 +450,7 @@ class GuardedApplication(Application):
             load_concurrency=options.load_concurrency or cgroup.cpus(),
             timeout=float(self.cfg.timeout),
             threads=self._threads,
+            accepts_ahead=self._is_a("ThreadWorker"),
             max_requests_jitter=self.max_requests_jitter,
             never_give_up=developing,
             auto_workers=self.auto_workers,

@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import Any
 
 from django_workerguard.errors import ExitCode
-from django_workerguard.scoreboard.layout import Orders, SeatState
+from django_workerguard.scoreboard.layout import Orders, Seat, SeatState
 from django_workerguard.server.workers.accept_delay import defer_accept, delay_accept_while_suspect
 from django_workerguard.server.workers.cancel_requests import Canceller
 from django_workerguard.server.workers.certificate import load_certificate
@@ -251,9 +251,23 @@ class GuardMixin(IgnoresHangup):
         super().notify()  # type: ignore[misc]
         if not self._is_ready and self.seat_handle.state == SeatState.LOADED:
             self._is_ready = True
-            self.notify = super().notify  # type: ignore[method-assign, misc] # called for every request
+            self.notify = self._notify_from_now_on()  # type: ignore[method-assign]
             self._report_sigterm()
             load.mark_ready(self.seat_handle)
+
+    def _notify_from_now_on(self) -> Step:
+        """Return what is called for every request: gunicorn's own, and on gthread a word on the requests that wait."""
+        beat: Step = super().notify  # type: ignore[misc]
+        queue = getattr(getattr(self, "tpool", None), "_work_queue", None)
+        if queue is None:
+            return beat
+        words, at, waiting = self.seat_handle.board.words, self.seat_handle.base + Seat.WAITING, queue.qsize
+
+        def notify() -> None:
+            beat()
+            words[at] = waiting()
+
+        return notify
 
     def _report_sigterm(self) -> None:
         """On SIGTERM, report that this worker leaves, then call the handler of the worker class."""
