@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from importlib import import_module
 from typing import Any
 
 from django_workerguard.arbiter.exits import Exit
@@ -23,9 +24,7 @@ from django_workerguard.arbiter.program import execute
 from django_workerguard.config.handover import Handover
 from django_workerguard.config.memfd import open_anonymous
 from django_workerguard.config.options import GuardOptions
-from django_workerguard.notify.notice import Notices
 from django_workerguard.policy.reason import Reason
-from django_workerguard.report.findings import Finding, assess
 
 LEAVING = ("draining", "stopping")
 ASSESS_EVERY = 2.0  # seconds
@@ -45,7 +44,8 @@ class Notifier:
         self._targets: Sequence[str] = ()
         self._interval = 0.0
         self._environ: dict[str, str] = {}
-        self._notices = Notices({}, {})
+        self._findings: Any = None  # the module; only a server that notifies somebody needs it
+        self._notices: Any = None
         self._assessed_at = self._reported_at = float("-inf")
         self._waiting: deque[tuple[str, bytes]] = deque()
         self._running: dict[int, tuple[str, float]] = {}  # by pid: kind, and when it is killed
@@ -56,6 +56,9 @@ class Notifier:
         self._environ = {"PYTHONPATH": os.pathsep.join(handover.sys_path)}
         if handover.settings_module:
             self._environ["DJANGO_SETTINGS_MODULE"] = handover.settings_module
+        if self._targets and self._notices is None:
+            self._findings = import_module("django_workerguard.report.findings")
+            self._notices = import_module("django_workerguard.notify.notice").Notices({}, {})
 
     def tick(self, read_snapshot: Callable[[], Mapping[str, Any]], now: float) -> None:
         """Start the next process, or assess a new snapshot if it is time to."""
@@ -70,7 +73,7 @@ class Notifier:
     def _assess(self, shot: Mapping[str, Any], now: float) -> None:
         if shot["arbiter"]["phase"] in LEAVING:
             return  # fewer and fewer workers are normal now
-        findings = assess(shot)
+        findings = self._findings.assess(shot)
         if not shot["quorum_reached"]:  # a start is not reported, unless it fails
             findings = [finding for finding in findings if finding.code != "below-quorum"]
         self._notices = self._notices.update(findings, now)
@@ -84,7 +87,9 @@ class Notifier:
     def give_up(self, shot: Mapping[str, Any], reason: Reason) -> None:
         """Start all receivers at once, because the server ends without an application. `finish` waits for them."""
         self._waiting.clear()
-        finding = asdict(Finding("critical", "gave-up", None, str(reason)))
+        if not self._targets:
+            return
+        finding = asdict(self._findings.Finding("critical", "gave-up", None, str(reason)))
         message = _encoded(shot, {"appeared": [finding], "cleared": [], "standing": [finding]})
         for target in self._targets:
             self._start(target, message, 0.0)

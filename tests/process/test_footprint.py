@@ -32,7 +32,8 @@ def test_the_arbiter_is_light_and_has_one_thread(serve):
     server.statuses(20)
     told = Path(f"/proc/{server.arbiter}/status").read_text()
     assert re.search(r"^Threads:\s+1$", told, re.MULTILINE)
-    assert int(re.search(r"^VmRSS:\s+(\d+) kB$", told, re.MULTILINE)[1]) <= 30 * 1024
+    # the pages of files, such as Python itself, are another 10 MB, which all processes share
+    assert int(re.search(r"^RssAnon:\s+(\d+) kB$", told, re.MULTILINE)[1]) <= 20 * 1024
 
 
 def test_a_probe_imports_next_to_nothing(serve):
