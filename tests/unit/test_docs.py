@@ -45,6 +45,7 @@ OTHERS_FLAGS = {
     *("--settings", "--pythonpath", "--skip-checks", "--noinput", "--deploy"),
     *("--concurrency", "--autoscale", "--destination", "--terminate"),
     *("--duration", "--comment", "--author", "--from-literal", "--previous"),
+    *("--no-deps", "--wheel-dir", "--find-links"),
     *("--rm", "--restart", "--image", "--env", "--kill-whom", "--signal", "--now", "--system"),
 }
 # what Kubernetes injects for a service called workerguard
