@@ -58,7 +58,7 @@ class Publisher:
         self._sampled = 0.0
         self._samples = 0
         self._used = 0  # the highest slot that anybody has ever been in
-        self._states: dict[int, tuple[SlotState, int]] = {}
+        self._ready: dict[int, int] = {}  # by slot: the pid that is ready, 0: none
         self._histograms_before: dict[int, list[int]] = {}  # of processes that are gone, by slot
         self._last_minute = LastMinute(board, monotonic_ns())
         self._gone: dict[tuple[int, Slot], int] = {}  # what processes counted that are gone, by slot
@@ -109,9 +109,9 @@ class Publisher:
             words[at + Slot.LOAD_NS] = self._load_ns(mold)
 
     def _since(self, slot: int, state: SlotState, process: Worker | None, at: int) -> None:
-        identity = (state, process.pid if process else 0)
-        if self._states.get(slot) != identity:
-            self._states[slot] = identity
+        ready = process.pid if process and state is SlotState.READY else 0
+        if self._ready.get(slot) != ready:
+            self._ready[slot] = ready
             self._board.words[at + Slot.SINCE] = int(time.time() * 1e6)
 
     def _slot(self, fleet: Fleet, slot: int, deadline: Callable[[float], int]) -> None:

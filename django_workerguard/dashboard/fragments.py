@@ -12,11 +12,29 @@ from html import escape
 from typing import Any
 
 from django_workerguard.config.text import MEGABYTE, duration, in_megabytes, plain
-from django_workerguard.dashboard.tiles import TASKS, Place, Recent, brief, large, middle, mold_tile, small
+from django_workerguard.dashboard.tiles import (
+    TASKS,
+    Place,
+    Recent,
+    brief,
+    large,
+    middle,
+    mold_tile,
+    per_second,
+    small,
+)
 from django_workerguard.report.findings import Finding, assess
 from django_workerguard.report.groups import Group, grouped, numbers
 from django_workerguard.report.sentences import sentence
-from django_workerguard.report.tables import MEMORY_ORDERS, by_growth, event_line, span, utc
+from django_workerguard.report.tables import (
+    MEMORY_ORDERS,
+    by_growth,
+    event_line,
+    generation,
+    phase,
+    span,
+    utc,
+)
 
 Snapshot = Mapping[str, Any]
 Tile = Callable[[Mapping[str, Any], Recent, Place, Sequence[Finding]], str]
@@ -40,7 +58,7 @@ def summary(shot: Snapshot) -> str:
     findings = assess(shot)
     worst = f"; {findings[0].severity}: {findings[0].code}" if findings else ""
     more = f", and {len(findings) - 1} more" if len(findings) > 1 else ""
-    return f"{shot['ready']} of {shot['target']} ready, {shot['arbiter']['phase']}{worst}{more}"
+    return f"{shot['ready']} of {shot['target']} ready, {phase(shot)}{worst}{more}"
 
 
 def page_title(shot: Snapshot) -> str:
@@ -77,7 +95,7 @@ def tiles(
 
 def _hero(shot: Snapshot) -> str:
     arbiter = shot["arbiter"]
-    facts = [f"generation {arbiter['generation']}", arbiter["phase"]]
+    facts = [generation(shot), phase(shot)]
     if shot["release"]:
         facts.append(f"release <bdi>{escape(plain(shot['release']))}</bdi>")
     facts.append(f"up {span(shot['at'] - arbiter['started_at'])}")
@@ -114,6 +132,7 @@ def numbers_of_server(shot: Snapshot, recent: Mapping[int, Recent]) -> str:
     requests, errors = (
         sum(getattr(one, field) for one in recent.values()) for field in ("requests", "errors")
     )
+    seconds = max((one.seconds for one in recent.values()), default=0)
     share = f"{errors / requests:.1%} of them" if requests else ""
     in_hand = sum(slot["in_flight"] for slot in shot["slots"])
     oldest = max(
@@ -127,7 +146,7 @@ def numbers_of_server(shot: Snapshot, recent: Mapping[int, Recent]) -> str:
             f"p95 {duration(queue['p95'])}" if queue else "",
         ),
         ("in hand", str(in_hand), f"oldest {_age(oldest)}" if oldest is not None else ""),
-        ("requests", f"{requests / 60:.1f}/s", _busy(shot)),
+        ("requests", per_second(requests, seconds), _busy(shot)),
         ("5xx", f"{errors}", share),
         (
             "p50, p95",

@@ -9,11 +9,11 @@ from django_workerguard.config.text import in_megabytes, plain
 from django_workerguard.dashboard.fragments import event_list, memory_of_views, requests_of_slot, worst_of
 from django_workerguard.dashboard.snapshots import events_of, recent_of
 from django_workerguard.dashboard.svg import waterfall
-from django_workerguard.dashboard.tiles import SIGNS, state_of
+from django_workerguard.dashboard.tiles import SIGNS, per_second, state_of
 from django_workerguard.dashboard.traceback import traceback
 from django_workerguard.probe.memory import memory_of
 from django_workerguard.report.findings import assess
-from django_workerguard.report.tables import quantiles, span, utc
+from django_workerguard.report.tables import how_long, quantiles, utc
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.in_hand import requests_of_servers
 from django_workerguard.scoreboard.view_memory import memory_of_servers
@@ -24,7 +24,7 @@ EVENTS = 30  # shown
 def slot_context(board: Board, slot: Mapping[str, Any], shot: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the page of a slot shows."""
     number = slot["slot"]
-    since = f" for {span(shot['at'] - slot['since'])}" if slot["since"] else ""
+    age = how_long(slot, shot["at"])
     failed = slot["last_error"] or {}
     findings = [finding for finding in assess(shot) if finding.slot == number]
     worst = worst_of(findings)
@@ -34,14 +34,14 @@ def slot_context(board: Board, slot: Mapping[str, Any], shot: Mapping[str, Any])
         "slot": slot,
         "state": state,
         "sign": SIGNS.get(state, "?"),
-        "since": since,
+        "since": f" {age}" if state == "ready" else f", {age}" if age else "",
         "worst": worst,
         "summary": f"slot {number} is {state}" + (f"; {worst}: {findings[0].code}" if findings else ""),
         "tab": plain(f"slot {number} {state} – {shot['name']}"),
         "server": plain(f"{shot['name']} on {shot['host']}"),
         "latency": quantiles(slot["latency"]) if slot["latency"] else "",
         "recent": recent,
-        "rate": f"{recent.requests / 60:.1f}",
+        "rate": per_second(recent.requests, recent.seconds),
         "memory": _memory(slot),
         "growth": in_megabytes(recent.growth, sign="+") if abs(recent.growth) >= 1 << 20 else "",
         "served": requests_of_slot(requests_of_servers([board]), number),

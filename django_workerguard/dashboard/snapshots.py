@@ -110,12 +110,13 @@ class HtmlCache:
 
 def recent_of(board: Board, slot: int) -> Recent:
     """Return the last minute and hour of a slot, with their drawings."""
-    requests, errors = read_recent(board, slot, samples=RECENT)
+    requests, errors, seconds = read_recent(board, slot, samples=RECENT)
     series = read_series(board, slot)
     sizes = [size for size in series.rss if size]
     return Recent(
         requests,
         errors,
+        seconds,
         sparkline(series.requests, "Requests in the last hour"),
         sparkline(series.rss, "Memory in the last hour", floor=min(sizes, default=0) * 0.8),
         sizes[-1] - sizes[0] if sizes else 0,

@@ -13,7 +13,7 @@ from typing import Any
 from django_workerguard.config.text import duration, in_megabytes, plain
 from django_workerguard.dashboard.traceback import own_frame, traceback
 from django_workerguard.report.findings import Finding
-from django_workerguard.report.tables import span
+from django_workerguard.report.tables import how_long
 
 Slot = Mapping[str, Any]
 
@@ -36,11 +36,13 @@ TASKS = ("tasks", "running", "failed")
 class Recent:
     """The last minute and the last hour of a slot.
 
-    ``requests`` and ``errors`` are of the last minute; the drawings are of the last hour, "" if there are none.
+    ``requests`` and ``errors`` are of the last ``seconds``, a minute or what there is of it; the drawings are of the last
+    hour, "" if there are none.
     """
 
     requests: int = 0
     errors: int = 0
+    seconds: int = 0
     drawing: str = ""
     memory_drawing: str = ""
     growth: int = 0  # bytes, since an hour ago or the start of the server
@@ -59,12 +61,14 @@ class Place:
     labels: Sequence[str] = REQUESTS
     generation: int = 0
     release: str = ""
+    rss_limit: int = 0  # bytes, of reload-on-rss or evil-reload-on-rss; 0: none
 
     @classmethod
     def of(cls, shot: Mapping[str, Any], slot_url: str, *, labels: Sequence[str] = REQUESTS) -> Place:
         """Return the place of the tiles of a snapshot."""
         newest = shot["arbiter"]["generation"]
-        return cls(shot["at"], slot_url, str(shot["project"]), labels, newest, str(shot["release"]))
+        release, limit = str(shot["release"]), shot["limits"]["rss_bytes"]
+        return cls(shot["at"], slot_url, str(shot["project"]), labels, newest, release, limit)
 
     def address(self, number: int) -> str:
         """Return the URL of a slot's page, escaped."""
@@ -78,7 +82,7 @@ def state_of(slot: Slot) -> str:
 
 def large(slot: Slot, recent: Recent, place: Place, found: Sequence[Finding] = ()) -> str:
     """Render a slot that is in trouble, with the reason. ``found``: its findings."""
-    inside = _why(slot, place) + _facts(slot, recent, place.labels)
+    inside = _why(slot, place) + _facts(slot, recent, place)
     return _tile(slot, place, inside, found, size="wg-large")
 
 
@@ -92,7 +96,7 @@ def brief(slot: Slot, recent: Recent, place: Place, found: Sequence[Finding] = (
 
 def middle(slot: Slot, recent: Recent, place: Place, found: Sequence[Finding] = ()) -> str:
     """Render a slot among a few."""
-    return _tile(slot, place, _facts(slot, recent, place.labels), found, size="wg-middle")
+    return _tile(slot, place, _facts(slot, recent, place), found, size="wg-middle")
 
 
 def _why(slot: Slot, place: Place) -> str:
@@ -109,8 +113,16 @@ def _lack(slot: Slot) -> str:
     return f'<p class="wg-why"><strong>waits for memory</strong>: {missing} of {needed} are missing</p>'
 
 
+def per_second(requests: int, seconds: int) -> str:
+    """Return the rate of some requests; "–" if nothing is known yet."""
+    return f"{requests / seconds:.1f}/s" if seconds else "–"
+
+
 def _rate(recent: Recent) -> str:
-    return f"{recent.requests / 60:.0f}/s" if recent.requests >= 60 else f"{recent.requests}/min"
+    if not recent.seconds:
+        return "–"
+    rate = recent.requests / recent.seconds
+    return f"{rate:.0f}/s" if rate >= 1 else f"{rate * 60:.0f}/min"
 
 
 def small(slot: Slot, recent: Recent, place: Place, found: Sequence[Finding] = ()) -> str:
@@ -155,7 +167,7 @@ def _flag(found: Sequence[Finding]) -> str:
 
 
 def _since(slot: Slot, now: float) -> str:
-    parts = [f"for {span(now - slot['since'])}"] if slot["since"] else []
+    parts = [age] if (age := how_long(slot, now)) else []
     parts.append(f"pid {slot['pid']}" if slot["pid"] else "no process")
     if slot["successor"]:
         parts.append(f"successor {slot['successor']}")
@@ -167,13 +179,13 @@ def _since(slot: Slot, now: float) -> str:
     return ", ".join(parts)
 
 
-def _facts(slot: Slot, recent: Recent, labels: Sequence[str]) -> str:
+def _facts(slot: Slot, recent: Recent, place: Place) -> str:
     """Render the numbers of a slot: of the last minute, and for a pool of tasks since the start."""
-    requests, in_hand, errors = labels
-    if labels is TASKS:
+    requests, in_hand, errors = place.labels
+    if place.labels is TASKS:
         rows = [(requests, str(slot["requests"]), ""), (errors, str(slot["errors_5xx"]), "")]
     else:
-        rows = [(requests, f"{recent.requests / 60:.1f}/s", recent.drawing)]
+        rows = [(requests, per_second(recent.requests, recent.seconds), recent.drawing)]
         if recent.errors:
             rows.append((errors, f"{recent.errors} of {recent.requests}", ""))
     waiting = f", {slot['waiting']} waiting" if slot["waiting"] else ""
@@ -183,7 +195,8 @@ def _facts(slot: Slot, recent: Recent, labels: Sequence[str]) -> str:
         rows.append(("p50, p95", f"{duration(latency['p50'])}, {duration(latency['p95'])}", ""))
     if slot["rss_bytes"]:
         growth = f" ({in_megabytes(recent.growth, sign='+')})" if abs(recent.growth) >= 1 << 20 else ""
-        rows.append(("memory", f"{in_megabytes(slot['rss_bytes'])}{growth}", recent.memory_drawing))
+        limit = f" of {in_megabytes(place.rss_limit)}" if place.rss_limit else ""
+        rows.append(("memory", f"{in_megabytes(slot['rss_bytes'])}{limit}{growth}", recent.memory_drawing))
     items = "".join(f"<div><dt>{name}</dt><dd>{value}{drawing}</dd></div>" for name, value, drawing in rows)
     return f"<dl>{items}</dl>"
 
@@ -219,5 +232,5 @@ def mold_tile(mold: Mapping[str, Any], place: Place) -> str:
     return (
         f'<section class="wg-tiles" aria-label="The mold"><div class="wg-tile wg-middle wg-{state}">'
         f'<h3>Mold <span class="wg-state"><span class="wg-sign" aria-hidden="true">{SIGNS.get(state, "?")}</span> {state}</span></h3>'
-        f'<p class="wg-quiet">for {span(place.now - mold["since"])}, {pid}{wait}</p><dl>{items}</dl>{hazards}{why}</div></section>'
+        f'<p class="wg-quiet">{how_long(mold, place.now)}, {pid}{wait}</p><dl>{items}</dl>{hazards}{why}</div></section>'
     )

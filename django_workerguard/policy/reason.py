@@ -79,7 +79,7 @@ class Killer(StrEnum):
             case Killer.OUT_OF_MEMORY:
                 return "by the kernel: out of memory"
             case Killer.UNKNOWN:
-                return "sender unknown (no OOM kill was recorded)"
+                return "sender unknown, no OOM kill was recorded"
             case _:
                 return ""
 

@@ -148,7 +148,8 @@ def _limits(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding("warning", "lifetime-below-load", None, text)
     largest = max((slot["rss_bytes"] for slot in slots), default=0)
     room = limits["memory_bytes"] - limits["memory_used_bytes"]
-    if limits["memory_bytes"] and limits["surge"] and largest * limits["surge"] > room:
+    waits = any(slot["no_room"] for slot in slots)  # which says more
+    if limits["memory_bytes"] and limits["surge"] and largest * limits["surge"] > room and not waits:
         text = (
             f"surge is {limits['surge']} and a worker uses {in_megabytes(largest)}, but the memory limit of "
             f"{in_megabytes(limits['memory_bytes'])} leaves {in_megabytes(max(0, room))}: there may be no memory for a successor"

@@ -49,15 +49,18 @@ def status_page(shot: Snapshot, pools: Iterable[Snapshot], served: Mapping[str, 
 
 def _server(shot: Snapshot) -> str:
     first, *more = (escape(plain(line)) for line in headlines(shot))
+    groups = grouped(assess(shot))
     findings = "".join(
         f'<li class="{escape(group.severity)}">{escape(plain(f"{group.severity}: {group.text}"))}</li>'
-        for group in grouped(assess(shot))
+        for group in groups
     )
     lines = "".join(f"<p>{line}</p>" for line in more)
     names = columns(shot) if shot["kind"] == "celery" else (*columns(shot), *LATENCY)
     rows = ((*row(slot, shot["at"]), *_latency(slot))[: len(names)] for slot in shot["slots"])
     slots = _table(names, rows)
-    return f"<h1>{first}</h1>{f'<ul>{findings}</ul>' if findings else ''}{lines}{slots}"
+    worst = groups[0].severity if groups else "well"
+    listed = f"<ul>{findings}</ul>" if findings else ""
+    return f'<h1 class="{escape(worst)}">{first}</h1>{listed}{lines}{slots}'
 
 
 def _latency(slot: Mapping[str, Any]) -> tuple[str, ...]:

@@ -35,12 +35,23 @@ def columns(snapshot: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
+def generation(snapshot: Mapping[str, Any]) -> str:
+    """Return the newest generation in words, and that it is frozen."""
+    arbiter = snapshot["arbiter"]
+    return f"generation {arbiter['generation']}{' frozen' if arbiter['frozen'] else ''}"
+
+
+def phase(snapshot: Mapping[str, Any]) -> str:
+    """Return what the server does, in a word or two."""
+    return "answering 503" if snapshot["stand_in"] else str(snapshot["arbiter"]["phase"])
+
+
 def headlines(snapshot: Mapping[str, Any]) -> tuple[str, ...]:
     """Return two lines: the server with its state, and its worker class with its addresses; a third if it has a mold."""
     arbiter = snapshot["arbiter"]
     server = (
         f"{snapshot['name']} on {snapshot['host']}: {snapshot['ready']} of {snapshot['target']} ready, "
-        f"generation {arbiter['generation']}, {arbiter['phase']}; arbiter pid {arbiter['pid']}, up "
+        f"{generation(snapshot)}, {phase(snapshot)}; arbiter pid {arbiter['pid']}, up "
         f"{span(snapshot['at'] - arbiter['started_at'])}"
     )
     where = f"{snapshot['worker_class']} at {', '.join(snapshot['bind'])}{_last_minute(snapshot)}"
@@ -65,9 +76,22 @@ def quantiles(latency: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {duration(seconds)}" for name, seconds in latency.items())
 
 
+def state_since(process: Mapping[str, Any], now: float) -> str:
+    """Return the state of a slot or of the mold, and for how long it has been ready, or has not been."""
+    state, age = str(process["state"]).replace("_", "-"), how_long(process, now)
+    return state if not age else f"{state} {age}" if state == "ready" else f"{state}, {age}"
+
+
+def how_long(process: Mapping[str, Any], now: float) -> str:
+    """Return for how long a slot or the mold has been ready, or has not been; "" if that is not known."""
+    if not process["since"]:
+        return ""
+    return f"{'' if process['state'] == 'ready' else 'not ready '}for {span(now - process['since'])}"
+
+
 def mold_line(mold: Mapping[str, Any], now: float) -> str:
     """Return the line about the mold."""
-    parts = [f"mold: {mold['state'].replace('_', '-')} for {span(now - mold['since'])}"]
+    parts = [f"mold: {state_since(mold, now)}"]
     if mold["pid"]:
         parts.append(f"pid {mold['pid']}, generation {mold['generation']}")
         forks = "1 fork" if mold["forks"] == 1 else f"{mold['forks']} forks"
@@ -213,9 +237,7 @@ def explanation(
 
     With a mold it says how the mold is too, because the slot's next worker comes from there.
     """
-    lines = [
-        f"slot {slot['slot']}: {slot['state'].replace('_', '-')} for {span(snapshot['at'] - slot['since'])}"
-    ]
+    lines = [f"slot {slot['slot']}: {state_since(slot, snapshot['at'])}"]
     if slot["pid"]:
         lines[0] += f", pid {slot['pid']}, generation {slot['generation']}"
     if slot["mold"]:

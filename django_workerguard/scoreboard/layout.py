@@ -154,7 +154,7 @@ class Slot(IntEnum):
     """Words of a slot; the arbiter writes all of them."""
 
     STATE = 0
-    SINCE = 1  # Unix time, µs
+    SINCE = 1  # Unix time, µs: when its process became ready, or when the slot last had a ready one
     SEAT = 2  # the incumbent's seat + 1; 0: none
     SUCCESSOR = 3  # the successor's seat + 1; 0: none
     FAILURES = 4  # failed loads in a row

@@ -50,21 +50,29 @@ def read_totals(board: Board) -> Totals:
     return Totals(*((ring[first:] + ring[:first])[:count] for ring in (at, _sums(requests), _sums(errors))))
 
 
-def read_recent(board: Board, slot: int, *, samples: int) -> tuple[int, int]:
-    """Return the requests and the 5xx of a slot since ``samples`` samples ago; (0, 0) if there is no sample."""
+def read_recent(board: Board, slot: int, *, samples: int) -> tuple[int, int, int]:
+    """Return the requests and the 5xx of a slot since ``samples`` samples ago, and how many seconds ago that was.
+
+    (0, 0, 0) if there are not yet two samples. The newest sample is up to ten seconds old.
+    """
     taken = board.words[Header.SAMPLES]
-    if not taken > 0 or slot > board.layout.slots:
-        return 0, 0
+    if not taken > 1 or slot > board.layout.slots:
+        return 0, 0, 0
     newest = (taken - 1) % SAMPLES
     words = board.words
-    last, first = (
-        board.layout.sample(slot, (newest - back) % SAMPLES)
-        for back in (0, min(samples, taken - 1, SAMPLES - 1))
-    )
+    back = min(samples, taken - 1, SAMPLES - 1)
+    last, first = (board.layout.sample(slot, index % SAMPLES) for index in (newest, newest - back))
     return (
         max(0, words[last + Sample.REQUESTS] - words[first + Sample.REQUESTS]),
         max(0, words[last + Sample.ERRORS_5XX] - words[first + Sample.ERRORS_5XX]),
+        _seconds(board, (newest - back) % SAMPLES, newest),
     )
+
+
+def _seconds(board: Board, first: int, last: int) -> int:
+    """Return the seconds between two samples, by those of slot 1, which has one each time."""
+    words, layout = board.words, board.layout
+    return max(0, words[layout.sample(1, last) + Sample.AT] - words[layout.sample(1, first) + Sample.AT])
 
 
 @dataclass(frozen=True)

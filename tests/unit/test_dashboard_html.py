@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from django_workerguard.dashboard import fragments
 from django_workerguard.dashboard.snapshots import HtmlCache
 from django_workerguard.dashboard.sparklines import POINTS, WIDTH, sparkline
-from django_workerguard.dashboard.tiles import Place, Recent, large
+from django_workerguard.dashboard.tiles import Place, Recent, large, per_second
 from django_workerguard.dashboard.traceback import own_frame, traceback
 from django_workerguard.report.findings import Finding
 from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.layout import SAMPLES, Sample
-from django_workerguard.scoreboard.samples import Series, read_series
+from django_workerguard.scoreboard.samples import Series, read_recent, read_series
 from tests.boards import TRACEBACK, Fleet
 from tests.shots import ERROR, LIMITS, MOLD, SLOT, changed
 
@@ -181,3 +181,24 @@ def test_the_views_that_make_a_worker_grow():
         "Most kept +60 MB shop.<views>.export Most added by one request +90 MB shop.report +3 MB shop.<views>.export"
     )
     assert fragments.memory_of_views({"views": [{**leak, "retained_bytes": 9, "largest_bytes": 9}]}) == ""
+
+
+def test_a_rate_is_of_the_time_that_is_known():
+    fleet = Fleet(2)
+    for taken, known in ((360, 60), (3, 20), (1, 0), (0, 0)):
+        fleet.board.words[Header.SAMPLES] = taken
+        requests, _, seconds = read_recent(fleet.board, 1, samples=6)
+        assert (seconds, requests > 0) == (known, known > 0)
+    assert per_second(71, 20) == "3.5/s"
+    assert per_second(0, 0) == "–"
+
+
+def test_the_memory_of_a_slot_is_shown_beside_its_limit():
+    shot = changed(limits={**LIMITS, "rss_bytes": 160 << 20})
+    assert "50 MB of 160 MB" in fragments.tiles(shot, "/slot/0/", {})
+
+
+def test_a_ready_slot_with_a_critical_finding_is_red():
+    shown = large(SLOT, Recent(), Place(0.0, ""), [Finding("critical", "worker-stuck", 1, "")])
+    assert "wg-grave" in shown
+    assert "wg-grave" not in large(SLOT, Recent(), Place(0.0, ""), [Finding("warning", "outlier", 1, "")])

@@ -17,7 +17,14 @@ from django_workerguard.report.findings import assess, with_findings
 from django_workerguard.report.groups import grouped
 from django_workerguard.report.health import answer
 from django_workerguard.report.status_text import bars, table
-from django_workerguard.report.tables import aligned, event_line, explanation, explanation_of_mold, span
+from django_workerguard.report.tables import (
+    aligned,
+    event_line,
+    explanation,
+    explanation_of_mold,
+    headlines,
+    span,
+)
 from django_workerguard.report.verdict import KINDS, LONGEST_SILENCE, judge
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header, Phase, Vitals
@@ -347,7 +354,7 @@ def test_the_mold_is_explained_as_a_slot_is():
     mold = {**MOLD, "state": "unfit", "hazards": hazards, "load_steps": steps, "forks": 1}
     shot = changed(load="auto", unfit=True, mold=mold)
     told = explanation_of_mold(shot, [{"event": "mold-unfit", "at": 1.0, "slot": 0}])
-    assert told.startswith("mold: unfit for 1m40s, pid 10, generation 1, 1 fork, 60 MB\n")
+    assert told.startswith("mold: unfit, not ready for 1m40s, pid 10, generation 1, 1 fork, 60 MB\n")
     assert "thread: poller" in told
     assert "app  500 ms" in told
     assert "mold-unfit" in told
@@ -362,3 +369,23 @@ def test_the_finding_of_a_slow_worker_has_its_median_and_that_of_its_peers():
     assert finding.text == (
         "slot 1 is slow and its peers are not: its median of the last minute is 1.2 s, theirs 20 ms"
     )
+
+
+@pytest.mark.parametrize(
+    ("shot", "says"),
+    [
+        (changed(), "generation 1, serving;"),
+        (changed(stand_in=True), "generation 1, answering 503;"),
+        (changed(arbiter={"frozen": True}), "generation 1 frozen, serving;"),
+    ],
+)
+def test_the_first_line_says_what_users_get(shot, says):
+    assert says in headlines(shot)[0]
+
+
+def test_a_slot_that_waits_for_memory_is_not_told_twice():
+    limits = {**LIMITS, "surge": 1, "memory_bytes": 100 << 20, "memory_used_bytes": 90 << 20}
+    assert [finding.code for finding in assess(changed(limits=limits))] == ["no-room-for-surge"]
+    room = {"needed_bytes": 90 << 20, "missing_bytes": 30 << 20}
+    waits = changed(limits=limits, slot={"state": "no_room", "no_room": room})
+    assert [finding.code for finding in assess(waits)] == ["no-room"]

@@ -29,7 +29,7 @@ WORKER = {"slot": 2, "pid": 99, "generation": 1}
         ),
         (
             {"event": "exited", **WORKER, "end": "killed by SIGKILL", "by": "unknown", "lived": 65.0, "requests": 7},
-            "Slot 2: worker (pid 99) ended: killed by SIGKILL (sender unknown (no OOM kill was recorded)); after 1m05s, 7 requests",
+            "Slot 2: worker (pid 99) ended: killed by SIGKILL (sender unknown, no OOM kill was recorded); after 1m05s, 7 requests",
         ),
         ({"event": "back-off", **WORKER, "seconds": 90, "failures": 1}, "Slot 2 is tried again in 1m30s, after 1 failed load"),
         ({"event": "spawn-failed", "slot": None, "reason": "no memory"}, "The stand-in: no process could be started: no memory"),
