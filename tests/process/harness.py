@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from django_workerguard.testing import UnixConnection, WaitError
 from django_workerguard.testing import server as testing
+from tests.process.limits import children
 
 __all__ = [
     "LONG_ENOUGH",
@@ -16,8 +19,10 @@ __all__ = [
     "WORKER_CLASSES",
     "Reply",
     "Server",
+    "Since",
     "UnixConnection",
     "WaitError",
+    "wait_whole",
 ]
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,3 +59,27 @@ class Server(testing.GuardedServer):
     def get(self, path: str = "/", **options: object) -> Reply:
         reply = super().get(path, **options)
         return Reply(reply.status, reply.headers, reply.body)
+
+
+class Since:
+    """The events of a server after this moment, for the parts of a test that share one server."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._last = server.events()[-1]["number"]
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        return [event for event in self._server.events(name) if event["number"] > self._last]
+
+    def wait(
+        self, name: str, matching: Callable[[dict[str, Any]], Any] = bool, count: int = 1
+    ) -> dict[str, Any]:
+        return self._server.wait_event(
+            name, lambda event: event["number"] > self._last and matching(event), count
+        )
+
+
+def wait_whole(server: Server, workers: int = 2) -> None:
+    """Wait until all workers of a server are ready, and it has no other child than them and the stand-in."""
+    server.wait_ready(workers)
+    server._poll("no other child", lambda: len(children(server.arbiter)) == workers + 1, TIMEOUT)

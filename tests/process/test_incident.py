@@ -5,17 +5,33 @@ from __future__ import annotations
 import os
 import signal
 
+import pytest
+
 from tests.journal import least_ready
 from tests.process.clients import Client
+from tests.process.conftest import Faults
+from tests.process.harness import Server, Since, wait_whole
 
 CLIENTS = 6
+PAUSE = 0.02  # seconds between two requests of a client: the processor is for the loads
 FAILING = 4  # loads
 
 
-def test_the_incident(serve, faults, worker_class):
-    server = serve("-k", worker_class, "-w", "8")
-    server.wait_ready()
-    clients = [Client(server, kept_alive=bool(number % 2)) for number in range(CLIENTS)]
+@pytest.mark.timeout(300)
+def test_the_incident(serve, faults, worker_class, subtests):
+    server = serve("-k", worker_class, workers=8)
+    wait_whole(server, 8)
+    with subtests.test("under load"):
+        assert_the_incident_costs_two_workers(server, faults, worker_class)
+    if worker_class == "sync":
+        faults.clear()
+        wait_whole(server, 8)
+        with subtests.test("every slot heals within the longest wait that was shown"):
+            assert_every_slot_heals_in_time(server, faults)
+
+
+def assert_the_incident_costs_two_workers(server: Server, faults: Faults, worker_class: str) -> None:
+    clients = [Client(server, kept_alive=bool(number % 2), pause=PAUSE) for number in range(CLIENTS)]
     for client in clients:
         client.start()
     server.wait("a load on it", lambda status: sum(slot["requests"] for slot in status["slots"]) > 100)
@@ -47,20 +63,19 @@ def test_the_incident(serve, faults, worker_class):
     assert all(event["type"] == "MemoryError" for event in failures)
 
 
-def test_every_slot_heals_within_the_longest_wait_that_was_shown(serve, faults):
+def assert_every_slot_heals_in_time(server: Server, faults: Faults) -> None:
     """8 of 8 within the largest `next_try_in`, plus the loads of the missing slots; by the journal's own times."""
-    server = serve("-w", "8")
-    server.wait_ready()
+    since = Since(server)
     faults.set("ready", "memory")
     for pid in server.pids()[:2]:
         os.kill(pid, signal.SIGKILL)
-    server.wait_event("load-failed", count=4)
+    since.wait("load-failed", count=4)
     faults.clear()
     status = server.wait(
         "both wait", lambda status: sum(bool(slot["next_try_in"]) for slot in status["slots"]) > 0
     )
     longest = max(slot["next_try_in"] or 0.0 for slot in status["slots"])
     server.wait_ready()
-    last = server.events("ready")[-2:]
+    last = since.events("ready")[-2:]
     loads = sum(event["load_seconds"] for event in last)
     assert last[-1]["at"] - status["at"] <= longest + loads + 2.0, "two ticks of grace"

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from django_workerguard.errors import ExitCode
-from tests.process.harness import Reply, Server
+from tests.process.clients import PAUSE
+from tests.process.harness import Reply, Server, Since, wait_whole
+from tests.process.test_requests import threads
 
 
 class Client(threading.Thread):
@@ -33,51 +36,73 @@ def in_flight(status: dict) -> bool:
     return any(slot["in_flight"] for slot in status["slots"])
 
 
-def test_the_stand_in_answers_while_nobody_can_and_stops_before_anybody_does(worker_class, serve, faults):
+def kill_all(server: Server) -> None:
+    for pid in server.pids():
+        os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.timeout(300)
+def test_reloads_a_fleet_that_cannot_load_and_an_arbiter_that_is_killed(
+    worker_class, serve, faults, subtests
+):
     server = serve("-k", worker_class, "--stand-in-after", "500ms")
-    server.wait_ready()
-    faults.set("ready", "memory")
-    for pid in server.pids():
-        os.kill(pid, signal.SIGKILL)
+    wait_whole(server)
 
-    server.wait("the stand-in", lambda status: status["stand_in"])
-    reply = server.get("/")
-    assert (reply.status, int(reply.headers["retry-after"]) > 0) == (503, True)
-    assert server.get("/health/live/").status == 200
-    assert server.get("/health/ready/").status == 503
+    with subtests.test("a reload replaces every worker, costs no request and finishes the stream in hand"):
+        since, before = Since(server), set(server.pids())
+        client = Client(server, "/stream?lines=20")  # four seconds, longer than the loads of the successors
+        server.wait("a stream in flight", in_flight)
+        server.signal(signal.SIGHUP)
+        statuses = set()
+        while any(slot["generation"] == 1 or slot["state"] != "ready" for slot in server.status()["slots"]):
+            statuses |= set(server.statuses(3))
+            time.sleep(PAUSE)
+        assert statuses <= {200}
+        assert not before & set(server.pids())
+        assert all(event["ready"] == 2 for event in since.events("ready"))
+        client.join(20)
+        assert client.reply is not None
+        assert client.reply.body.count("line") == 20
+    wait_whole(server)
 
+    with subtests.test("the stand-in answers while nobody can, and stops before anybody does"):
+        since = Since(server)
+        faults.set("ready", "memory")
+        kill_all(server)
+        server.wait("the stand-in", lambda status: status["stand_in"])
+        reply = server.get("/")
+        assert (reply.status, int(reply.headers["retry-after"]) > 0) == (503, True)
+        assert server.get("/health/live/").status == 200
+        assert server.get("/health/ready/").status == 503
+        out_since = [slot["since"] for slot in server.status()["slots"]]
+        failed = len(since.events("load-failed"))
+        since.wait("load-failed", count=failed + 2)
+        assert [slot["since"] for slot in server.status()["slots"]] == out_since, (
+            "not the age of the last try"
+        )
+
+        faults.clear()
+        server.wait_ready()
+        assert server.statuses(20) == {200: 20}
+        duty, ready = since.events("duty"), since.events("ready")
+        off = next(event["number"] for event in duty if not event["on"])
+        assert off < ready[-2]["number"], "it stopped before the first worker was ready again"
     faults.clear()
-    server.wait_ready()
-    assert server.statuses(20) == {200: 20}
-    duty, ready = server.events("duty"), server.events("ready")
-    off = next(event["number"] for event in duty if not event["on"])
-    assert off < ready[-2]["number"], "it stopped before the first worker was ready again"
+    wait_whole(server)
 
-
-def test_the_stand_in_answers_on_while_a_reload_tries_to_load(serve, faults):
-    server = serve("--stand-in-after", "500ms", "--load-timeout", "3s")
-    server.wait_ready()
-    faults.set("ready", "memory")
-    for pid in server.pids():
-        os.kill(pid, signal.SIGKILL)
-    server.wait("the stand-in", lambda status: status["stand_in"])
-    faults.set("ready", "hang")
-    server.signal(signal.SIGHUP)
-    server.wait_event("reload")
-    server.wait("its load", lambda status: any(slot["step"] for slot in status["slots"]))
-    assert server.get("/").status == 503
-    assert all(event["on"] for event in server.events("duty")), "it has not stopped in between"
-    faults.clear()
-    server.wait_ready()
-    assert server.statuses(5) == {200: 5}
+    with subtests.test("workers do not outlive an arbiter that was killed"):
+        pids = server.pids()
+        server.signal(signal.SIGKILL)
+        server._poll(
+            "the end of the workers", lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), 20
+        )
 
 
 def test_without_a_stand_in_connections_wait(serve, faults):
-    server = serve("--stand-in", "off")
+    server = serve("--stand-in", "off", workers=1)
     server.wait_ready()
     faults.set("ready", "memory", 2)
-    for pid in server.pids():
-        os.kill(pid, signal.SIGKILL)
+    kill_all(server)
     client = Client(server, "/")
     server.wait_ready()
     client.join(20)
@@ -85,25 +110,39 @@ def test_without_a_stand_in_connections_wait(serve, faults):
     assert client.reply.status == 200
 
 
-def test_need_app_off_keeps_the_unloaded_worker_out_of_the_way(worker_class, serve, faults):
-    server = serve("-k", worker_class, "--need-app", "off", "--load-retries", "1")
-    server.wait_ready()
-    faults.set("ready", "memory")
-    first, second = server.pids()
-    os.kill(first, signal.SIGKILL)
-    server.wait("unloaded", lambda status: status["slots"][0]["state"] == "unloaded")
-    assert server.statuses(20) == {200: 20}
+@pytest.mark.timeout(300)
+def test_need_app_off_and_drain_delay(worker_class, serve, faults, subtests):
+    server = serve("-k", worker_class, "--need-app", "off", "--load-retries", "1", "--drain-delay", "2s")
+    wait_whole(server)
 
-    os.kill(second, signal.SIGKILL)
-    server.wait("both unloaded", lambda status: all(slot["state"] == "unloaded" for slot in status["slots"]))
-    reply = server.get("/")
-    assert (reply.status, "retry-after" in reply.headers) == (503, True)
+    with subtests.test("need-app off keeps the unloaded worker out of the way"):
+        faults.set("ready", "memory")
+        first, second = server.pids()
+        os.kill(first, signal.SIGKILL)
+        server.wait("unloaded", lambda status: status["slots"][0]["state"] == "unloaded")
+        assert server.statuses(20) == {200: 20}
 
+        os.kill(second, signal.SIGKILL)
+        server.wait(
+            "both unloaded", lambda status: all(slot["state"] == "unloaded" for slot in status["slots"])
+        )
+        reply = server.get("/")
+        assert (reply.status, "retry-after" in reply.headers) == (503, True)
+
+        faults.clear()
+        server.signal(signal.SIGHUP)
+        server.wait_ready()
+        assert server.statuses(20) == {200: 20}
     faults.clear()
-    server.signal(signal.SIGHUP)
-    server.wait_ready()
-    assert server.statuses(20) == {200: 20}
-    assert server.stop() == 0
+    wait_whole(server)
+
+    with subtests.test("drain-delay serves on, with ready/ false"):
+        server.signal(signal.SIGTERM)
+        server.wait("draining", lambda status: status["arbiter"]["phase"] == "draining")
+        assert server.get("/").status == 200
+        assert server.get("/health/ready/").status == 503
+        assert server.get("/health/live/").status == 200
+        assert server.wait_exit() == 0
 
 
 def test_need_app_server_ends_the_server_with_22(serve, faults):
@@ -124,227 +163,212 @@ def test_need_app_worker_ends_a_server_that_nobody_could_ever_load(serve, faults
 
 
 def test_give_up_after(serve, faults):
-    server = serve("--give-up-after", "12s")
+    # a few loads fail in that time, not a dozen
+    server = serve("--give-up-after", "12s", "--load-retry-delay", "5s", "--load-retry-max-delay", "5s")
     server.wait_ready()
     faults.set("ready", "memory")
-    for pid in server.pids():
-        os.kill(pid, signal.SIGKILL)
+    kill_all(server)
     assert server.wait_exit() == ExitCode.LOAD_FAILED
     assert "give-up-after" in server.log
 
 
-def test_drain_delay_serves_on_with_ready_false(worker_class, serve):
-    server = serve("-k", worker_class, "--drain-delay", "2s")
-    server.wait_ready()
-    server.signal(signal.SIGTERM)
-    server.wait("draining", lambda status: status["arbiter"]["phase"] == "draining")
-    assert server.get("/").status == 200
-    assert server.get("/health/ready/").status == 503
-    assert server.get("/health/live/").status == 200
-    assert server.wait_exit() == 0
+@pytest.mark.timeout(300)
+def test_the_first_probe_and_a_stop_that_is_bounded_by_mercy(worker_class, serve, subtests):
+    server = serve("--worker-reload-mercy", "6s", "--", "-k", worker_class, *threads(worker_class))
+
+    def first_answer() -> int:
+        try:
+            return server.get("/health/ready/", timeout=60).status
+        except (FileNotFoundError, ConnectionRefusedError):
+            return 0  # it does not listen yet
+
+    # it waits in the backlog until the first worker accepts, which is ready then, counted by the arbiter or not
+    with subtests.test("the first answer of the probe is right"):
+        answers: list[int] = []
+        server._poll("an answer", lambda: answers.append(first_answer()) or answers[-1], 60)
+        assert answers[-1] == 200
+        assert server.get("/health/startup/").status == 200
+    wait_whole(server)
+
+    with subtests.test("a stop finishes a request in hand; mercy bounds it and shows the stacks"):
+        Client(server, "/slow?seconds=50")
+        server.wait("a request in flight", in_flight)
+        client = Client(server, "/slow?seconds=1.5")
+        server.wait("two", lambda status: sum(slot["in_flight"] for slot in status["slots"]) == 2)
+        server.signal(signal.SIGTERM)
+        assert server.wait_exit(20) == 0
+        client.join(20)
+        assert client.reply is not None
+        assert client.reply.status == 200
+        assert "worker-reload-mercy: 6 s" in server.log
+        assert "guinea_app/views.py" in server.log
 
 
-def test_a_request_in_hand_is_finished(worker_class, serve):
-    server = serve("-k", worker_class)
-    server.wait_ready()
-    client = Client(server, "/slow?seconds=1.5")
-    server.wait("a request in flight", in_flight)
-    server.signal(signal.SIGTERM)
-    assert server.wait_exit() == 0
-    client.join(20)
-    assert client.reply is not None
-    assert client.reply.status == 200
+@pytest.mark.timeout(300)
+def test_an_only_worker_that_leaves_and_a_quick_stop(worker_class, serve, subtests):
+    server = serve("-k", worker_class, workers=1)
+    wait_whole(server, 1)
+
+    if worker_class == "gthread":
+        with subtests.test("requests are counted on while a worker leaves"):
+            server.statuses(5)
+            client = Client(server, "/slow?seconds=8")
+            server.wait("a request in flight", in_flight)
+            server.signal(signal.SIGHUP)
+            server.wait_event("ready", count=2)
+            status = server.wait("the successor alone", lambda status: status["slots"][0]["generation"] == 2)
+            assert status["slots"][0]["requests"] >= 5
+            assert status["slots"][0]["in_flight"] == 1, "what a leaving worker has in hand is shown"
+            client.join(20)
+            server.wait("six in all", lambda status: status["slots"][0]["requests"] == 6)
+        wait_whole(server, 1)
+
+    with subtests.test("a worker that is stopped by somebody else is succeeded while it drains"):
+        since, before = Since(server), server.slot(1)["pid"]
+        client = Client(server, "/slow?seconds=2")
+        server.wait("a request in flight", in_flight)
+        os.kill(before, signal.SIGTERM)
+        ready = since.wait("ready")
+        exited = since.wait("exited")
+        client.join(20)
+        assert client.reply is not None
+        assert (client.reply.status, client.reply.pid) == (200, before)
+        assert ready["number"] < exited["number"], "the successor was ready before it had gone"
+        assert exited["rule"] == "left"
+    wait_whole(server, 1)
+
+    with subtests.test("a quick stop"):
+        Client(server, "/slow?seconds=50")
+        server.wait("a request in flight", in_flight)
+        server.signal(signal.SIGINT)
+        assert server.wait_exit(20) == 0
 
 
-def test_a_stream_in_hand_is_finished(worker_class, serve):
-    server = serve("-k", worker_class)
-    server.wait_ready()
-    client = Client(server, "/stream?lines=8")
-    server.wait("a stream in flight", in_flight)
-    server.signal(signal.SIGHUP)
-    server.wait("the new generation", lambda status: all(slot["generation"] == 2 for slot in status["slots"]))
-    client.join(20)
-    assert client.reply is not None
-    assert client.reply.body.count("line") == 8
-
-
-def test_mercy_bounds_a_stop_and_shows_the_stacks(worker_class, serve):
-    server = serve("-k", worker_class, "--worker-reload-mercy", "1s")
-    server.wait_ready()
-    Client(server, "/slow?seconds=50")
-    server.wait("a request in flight", in_flight)
-    server.signal(signal.SIGTERM)
-    assert server.wait_exit(20) == 0
-    assert "worker-reload-mercy: 1 s" in server.log
-    assert "guinea_app/views.py" in server.log
-
-
-def test_a_quick_stop(worker_class, serve):
-    server = serve("-k", worker_class)
-    server.wait_ready()
-    Client(server, "/slow?seconds=50")
-    server.wait("a request in flight", in_flight)
-    server.signal(signal.SIGINT)
-    assert server.wait_exit(20) == 0
-
-
-def test_hup_replaces_every_worker_and_costs_no_request(worker_class, serve):
-    server = serve("-k", worker_class)
-    before = set(server.wait_ready() and server.pids())
-    server.signal(signal.SIGHUP)
-    statuses = set()
-    while any(slot["generation"] == 1 or slot["state"] != "ready" for slot in server.status()["slots"]):
-        statuses |= set(server.statuses(3))
-    assert statuses <= {200}
-    assert not before & set(server.pids())
-    assert all(event["ready"] == 2 for event in server.events("ready")[2:])
-
-
-def test_hup_with_code_that_cannot_be_loaded_changes_nothing(serve, faults):
-    server = serve()
-    server.wait_ready()
-    before = server.pids()
-    faults.set("urlconf", "exception")
-    server.signal(signal.SIGHUP)
-    server.wait_event("load-failed", count=3)
-    assert server.pids() == before
-    assert server.statuses(20) == {200: 20}
-    faults.clear()
-    server.wait("the new generation", lambda status: all(slot["generation"] == 2 for slot in status["slots"]))
-
-
-def test_ttin_and_ttou(serve):
-    server = serve()
-    server.wait_ready()
-    server.signal(signal.SIGTTIN)
-    server.wait_ready(3)
-    server.signal(signal.SIGTTOU)
-    server.wait("two workers", lambda status: status["target"] == 2)
-    server.signal(signal.SIGTTOU)
-    server.wait("one worker", lambda status: status["target"] == 1 and len(status["slots"]) == 1)
-    server.signal(signal.SIGTTOU)
-    server.wait_log("the target stays 1")
-    assert server.get("/").status == 200
-
-
-def test_ttou_spares_the_only_worker_that_can_serve(serve, faults):
-    server = serve()
-    server.wait_ready()
-    faults.set("ready", "exception")
-    os.kill(server.slot(1)["pid"], signal.SIGKILL)
-    server.wait_event("load-failed")
-    server.signal(signal.SIGTTOU)
-    server.wait("the smaller target", lambda status: status["target"] == 1)
-    server.wait_event("load-failed", count=3)
-    assert server.statuses(10) == {200: 10}
-    faults.clear()
-    server.wait("slot 1 alone", lambda status: status["ready"] == 1 and len(status["slots"]) == 1)
-
-
-def test_a_worker_that_is_stopped_by_somebody_else_is_succeeded_while_it_drains(worker_class, serve):
-    server = serve("-k", worker_class, "-w", "1")
-    before = server.wait_ready()["slots"][0]["pid"]
-    client = Client(server, "/slow?seconds=2")
-    server.wait("a request in flight", in_flight)
-    os.kill(before, signal.SIGTERM)
-    ready = server.wait_event("ready", count=2)
-    exited = server.wait_event("exited")
-    client.join(20)
-    assert client.reply is not None
-    assert (client.reply.status, client.reply.pid) == (200, before)
-    assert ready["number"] < exited["number"], "the successor was ready before it had gone"
-    assert exited["rule"] == "left"
-
-
-def test_requests_are_counted_on_while_a_worker_leaves(serve):
-    server = serve("-w", "1", "-k", "gthread")
-    server.wait_ready()
-    server.statuses(5)
-    client = Client(server, "/slow?seconds=8")
-    server.wait("a request in flight", in_flight)
-    server.signal(signal.SIGHUP)
-    server.wait_event("ready", count=2)
-    status = server.wait("the successor alone", lambda status: status["slots"][0]["generation"] == 2)
-    assert status["slots"][0]["requests"] >= 5
-    assert status["slots"][0]["in_flight"] == 1, "what a leaving worker has in hand is shown"
-    client.join(20)
-    server.wait("six in all", lambda status: status["slots"][0]["requests"] == 6)
-
-
-def test_usr2_runs_two_servers_each_with_its_own_board(serve):
+@pytest.mark.timeout(300)
+def test_what_signals_change_and_a_second_arbiter(serve, faults, subtests):
     server = serve("--", "--pid", "server.pid", project_copy=True)
-    server.wait_ready()
-    old = server.arbiter
-    server.signal(signal.SIGUSR2)
-    status = server.wait(
-        "the second", lambda status: status["arbiter"]["pid"] != old and status["ready"] == 2
-    )
-    new = status["arbiter"]["pid"]
-    assert server.status(old)["ready"] == 2
-    assert (server.project / "server.pid").read_text().strip() == str(old)
-    assert (server.project / "server.pid.2").read_text().strip() == str(new)
+    wait_whole(server)
 
-    os.kill(old, signal.SIGTERM)
-    assert server.wait_exit() == 0
-    assert server.statuses(10) == {200: 10}
-    server.wait_log("Master has been promoted")
-    os.kill(new, signal.SIGTERM)
-    server._poll("the end of the second", lambda: not Path(f"/proc/{new}").exists(), 20)
-    assert not list(server.run_dir.glob("*.board"))
-    assert not server.socket_path.exists(), "the last of the two removes the file that they shared"
+    with subtests.test("a reload of code that cannot be loaded changes nothing"):
+        since, before = Since(server), server.pids()
+        faults.set("urlconf", "exception")
+        server.signal(signal.SIGHUP)
+        since.wait("load-failed", count=3)
+        assert server.pids() == before
+        assert server.statuses(20) == {200: 20}
+        faults.clear()
+        server.wait(
+            "the new generation", lambda status: all(slot["generation"] == 2 for slot in status["slots"])
+        )
+    faults.clear()
+    wait_whole(server)
+
+    with subtests.test("SIGTTIN and SIGTTOU change the number of workers"):
+        server.signal(signal.SIGTTIN)
+        server.wait_ready(3)
+        server.signal(signal.SIGTTOU)
+        server.wait("two workers", lambda status: status["target"] == 2)
+        server.signal(signal.SIGTTOU)
+        server.wait("one worker", lambda status: status["target"] == 1 and len(status["slots"]) == 1)
+        server.signal(signal.SIGTTOU)
+        server.wait_log("the target stays 1")
+        assert server.get("/").status == 200
+    server.signal(signal.SIGTTIN)
+    wait_whole(server)
+
+    with subtests.test("SIGTTOU spares the only worker that can serve"):
+        since = Since(server)
+        faults.set("ready", "exception")
+        os.kill(server.slot(1)["pid"], signal.SIGKILL)
+        since.wait("load-failed")
+        server.signal(signal.SIGTTOU)
+        server.wait("the smaller target", lambda status: status["target"] == 1)
+        since.wait("load-failed", count=3)
+        assert server.statuses(10) == {200: 10}
+        faults.clear()
+        server.wait("slot 1 alone", lambda status: status["ready"] == 1 and len(status["slots"]) == 1)
+    faults.clear()
+    server.signal(signal.SIGTTIN)
+    wait_whole(server)
+
+    with subtests.test("SIGUSR2 runs two servers, each with its own board"):
+        old = server.arbiter
+        server.signal(signal.SIGUSR2)
+        status = server.wait(
+            "the second", lambda status: status["arbiter"]["pid"] != old and status["ready"] == 2
+        )
+        new = status["arbiter"]["pid"]
+        assert server.status(old)["ready"] == 2
+        assert (server.project / "server.pid").read_text().strip() == str(old)
+        assert (server.project / "server.pid.2").read_text().strip() == str(new)
+
+        os.kill(old, signal.SIGTERM)
+        assert server.wait_exit() == 0
+        assert server.statuses(10) == {200: 10}
+        server.wait_log("Master has been promoted")
+        os.kill(new, signal.SIGTERM)
+        server._poll("the end of the second", lambda: not Path(f"/proc/{new}").exists(), 20)
+        assert not list(server.run_dir.glob("*.board"))
+        assert not server.socket_path.exists(), "the last of the two removes the file that they shared"
 
 
-def test_usr1_reopens_the_log(serve, tmp_path):
+@pytest.mark.timeout(300)
+def test_an_arbiter_that_is_suspended_or_whose_log_is_moved_and_the_board_that_it_leaves(
+    serve, faults, tmp_path, subtests
+):
     log = tmp_path / "error.log"
-    server = serve("--", "--error-logfile", str(log))
-    server.wait_ready()
-    log.rename(tmp_path / "error.log.1")
-    server.signal(signal.SIGUSR1)
-    server._poll("a new log", log.exists, 20)
-    os.kill(server.pids()[0], signal.SIGKILL)
-    server._poll("a line in it", lambda: "killed by SIGKILL" in log.read_text(), 20)
-    assert server.statuses(10) == {200: 10}
+    server = serve(
+        *("--timeout", "2", "--stand-in-after", "500ms", "--load-timeout", "3s"),
+        *("--", "--error-logfile", str(log)),
+    )
+    wait_whole(server)
 
-
-def test_a_suspended_arbiter_blames_nobody(serve):
-    server = serve("--timeout", "2")
-    server.wait_ready()
-    before, beat = server.pids(), server.status()["arbiter"]["beat_age"]
-    server.signal(signal.SIGSTOP)
-    server.wait("silence", lambda status: status["arbiter"]["beat_age"] > 5)
+    with subtests.test("a suspended arbiter blames nobody"):
+        since = Since(server)
+        before, beat = server.pids(), server.status()["arbiter"]["beat_age"]
+        server.signal(signal.SIGSTOP)
+        server.wait("silence", lambda status: status["arbiter"]["beat_age"] > 5)
+        server.signal(signal.SIGCONT)
+        server.wait("ticks", lambda status: status["arbiter"]["beat_age"] < max(1.5, beat))
+        assert server.pids() == before
+        assert not since.events("aborted")
     server.signal(signal.SIGCONT)
-    server.wait("ticks", lambda status: status["arbiter"]["beat_age"] < max(1.5, beat))
-    assert server.pids() == before
-    assert not server.events("aborted")
+    wait_whole(server)
 
+    with subtests.test("the stand-in answers on while a reload tries to load"):
+        since = Since(server)
+        faults.set("ready", "memory")
+        kill_all(server)
+        server.wait("the stand-in", lambda status: status["stand_in"])
+        faults.set("ready", "hang")
+        server.signal(signal.SIGHUP)
+        since.wait("reload")
+        server.wait("its load", lambda status: any(slot["step"] for slot in status["slots"]))
+        assert server.get("/").status == 503
+        assert all(event["on"] for event in since.events("duty")), "it has not stopped in between"
+        faults.clear()
+        server.wait_ready()
+        assert server.statuses(5) == {200: 5}
+    faults.clear()
+    wait_whole(server)
 
-def test_workers_do_not_outlive_an_arbiter_that_was_killed(worker_class, serve):
-    server = serve("-k", worker_class)
-    server.wait_ready()
-    pids = server.pids()
-    server.signal(signal.SIGKILL)
-    server._poll("the end of the workers", lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), 20)
+    with subtests.test("SIGUSR1 reopens the log"):
+        log.rename(tmp_path / "error.log.1")
+        server.signal(signal.SIGUSR1)
+        server._poll("a new log", log.exists, 20)
+        os.kill(server.pids()[0], signal.SIGKILL)
+        server._poll("a line in it", lambda: "killed by SIGKILL" in log.read_text(), 20)
+        assert server.statuses(10) == {200: 10}
+    wait_whole(server)
 
-
-def test_a_stale_board_does_not_stop_the_next_start(serve, tmp_path):
-    first = serve(run_dir=tmp_path / "shared")
-    first.wait_ready()
-    first.signal(signal.SIGKILL)
-    first.wait_exit()
-    stale = list(first.run_dir.glob("*.board"))
-    assert stale
-    second = serve(run_dir=tmp_path / "shared")
-    second.wait_ready()
-    assert not stale[0].exists()
-
-
-def test_a_worker_that_is_stuck_is_aborted_by_the_timeout(serve):
-    server = serve("--timeout", "1")
-    server.wait_ready()
-    Client(server, "/slow?seconds=30")
-    event = server.wait_event("aborted")
-    assert event["rule"] == "timeout"
-    server.wait_ready()
+    with subtests.test("a stale board does not stop the next start"):
+        server.signal(signal.SIGKILL)
+        server.wait_exit()
+        stale = list(server.run_dir.glob("*.board"))
+        assert stale
+        second = serve(run_dir=server.run_dir, workers=1)
+        second.wait_ready()
+        assert not stale[0].exists()
 
 
 @pytest.mark.parametrize("count", [8])
@@ -366,19 +390,3 @@ def test_after_a_failed_load_only_one_loads_at_a_time(serve, faults, count):
                 loading.discard(event["pid"])
                 failed = False
     assert most <= 1
-
-
-def test_the_first_answer_of_the_probe_is_right(worker_class, serve):
-    """It waits in the backlog until the first worker accepts, which is ready then, counted by the arbiter or not."""
-    server = serve("-k", worker_class)
-
-    def first_answer() -> int:
-        try:
-            return server.get("/health/ready/", timeout=60).status
-        except (FileNotFoundError, ConnectionRefusedError):
-            return 0  # it does not listen yet
-
-    answers: list[int] = []
-    server._poll("an answer", lambda: answers.append(first_answer()) or answers[-1], 60)
-    assert answers[-1] == 200
-    assert server.get("/health/startup/").status == 200
