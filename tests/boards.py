@@ -158,7 +158,7 @@ class Fleet:
         for word, value in (
             (Slot.SEAT, 0),
             (Slot.STATE, SlotState.BACK_OFF),
-            (Slot.SINCE, int((now - 7) * 1e6)),
+            (Slot.SINCE, int((now - 120) * 1e6)),
             (Slot.FAILURES, failures),
             (Slot.NEXT_TRY, monotonic_ns() + int(next_try * 1e9)),
             (Slot.REQUESTS, words[self.seat(slot) + Seat.REQUESTS]),
