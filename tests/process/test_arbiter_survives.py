@@ -22,8 +22,8 @@ from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.layout import ABOUT_WORDS, TEXT_WORDS, Seat, Slot
 from tests.components import leave_out
-from tests.process.conftest import PROJECT
-from tests.process.harness import ROOT, Server, WaitError
+from tests.process.conftest import PROJECT, Faults
+from tests.process.harness import ROOT, Server, Since, WaitError, wait_whole
 from tests.process.limits import (
     AS_STRANGER,
     STRANGER,
@@ -87,27 +87,130 @@ def test_fork_fails_because_the_user_may_have_no_more_processes(serve, tmp_path)
     assert server.stop() == 0
 
 
-@pytest.mark.parametrize("headroom", [0, 1 << 20, 8 << 20])
-def test_no_more_memory_for_the_arbiter_and_its_children(headroom, serve):
-    assert_lives_without_memory(serve(), headroom)
+HEADROOMS = {"none": 0, "a little": 1 << 20, "some": 8 << 20}  # bytes
+# hooks that stop a worker
+STOPPING = {
+    "post_fork": "server, worker",
+    "post_worker_init": "worker",
+    "pre_fork": "server, worker",
+}
+# hooks around a worker
+AROUND = {
+    "child_exit": "server, worker",
+    "worker_exit": "server, worker",
+    "nworkers_changed": "server, new, old",
+    "on_reload": "server",
+    "pre_exec": "server",
+    "on_exit": "server",
+}
 
 
-def test_no_more_memory_on_each_worker_class(worker_class, serve):
-    assert_lives_without_memory(serve("-k", worker_class), 1 << 20)
+def failing(names: dict[str, str], switch: Path) -> str:
+    hook = "def {name}({arguments}):\n    if os.path.exists({switch!r}):\n        raise RuntimeError('{name} fails')\n"
+    return "import os\n" + "".join(
+        hook.format(name=name, arguments=arguments, switch=str(switch)) for name, arguments in names.items()
+    )
+
+
+@pytest.mark.timeout(400)
+def test_no_memory_no_descriptors_and_hooks_that_raise(worker_class, serve, tmp_path, subtests):
+    """What is the arbiter's alone is tested on one worker class. No hook raises until its switch is there."""
+    conf, around = tmp_path / "gunicorn.conf.py", tmp_path / "around"
+    switches = {hook: tmp_path / hook for hook in STOPPING} if worker_class == "sync" else {}
+    conf.write_text(
+        failing(AROUND, around)
+        + "".join(failing({hook: STOPPING[hook]}, switch) for hook, switch in switches.items())
+    )
+    server = serve("-k", worker_class, "-c", str(conf))
+    wait_whole(server)
+
+    for hook, switch in switches.items():
+        with subtests.test(f"{hook} stops a worker"):
+            assert_a_hook_that_stops_a_worker_costs_that_slot_only(server, hook, switch)
+        switch.unlink(missing_ok=True)
+        wait_whole(server)
+    for room, headroom in HEADROOMS.items() if worker_class == "sync" else [("a little", 1 << 20)]:
+        with subtests.test(f"no more memory for the arbiter and its children: {room}"):
+            assert_lives_without_memory(server, headroom)
+        limit(server.arbiter, resource.RLIMIT_AS, resource.RLIM_INFINITY)
+        wait_whole(server)
+    before, _ = resource.prlimit(server.arbiter, resource.RLIMIT_NOFILE)
+    with subtests.test("too many open files"):
+        assert_lives_with_too_many_open_files(server)
+    limit(server.arbiter, resource.RLIMIT_NOFILE, before)
+    wait_whole(server)
+    with subtests.test("hooks that raise around a worker cost nothing"):
+        assert_hooks_that_raise_around_a_worker_cost_nothing(server, around, worker_class)
+
+
+def assert_a_hook_that_stops_a_worker_costs_that_slot_only(server: Server, hook: str, switch: Path) -> None:
+    since = Since(server)
+    victim, _ = server.pids()
+    switch.touch()
+    kill(victim)
+    since.wait("spawn-failed" if hook == "pre_fork" else "load-failed", count=2)
+    assert f"{hook} fails" in server.log
+    assert_served_by_others(server, victim)
+    switch.unlink()
+    assert_healed(server, server.arbiter)
+    assert server.status()["arbiter"]["errors"] == 0
 
 
 def assert_lives_without_memory(server: Server, headroom: int) -> None:
-    server.wait_ready()
+    since = Since(server)
     victim, _ = server.pids()
 
     limit(server.arbiter, resource.RLIMIT_AS, address_space(server.arbiter) + headroom)
     kill(victim)
-    server.wait("a failure", lambda _: server.events("load-failed") or server.events("spawn-failed"))
+    server.wait("a failure", lambda _: since.events("load-failed") or since.events("spawn-failed"))
 
     assert_served_by_others(server, victim)
     limit(server.arbiter, resource.RLIMIT_AS, resource.RLIM_INFINITY)
     assert_healed(server, server.arbiter)
+
+
+def assert_lives_with_too_many_open_files(server: Server) -> None:
+    since = Since(server)
+    victim, _ = server.pids()
+    before, _ = resource.prlimit(server.arbiter, resource.RLIMIT_NOFILE)
+
+    limit(server.arbiter, resource.RLIMIT_NOFILE, 3)
+    kill(victim)
+    failed = since.wait("load-failed", count=2)
+
+    assert failed["type"] == "OSError"
+    assert "Too many open files" in failed["message"]
+    assert_served_by_others(server, victim)
+    limit(server.arbiter, resource.RLIMIT_NOFILE, before)
+    assert_healed(server, server.arbiter)
+
+
+def assert_hooks_that_raise_around_a_worker_cost_nothing(
+    server: Server, switch: Path, worker_class: str
+) -> None:
+    since = Since(server)
+    errors = server.status()["arbiter"]["errors"]
+    switch.touch()
+
+    kill(server.pids()[0])
+    since.wait("ready")
+    server.signal(signal.SIGTTIN)
+    server.wait_ready(3)
+    server.signal(signal.SIGTTOU)
+    server.wait("two again", lambda status: status["target"] == 2 and len(status["slots"]) == 2)
+    server.signal(signal.SIGHUP)
+    server.wait("the new code", lambda status: all(slot["generation"] == 2 for slot in status["slots"]))
+    server.signal(signal.SIGUSR2)
+    server.wait_log("SIGUSR2: cannot start a second arbiter")
+    assert_healed(server, server.arbiter)
+    assert server.status()["arbiter"]["errors"] == errors, server.log
+    assert len(list(server.run_dir.glob("*.board"))) == 1
     assert server.stop() == 0
+    raised = set(AROUND)
+    if "uvicorn" in worker_class:
+        raised.remove("worker_exit")  # uvicorn ends its process by the signal that stopped it
+    for name in raised:
+        assert f"RuntimeError: {name} fails" in server.log
 
 
 @pytest.mark.needs("root")
@@ -137,24 +240,6 @@ def test_a_worker_that_the_kernel_kills_for_want_of_memory(serve, tmp_path, memo
     limit_file(memory_cgroup).write_text(str(1 << 30))
     assert_healed(server, server.arbiter)
     assert str(server.pids()[0]) in procs.read_text().split(), "it was the confined worker that loaded"
-
-
-def test_too_many_open_files(serve, worker_class):
-    server = serve("-k", worker_class)
-    server.wait_ready()
-    victim, _ = server.pids()
-    before, _ = resource.prlimit(server.arbiter, resource.RLIMIT_NOFILE)
-
-    limit(server.arbiter, resource.RLIMIT_NOFILE, 3)
-    kill(victim)
-    failed = server.wait_event("load-failed", count=2)
-
-    assert failed["type"] == "OSError"
-    assert "Too many open files" in failed["message"]
-    assert_served_by_others(server, victim)
-    limit(server.arbiter, resource.RLIMIT_NOFILE, before)
-    assert_healed(server, server.arbiter)
-    assert server.stop() == 0
 
 
 # no room
@@ -204,58 +289,72 @@ def test_a_run_directory_that_is_full_from_the_start(serve, tmp_path):
 def test_a_full_shared_memory_costs_the_place_and_not_the_server(serve, tmp_path):
     run_dir = tmp_path / f"workerguard-{os.geteuid()}"
     environ = {"RUNTIME_DIRECTORY": "", "XDG_RUNTIME_DIR": "", "TMPDIR": str(tmp_path)}
-    server = serve(run_dir=run_dir, environ=environ, prefix=mounting(("size=64k", Path("/dev/shm"))))
+    prefix = mounting(("size=64k", Path("/dev/shm")))
+    server = serve(run_dir=run_dir, environ=environ, prefix=prefix, workers=1)
     server.wait_ready()
     assert not list(seen_by(server, Path("/dev/shm")).glob("*/*")), "nothing half-made is left there"
     kill(server.pids()[0])
+    server.wait_event("ready", count=2)
     assert_healed(server, server.arbiter)
 
 
 @pytest.mark.needs("root")
-def test_a_run_directory_that_fills_up_later(serve, tmp_path, faults):
-    memory = tmp_path / "memory"
+@pytest.mark.timeout(240)
+def test_directories_that_fill_up_later(serve, tmp_path, faults, worker_class, subtests):
+    memory, disk = tmp_path / "memory", tmp_path / "disk"
     memory.mkdir()
-    server = serve("--run-dir", str(memory), prefix=mounting(("size=16m", memory)))
+    disk.mkdir()
+    logs = ("--error-logfile", str(disk / "error.log"), "--access-logfile", str(disk / "access.log"))
+    server = serve(
+        *("--run-dir", str(memory), "-k", worker_class, "--", *logs),
+        prefix=mounting(("size=16m", memory), ("size=256k", disk)),
+    )
     server.board_directory = seen_by(server, memory)
-    server.wait_ready()
-    fill(server.board_directory)
-    faults.set("ready", "memory", 2)
-    for pid in server.pids():
-        kill(pid)
-    server.wait_event("load-failed", count=2)
-    assert_healed(server, server.arbiter)
+    wait_whole(server)
+    if worker_class == "sync":
+        stuffing = fill(server.board_directory)
+        with subtests.test("the run directory"):
+            assert_lives_with_a_full_run_directory(server, faults)
+        stuffing.unlink()
+        faults.clear()
+        wait_whole(server)
+    with subtests.test("the disk of the logs"):
+        assert_lives_with_full_logs(server, seen_by(server, disk))
     assert server.stop() == 0
 
 
-@pytest.mark.needs("root")
-def test_logs_on_a_disk_that_fills_up(serve, tmp_path, worker_class):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    logs = ("--error-logfile", str(disk / "error.log"), "--access-logfile", str(disk / "access.log"))
-    server = serve("-k", worker_class, "--", *logs, prefix=mounting(("size=256k", disk)))
-    server.wait_ready()
-    stuffing = fill(seen_by(server, disk))
+def assert_lives_with_a_full_run_directory(server: Server, faults: Faults) -> None:
+    since = Since(server)
+    faults.set("ready", "memory", 2)
+    for pid in server.pids():
+        kill(pid)
+    since.wait("load-failed", count=2)
+    assert_healed(server, server.arbiter)
+
+
+def assert_lives_with_full_logs(server: Server, disk: Path) -> None:
+    since = Since(server)
+    stuffing = fill(disk)
     victim = server.pids()[0]
 
     assert server.statuses(20) == {200: 20}
     kill(victim)
-    server.wait_event("ready", count=3)
+    since.wait("ready")
     assert server.statuses(20) == {200: 20}
 
     stuffing.unlink()
     kill(server.pids()[0])
-    server.wait_event("ready", count=4)
-    assert "killed by SIGKILL" in (seen_by(server, disk) / "error.log").read_text()
+    since.wait("ready", count=2)
+    assert "killed by SIGKILL" in (disk / "error.log").read_text()
     assert_healed(server, server.arbiter)
-    assert server.stop() == 0
 
 
 @pytest.mark.needs("root")
 def test_stdout_and_stderr_on_a_full_disk(serve, tmp_path):
-    server = serve(prefix=("sh", "-c", 'exec "$@" >/dev/full 2>&1', "sh"))
+    server = serve(prefix=("sh", "-c", 'exec "$@" >/dev/full 2>&1', "sh"), workers=1)
     server.wait_ready()
     kill(server.pids()[0])
-    server.wait_event("ready", count=3)
+    server.wait_event("ready", count=2)
     assert_healed(server, server.arbiter)
     assert server.stop() == 0
 
@@ -358,39 +457,50 @@ def scribble(board: Board, word: int, text: bytes) -> None:
         board.write_text(at + Seat.WORDS, TEXT_WORDS, text)
 
 
-@pytest.mark.parametrize("wild", WILD.values(), ids=WILD.keys())
-def test_a_worker_that_writes_nonsense_into_its_seat(wild, serve, faults, capsys):
+@pytest.mark.timeout(300)
+def test_nonsense_on_the_scoreboard(serve, faults, capsys, subtests):
     server = serve()
-    server.wait_ready()
+    wait_whole(server)
+    for name, wild in WILD.items():
+        with subtests.test(f"a worker writes nonsense into its seat: {name}"):
+            assert_lives_with_nonsense(server, wild, faults)
+            assert all(line.isprintable() for line in capsys.readouterr().out.splitlines())
+        faults.clear()
+        wait_whole(server)
+    # the last part, because it spoils the words of the arbiter
+    with subtests.test("a process writes nonsense everywhere"):
+        assert_lives_with_nonsense_everywhere(server)
+        assert server.stop() == 0
+
+
+def assert_lives_with_nonsense(server: Server, wild: tuple[int, bytes], faults: Faults) -> None:
+    since = Since(server)
     with writable_board(server) as board:
         scribble(board, *wild)
         kill(server.pids()[0])
-        server.wait_event("ready", count=3)
+        since.wait("ready")
         scribble(board, *wild)
         faults.set("ready", "kill", 1)  # a process that dies in its load leaves what it wrote
         victim = server.pids()[1]
         kill(victim)
         server.wait("a load", lambda status: status["slots"][1]["pid"] not in (None, victim))
         scribble(board, *wild)
-        server.wait_event("load-failed")
-        server.wait_event("ready", count=4)
+        since.wait("load-failed")
+        since.wait("ready", count=2)
         scribble(board, *wild)
 
     for command in (["status"], ["status", "--json"], ["explain", "1"], ["explain", "2"], ["events"]):
         assert main([*command, "--run-dir", str(server.run_dir)]) == ExitCode.OK
-    assert all(line.isprintable() for line in capsys.readouterr().out.splitlines())
     for pid in server.pids():  # whose own counters are spoilt
         kill(pid)
-    server.wait_event("ready", count=6)
+    since.wait("ready", count=4)
     assert server.status()["arbiter"]["errors"] == 0, server.log
     assert server.statuses(10) == {200: 10}
-    assert server.stop() == 0
 
 
-def test_a_process_that_writes_nonsense_everywhere(serve):
+def assert_lives_with_nonsense_everywhere(server: Server) -> None:
     """Not even what belongs to the arbiter, the pids above all, makes it kill or lose anybody."""
-    server = serve()
-    server.wait_ready()
+    since = Since(server)
     before = server.pids()
     innocent = subprocess.Popen(["sleep", "600"])
     try:
@@ -398,15 +508,14 @@ def test_a_process_that_writes_nonsense_everywhere(serve):
             scribble_over_the_arbiter(board, innocent.pid)
         for pid in before:
             kill(pid)
-        server.wait_event("exited", count=2)
-        server.wait_event("ready", count=4)
+        since.wait("exited", count=2)
+        since.wait("ready", count=2)
         assert innocent.poll() is None
     finally:
         innocent.kill()
         innocent.wait()
     assert server.status()["arbiter"]["errors"] == 0, server.log
     assert server.statuses(10) == {200: 10}
-    assert server.stop() == 0
 
 
 def scribble_over_the_arbiter(board: Board, pid: int) -> None:
@@ -423,73 +532,7 @@ def scribble_over_the_arbiter(board: Board, pid: int) -> None:
     board.write_text(board.layout.about, ABOUT_WORDS, DEEP)
 
 
-# hooks that raise
-
-
-HOOKS = {
-    "post_fork": "server, worker",
-    "post_worker_init": "worker",
-    "pre_fork": "server, worker",
-}
-
-
-def failing(names: dict[str, str], switch: Path) -> str:
-    hook = "def {name}({arguments}):\n    if os.path.exists({switch!r}):\n        raise RuntimeError('{name} fails')\n"
-    return "import os\n" + "".join(
-        hook.format(name=name, arguments=arguments, switch=str(switch)) for name, arguments in names.items()
-    )
-
-
-@pytest.mark.parametrize("hook", HOOKS)
-def test_a_hook_that_stops_a_worker_costs_that_slot_only(hook, serve, tmp_path):
-    conf, switch = tmp_path / "gunicorn.conf.py", tmp_path / "switch"
-    conf.write_text(failing({hook: HOOKS[hook]}, switch))
-    server = serve("-c", str(conf))
-    server.wait_ready()
-    victim, _ = server.pids()
-    switch.touch()
-    kill(victim)
-    server.wait_event("spawn-failed" if hook == "pre_fork" else "load-failed", count=2)
-    assert f"{hook} fails" in server.log
-    assert_served_by_others(server, victim)
-    switch.unlink()
-    assert_healed(server, server.arbiter)
-    assert server.status()["arbiter"]["errors"] == 0
-
-
-def test_hooks_that_raise_around_a_worker_cost_nothing(serve, tmp_path, worker_class):
-    conf, switch = tmp_path / "gunicorn.conf.py", tmp_path / "switch"
-    names = {
-        "child_exit": "server, worker",
-        "worker_exit": "server, worker",
-        "nworkers_changed": "server, new, old",
-        "on_reload": "server",
-        "pre_exec": "server",
-        "on_exit": "server",
-    }
-    conf.write_text(failing(names, switch))
-    server = serve("-k", worker_class, "-c", str(conf))
-    server.wait_ready()
-    switch.touch()
-
-    kill(server.pids()[0])
-    server.wait_event("ready", count=3)
-    server.signal(signal.SIGTTIN)
-    server.wait_ready(3)
-    server.signal(signal.SIGTTOU)
-    server.wait("two again", lambda status: status["target"] == 2 and len(status["slots"]) == 2)
-    server.signal(signal.SIGHUP)
-    server.wait("the new code", lambda status: all(slot["generation"] == 2 for slot in status["slots"]))
-    server.signal(signal.SIGUSR2)
-    server.wait_log("SIGUSR2: cannot start a second arbiter")
-    assert_healed(server, server.arbiter)
-    assert server.status()["arbiter"]["errors"] == 0, server.log
-    assert len(list(server.run_dir.glob("*.board"))) == 1
-    assert server.stop() == 0
-    if "uvicorn" in worker_class:
-        del names["worker_exit"]  # uvicorn ends its process by the signal that stopped it
-    for name in names:
-        assert f"RuntimeError: {name} fails" in server.log
+# a hook that ends the start
 
 
 def test_a_hook_that_ends_the_start_leaves_nothing(serve, tmp_path):

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from http.client import HTTPException
+from pathlib import Path
 
 import pytest
 from websockets.exceptions import WebSocketException
@@ -22,7 +23,7 @@ from django_workerguard.scoreboard.control_client import ask, ask_for_file
 from django_workerguard.scoreboard.in_hand import requests_of_servers
 from django_workerguard.scoreboard.layout import Seat, SeatKind
 from django_workerguard.scoreboard.stack_format import END
-from tests.process.harness import UnixConnection
+from tests.process.harness import Server, Since, UnixConnection, wait_whole
 from tests.process.test_cli import workerguard
 
 SECRET = "the-secret-in-the-query"
@@ -62,16 +63,190 @@ class Clients:
         return self.statuses
 
 
-@pytest.fixture
-def clients():
-    return Clients
+# what the section of the request shows: the kind of what serves it, and a line of its frames
+HANGING = {
+    ("sync", "/hang?how=lock"): ("thread", "in _locked_twice"),
+    ("sync", "/hang?how=gil"): ("thread", "in hang"),
+    ("sync", "/hang?how=computing"): ("thread", "in hang"),
+    ("gthread", "/hang?how=lock"): ("Thread", "in _locked_twice"),
+    ("gthread", "/hang?how=gil"): ("Thread", "in hang"),
+    ("gevent", "/slow?seconds=30"): ("Greenlet", "in slow"),
+    ("asgi", "/wait"): ("Task", "in _waits_inside"),
+    ("asgi", "/hang?how=lock"): ("Thread", "in _locked_twice"),
+    ("asgi", "/pooled"): ("Thread", "in _locked_twice"),
+    ("uvicorn_worker.UvicornWorker", "/wait"): ("Task", "in _waits_inside"),
+    ("uvicorn_worker.UvicornWorker", "/hang?how=lock"): ("Thread", "in _locked_twice"),
+}
 
 
-def test_requests_in_hand_are_listed_with_their_view_and_without_their_query(serve, clients, worker_class):
-    server = serve("--", "-k", worker_class, *threads(worker_class))
-    server.wait_ready()
-    asking = clients(server)
-    asking.ask(f"/slow?seconds=3&token={SECRET}")
+@pytest.mark.timeout(400)
+def test_the_register_and_the_stacks(serve, worker_class, tmp_path, subtests):
+    access_log = tmp_path / "access.log"
+    server = serve(
+        # so that no part has its worker replaced by the MemoryError of a part before
+        *("--reload-on-memory-error", "off", "--", "-k", worker_class, *threads(worker_class)),
+        *("--timeout", "60", "--access-logfile", str(access_log)),
+        workers=1,
+    )
+    wait_whole(server, 1)
+
+    with subtests.test("requests that are lost with their worker are written down"):
+        assert_lost_requests_are_written_down(server, access_log, 1 if worker_class == "sync" else 3)
+    wait_whole(server, 1)
+    with subtests.test("the stacks of an idle worker"):
+        assert_stacks_of_an_idle_worker(server)
+    for (on_class, path), (kind, frame) in HANGING.items():
+        if on_class == worker_class:
+            with subtests.test(f"the stacks show where {path} is, and the worker goes on"):
+                assert_stacks_of_a_hang(server, path, kind, frame)
+            replace_worker(server)
+    if worker_class in ("gthread", "asgi"):
+        with subtests.test("a worker with busy threads is not ended by questions for its stacks"):
+            assert_busy_threads_survive_questions(server)
+    if worker_class == "sync":
+        with subtests.test("a stopped worker is not ended by a question for its stacks"):
+            assert_a_stopped_worker_survives_a_question(server)
+        with subtests.test("a stand-in is not ended by a question for its stacks"):
+            assert_the_stand_in_survives_a_question(server)
+
+    server.signal(signal.SIGTTIN)
+    wait_whole(server, 2)
+    with subtests.test("requests in hand are listed with their view and without their query"):
+        assert_listed_with_their_view_and_without_their_query(server)
+    with subtests.test("probes and requests that are over leave no entry"):
+        assert_probes_and_what_is_over_leave_no_entry(server)
+
+
+def replace_worker(server: Server) -> None:
+    """Kill the only worker, with the request that it serves, and wait for the next one."""
+    since = Since(server)
+    server.kill_worker()
+    since.wait("ready")
+    wait_whole(server, 1)
+    server.wait("an empty register", lambda _: in_hand(server) == [])
+
+
+def assert_lost_requests_are_written_down(server: Server, access_log: Path, count: int) -> None:
+    since, asking = Since(server), Clients(server)
+    for number in range(count):
+        asking.ask(f"/slow?seconds=30&number={number}&token={SECRET}")
+    server.wait(
+        "all in hand", lambda _: [one["view"] for one in in_hand(server)] == ["guinea_app.views.slow"] * count
+    )
+    gone = server.kill_worker()
+    since.wait("exited")
+    lost = since.events("request-lost")
+    assert [(one["slot"], one["pid"], one["method"], one["path"], one["cause"]) for one in lost] == [
+        (1, gone, "GET", "/slow", "sigkill")
+    ] * count
+    assert all(one["view"] == "guinea_app.views.slow" and one["age"] > 0 for one in lost)
+    assert server.status()["tallies"]["requests_lost"]["sigkill"] == count
+    assert f"lost with it: GET /slow after {lost[0]['age']:.1f} s" in server.log
+    server.wait("the access log", lambda _: access_log.read_text().count('"GET /slow -" 000') == count)
+    assert SECRET not in server.log + access_log.read_text()
+    assert asking.join() == [None] * count
+    server.wait("the seat of the dead worker is empty", lambda _: in_hand(server) == [])
+    since.wait("ready")
+
+
+def stacks_of(server: Server, slot: int, *more: str) -> str:
+    told = workerguard("stacks", str(slot), *more, "--name", "guinea", run_dir=server.run_dir)
+    assert told.returncode == 0, told.stderr
+    return told.stdout
+
+
+def assert_stacks_of_an_idle_worker(server: Server) -> None:
+    since = Since(server)
+    assert "Current thread" in stacks_of(server, 1)
+    assert "without a request: --all" not in stacks_of(server, 1, "--all")
+    assert server.statuses(3) == {200: 3}
+    assert since.events("asked")[0]["do"] == "stacks"
+    told = workerguard("stacks", "7", "--name", "guinea", run_dir=server.run_dir)
+    assert (told.returncode, told.stderr) == (2, "Error: slot 7 has no worker: see workerguard status.\n")
+
+
+def assert_stacks_of_a_hang(server: Server, path: str, kind: str, frame: str) -> None:
+    since = Since(server)
+    pid = server.slot(1)["pid"]
+    Clients(server).ask(path)
+    server.wait("in hand", lambda _: in_hand(server) and in_hand(server)[0]["view"])
+    for _ in range(2):
+        found = stacks_of(server, 1)
+        sections = [
+            part for part in found.split("\n\n") if f" serves GET {path.partition('?')[0]} for " in part
+        ]
+        assert any(kind in part.splitlines()[0] and frame in part for part in sections), found
+    assert server.slot(1)["pid"] == pid
+    assert not since.events("exited")
+
+
+def wait_for_stacks(answer: dict, fd: int) -> None:
+    with os.fdopen(fd, "rb") as file:
+        deadline = time.monotonic() + 20
+        while END.encode() not in (dump := os.pread(file.fileno(), 1 << 20, answer["offset"])):
+            assert time.monotonic() < deadline, dump
+            time.sleep(0.002)
+
+
+def assert_busy_threads_survive_questions(server: Server) -> None:
+    since = Since(server)
+    pid = server.slot(1)["pid"]
+    with server.board() as board:
+        socket_path = board.path.with_suffix(".sock")
+    over = threading.Event()
+
+    def load() -> None:
+        while not over.is_set():
+            with contextlib.suppress(OSError, HTTPException):
+                server.get("/page")
+
+    busy = [threading.Thread(target=load) for _ in range(3)]
+    for client in busy:
+        client.start()
+    try:
+        for _ in range(150):
+            wait_for_stacks(*ask_for_file(socket_path, "stacks", pid=pid))
+    finally:
+        over.set()
+        for client in busy:
+            client.join()
+    assert server.slot(1)["pid"] == pid
+    assert not since.events("exited")
+
+
+def assert_a_stopped_worker_survives_a_question(server: Server) -> None:
+    pid = server.slot(1)["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        told = workerguard("stacks", "1", "--name", "guinea", run_dir=server.run_dir)
+        assert told.returncode == 75
+        assert f"pid {pid} has written nothing within 3 s" in told.stderr
+        assert "state T" in told.stderr
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert server.statuses(3) == {200: 3}
+    assert server.slot(1)["pid"] == pid
+
+
+def assert_the_stand_in_survives_a_question(server: Server) -> None:
+    since = Since(server)
+    with server.board() as board:
+        bases = [board.layout.seat(seat) for seat in range(board.layout.seats)]
+        (stand_in,) = [
+            board.words[base + Seat.PID]
+            for base in bases
+            if board.words[base + Seat.KIND] == SeatKind.STAND_IN
+        ]
+        answer = ask(board.path.with_suffix(".sock"), "stacks", pid=stand_in)
+    assert not answer["accepted"]
+    assert "it is the stand-in" in answer["reason"]
+    assert server.statuses(3) == {200: 3}
+    assert not since.events("stand-in-exited")
+
+
+def assert_listed_with_their_view_and_without_their_query(server: Server) -> None:
+    asking = Clients(server)
+    asking.ask(f"/slow?seconds=6&token={SECRET}")  # the two commands take some seconds on a busy machine
     server.wait(
         "the view is known", lambda _: [one["view"] for one in in_hand(server)] == ["guinea_app.views.slow"]
     )
@@ -96,9 +271,7 @@ def test_requests_in_hand_are_listed_with_their_view_and_without_their_query(ser
     )
 
 
-def test_probes_and_what_is_over_leave_no_entry(serve, worker_class):
-    server = serve("--", "-k", worker_class)
-    server.wait_ready()
+def assert_probes_and_what_is_over_leave_no_entry(server: Server) -> None:
     for path in (
         "/",
         "/broken",
@@ -115,136 +288,6 @@ def test_probes_and_what_is_over_leave_no_entry(serve, worker_class):
                 assert path == "/starved-stream"
     server.wait("an empty register", lambda _: in_hand(server) == [])
     assert all(slot["in_flight"] == 0 for slot in server.status()["slots"])
-
-
-def test_requests_that_are_lost_with_their_worker_are_written_down(serve, clients, worker_class, tmp_path):
-    access_log = tmp_path / "access.log"
-    server = serve(
-        "--", "-k", worker_class, *threads(worker_class), "--access-logfile", str(access_log), workers=1
-    )
-    server.wait_ready()
-    asking = clients(server)
-    count = 1 if worker_class == "sync" else 3
-    for number in range(count):
-        asking.ask(f"/slow?seconds=30&number={number}&token={SECRET}")
-    server.wait(
-        "all in hand", lambda _: [one["view"] for one in in_hand(server)] == ["guinea_app.views.slow"] * count
-    )
-    gone = server.kill_worker()
-    server.wait_event("exited")
-    lost = server.events("request-lost")
-    assert [(one["slot"], one["pid"], one["method"], one["path"], one["cause"]) for one in lost] == [
-        (1, gone, "GET", "/slow", "sigkill")
-    ] * count
-    assert all(one["view"] == "guinea_app.views.slow" and one["age"] > 0 for one in lost)
-    assert server.status()["tallies"]["requests_lost"]["sigkill"] == count
-    assert f"lost with it: GET /slow after {lost[0]['age']:.1f} s" in server.log
-    server.wait("the access log", lambda _: access_log.read_text().count('"GET /slow -" 000') == count)
-    assert SECRET not in server.log + access_log.read_text()
-    assert asking.join() == [None] * count
-    server.wait("the seat of the dead worker is empty", lambda _: in_hand(server) == [])
-
-
-def stacks_of(server, slot: int, *more: str) -> str:
-    told = workerguard("stacks", str(slot), *more, "--name", "guinea", run_dir=server.run_dir)
-    assert told.returncode == 0, told.stderr
-    return told.stdout
-
-
-# what the section of the request shows: the kind of what serves it, and a line of its frames
-HANGING = {
-    ("sync", "/hang?how=lock"): ("thread", "in _locked_twice"),
-    ("sync", "/hang?how=gil"): ("thread", "in hang"),
-    ("sync", "/hang?how=computing"): ("thread", "in hang"),
-    ("gthread", "/hang?how=lock"): ("Thread", "in _locked_twice"),
-    ("gthread", "/hang?how=gil"): ("Thread", "in hang"),
-    ("gevent", "/slow?seconds=30"): ("Greenlet", "in slow"),
-    ("asgi", "/wait"): ("Task", "in _waits_inside"),
-    ("asgi", "/hang?how=lock"): ("Thread", "in _locked_twice"),
-    ("asgi", "/pooled"): ("Thread", "in _locked_twice"),
-    ("uvicorn_worker.UvicornWorker", "/wait"): ("Task", "in _waits_inside"),
-    ("uvicorn_worker.UvicornWorker", "/hang?how=lock"): ("Thread", "in _locked_twice"),
-}
-
-
-@pytest.mark.parametrize(("where", "shown"), HANGING.items(), ids=["-".join(where) for where in HANGING])
-def test_the_stacks_of_a_worker_show_where_its_request_is_and_it_goes_on(serve, clients, where, shown):
-    worker_class, path = where
-    kind, frame = shown
-    server = serve("--", "-k", worker_class, *threads(worker_class), "--timeout", "60", workers=1)
-    server.wait_ready()
-    pid = server.slot(1)["pid"]
-    clients(server).ask(path)
-    server.wait("in hand", lambda _: in_hand(server) and in_hand(server)[0]["view"])
-    for _ in range(2):
-        found = stacks_of(server, 1)
-        sections = [
-            part for part in found.split("\n\n") if f" serves GET {path.partition('?')[0]} for " in part
-        ]
-        assert any(kind in part.splitlines()[0] and frame in part for part in sections), found
-    assert server.slot(1)["pid"] == pid
-    assert not server.events("exited")
-
-
-def wait_for_stacks(answer: dict, fd: int) -> None:
-    with os.fdopen(fd, "rb") as file:
-        deadline = time.monotonic() + 20
-        while END.encode() not in (dump := os.pread(file.fileno(), 1 << 20, answer["offset"])):
-            assert time.monotonic() < deadline, dump
-            time.sleep(0.002)
-
-
-@pytest.mark.parametrize("worker_class", ["gthread", "asgi"])
-def test_a_worker_whose_threads_are_busy_is_not_ended_by_questions_for_its_stacks(serve, worker_class):
-    server = serve("--", "-k", worker_class, *threads(worker_class), workers=1)
-    server.wait_ready()
-    pid = server.slot(1)["pid"]
-    with server.board() as board:
-        socket_path = board.path.with_suffix(".sock")
-    over = threading.Event()
-
-    def load() -> None:
-        while not over.is_set():
-            with contextlib.suppress(OSError, HTTPException):
-                server.get("/page")
-
-    busy = [threading.Thread(target=load) for _ in range(3)]
-    for client in busy:
-        client.start()
-    try:
-        for _ in range(150):
-            wait_for_stacks(*ask_for_file(socket_path, "stacks", pid=pid))
-    finally:
-        over.set()
-        for client in busy:
-            client.join()
-    assert server.slot(1)["pid"] == pid
-    assert not server.events("exited")
-
-
-def test_the_stacks_of_an_idle_worker(serve, worker_class):
-    server = serve("--", "-k", worker_class, workers=1)
-    server.wait_ready()
-    assert "Current thread" in stacks_of(server, 1)
-    assert "without a request: --all" not in stacks_of(server, 1, "--all")
-    assert server.statuses(3) == {200: 3}
-    assert server.events("asked")[0]["do"] == "stacks"
-    told = workerguard("stacks", "7", "--name", "guinea", run_dir=server.run_dir)
-    assert (told.returncode, told.stderr) == (2, "Error: slot 7 has no worker: see workerguard status.\n")
-
-
-def test_a_worker_that_is_stopped_is_not_ended_by_a_question_for_its_stacks(serve):
-    server = serve(workers=1)
-    server.wait_ready()
-    pid = server.slot(1)["pid"]
-    os.kill(pid, signal.SIGSTOP)
-    told = workerguard("stacks", "1", "--name", "guinea", run_dir=server.run_dir)
-    assert told.returncode == 75
-    assert f"pid {pid} has written nothing within 3 s" in told.stderr
-    assert "state T" in told.stderr
-    os.kill(pid, signal.SIGCONT)
-    assert server.statuses(3) == {200: 3}
-    assert server.slot(1)["pid"] == pid
 
 
 REQUESTS = int(os.environ.get("WORKERGUARD_REGISTER_REQUESTS", "1000"))
@@ -331,20 +374,3 @@ def test_the_register_is_empty_after_errors_streams_aborts_recyclings_and_kills(
     histograms = [one for slot in server.status()["slots"] for one in slot["durations"].values()]
     timed = sum(sum(one["buckets"]) for one in histograms)
     assert (counted > timed) if websockets else (counted == timed), "websockets are counted and not timed"
-
-
-def test_a_stand_in_is_not_ended_by_a_question_for_its_stacks(serve):
-    server = serve()
-    server.wait_ready()
-    with server.board() as board:
-        bases = [board.layout.seat(seat) for seat in range(board.layout.seats)]
-        (stand_in,) = [
-            board.words[base + Seat.PID]
-            for base in bases
-            if board.words[base + Seat.KIND] == SeatKind.STAND_IN
-        ]
-        answer = ask(board.path.with_suffix(".sock"), "stacks", pid=stand_in)
-    assert not answer["accepted"]
-    assert "it is the stand-in" in answer["reason"]
-    assert server.statuses(3) == {200: 3}
-    assert not server.events("stand-in-exited")
