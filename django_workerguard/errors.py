@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-DEFAULT = "default"  # the place of a value that nobody has set
+DEFAULT = "default"  # the place of a value that was not set
 
 
 def set_in(where: str) -> str:

@@ -13,7 +13,7 @@ from django_workerguard.dashboard.tiles import SIGNS, per_second, state_of
 from django_workerguard.dashboard.traceback import traceback
 from django_workerguard.probe.memory import memory_of
 from django_workerguard.report.findings import assess
-from django_workerguard.report.tables import how_long, quantiles, utc
+from django_workerguard.report.tables import quantiles, state_since, utc
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.in_hand import requests_of_servers
 from django_workerguard.scoreboard.view_memory import memory_of_servers
@@ -24,7 +24,6 @@ EVENTS = 30  # shown
 def slot_context(board: Board, slot: Mapping[str, Any], shot: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the page of a slot shows."""
     number = slot["slot"]
-    age = how_long(slot, shot["at"])
     failed = slot["last_error"] or {}
     findings = [finding for finding in assess(shot) if finding.slot == number]
     worst = worst_of(findings)
@@ -34,7 +33,7 @@ def slot_context(board: Board, slot: Mapping[str, Any], shot: Mapping[str, Any])
         "slot": slot,
         "state": state,
         "sign": SIGNS.get(state, "?"),
-        "since": f" {age}" if state == "ready" else f", {age}" if age else "",
+        "since": state_since(slot, shot["at"]).removeprefix(state),
         "worst": worst,
         "summary": f"slot {number} is {state}" + (f"; {worst}: {findings[0].code}" if findings else ""),
         "tab": plain(f"slot {number} {state} – {shot['name']}"),

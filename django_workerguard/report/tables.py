@@ -79,7 +79,9 @@ def quantiles(latency: Mapping[str, float]) -> str:
 def state_since(process: Mapping[str, Any], now: float) -> str:
     """Return the state of a slot or of the mold, and for how long it has been ready, or has not been."""
     state, age = str(process["state"]).replace("_", "-"), how_long(process, now)
-    return state if not age else f"{state} {age}" if state == "ready" else f"{state}, {age}"
+    if not age:
+        return state
+    return f"{state} {age}" if state == "ready" else f"{state}, {age}"
 
 
 def how_long(process: Mapping[str, Any], now: float) -> str:

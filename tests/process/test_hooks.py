@@ -404,7 +404,7 @@ def test_reload_serves_nothing_from_broken_code_and_again_from_mended(worker_cla
             since, begin = Since(server), len(server.log)
             views.write_text(f"{changed}\n{broken}\n")
             server.wait(
-                "nobody is ready",
+                "no worker is ready",
                 lambda status, since=since: (
                     touched() and status["ready"] == 0 and since.events("load-failed")
                 ),

@@ -65,7 +65,7 @@ def test_reloads_a_fleet_that_cannot_load_and_an_arbiter_that_is_killed(
         assert client.reply.body.count("line") == 20
     wait_whole(server)
 
-    with subtests.test("the stand-in answers while nobody can, and stops before anybody does"):
+    with subtests.test("the stand-in answers while no worker can, and stops before one does"):
         since = Since(server)
         faults.set("ready", "memory")
         kill_all(server)

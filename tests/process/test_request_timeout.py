@@ -258,13 +258,13 @@ def test_a_worker_whose_threads_are_all_busy_with_requests_that_do_not_end_is_fo
     server = serve(*bind, "--", "-k", "gthread", "--threads", "2", "--timeout", "1", workers=1)
     server.wait_ready()
     asking = Clients(server)
-    asking.ask("/slow?seconds=5")
-    server.wait("one thread", lambda status: status["slots"][0]["oldest_request"])
-    time.sleep(1.5)
+    # longer than the timeout and a tick, after which the arbiter has seen it
+    asking.ask("/slow?seconds=9")
+    server.wait("a long request", lambda _: [one["age"] > 2.2 for one in in_hand(server)] == [True])
     assert not assess(server.status()), "the other thread is free"
-    asking.ask("/slow?seconds=5")
-    time.sleep(1.5)
-    assert not assess(server.status()), "nobody waits"
+    asking.ask("/slow?seconds=9")
+    server.wait("two of them", lambda _: [one["age"] > 2.2 for one in in_hand(server)] == [True, True])
+    assert not assess(server.status()), "no other request waits"
     asking.ask("/")
     server.wait("it waits for a thread", lambda status: status["slots"][0]["waiting"] == 1)
     status = server.wait("the finding", assess)

@@ -36,7 +36,7 @@ def test_the_command_line_wins_over_the_environment_over_the_settings():
     assert not resolved.is_set("need_app")
 
 
-def test_an_error_says_that_nobody_has_set_the_value():
+def test_an_error_says_that_the_value_was_not_set():
     assert (
         str(ConfigurationError("too large", option="surge", where=DEFAULT))
         == "surge: too large (the default)."
