@@ -151,9 +151,9 @@ class Publisher:
         words, at = self._board.words, self._board.layout.slot(slot)
         visible = seat + 1 in (words[at + Slot.SEAT], words[at + Slot.SUCCESSOR])
         if words[at + Slot.SEAT] == seat + 1:
-            words[at + Slot.STATE] = (
-                SlotState.EMPTY
-            )  # first: a reader that finds no pid must not find a state that needs one
+            if words[at + Slot.STATE] == SlotState.READY:
+                words[Header.READY] = max(0, words[Header.READY] - 1)
+            words[at + Slot.STATE] = SlotState.EMPTY
         for word in (Slot.SEAT, Slot.SUCCESSOR):
             if words[at + word] == seat + 1:
                 words[at + word] = 0  # the seat may be another's before the next publication
@@ -240,7 +240,7 @@ def slot_state(fleet: Fleet, slot: int) -> SlotState:
     """Say in one word what a slot is doing."""
     incumbent = fleet.incumbent(slot)
     if incumbent is not None:
-        return STATES[incumbent.state]
+        return STATES[incumbent.state] if incumbent.aborted is None else SlotState.RETIRING
     if any(worker.state is State.RETIRING for worker in fleet.all_in_slot(slot)):
         return SlotState.RETIRING
     if slot in fleet.waiting:

@@ -5,8 +5,9 @@ It holds no decision. `plan` decides, the arbiter acts, and reports to the track
 
 from __future__ import annotations
 
+import contextlib
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -108,20 +109,25 @@ class Tracker:
             if slot not in before:
                 self.event_log.no_room(slot, waiting, self.policy.memory_margin, now)
 
-    def change(self) -> None:
-        """Note that what the board says may contradict itself from now on, until `publish`: a `snapshot` waits for that."""
-        self.board.words[Header.CHANGES] |= 1
+    @contextlib.contextmanager
+    def _change(self) -> Iterator[None]:
+        """Write something of which half would contradict the rest: a `snapshot` waits until it is over.
+
+        Nothing in it may take long: no fork, no hook of the user's, no file.
+        """
+        words = self.board.words
+        words[Header.CHANGES] |= 1
+        try:
+            yield
+        finally:
+            words[Header.CHANGES] = (words[Header.CHANGES] + 1) % (1 << 62)
 
     def publish(self, now: float, *, phase: int, beat: int | None = None) -> None:
         """Write the fleet onto the board. ``beat``: the last sign of life, in monotonic ns, if it is not now."""
-        words = self.board.words
-        self.change()
-        try:
+        with self._change():
             self._publisher.publish(self.policy, self.fleet, now, phase=phase)
             if beat is not None:
-                words[Header.BEAT] = beat
-        finally:
-            words[Header.CHANGES] = (words[Header.CHANGES] + 1) % (1 << 62)
+                self.board.words[Header.BEAT] = beat
 
     def serve(
         self, control: ControlSocket | None, respond: Callable[[Request], str | None], now: float
@@ -213,7 +219,8 @@ class Tracker:
             return
         if not gone.is_mold:
             # before the event is written: who reads that it has ended also finds what it has counted
-            self._publisher.fold(gone.slot, seat)
+            with self._change():
+                self._publisher.fold(gone.slot, seat)
         cause, failure = self.event_log.exited(gone, end, dump, self.seats, now=now)
         if failure is not None:
             self.tell(m.LoadFailed(failure))

@@ -55,7 +55,7 @@ class Header:
     UTILISATION = 38  # per mille of the fleet's capacity that was busy in the last minute, + 1; 0: unknown
     AVAILABLE = 39  # bytes of memory that may still be used, + 1; 0: unknown
     MONITOR_FAILURES = 40  # how often in a row the monitor has ended by itself, or could not be started
-    # counts the beginnings and the ends of changes to header, slots and seats: odd while one goes on
+    # counts the beginnings and the ends of changes to header and slots: odd while one goes on
     CHANGES = 41
     VALID_FOR = 48  # ns without a beat after which the numbers are out of date; 0: for ever
     WORDS = 64

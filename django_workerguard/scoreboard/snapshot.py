@@ -22,7 +22,7 @@ from django_workerguard.scoreboard.places import pools_of
 from django_workerguard.scoreboard.tallies import read_tallies
 
 SNAPSHOT_VERSION = 1
-PATIENCE = 0.05  # seconds
+PATIENCE = 0.25  # seconds, in which a busy machine lets an arbiter end a change that takes it less than 1 ms
 # what a slot's workers count: where it is for those that are gone or leaving
 COUNTS = {
     "requests": Slot.REQUESTS,
@@ -46,7 +46,7 @@ def snapshot(board: Board) -> dict[str, Any]:
             if words[Header.CHANGES] == before:
                 return shot
         time.sleep(0.0005)
-    return _read(board)  # of an arbiter that is stopped, or in a hook of its configuration
+    return _read(board)  # of an arbiter that is stopped in the middle of a change
 
 
 def _read(board: Board) -> dict[str, Any]:

@@ -343,7 +343,6 @@ class GuardedArbiter(Arbiter):
             self._wake.drain,
             lambda: self._tracker.serve(self._control, self._signals.respond, now),
             lambda: self._follow_gunicornc(now),
-            self._tracker.change,
             self.reap_workers,
             lambda: self._molds.receive(now),
             lambda: self._reload.bound(now),

@@ -11,10 +11,13 @@ from django_workerguard.arbiter.burial import MOST_TRIES, Burial
 from django_workerguard.arbiter.children import Children
 from django_workerguard.arbiter.exits import Exit
 from django_workerguard.arbiter.tracker import Tracker
-from django_workerguard.policy.action import Spawn
+from django_workerguard.policy.action import Abort, Spawn
+from django_workerguard.policy.reason import Reason, Rule
 from django_workerguard.policy.view import Policy
 from django_workerguard.scoreboard.board import Board
-from django_workerguard.scoreboard.layout import Layout, Orders, SeatKind
+from django_workerguard.scoreboard.header import Phase
+from django_workerguard.scoreboard.layout import Layout, Orders, Seat, SeatKind, SeatState
+from django_workerguard.scoreboard.snapshot import snapshot
 
 
 class Fork:
@@ -73,3 +76,26 @@ def test_a_burial_that_fails_holds_up_no_other_and_its_slot_heals(fleet):
     assert len(failed) == MOST_TRIES
     assert not tracker.fleet.workers
     assert not children.dead()
+
+
+def listed_and_counted(board: Board) -> tuple[int, int]:
+    shot = snapshot(board)
+    return sum(slot["state"] == "ready" and slot["pid"] is not None for slot in shot["slots"]), shot["ready"]
+
+
+def test_a_snapshot_agrees_with_itself_between_an_exit_and_the_next_publication(fleet):
+    """Between the two new workers are forked and hooks of the site run, which may take any time."""
+    tracker, _ = fleet
+    board = tracker.board
+    for seat in (0, 1):
+        board.words[board.layout.seat(seat) + Seat.STATE] = SeatState.READY
+    tracker.observe(1.0)
+    tracker.publish(1.0, phase=Phase.SERVING)
+    assert listed_and_counted(board) == (2, 2)
+    tracker.aborted(Abort(0, Reason(Rule.TIMEOUT)), 1.0)
+    tracker.publish(1.0, phase=Phase.SERVING)
+    assert listed_and_counted(board) == (1, 1)
+    tracker.buried(1, Exit(None, 9), "", 2.0)
+    assert listed_and_counted(board) == (0, 0)
+    tracker.publish(2.0, phase=Phase.SERVING)
+    assert listed_and_counted(board) == (0, 0)

@@ -165,7 +165,6 @@ class PoolArbiter:
         if self._pool.target != tracker.fleet.target:
             tracker.tell(m.TargetChanged(self._pool.target))
             tracker.event_log.scaled(self._pool.target, "Celery")
-        tracker.change()
         tracker.observe(now)
         tracker.measure(now)
         self._bury_dead()  # what could not be written down before
