@@ -20,6 +20,7 @@ SLOT = {
     "waiting": 0,
     "suspect": False,
     "notes": [],
+    "recycled_often": None,
     "rss_bytes": 50 << 20,
     "release": "v1",
     "load_seconds": 0.5,

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from django_workerguard.arbiter.last_minute import LastMinute
 from django_workerguard.arbiter.seats import Seats
 from django_workerguard.policy.mold import is_lazy
-from django_workerguard.policy.recycle import is_large_at_first, is_stalled, is_stuck
+from django_workerguard.policy.reason import RECYCLES
+from django_workerguard.policy.recycle import is_large_at_first, is_stalled, is_stuck, recycled_often
 from django_workerguard.policy.view import Fleet, Policy, State, Worker
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.scoreboard.board import Board
@@ -87,6 +88,8 @@ class Publisher:
         for slot in range(1, self._used + 1):
             self._slot(fleet, slot, lambda at: beat + int((at - now) * 1e9) if at > now else 0)
             words[self._board.layout.slot(slot) + Slot.NOTES] = _notes(policy, fleet, slot)
+            rule = recycled_often(fleet.record(slot), now)
+            words[self._board.layout.slot(slot) + Slot.OFTEN] = RECYCLES.index(rule) + 1 if rule else 0
         if now - self._sampled >= SAMPLE_EVERY:
             self._sampled = now
             self._sample(policy, fleet)

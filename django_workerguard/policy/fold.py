@@ -9,6 +9,7 @@ from django_workerguard.policy import message as m
 from django_workerguard.policy.backoff import back_off
 from django_workerguard.policy.outlier import MARK_EVERY, WINDOW, outliers, slow_workers
 from django_workerguard.policy.reason import Reason, Rule
+from django_workerguard.policy.recycle import recycled
 from django_workerguard.policy.room import awaited, weighed
 from django_workerguard.policy.view import (
     Counts,
@@ -126,6 +127,9 @@ def _sent_sigkill(fleet: Fleet, message: m.Killed) -> Fleet:
         return replace(fleet, stand_in=replace(fleet.stand_in, killed=at))
     if not message.evil:
         return _change(fleet, message.seat, killed=at)
+    worker = fleet.workers.get(message.seat)
+    if worker is not None:
+        fleet = _with_record(fleet, recycled(fleet.record(worker.slot), message.reason.rule, at))
     fleet = _change(replace(fleet, last_evil=at), message.seat, killed=at, aborted=at, reason=message.reason)
     return _nobody(fleet, at)
 
@@ -516,7 +520,7 @@ def _asked(fleet: Fleet, seat: int, reason: Reason, at: float, *, quick: bool) -
         quick=quick,
         duty_wanted=False,
     )
-    record = replace(fleet.record(worker.slot), wanted_out=None, no_memory=0)
+    record = replace(recycled(fleet.record(worker.slot), reason.rule, at), wanted_out=None, no_memory=0)
     before = fleet.workers[seat]
     if before.state in (State.LOADING, State.LOADED) and before.generation < fleet.generation:
         record = replace(record, superseded_after=at - before.spawned)

@@ -59,6 +59,10 @@ RECYCLES = (
     Rule.OUTLIER_LATENCY,
     Rule.REQUEST_TIMEOUT,
 )
+# of these, the ones that somebody asks for
+ASKED_FOR = (Rule.RELOAD, Rule.BY_HAND)
+# and the ones whose cause is the worker's memory
+FOR_MEMORY = (Rule.RELOAD_ON_RSS, Rule.EVIL_RELOAD_ON_RSS, Rule.RELOAD_ON_MEMORY_ERROR)
 # the rules that leave a slot without a replacement
 DEPARTURES = (Rule.STOP, Rule.SCALE, Rule.SUPERSEDED)
 # the rules that end a ready worker with a signal

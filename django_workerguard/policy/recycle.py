@@ -8,15 +8,18 @@ workers are seen and the successor is ready first.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from django_workerguard.config.text import in_megabytes
 from django_workerguard.policy.backoff import jitter
-from django_workerguard.policy.reason import Reason, Rule
-from django_workerguard.policy.view import Fleet, Policy, State, Worker
+from django_workerguard.policy.reason import ASKED_FOR, RECYCLES, Reason, Rule
+from django_workerguard.policy.view import Fleet, Policy, Record, State, Worker
 
 SPREAD = 0.05  # of max-worker-lifetime, by which servers differ
 SAMPLES = 3  # measures in a row, so that one large response is no reason
 CANCEL_GRACE = 5.0  # seconds that a request has to end after its worker has cancelled it
+OFTEN = 3  # recycles of one slot by one rule
+OFTEN_WITHIN = 900.0  # seconds, so that a worker lives for less than five minutes on average
 NO_ROOM = 2  # loads in a row that fail for want of memory, until the larger one goes first
 
 
@@ -129,6 +132,21 @@ def is_large_at_first(policy: Policy, worker: Worker) -> bool:
     """Say whether a worker was at one of the rss limits as soon as it was ready, so that replacing leads nowhere."""
     limits = [limit for limit in (policy.reload_on_rss, policy.evil_reload_on_rss) if limit]
     return bool(limits) and worker.rss_at_first >= min(limits)
+
+
+def recycled(record: Record, rule: Rule, at: float) -> Record:
+    """Remember that a rule has replaced a worker of a slot. A reload begins anew: other code may have cured the cause."""
+    if rule is Rule.RELOAD:
+        return replace(record, recycled=())
+    if rule not in RECYCLES or rule in ASKED_FOR:
+        return record
+    return replace(record, recycled=(*record.recycled, (rule, at))[-OFTEN:])
+
+
+def recycled_often(record: Record, now: float) -> Rule | None:
+    """Return the rule that has replaced the last OFTEN workers of a slot within OFTEN_WITHIN; None if there is none."""
+    rules = [rule for rule, at in record.recycled if now - at <= OFTEN_WITHIN]
+    return rules[0] if len(rules) == OFTEN and len(set(rules)) == 1 else None
 
 
 def why_kill(policy: Policy, fleet: Fleet, now: float) -> tuple[Worker, Reason] | None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from django_workerguard.config.options import GuardOptions
 from django_workerguard.policy.failure import Failure
-from django_workerguard.policy.reason import Reason
+from django_workerguard.policy.reason import Reason, Rule
 
 
 class State(Enum):
@@ -169,6 +169,7 @@ class Record:
     not_forked: int = 0  # of these, the forks that a mold could not make although it had memory
     superseded_after: float = 0.0  # seconds of the last load that a reload took away; 0 once a load has ended
     squeezed: int = 0  # processes in a row that had to wait for memory before they were started
+    recycled: tuple[tuple[Rule, float], ...] = ()  # the last ones since a reload: by which rule, and when
 
     @property
     def evil_suspended(self) -> bool:

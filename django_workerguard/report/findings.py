@@ -174,6 +174,11 @@ def _notes(slot: Mapping[str, Any], slots: Sequence[Mapping[str, Any]], limit: i
     if "evil_suspended" in slot["notes"]:
         text = f"slot {number}: evil-reload-on-rss killed two workers right after their load, so it is suspended until the next reload"
         yield Finding("warning", "evil-suspended", number, text)
+    if often := slot["recycled_often"]:
+        text = f"slot {number}: {often['rule']} replaces its workers again and again, more often than every five minutes"
+        if often["view"]:
+            text += f"; most of their memory was kept by {often['view']} (see workerguard memory)"
+        yield Finding("warning", "recycled-often", number, text)
     if "outlier" in slot["notes"]:
         yield Finding("warning", "outlier", number, f"slot {number} answers 5xx and its peers do not")
     if "outlier_latency" in slot["notes"]:

@@ -174,6 +174,7 @@ class Slot(IntEnum):
     P99 = 18
     NEEDED = 19  # bytes, with memory-margin, for which the next process waits; 0: it does not wait for memory
     MISSING = 20  # bytes of these that are not there
+    OFTEN = 21  # the rule that has replaced its workers again and again: its place in RECYCLES + 1; 0: none
     WORDS = 24
 
 

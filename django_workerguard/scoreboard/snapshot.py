@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from django_workerguard.policy.reason import FOR_MEMORY, RECYCLES
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.durations import (
@@ -20,6 +21,7 @@ from django_workerguard.scoreboard.in_hand import oldest_request
 from django_workerguard.scoreboard.layout import Note, Seat, SeatState, Slot, SlotState
 from django_workerguard.scoreboard.places import pools_of
 from django_workerguard.scoreboard.tallies import read_tallies
+from django_workerguard.scoreboard.view_memory import kept_most, views_of_slot
 
 SNAPSHOT_VERSION = 1
 PATIENCE = 0.25  # seconds, in which a busy machine lets an arbiter end a change that takes it less than 1 ms
@@ -185,6 +187,7 @@ def _slot(board: Board, number: int, now: int) -> dict[str, Any]:
         "latency": quantiles(words, offset + Slot.P50),
         "suspect": incumbent.get("suspect", False),
         "notes": [note.name.lower() for note in Note(words[offset + Slot.NOTES] & ALL_NOTES) if note.name],
+        "recycled_often": _recycled_often(board, number, words[offset + Slot.OFTEN]),
         "memory_errors": incumbent.get("memory_errors", 0),
         "rss_bytes": incumbent.get("rss", 0),
         "release": incumbent.get("release", ""),
@@ -200,6 +203,15 @@ def _slot(board: Board, number: int, now: int) -> dict[str, Any]:
         "no_room": _no_room(words, offset),
         "last_error": board.read_last_error(number),
     }
+
+
+def _recycled_often(board: Board, slot: int, rule: int) -> dict[str, Any] | None:
+    """Return the rule that replaces a slot's workers again and again; for memory, with the view that has kept the most."""
+    if not 1 <= rule <= len(RECYCLES):
+        return None
+    name = RECYCLES[rule - 1]
+    views = kept_most(views_of_slot(board, slot)) if name in FOR_MEMORY else []
+    return {"rule": str(name), "view": views[0].view if views else None}
 
 
 def _no_room(words: memoryview, offset: int) -> dict[str, int] | None:

@@ -93,8 +93,13 @@ def named_most(rows: Iterable[ViewMemory]) -> list[str]:
 
     A view of which the first requests have added more than all others is named with that.
     """
-    most = sorted(summed(rows), key=lambda row: max(row.retained, row.first_use), reverse=True)[:NAMED]
-    return [_named(row) for row in most if max(row.retained, row.first_use) >= LEAST]
+    return [_named(row) for row in kept_most(rows)[:NAMED]]
+
+
+def kept_most(rows: Iterable[ViewMemory]) -> list[ViewMemory]:
+    """Return the views that explain why a worker is large, the most first; their first requests count as well."""
+    most = sorted(summed(rows), key=lambda row: max(row.retained, row.first_use), reverse=True)
+    return [row for row in most if max(row.retained, row.first_use) >= LEAST]
 
 
 def _named(row: ViewMemory) -> str:

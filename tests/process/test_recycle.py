@@ -59,6 +59,24 @@ def test_a_worker_that_has_grown_is_replaced_even_where_it_idles(serve, worker_c
     assert least_ready(server.events()) == 2
 
 
+def test_a_leak_that_goes_on_is_a_finding_that_names_the_view(serve):
+    server = serve("--reload-on-rss", "120", *SOON, workers=1)
+    server.wait_ready()
+    for number in range(1, 4):
+        for _ in range(3):
+            time.sleep(LONGEST_PAUSE)
+            server.get("/leak?mb=30")
+        recycled(server, "reload-on-rss", number)
+        server.wait_ready()
+    status = json.loads(workerguard("status", "--json", run_dir=server.run_dir).stdout)
+    assert status["slots"][0]["recycled_often"] == {"rule": "reload-on-rss", "view": "guinea_app.views.leak"}
+    (finding,) = (found for found in status["findings"] if found["code"] == "recycled-often")
+    assert finding["text"] == (
+        "slot 1: reload-on-rss replaces its workers again and again, more often than every five minutes; "
+        "most of their memory was kept by guinea_app.views.leak (see workerguard memory)"
+    )
+
+
 def test_evil_reload_kills_in_the_middle_of_a_request_and_never_the_last(serve):
     server = serve("-k", "gthread", "--threads", "4", "--evil-reload-on-rss", "120", *SOON)
     server.wait_ready()

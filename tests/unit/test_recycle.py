@@ -12,7 +12,7 @@ from django_workerguard.policy.fold import fold
 from django_workerguard.policy.outlier import outliers, recent
 from django_workerguard.policy.plan import next_deadline, plan
 from django_workerguard.policy.reason import Reason, Rule
-from django_workerguard.policy.recycle import is_stalled, is_stuck, lifetime, why_due
+from django_workerguard.policy.recycle import is_stalled, is_stuck, lifetime, recycled_often, why_due
 from django_workerguard.policy.view import Fleet, Policy, State
 from tests.unit.test_policy import Start, ready_fleet, told
 
@@ -365,3 +365,39 @@ def test_a_worker_is_stuck_if_others_wait_for_its_busy_threads(
     fleet = told(ready_fleet(1, policy=policy), m.Observed((reading,), 1.0), policy=policy)
     fleet = told(fleet, m.Measured((), 1.0, backlog), policy=policy)
     assert is_stuck(policy, fleet, fleet.workers[1]) is expected
+
+
+def recycled_at(*recycles: tuple[Rule, float]) -> Fleet:
+    """Return a fleet in which slot 1's worker was asked to leave by these rules, one after the other, at these times."""
+    fleet = ready_fleet(1)
+    for rule, at in recycles:
+        fleet = told(fleet, m.Asked(1, Reason(rule, ""), at))
+    return fleet
+
+
+RSS, REQUESTS = Rule.RELOAD_ON_RSS, Rule.MAX_REQUESTS
+
+
+@pytest.mark.parametrize(
+    ("recycles", "now", "often"),
+    [
+        ([(RSS, 100.0), (RSS, 400.0), (RSS, 900.0)], 1000.0, RSS),
+        ([(RSS, 100.0), (RSS, 400.0), (RSS, 900.0)], 1000.1, None),  # no longer within 15 minutes
+        ([(RSS, 100.0), (RSS, 400.0)], 1000.0, None),
+        ([(RSS, 1.0), (RSS, 100.0), (RSS, 400.0), (RSS, 900.0)], 1000.0, RSS),
+        ([(RSS, 100.0), (REQUESTS, 400.0), (RSS, 900.0)], 1000.0, None),
+        ([(Rule.BY_HAND, 100.0), (Rule.BY_HAND, 400.0), (Rule.BY_HAND, 900.0)], 1000.0, None),
+        ([(RSS, 100.0), (RSS, 400.0), (Rule.BY_HAND, 500.0), (RSS, 900.0)], 1000.0, RSS),
+        ([(RSS, 100.0), (RSS, 400.0), (RSS, 900.0), (Rule.RELOAD, 950.0)], 1000.0, None),
+        ([(RSS, 100.0), (RSS, 400.0), (RSS, 900.0), (Rule.SCALE, 950.0)], 1000.0, RSS),
+    ],
+)
+def test_a_slot_whose_workers_one_rule_replaces_again_and_again(recycles, now, often):
+    assert recycled_often(recycled_at(*recycles).record(1), now) == often
+
+
+def test_the_kills_of_evil_reload_on_rss_are_counted_as_recycles():
+    fleet = ready_fleet(1)
+    for at in (100.0, 200.0, 300.0):
+        fleet = told(fleet, m.Killed(1, Reason(Rule.EVIL_RELOAD_ON_RSS, ""), at, evil=True))
+    assert recycled_often(fleet.record(1), 300.0) is Rule.EVIL_RELOAD_ON_RSS

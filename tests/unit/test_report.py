@@ -117,6 +117,7 @@ def test_a_healthy_server_has_no_findings():
         ),
         (changed(slot={"notes": ["evil_suspended"]}), "evil-suspended"),
         (changed(slot={"notes": ["outlier"]}), "outlier"),
+        (changed(slot={"recycled_often": {"rule": "max-requests", "view": None}}), "recycled-often"),
         (changed(slot={"notes": ["outlier_latency"]}), "outlier-latency"),
         (changed(slot={"state": "unloaded", "last_error": ERROR}), "unloaded"),
         (
