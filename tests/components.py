@@ -32,6 +32,9 @@ class Component:
     program: str
     apt: tuple[str, ...] = ()
     pip: str = ""
+    linked: bool = (
+        False  # with libpython, perhaps that of another Python of this version if pip has it in its cache
+    )
     services: tuple[str, ...] = ()  # what the packages would start at every boot
 
     def path(self) -> str | None:
@@ -48,7 +51,7 @@ COMPONENTS = {
     "rabbitmq": Component("rabbitmq-server", apt=("rabbitmq-server",), services=("rabbitmq-server", "epmd")),
     "promtool": Component("promtool", apt=("prometheus",), services=("prometheus",)),
     # uWSGI comes as source: a compiler, and the headers where Python is Debian's own.
-    "uwsgi": Component("uwsgi", apt=("gcc", "libc6-dev", "python3-dev"), pip="uwsgi==2.0.31"),
+    "uwsgi": Component("uwsgi", apt=("gcc", "libc6-dev", "python3-dev"), pip="uwsgi==2.0.31", linked=True),
 }
 
 
@@ -80,7 +83,7 @@ def install(names: Iterable[str]) -> None:
             _run("systemctl", "disable", service, quiet=True)
     for component in absent:
         if component.pip:
-            _run(*PIP_INSTALL, component.pip)
+            _run(*PIP_INSTALL, *(("--no-cache-dir",) if component.linked else ()), component.pip)
 
 
 def report() -> str:
