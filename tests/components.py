@@ -32,9 +32,7 @@ class Component:
     program: str
     apt: tuple[str, ...] = ()
     pip: str = ""
-    linked: bool = (
-        False  # with libpython, perhaps that of another Python of this version if pip has it in its cache
-    )
+    linked: bool = False  # with libpython: what pip has cached may be linked with another Python's
     services: tuple[str, ...] = ()  # what the packages would start at every boot
 
     def path(self) -> str | None:
