@@ -1,4 +1,4 @@
-"""The `needs` marker: a test that wants nginx, wrk, uWSGI or root says so. Runs in pytest."""
+"""The `needs` marker: a test that wants nginx, wrk, uWSGI or root says so; and the order of the tests. Runs in pytest."""
 
 from __future__ import annotations
 
@@ -18,6 +18,27 @@ settings.load_profile("workerguard")
 
 def pytest_report_header() -> str:
     return components.report() or "every component that a test needs is here"
+
+
+@pytest.hookimpl(trylast=True)  # after pytest-randomly
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have each process of pytest-xdist begin with tests that take long: at the end it would be alone with them.
+
+    They are those with a time limit of their own. At first each process gets an equal share of the list.
+    """
+    long = [item for item in items if item.get_closest_marker("timeout")]
+    short = [item for item in items if not item.get_closest_marker("timeout")]
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    left = len(items)
+    items.clear()
+    for number in range(processes):
+        size = left // (processes - number)
+        begin = long[number::processes]
+        more = max(0, size - len(begin))
+        items += [*begin, *short[:more]]
+        del short[:more]
+        left -= size
+    items += short
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

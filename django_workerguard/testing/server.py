@@ -27,6 +27,7 @@ from django_workerguard.scoreboard.places import is_live
 from django_workerguard.scoreboard.snapshot import snapshot
 
 TIMEOUT = 60.0  # seconds until a wait fails; it normally takes a fraction of that
+PAUSES = (0.02, 0.06)  # seconds between two looks of a wait: at first, and at most
 END_PATIENCE = 3.0  # seconds that a server gets for each signal once its test is over
 # prefixes of environment variables that configure the guard and gunicorn, or that systemd sets
 NOT_INHERITED = ("WORKERGUARD_", "GUNICORN_", "NOTIFY_SOCKET", "LISTEN_FD", "LISTEN_PID", "WATCHDOG_")
@@ -151,16 +152,15 @@ class GuardedServer:
         self, what: str, condition: Callable[[dict[str, Any]], Any], timeout: float = TIMEOUT
     ) -> dict[str, Any]:
         """Poll the snapshot until it meets a condition, and return it. ``what`` describes the condition in the error."""
-        deadline = time.monotonic() + timeout
-        last: dict[str, Any] = {}
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError, ValueError, KeyError):
-                last = self.status()
-                if condition(last):
-                    return last
-            self._still_running(what)
-            time.sleep(0.02)
-        raise WaitError(f"{what}: not within {timeout:g} s\n{last}\n{self.log}")
+        status: dict[str, Any] = {}
+
+        def is_met() -> bool:
+            nonlocal status
+            status = self.status()
+            return bool(condition(status))
+
+        self._poll(what, lambda: self._look(what, is_met), timeout)
+        return status
 
     def wait_ready(self, count: int | None = None, timeout: float = TIMEOUT) -> dict[str, Any]:
         """Wait until ``count`` workers are ready, by default all."""
@@ -177,11 +177,11 @@ class GuardedServer:
         """Wait for ``count`` matching events of a name, and return the last of them."""
         matches: list[dict[str, Any]] = []
 
-        def enough(_: dict[str, Any]) -> bool:
+        def is_met() -> bool:
             matches[:] = [event for event in self.events(name) if matching(event)]
             return len(matches) >= count
 
-        self.wait(f"event {name}", enough)
+        self._poll(f"event {name}", lambda: self._look(f"event {name}", is_met), TIMEOUT)
         return matches[-1]
 
     def wait_log(self, text: str, timeout: float = TIMEOUT) -> None:
@@ -197,16 +197,29 @@ class GuardedServer:
             raise WaitError(f"the server did not end within {timeout:g} s\n{self.log}") from None
 
     def _poll(self, what: str, condition: Callable[[], Any], timeout: float) -> None:
+        """Look again and again, at growing intervals, until a condition is met."""
         deadline = time.monotonic() + timeout
+        pause, longest = PAUSES
         while not condition():
             if time.monotonic() > deadline:
-                raise WaitError(f"{what}: not within {timeout:g} s\n{self.log}")
-            time.sleep(0.02)
+                raise WaitError(f"{what}: not within {timeout:g} s\n{self._last_state()}{self.log}")
+            time.sleep(pause)
+            pause = min(longest, pause * 1.2)
 
-    def _still_running(self, what: str) -> None:
+    def _last_state(self) -> str:
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            return f"{self.status()}\n"
+        return ""
+
+    def _look(self, what: str, is_met: Callable[[], bool]) -> bool:
+        """Return whether a condition of a running server is met; it is not while the board cannot be read."""
         assert self.process is not None
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            if is_met():
+                return True
         if self.process.poll() is not None:
             raise WaitError(f"{what}: the server ended with exit code {self.process.returncode}\n{self.log}")
+        return False
 
     # act on it
 

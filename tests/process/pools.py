@@ -24,6 +24,17 @@ from django_workerguard.scoreboard.snapshot import snapshot
 from tests.process.harness import ROOT, TIMEOUT, WaitError
 
 PROJECT = Path(__file__).parent / "pool"
+SENDER = """
+import json, sys, pool_app
+for line in sys.stdin:
+    task, arguments = json.loads(line)
+    task = getattr(pool_app, task)
+    with pool_app.app.connection_for_write() as connection:
+        producer = pool_app.app.amqp.Producer(connection)
+        for each in arguments:
+            task.apply_async(each, producer=producer)
+    print("sent", flush=True)
+"""
 PATH = (ROOT, PROJECT, ROOT / "example_project")  # the example has the broker that is a directory
 
 
@@ -105,6 +116,10 @@ class PoolWorker:
     project: Path | None = None  # where it is started, and where its web server is
     run_dir: Path | None = None  # where its board lies
     process: subprocess.Popen[bytes] | None = None
+    _sender: subprocess.Popen[str] | None = None
+    _last: int = 0  # the number of the last event before the part of a test that runs now
+    _traced: int = 0  # the number of lines that the tasks before it left
+    _logged: int = 0  # the length of the log before it
 
     def __post_init__(self) -> None:
         (self.directory / "faults").mkdir(parents=True, exist_ok=True)
@@ -168,23 +183,22 @@ class PoolWorker:
         return self.run(sys.executable, "-m", "django_workerguard.cli", *arguments)
 
     def send(self, task: str, *arguments: list[Any]) -> None:
-        """Send tasks, in a process of its own, each with its arguments."""
-        code = (
-            "import json, sys, pool_app\n"
-            "task = getattr(pool_app, sys.argv[1])\n"
-            "with pool_app.app.producer_or_acquire() as producer:\n"
-            "    for arguments in json.load(sys.stdin):\n"
-            "        task.apply_async(arguments, producer=producer)\n"
-        )
-        subprocess.run(
-            (sys.executable, "-c", code, task),
-            input=json.dumps(arguments),
-            cwd=self.project,
-            env=self._environ,
-            text=True,
-            check=True,
-            timeout=TIMEOUT,
-        )
+        """Send tasks, each with its arguments, from one other process."""
+        if self._sender is None:
+            self._sender = subprocess.Popen(
+                (sys.executable, "-c", SENDER),
+                cwd=self.project,
+                env=self._environ,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        assert self._sender.stdin is not None
+        assert self._sender.stdout is not None
+        self._sender.stdin.write(json.dumps([task, arguments]) + "\n")
+        self._sender.stdin.flush()
+        answer = self._sender.stdout.readline()
+        assert answer == "sent\n", answer
 
     def fault(self, place: str, kind: str, times: int | None = None) -> None:
         half = self.directory / f".{place}"
@@ -195,18 +209,27 @@ class PoolWorker:
         for path in (self.directory / "faults").iterdir():
             path.unlink(missing_ok=True)
 
+    def begin(self) -> None:
+        """Begin another part of a test: once all children are idle and loaded, forget events, tasks and log lines."""
+        self.repair()
+        self.wait("whole", self._is_whole)
+        self._last = max((event["number"] for event in self.events()), default=self._last)
+        self._traced += len(self.trace())
+        self._logged += len(self.log)
+
     # what became of it
 
     @property
     def log(self) -> str:
-        return self.log_path.read_text(errors="replace")
+        return self.log_path.read_text(errors="replace")[self._logged :]
 
     def trace(self) -> list[tuple[str, int, bool]]:
         """Return what the tasks left: number, pid, and whether the child had been prepared."""
         path = self.directory / "trace"
         lines = path.read_text().splitlines() if path.exists() else []
         return [
-            (number, int(pid), prepared == "1") for number, pid, prepared in (line.split() for line in lines)
+            (number, int(pid), prepared == "1")
+            for number, pid, prepared in (line.split() for line in lines[self._traced :])
         ]
 
     def ran(self) -> Counter[str]:
@@ -230,10 +253,16 @@ class PoolWorker:
 
     def events(self, name: str | None = None) -> list[dict[str, Any]]:
         with self.board() as board:
-            return [event for event in read_events(board) if name in (None, event["event"])]
+            return [event for event in read_events(board, after=self._last) if name in (None, event["event"])]
 
     def pids(self) -> list[int]:
         return [slot["pid"] for slot in self.status()["slots"] if slot["state"] == "ready"]
+
+    def _is_whole(self) -> bool:
+        slots = self.status()["slots"]
+        return len(slots) == self.concurrency and all(
+            slot["state"] == "ready" and not slot["successor"] and not slot["in_flight"] for slot in slots
+        )
 
     def wait(self, what: str, condition: Callable[[], Any], timeout: float = TIMEOUT) -> Any:
         deadline = time.monotonic() + timeout
@@ -267,6 +296,10 @@ class PoolWorker:
 
     def end(self) -> None:
         """Take it down with its children, whatever it does."""
+        if self._sender is not None:
+            self._sender.kill()
+            self._sender.communicate()
+            self._sender = None
         if self.process is None:
             return
         with contextlib.suppress(ProcessLookupError):

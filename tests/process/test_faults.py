@@ -1,7 +1,7 @@
 """The table: every way for a load to fail, one after the other on one server, on every worker class.
 
 A worker is killed and its replacement meets the fault. Whatever the fault, the other
-worker answers everything, the arbiter lives, the reason can be read, and the slot is
+workers answer everything, the arbiter lives, the reason can be read, and the slot is
 loaded again when the cause is gone.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.process.conftest import Faults
-from tests.process.harness import LONG_ENOUGH, Server
+from tests.process.harness import LONG_ENOUGH, Server, Since, wait_whole
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,21 @@ HANGING = {name: fault for name, fault in FAULTS.items() if fault.shown == "load
 OTHERS = {name: fault for name, fault in FAULTS.items() if name not in HANGING}
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_each_failed_load_costs_one_slot(worker_class, serve, faults, subtests):
-    server = serve("-k", worker_class, *CHECKED, "--load-timeout", "60s")
+    faults.set("ready", "memory", 3)
+    server = serve("-k", worker_class, *CHECKED, "--load-timeout", "60s", workers=3)
+    with subtests.test("a load that fails only at times gets there"):
+        server.wait_ready()
+        assert len(server.events("load-failed")) == 3
+        assert server.statuses(10) == {200: 10}
+    wait_whole(server, 3)
+    with subtests.test("two fail at once"):
+        assert_two_that_fail_at_once_cost_their_slots(server, faults)
+    wait_whole(server, 3)
+    with subtests.test("SIGTERM to a worker during its load"):
+        assert_term_to_a_worker_during_its_load_is_a_failed_load(server, faults)
+    wait_whole(server, 3)
     play(server, OTHERS, faults, subtests)
 
 
@@ -69,7 +81,7 @@ def play(
     arbiter = server.status()["arbiter"]["pid"]
     for name, fault in faults_of.items():
         with subtests.test(name):
-            victim, survivor = server.pids()
+            victim, *survivors = server.pids()
             last = server.events()[-1]["number"]
             faults.set(fault.place, fault.kind, fault.times)
 
@@ -77,7 +89,7 @@ def play(
             failed = server.wait_event("load-failed", lambda event, last=last: event["number"] > last)
 
             assert failed["type"] == fault.shown
-            assert_answered_by(server, {survivor})
+            assert_answered_by(server, set(survivors))
             shown[name] = server.slot(1)["last_error"]
             assert shown[name]["type"] == fault.shown
             server.wait_event(
@@ -85,7 +97,7 @@ def play(
             )
             server.wait_event("ready", lambda event, last=last: event["number"] > last)
             server.wait_ready()
-            assert server.pids()[1] == survivor
+            assert server.pids()[1:] == survivors
             assert server.status()["arbiter"]["pid"] == arbiter
     assert server.stop() == 0
     return shown
@@ -97,60 +109,63 @@ def assert_answered_by(server: Server, pids: set[int]) -> None:
     assert {reply.pid for reply in replies} <= pids
 
 
-def test_two_fail_at_once(worker_class, serve, faults):
-    server = serve("-k", worker_class, "-w", "3")
-    server.wait_ready()
+def assert_two_that_fail_at_once_cost_their_slots(server: Server, faults: Faults) -> None:
+    since = Since(server)
     first, second, survivor = server.pids()
     faults.set("ready", "memory", 4)
 
     os.kill(first, signal.SIGKILL)
     os.kill(second, signal.SIGKILL)
-    server.wait_event("load-failed", count=2)
+    since.wait("load-failed", count=2)
 
     assert_answered_by(server, {survivor})
-    server.wait_event("load-failed", count=4)
+    since.wait("load-failed", count=4)
     server.wait_ready()
-    assert {event["slot"] for event in server.events("load-failed")} == {1, 2}
+    assert {event["slot"] for event in since.events("load-failed")} == {1, 2}
 
 
-def test_a_load_that_fails_only_at_times_gets_there(worker_class, serve, faults):
-    faults.set("ready", "memory", 3)
-    server = serve("-k", worker_class, "-w", "3")
-    server.wait_ready()
-    assert len(server.events("load-failed")) == 3
-    assert server.statuses(10) == {200: 10}
-
-
-def test_term_to_the_server_during_a_load_ends_it(worker_class, serve, faults):
-    faults.set("ready", "hang")
-    server = serve("-k", worker_class)
-    server.wait("a load", lambda status: any(slot["step"] == "app" for slot in status["slots"]))
-    assert server.stop() == 0
-    assert not list(server.run_dir.glob("*.board"))
-
-
-def test_term_to_a_worker_during_its_load_is_a_failed_load(worker_class, serve, faults):
-    server = serve("-k", worker_class)
-    server.wait_ready()
-    victim, survivor = server.pids()
+def assert_term_to_a_worker_during_its_load_is_a_failed_load(server: Server, faults: Faults) -> None:
+    since = Since(server)
+    victim, *survivors = server.pids()
     faults.set("ready", "hang", 1)
     os.kill(victim, signal.SIGKILL)
     server.wait("the hang", lambda status: faults.used_up("ready"))
 
     os.kill(server.slot(1)["pid"], signal.SIGTERM)
 
-    server.wait_event("load-failed")
-    assert_answered_by(server, {survivor})
+    since.wait("load-failed")
+    assert_answered_by(server, set(survivors))
     server.wait_ready()
 
 
-def test_any_worker_that_is_killed_while_others_load_is_replaced_too(serve, faults):
-    server = serve("-w", "4")
-    server.wait_ready()
-    before = server.pids()
-    faults.set("ready", "slow")
-    for pid in before:
-        os.kill(pid, signal.SIGKILL)
-        server.wait_event("exited", lambda event, pid=pid: event["pid"] == pid)
-    server.wait_ready()
-    assert not set(before) & set(server.pids())
+def test_term_to_the_server_during_a_load_ends_it(worker_class, serve, faults):
+    faults.set("ready", "hang")
+    server = serve("-k", worker_class, workers=1)
+    server.wait("a load", lambda status: any(slot["step"] == "app" for slot in status["slots"]))
+    assert server.stop() == 0
+    assert not list(server.run_dir.glob("*.board"))
+
+
+def test_workers_that_are_killed_while_others_load_and_the_module_of_uwsgi(serve, faults, subtests):
+    server = serve(workers=4)
+    wait_whole(server, 4)
+    with subtests.test("any worker that is killed while others load is replaced too"):
+        before = server.pids()
+        faults.set("ready", "slow")
+        for pid in before:
+            os.kill(pid, signal.SIGKILL)
+            server.wait_event("exited", lambda event, pid=pid: event["pid"] == pid)
+        server.wait_ready()
+        assert not set(before) & set(server.pids())
+    faults.clear()
+    wait_whole(server, 4)
+    with subtests.test("code that imports the module of uWSGI is told what to use"):
+        faults.set("views", "uwsgi", 1)
+        since, logged = Since(server), len(server.log)
+        server.kill_worker()
+        since.wait("load-failed")
+        since.wait("ready")
+        log = server.log[logged:]
+        assert "ModuleNotFoundError: No module named 'uwsgi'" in log
+        assert "In place of uwsgi.reload: workerguard reload" in log
+        assert "Code that only asks whether it runs under uWSGI has to catch ImportError" in log

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from tests.process.clients import load_on
-from tests.process.harness import ROOT
+from tests.process.harness import ROOT, Since
 from tests.process.limits import STRANGER, children, limit, limit_file, limit_processes
-from tests.process.test_mold import mold_of, serve_mold
+from tests.process.test_mold import mold_of, serve_mold, wait_whole
 from tests.process.test_users import a_python_that_nobody_may_run
 
 HOOKS = {"GUINEA_FORK_HOOKS": "1"}
@@ -30,13 +30,44 @@ def replaced(server, gone: int) -> None:
     )
 
 
-def assert_whole(server) -> None:
-    """The fleet is whole, and the arbiter has as many children as it knows."""
+def assert_serves(server) -> None:
+    """The fleet is whole, and the arbiter has met no error of its own."""
     status = server.wait_ready()
     assert server.statuses(10) == {200: 10}
     assert status["arbiter"]["errors"] == 0
+
+
+def assert_whole(server) -> None:
+    """The fleet is whole, and its stop leaves nothing behind."""
+    assert_serves(server)
     assert server.stop() == 0
     server._poll("nothing is left", lambda: not server._remaining_processes(), 20)
+
+
+# on one server
+
+
+@pytest.mark.timeout(240)
+def test_faults_around_a_fork_and_around_a_load_of_the_mold(serve, faults, subtests):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as statsd:
+        statsd.bind(("127.0.0.1", 0))
+        statsd.setblocking(False)
+        port = statsd.getsockname()[1]
+        server = serve_mold(serve, "--statsd-host", f"127.0.0.1:{port}", environ=HOOKS)
+        with subtests.test("gunicorn's number of workers after one dies before it is adopted"):
+            assert_gunicorns_number_of_workers_is_right_after_one_dies_before_it_is_adopted(
+                server, faults, statsd
+            )
+        faults.clear()
+        wait_whole(server, 2, 1)
+        with subtests.test("a request registers a pair"):
+            assert_a_pair_that_a_request_registers_is_refused_with_an_error_that_says_what_to_do(server)
+        for generation, kind in enumerate(LOAD_ENDS, start=2):
+            with subtests.test(f"the load of a mold ends its process: {kind}"):
+                assert_a_mold_whose_load_ends_its_process_costs_no_worker(server, faults, kind)
+            faults.clear()
+            wait_whole(server, 2, generation)
+        assert_whole(server)
 
 
 # the fork fails
@@ -91,23 +122,27 @@ SHORTAGES = {
 }
 
 
-@pytest.mark.parametrize("shortage", SHORTAGES)
-def test_a_mold_without_room_for_a_fork_is_asked_again_and_stays_fit(serve, shortage):
+def test_a_mold_without_room_for_a_fork_is_asked_again_and_stays_fit(serve, subtests):
     """Under load=auto a mold that is called unfit would be given up for good."""
-    what, room, reason = SHORTAGES[shortage]
     server = serve("--load", "auto")
     server.wait_ready()
-    mold = mold_of(server)["pid"]
-    gone, survivor = server.pids()
-    before, _ = resource.prlimit(mold, what)
-    limit(mold, what, room)
-    os.kill(gone, signal.SIGKILL)
-    failed = server.wait_event("spawn-failed")
-    assert failed["reason"] == reason
-    assert {server.get("/").pid for _ in range(6)} == {survivor}
-    limit(mold, what, before)
-    replaced(server, gone)
-    assert mold_of(server)["pid"] == mold
+    for shortage, (what, room, reason) in SHORTAGES.items():
+        mold = mold_of(server)["pid"]
+        before, _ = resource.prlimit(mold, what)
+        with subtests.test(shortage):
+            since = Since(server)
+            gone, survivor = server.pids()
+            limit(mold, what, room)
+            os.kill(gone, signal.SIGKILL)
+            failed = since.wait("spawn-failed")
+            assert failed["reason"] == reason
+            assert {server.get("/").pid for _ in range(6)} == {survivor}
+            limit(mold, what, before)
+            replaced(server, gone)
+            assert mold_of(server)["pid"] == mold
+            assert_serves(server)
+        limit(mold, what, before)
+        wait_whole(server, 2, 1)
     assert_whole(server)
 
 
@@ -125,28 +160,26 @@ def is_zombie(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
 
-def test_gunicorns_number_of_workers_is_right_after_one_dies_before_it_is_adopted(serve, faults):
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as statsd:
-        statsd.bind(("127.0.0.1", 0))
-        statsd.setblocking(False)
-        port = statsd.getsockname()[1]
-        server = serve_mold(serve, "--statsd-host", f"127.0.0.1:{port}", environ=HOOKS)
-        known = children(server.arbiter)
-        faults.set("after-fork", "wait")
-        gone = server.kill_worker()
-        orphan = newborn(server, known)
-        server.signal(signal.SIGSTOP)  # so that the worker ends before it can be adopted
-        os.kill(orphan, signal.SIGKILL)
-        server._poll("its end", lambda: is_zombie(orphan), 20)
-        faults.clear()
-        server.signal(signal.SIGCONT)
-        replaced(server, gone)
-        (failed,) = server.events("load-failed")
-        assert failed["type"] == "SIGKILL"
-        assert len(children(server.arbiter)) == len(known)
-        counts = Gauge(statsd)
-        server._poll("gunicorn counts two workers", lambda: counts.last() == "2", 20)
-        assert_whole(server)
+def assert_gunicorns_number_of_workers_is_right_after_one_dies_before_it_is_adopted(
+    server, faults, statsd: socket.socket
+) -> None:
+    since = Since(server)
+    known = children(server.arbiter)
+    faults.set("after-fork", "wait")
+    gone = server.kill_worker()
+    orphan = newborn(server, known)
+    server.signal(signal.SIGSTOP)  # so that the worker ends before it can be adopted
+    os.kill(orphan, signal.SIGKILL)
+    server._poll("its end", lambda: is_zombie(orphan), 20)
+    faults.clear()
+    server.signal(signal.SIGCONT)
+    replaced(server, gone)
+    (failed,) = since.events("load-failed")
+    assert failed["type"] == "SIGKILL"
+    assert len(children(server.arbiter)) == len(known)
+    counts = Gauge(statsd)
+    server._poll("gunicorn counts two workers", lambda: counts.last() == "2", 20)
+    assert_serves(server)
 
 
 class Gauge:
@@ -175,25 +208,24 @@ LOAD_ENDS = {
 }
 
 
-@pytest.mark.parametrize("kind", LOAD_ENDS)
-def test_a_mold_whose_load_ends_its_process_costs_no_worker(serve, faults, kind):
-    server = serve_mold(serve)
+def assert_a_mold_whose_load_ends_its_process_costs_no_worker(server, faults, kind: str) -> None:
+    since = Since(server)
+    new = {server.status()["arbiter"]["generation"] + 1}
     before, old = server.pids(), mold_of(server)["pid"]
     faults.set("urlconf", kind, 2)
     server.signal(signal.SIGHUP)
-    failed = server.wait_event("load-failed", count=2)
+    failed = since.wait("load-failed", count=2)
     assert (failed["slot"], failed["type"], failed["message"]) == (0, *LOAD_ENDS[kind])
-    waits = server.events("back-off")
+    waits = since.events("back-off")
     assert [wait["slot"] for wait in waits] == [0] * len(waits)
-    assert server.events("frozen")
-    server.wait("generation 2", lambda status: {slot["generation"] for slot in status["slots"]} == {2})
-    server.wait_event("reloaded")
-    assert not {event["pid"] for event in server.events("exited") if event["by"] == "unknown"} & set(before)
-    assert not [
-        event for event in server.events("exited") if event["pid"] in before and event["rule"] != "reload"
-    ]
+    assert since.events("frozen")
+    server.wait("the new generation", lambda status: {slot["generation"] for slot in status["slots"]} == new)
+    since.wait("reloaded")
+    exited = since.events("exited")
+    assert not {event["pid"] for event in exited if event["by"] == "unknown"} & set(before)
+    assert not [event for event in exited if event["pid"] in before and event["rule"] != "reload"]
     server._poll("the old mold's end", lambda: not Path(f"/proc/{old}").exists(), 20)
-    assert_whole(server)
+    assert_serves(server)
 
 
 @pytest.mark.needs("root")
@@ -243,7 +275,8 @@ WRONG_PAIRS = {
 @pytest.mark.parametrize("pair", WRONG_PAIRS)
 def test_a_wrong_pair_is_a_failed_load_that_says_what_to_do(serve, pair):
     in_mold, kind, text = WRONG_PAIRS[pair]
-    server = serve("--load", "mold", "--load-retry-delay", "50ms", environ={"GUINEA_PAIR": pair})
+    retries = ("--load-retry-delay", "50ms", "--load-retries", "2")
+    server = serve("--load", "mold", *retries, workers=1, environ={"GUINEA_PAIR": pair})
     assert server.wait_exit() == 22
     failed = [line for line in server.log.splitlines() if "the load failed in step" in line]
     assert ("slot=0 " in failed[0]) is in_mold
@@ -252,13 +285,12 @@ def test_a_wrong_pair_is_a_failed_load_that_says_what_to_do(serve, pair):
     assert not server._remaining_processes()
 
 
-def test_a_pair_that_a_request_registers_is_refused_with_an_error_that_says_what_to_do(serve):
-    server = serve_mold(serve)
+def assert_a_pair_that_a_request_registers_is_refused_with_an_error_that_says_what_to_do(server) -> None:
     reply = server.get("/pause")
     assert reply.status == 500
     assert reply.body.startswith("mold.pause: the pair")
     assert "Call it while the application loads" in reply.body
-    assert_whole(server)
+    assert_serves(server)
 
 
 # what is refused
@@ -285,14 +317,6 @@ def test_a_check_says_so_too(serve):
     assert server.wait_exit() == 0
     assert "Warning: load=mold is not possible here" in server.log
     assert "The application loads" in server.log
-
-
-def test_an_unfit_application_is_named_once_and_the_line_says_what_to_do(serve):
-    server = serve("--load", "mold", environ={"GUINEA_SCHEDULER": "the-scheduler"})
-    assert server.wait_exit() == 2
-    (line,) = [line for line in server.log.splitlines() if line.startswith("Error:")]
-    assert line.count("the-scheduler") == 1
-    assert line.endswith("; remove these, or set load=auto")
 
 
 @pytest.mark.parametrize(("name", "method"), [("PlainWorker", "init_process"), ("PatchingWorker", "patch")])

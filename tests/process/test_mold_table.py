@@ -18,9 +18,8 @@ from tests.process.clients import load_on
 from tests.process.conftest import Faults
 from tests.process.harness import LONG_ENOUGH, Server
 from tests.process.limits import children, limit
-from tests.process.test_mold import mold_of, serve_mold
+from tests.process.test_mold import mold_of, serve_mold, wait_whole
 from tests.process.test_mold_faults import HOOKS, SHORTAGES, is_zombie, newborn
-from tests.process.test_mold_storms import is_whole
 
 WORKERS = 2
 OPTIONS = ("--warmup-path", "/warm", "--load-timeout", LONG_ENOUGH, "--load-retry-delay", "0.1")
@@ -53,11 +52,6 @@ class Scene:
 
     def kill_mold(self, number: int = signal.SIGKILL) -> None:
         os.kill(self.mold, number)
-
-    def wait_whole(self, generation: int) -> None:
-        self.server.wait("the fleet is whole", lambda status: is_whole(status, WORKERS, generation), 90)
-        # the workers, the mold and the stand-in
-        self.server._poll("no other child", lambda: len(children(self.server.arbiter)) == WORKERS + 2, 60)
 
 
 Play = Callable[[Scene], None]
@@ -259,7 +253,7 @@ def test_each_fault_of_a_mold_costs_no_worker(serve, faults, worker_class, subte
             with subtests.test(name):
                 scene.begin()
                 play(scene)
-                scene.wait_whole(scene.generation + generations)
+                wait_whole(server, WORKERS, scene.generation + generations)
                 if not generations:
                     assert scene.pids[1] in server.pids(), "the worker that was not killed"
                 else:

@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
-from tests.process.harness import ROOT
+from tests.process.harness import ROOT, Server
 from tests.process.pools import PoolWorker
 from tests.process.test_monitor import ask, names, places
 
@@ -48,9 +48,17 @@ def pool(server, tmp_path):
     print(worker.log)
 
 
-def test_every_reader_shows_the_pool_beside_the_web_workers(server, pool):
+@pytest.mark.timeout(240)
+def test_a_web_server_and_a_pool_of_one_project(server, pool, subtests):
     server.wait_ready()
     pool.wait_ready()
+    with subtests.test("every reader shows the pool beside the web workers"):
+        assert_every_reader_shows_the_pool_beside_the_web_workers(server, pool)
+    with subtests.test("a pool that is stuck or gone fails the check and no probe of the web"):
+        assert_a_pool_that_is_stuck_or_gone_fails_the_check_and_no_probe_of_the_web(server, pool)
+
+
+def assert_every_reader_shows_the_pool_beside_the_web_workers(server: Server, pool: PoolWorker) -> None:
     pool.send("failing", [1])
     pool.wait("the failure counted", lambda: sum(s["errors_5xx"] for s in pool.status()["slots"]) == 1)
 
@@ -96,9 +104,11 @@ def test_every_reader_shows_the_pool_beside_the_web_workers(server, pool):
     assert len(pool.events("ready")) == 3
 
 
-def test_a_pool_that_is_stuck_or_gone_fails_the_check_and_no_probe_of_the_web(server, pool):
-    server.wait_ready()
-    pool.wait_ready()
+def assert_a_pool_that_is_stuck_or_gone_fails_the_check_and_no_probe_of_the_web(
+    server: Server, pool: PoolWorker
+) -> None:
+    pool.begin()
+    server.wait("the check is good", lambda _: check(server) == 200)
     os.kill(pool.pid, signal.SIGSTOP)
     server.wait("the check fails", lambda _: check(server) == 500)
     server.wait(

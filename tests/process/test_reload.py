@@ -6,15 +6,17 @@ import os
 import signal
 import socket
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from django_workerguard.errors import ExitCode
 from tests.journal import least_ready
-from tests.process.harness import Server
+from tests.process.conftest import Faults
+from tests.process.harness import Server, Since, wait_whole
 from tests.process.test_cli import workerguard
-from tests.process.test_replacement import Load
+from tests.process.test_replacement import LONGER_PAUSE, Load
 
 
 def order(server: Server, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -25,12 +27,17 @@ def rolled(generation: int):
     return lambda status: all(slot["generation"] == generation for slot in status["slots"])
 
 
-@pytest.fixture
-def site(serve):
-    """A server on a copy of the project, that its test may change."""
-    server = serve(project_copy=True)
-    server.wait_ready()
-    return server
+def wait_settled(server: Server) -> None:
+    """Wait until a server is as it was after its start, with the newest code."""
+    server.wait(
+        "settled",
+        lambda status: (
+            not status["arbiter"]["frozen"]
+            and status["target"] == 2
+            and [slot["generation"] for slot in status["slots"]] == [status["arbiter"]["generation"]] * 2
+        ),
+    )
+    wait_whole(server)
 
 
 def test_reloads_under_load_with_broken_code_change_nothing_and_with_good_code_everything(
@@ -42,7 +49,7 @@ def test_reloads_under_load_with_broken_code_change_nothing_and_with_good_code_e
     views = server.project / "guinea_app" / "views.py"
     whole = views.read_text()
     views.write_text("def broken(:")
-    with Load(server) as load:
+    with Load(server, LONGER_PAUSE) as load:
         outcome = order(server, "reload", "--wait")
         server.wait("frozen", lambda status: status["arbiter"]["frozen"])
     assert outcome.returncode == ExitCode.LOAD_FAILED
@@ -59,24 +66,13 @@ def test_reloads_under_load_with_broken_code_change_nothing_and_with_good_code_e
     server.wait_event("reloaded")
 
     views.write_text(whole.replace('f"pid {os.getpid()}\\n"', '"changed\\n"'))
-    with Load(server) as load:
+    with Load(server, LONGER_PAUSE) as load:
         outcome = order(server, "reload", "--wait")
     assert outcome.returncode == ExitCode.OK, outcome
     assert "reload: done" in outcome.stdout
     assert set(load.seen) == {"200"}, load.seen
     assert least_ready(server.events()) == 2
     assert server.get("/").body == "changed\n"
-
-
-def test_settings_and_configuration_are_read_anew(site):
-    (site.project / "gunicorn.conf.py").write_text("workers = 3\ntimeout = 77\n")
-    settings = site.project / "guinea_settings.py"
-    settings.write_text(settings.read_text() + "WORKERGUARD['MAX_WORKER_LIFETIME'] = '1h'\n")
-    # the number of workers is on the command line too, which is stronger
-    assert order(site, "reload", "--wait").returncode == ExitCode.OK
-    status = site.status()
-    assert status["limits"]["max_worker_lifetime"] == 3600
-    assert status["target"] == 2
 
 
 def test_a_changed_number_of_workers_counts_once_the_new_code_has_loaded(serve):
@@ -116,48 +112,66 @@ WRONG = [  # a file, what is in it, and what is said
 ]
 
 
-def test_what_is_wrong_is_refused_and_changes_nothing(site, subtests):
-    before = site.pids()
+@pytest.mark.timeout(600)
+def test_reloads_and_commands(serve, faults, subtests):
+    """One after the other on a server with a copy of the project, which is settled again after each."""
+    site = serve(project_copy=True)
+    wait_settled(site)
     for file, text, said in WRONG:
         with subtests.test(text):
-            path = site.project / file
-            whole = path.read_text() if path.exists() else ""
-            path.write_text(text)
-            outcome = order(site, "reload", "--wait")
-            path.write_text(whole)
-            assert outcome.returncode == ExitCode.REFUSED, outcome
+            assert_refused(site, file, text, said)
+    for arguments, said in REFUSED.items():
+        with subtests.test(" ".join(arguments)):
+            outcome = order(site, *arguments)
+            assert outcome.returncode == ExitCode.REFUSED
             assert said in outcome.stderr
-            assert "Traceback" not in outcome.stderr
-            assert site.pids() == before
-            assert site.status()["arbiter"]["generation"] == 1
-            assert site.statuses(4) == {200: 4}
+    for name, part in PARTS.items():
+        wait_settled(site)
+        with subtests.test(name):
+            part(site, faults)
+        faults.clear()
 
 
-def test_a_hang_in_the_settings_ends_with_the_load_timeout(serve):
-    server = serve("--load-timeout", "2s", project_copy=True)
-    server.wait_ready()
-    (server.project / "guinea_settings.py").write_text("import time\ntime.sleep(3600)\n")
-    outcome = order(server, "reload", "--wait")
-    assert outcome.returncode == ExitCode.REFUSED
-    assert "its import did not end within 2 s" in outcome.stderr
-    assert server.statuses(4) == {200: 4}
+REFUSED = {
+    ("recycle", "9"): "there is no slot 9: the slots are 1 to 2",
+    ("scale", "999"): "the target stays 2: it can be 1 to 16",
+}
 
 
-def test_a_second_reload_supersedes_the_first(site, faults):
+def assert_refused(site: Server, file: str, text: str, said: str) -> None:
     before = site.pids()
+    path = site.project / file
+    whole = path.read_text() if path.exists() else ""
+    path.write_text(text)
+    outcome = order(site, "reload", "--wait")
+    path.write_text(whole)
+    assert outcome.returncode == ExitCode.REFUSED, outcome
+    assert said in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+    assert site.pids() == before
+    assert site.status()["arbiter"]["generation"] == 1
+    assert site.statuses(4) == {200: 4}
+
+
+def a_second_reload_supersedes_the_first(site: Server, faults: Faults) -> None:
+    since, before = Since(site), site.pids()
+    generation = site.status()["arbiter"]["generation"]
     faults.set("ready", "hang", 1)
-    site.signal(signal.SIGHUP)
-    stuck = site.wait_event("spawned", lambda event: event["generation"] == 2)
+    outcome = order(site, "reload", "--wait=1")
+    assert outcome.returncode == ExitCode.TIMED_OUT
+    assert "the server continues without this command" in outcome.stderr
+    stuck = since.wait("spawned", lambda event: event["generation"] == generation + 1)
     site.wait("the fault", lambda _: faults.used_up("ready"))
     site.signal(signal.SIGHUP)
-    site.wait("the newest", rolled(3))
+    site.wait("the newest", rolled(generation + 2))
     assert not Path(f"/proc/{stuck['pid']}").exists()
     assert not set(before) & set(site.pids())
     assert least_ready(site.events()) == 2
-    site.wait_event("reloaded", lambda event: event["generation"] == 3)
+    since.wait("reloaded", lambda event: event["generation"] == generation + 2)
 
 
-def test_a_second_reload_supersedes_one_that_hangs_in_the_settings(site):
+def a_second_reload_supersedes_one_that_hangs_in_the_settings(site: Server, faults: Faults) -> None:
+    since, generation = Since(site), site.status()["arbiter"]["generation"]
     settings = site.project / "guinea_settings.py"
     whole = settings.read_text()
     started = site.project / "started"
@@ -167,8 +181,125 @@ def test_a_second_reload_supersedes_one_that_hangs_in_the_settings(site):
     settings.write_text(whole)
     outcome = order(site, "reload", "--wait=30")
     assert outcome.returncode == ExitCode.OK, outcome
-    assert site.events("reload-refused") == []
-    assert site.status()["arbiter"]["generation"] == 2
+    assert since.events("reload-refused") == []
+    assert site.status()["arbiter"]["generation"] == generation + 1
+
+
+def many_reloads_at_once(site: Server, faults: Faults) -> None:
+    since = Since(site)
+    for _ in range(10):
+        site.signal(signal.SIGHUP)
+    since.wait("reloaded")
+    assert site.statuses(10) == {200: 10}
+    assert least_ready(site.events()) == 2
+
+
+def recycle_by_hand(site: Server, faults: Faults) -> None:
+    first, second = site.pids()
+    outcome = order(site, "recycle", "2", "--wait")
+    assert (outcome.returncode, site.pids()[0]) == (ExitCode.OK, first)
+    assert second not in site.pids()
+    assert order(site, "recycle", "--all", "--wait").returncode == ExitCode.OK
+    assert first not in site.pids()
+    assert least_ready(site.events()) == 2
+    told = order(site, "explain", "2").stdout
+    assert "by-hand: asked by pid" in told
+
+
+def recycle_with_code_that_cannot_be_loaded(site: Server, faults: Faults) -> None:
+    since, before = Since(site), site.pids()
+    faults.set("urlconf", "exception")
+    outcome = order(site, "recycle", "--all", "--wait")
+    assert outcome.returncode == ExitCode.LOAD_FAILED
+    assert "RuntimeError" in outcome.stderr
+    assert site.pids() == before
+    faults.clear()
+    since.wait("ready", count=2)  # both are replaced once that is possible
+
+
+def settings_and_configuration_are_read_anew(site: Server, faults: Faults) -> None:
+    conf, settings = site.project / "gunicorn.conf.py", site.project / "guinea_settings.py"
+    whole = settings.read_text()
+    conf.write_text("workers = 3\ntimeout = 77\n")
+    settings.write_text(whole + "WORKERGUARD['MAX_WORKER_LIFETIME'] = '1h'\n")
+    # the number of workers is on the command line too, which is stronger
+    assert order(site, "reload", "--wait").returncode == ExitCode.OK
+    status = site.status()
+    assert status["limits"]["max_worker_lifetime"] == 3600
+    assert status["target"] == 2
+    conf.unlink()
+    settings.write_text(whole)
+    site.signal(signal.SIGHUP)
+    site.wait("the settings as before", lambda status: not status["limits"]["max_worker_lifetime"])
+
+
+def scale(site: Server, faults: Faults) -> None:
+    assert order(site, "scale", "3", "--wait").returncode == ExitCode.OK
+    assert site.status()["ready"] == 3
+    assert order(site, "scale", "1", "--wait").returncode == ExitCode.OK
+    assert len(site.status()["slots"]) == 1
+    site.signal(signal.SIGTTIN)
+
+
+def a_worker_that_dies_while_frozen_is_reported_as_degraded(site: Server, faults: Faults) -> None:
+    since, urls = Since(site), site.project / "guinea_urls.py"
+    whole = urls.read_text()
+    urls.write_text("1 / 0\n")
+    assert order(site, "reload", "--wait").returncode == ExitCode.LOAD_FAILED
+    os.kill(site.slot(2)["pid"], signal.SIGKILL)
+    site.wait("one left", lambda status: status["ready"] == 1)
+    since.wait("load-failed", lambda event: event["slot"] == 2)
+    assert (
+        "slot 2 has no ready worker, because the old code can no longer be loaded"
+        in order(site, "status").stdout
+    )
+    assert site.statuses(10) == {200: 10}
+    urls.write_text(whole)
+
+
+def a_stop_during_a_reload_that_hangs(site: Server, faults: Faults) -> None:
+    faults.set("ready", "hang")
+    site.signal(signal.SIGHUP)
+
+    def where_it_hangs(status):
+        return [(slot["step"], slot["loading_for"] > 0.5) for slot in status["slots"] if slot["loading_for"]]
+
+    site.wait("the fault", lambda status: where_it_hangs(status) == [("app", True)])
+    assert site.status()["ready"] == 2
+    assert site.stop() == ExitCode.OK
+    assert order(site, "reload").returncode == ExitCode.NO_SERVER
+
+
+# first what must not cost any capacity, according to the whole journal; the stop is the last
+PARTS: dict[str, Callable[[Server, Faults], None]] = {
+    "a second reload supersedes the first, for which the command waits in vain": a_second_reload_supersedes_the_first,
+    "a second reload supersedes one that hangs in the settings": a_second_reload_supersedes_one_that_hangs_in_the_settings,
+    "many reloads at once": many_reloads_at_once,
+    "recycle by hand": recycle_by_hand,
+    "recycle with code that cannot be loaded": recycle_with_code_that_cannot_be_loaded,
+    "settings and configuration are read anew": settings_and_configuration_are_read_anew,
+    "scale": scale,
+    "a worker that dies while frozen is reported as degraded": a_worker_that_dies_while_frozen_is_reported_as_degraded,
+    "a stop during a reload that hangs": a_stop_during_a_reload_that_hangs,
+}
+
+
+def test_a_hang_in_the_settings_and_a_target_below_the_quorum_are_refused(serve, subtests):
+    server = serve("--load-timeout", "2s", "--min-loaded", "2", project_copy=True)
+    server.wait_ready()
+    with subtests.test("a target below the quorum"):
+        outcome = order(server, "scale", "1", "--wait")
+        assert outcome.returncode == ExitCode.REFUSED
+        assert "the target stays 2: the quorum (min-loaded) needs 2 workers" in outcome.stderr
+        server.signal(signal.SIGTTOU)
+        server.wait_log("(SIGTTOU)")
+        assert server.status()["target"] == 2
+    with subtests.test("a hang in the settings ends with the load timeout"):
+        (server.project / "guinea_settings.py").write_text("import time\ntime.sleep(3600)\n")
+        outcome = order(server, "reload", "--wait")
+        assert outcome.returncode == ExitCode.REFUSED
+        assert "its import did not end within 2 s" in outcome.stderr
+        assert server.statuses(4) == {200: 4}
 
 
 def test_a_load_of_older_code_that_hangs_makes_room_for_a_reload(serve, faults):
@@ -184,7 +315,7 @@ def test_a_load_of_older_code_that_hangs_makes_room_for_a_reload(serve, faults):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_settings_that_are_being_read_keep_no_port_from_the_next_server(serve, number):
-    server = serve("--load-timeout", "5s", "--bind", "127.0.0.1:0", project_copy=True)
+    server = serve("--load-timeout", "5s", "--bind", "127.0.0.1:0", project_copy=True, workers=1)
     server.wait_ready()
     address = next(one for one in server.status()["bind"] if one.startswith("http://"))
     port = int(address.rpartition(":")[2])
@@ -194,132 +325,42 @@ def test_settings_that_are_being_read_keep_no_port_from_the_next_server(serve, n
     server.signal(signal.SIGHUP)
     server._poll("the settings are being read", lambda: started.exists() and started.read_text(), 60)
     reader = int(started.read_text())
+    others = set(server._remaining_processes()) - {reader}
     server.signal(number)
     server.wait_exit()
+    # a process that exits shows no descriptors a moment before the kernel has closed them
+    server._poll(
+        "the others have ended", lambda: not any(Path(f"/proc/{pid}").exists() for pid in others), 60
+    )
     server._poll("the workers have gone", lambda: server._remaining_processes() in ([], [reader]), 60)
     with socket.create_server(("127.0.0.1", port)):
         pass  # nobody has it
     server._poll("the reader has ended", lambda: not Path(f"/proc/{reader}").exists(), 60)
 
 
-def test_many_reloads_at_once(site):
-    for _ in range(10):
-        site.signal(signal.SIGHUP)
-    site.wait_event("reloaded")
-    assert site.statuses(10) == {200: 10}
-    assert least_ready(site.events()) == 2
-
-
-def test_a_worker_that_dies_while_frozen_is_reported_as_degraded(site):
-    (site.project / "guinea_urls.py").write_text("1 / 0\n")
-    assert order(site, "reload", "--wait").returncode == ExitCode.LOAD_FAILED
-    os.kill(site.slot(2)["pid"], signal.SIGKILL)
-    site.wait("one left", lambda status: status["ready"] == 1)
-    site.wait_event("load-failed", lambda event: event["slot"] == 2)
-    assert (
-        "slot 2 has no ready worker, because the old code can no longer be loaded"
-        in order(site, "status").stdout
-    )
-    assert site.statuses(10) == {200: 10}
-
-
-def test_a_stop_during_a_reload_that_hangs(site, faults):
-    faults.set("ready", "hang")
-    site.signal(signal.SIGHUP)
-
-    def where_it_hangs(status):
-        return [(slot["step"], slot["loading_for"] > 0.5) for slot in status["slots"] if slot["loading_for"]]
-
-    site.wait("the fault", lambda status: where_it_hangs(status) == [("app", True)])
-    assert site.status()["ready"] == 2
-    assert site.stop() == ExitCode.OK
-    assert order(site, "reload").returncode == ExitCode.NO_SERVER
-
-
-def test_recycle_by_hand(site):
-    first, second = site.pids()
-    outcome = order(site, "recycle", "2", "--wait")
-    assert (outcome.returncode, site.pids()[0]) == (ExitCode.OK, first)
-    assert second not in site.pids()
-    assert order(site, "recycle", "--all", "--wait").returncode == ExitCode.OK
-    assert first not in site.pids()
-    assert least_ready(site.events()) == 2
-    told = order(site, "explain", "2").stdout
-    assert "by-hand: asked by pid" in told
-
-
-def test_recycle_with_code_that_cannot_be_loaded(site, faults):
-    before = site.pids()
-    faults.set("urlconf", "exception")
-    outcome = order(site, "recycle", "--all", "--wait")
-    assert outcome.returncode == ExitCode.LOAD_FAILED
-    assert "RuntimeError" in outcome.stderr
-    assert site.pids() == before
-
-
-def test_scale(site):
-    assert order(site, "scale", "3", "--wait").returncode == ExitCode.OK
-    assert site.status()["ready"] == 3
-    assert order(site, "scale", "1", "--wait").returncode == ExitCode.OK
-    assert len(site.status()["slots"]) == 1
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (("recycle", "9"), "there is no slot 9: the slots are 1 to 2"),
-        (("scale", "999"), "the target stays 2: it can be 1 to 16"),
-    ],
-)
-def test_what_the_server_refuses(site, arguments, said):
-    outcome = order(site, *arguments)
-    assert outcome.returncode == ExitCode.REFUSED
-    assert said in outcome.stderr
-
-
-def test_a_target_below_the_quorum_is_refused(serve):
-    server = serve("--min-loaded", "2")
-    server.wait_ready()
-    outcome = order(server, "scale", "1", "--wait")
-    assert outcome.returncode == ExitCode.REFUSED
-    assert "the target stays 2: the quorum (min-loaded) needs 2 workers" in outcome.stderr
-    server.signal(signal.SIGTTOU)
-    server.wait_log("(SIGTTOU)")
-    assert server.status()["target"] == 2
-
-
-def test_without_surge_a_broken_reload_is_frozen_too(serve):
-    server = serve("--surge", "0", project_copy=True)
-    server.wait_ready()
-    (server.project / "guinea_urls.py").write_text("1 / 0\n")
-    assert order(server, "reload", "--wait").returncode == ExitCode.LOAD_FAILED
-    server.wait("frozen", lambda status: status["arbiter"]["frozen"])
-    assert server.status()["ready"] == 1
-    assert server.statuses(6) == {200: 6}
-
-
-def test_waiting_has_an_end(site, faults):
-    faults.set("ready", "hang")
-    outcome = order(site, "reload", "--wait=1")
-    assert outcome.returncode == ExitCode.TIMED_OUT
-    assert "the server continues without this command" in outcome.stderr
-
-
-def test_a_file_that_is_touched_or_replaced_reloads(serve, tmp_path):
+def test_a_file_that_is_touched_or_replaced_reloads_without_surge_too(serve, tmp_path, subtests):
     release, late = tmp_path / "release", tmp_path / "late"
     release.write_text("1")
-    server = serve("--touch-reload", f"{release},{late}")
+    server = serve("--surge", "0", "--touch-reload", f"{release},{late}", project_copy=True)
     server.wait_ready()
-    for number, change in enumerate((release.touch, lambda: replace(release), late.touch), 1):
-        change()
-        server.wait(f"reload {number}", lambda status, n=number: status["arbiter"]["generation"] == 1 + n)
-        server.wait_ready()
-    late.unlink()
-    release.touch()
-    server.wait("the last reload", lambda status: status["arbiter"]["generation"] == 5)
-    assert [event["by"] for event in server.events("reload")] == [
-        f"touch-reload {path}" for path in (release, release, late, release)
-    ]
+    with subtests.test("a file that is touched or replaced reloads"):
+        for number, change in enumerate((release.touch, lambda: replace(release), late.touch), 1):
+            change()
+            server.wait(f"reload {number}", lambda status, n=number: status["arbiter"]["generation"] == 1 + n)
+            server.wait_ready()
+        late.unlink()
+        release.touch()
+        server.wait("the last reload", lambda status: status["arbiter"]["generation"] == 5)
+        assert [event["by"] for event in server.events("reload")] == [
+            f"touch-reload {path}" for path in (release, release, late, release)
+        ]
+    wait_settled(server)
+    with subtests.test("without surge a broken reload is frozen too"):
+        (server.project / "guinea_urls.py").write_text("1 / 0\n")
+        assert order(server, "reload", "--wait").returncode == ExitCode.LOAD_FAILED
+        server.wait("frozen", lambda status: status["arbiter"]["frozen"])
+        assert server.status()["ready"] == 1
+        assert server.statuses(6) == {200: 6}
 
 
 def replace(path):

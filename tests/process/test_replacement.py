@@ -18,6 +18,7 @@ from tests.process.clients import PAUSE
 from tests.process.harness import Server, Since, UnixConnection, wait_whole
 
 CLIENTS = 4
+LONGER_PAUSE = 0.02  # seconds, where no figure depends on the number of requests
 ROUNDS = 3  # reloads under load
 # gunicorn's asgi class and uvicorn's take uvloop where it is installed, as it is here
 ASYNCIO = ("asgi", "asgi+asyncio", "uvicorn_worker.UvicornWorker", "uvicorn_worker.UvicornH11Worker")
@@ -27,9 +28,10 @@ ON_CONNECTIONS = ("gthread", "gevent", *ASYNCIO)  # those that keep one
 class Load:
     """Clients that make one request after the other over new connections, and count what becomes of them."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, pause: float = PAUSE) -> None:
         self.seen: Counter[str] = Counter()
         self._server = server
+        self._pause = pause
         self._over = threading.Event()
         self._threads = [threading.Thread(target=self._ask, daemon=True) for _ in range(CLIENTS)]
 
@@ -44,7 +46,7 @@ class Load:
             thread.join(60)
 
     def _ask(self) -> None:
-        while not self._over.wait(PAUSE):
+        while not self._over.wait(self._pause):
             try:
                 self.seen[str(self._server.get("/").status)] += 1
             except (OSError, http.client.HTTPException) as error:
@@ -90,7 +92,7 @@ def test_replacing_under_load_costs_no_request_and_no_capacity(worker_class, ser
     server = serve("-k", worker_class, "-c", str(conf))
     server.wait_ready()
     generation = 1
-    with Load(server) as load:
+    with Load(server, LONGER_PAUSE) as load:
         for name, rule, text, count in reasons:
             with subtests.test(name):
                 part = Part(server, load)

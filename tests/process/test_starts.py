@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from django_workerguard.cli.main import main
 from django_workerguard.errors import ExitCode
 from django_workerguard.probe.process import start_time
-from tests.process.harness import ROOT, TIMEOUT, Server
+from tests.process.harness import ROOT, TIMEOUT, Server, Since
 from tests.process.test_odd_projects import MANAGE_PY
 from tests.process.test_reload import order
 
@@ -122,43 +123,101 @@ def shop(request, serve, tmp_path):
 
 def reloads(server: Server) -> str:
     """Reload, with success, and return the page."""
-    outcome = order(server, "reload", "--wait")
-    assert outcome.returncode == ExitCode.OK, outcome.stdout + outcome.stderr
+    # the command as a process of its own is tested in test_reload.py
+    assert main(["reload", "--wait", "--run-dir", str(server.run_dir)]) == ExitCode.OK, server.log
     return server.get("/").body
 
 
 # the environment
 
 
-def test_a_reload_reads_the_env_file_of_the_settings_anew(shop):
-    shop.make(settings=READ_ENV_FILE + '\n    GREETING = os.environ["GREETING"]\n')
-    shop.write(".env", "GREETING=one GONE=1\n")
-    server = shop.start()
-    assert server.get("/").body == "one"
-    shop.write(".env", "GREETING=two\n")
-    assert reloads(server) == "two"
+IN_TOKYO = (
+    READ_ENV_FILE
+    + """
+    GREETING = os.environ["GREETING"]
+    TIME_ZONE = "Asia/Tokyo"
+"""
+)
 
 
-def test_sigusr2_reads_everything_anew(shop):
-    shop.make(settings=READ_ENV_FILE + '\n    GREETING = os.environ["GREETING"]\n')
+@pytest.mark.timeout(240)
+def test_one_life_of_a_server_up_to_sigusr2(shop, subtests):
+    shop.make(settings=IN_TOKYO + "    DEBUG = True\n")
     shop.write(".env", "GREETING=one\n")
     server = shop.start("--", "--env", "UNUSED=1")
-    old = server.arbiter
-    shop.write(".env", "GREETING=two\n")
-    server.signal(signal.SIGUSR2)
-    server.wait("the second", lambda status: status["arbiter"]["pid"] != old and status["ready"] == 1)
-    assert server.stop() == 0
-    assert server.get("/").body == "two"
-    assert reloads(server) == "two"
+
+    with subtests.test("the log is not in the time zone of the settings"):
+        arbiter = f"[{server.arbiter}]"
+        lines = [line for line in server.log.splitlines() if arbiter in line]
+        assert lines
+        assert not [line for line in lines if "+0900" in line]
+
+    with subtests.test("settings for development are reported"):
+        assert "DEBUG is True in the settings (shop.settings)" in server.log
+        assert "the settings shop.settings have DEBUG = True" in order(server, "status").stdout
+        shop.write("shop/settings.py", textwrap.dedent(SETTINGS) + textwrap.dedent(IN_TOKYO))
+        assert reloads(server) == "one"
+        assert "DEBUG = True" not in order(server, "status").stdout
+
+    whole = (shop.directory / "shop" / "settings.py").read_text()
+    with subtests.test("the secrets of settings that cannot be imported are not shown"):
+        assert_secrets_are_not_shown(shop, server)
+    shop.write("shop/settings.py", whole)
+
+    with subtests.test("no worker inherits what is read for a reload"):
+        assert_no_worker_inherits_what_is_read(shop, server, whole)
+    shop.write("shop/settings.py", whole)
+
+    with subtests.test("SIGUSR2 reads everything anew"):
+        old = server.arbiter
+        shop.write(".env", "GREETING=two\n")
+        server.signal(signal.SIGUSR2)
+        server.wait("the second", lambda status: status["arbiter"]["pid"] != old and status["ready"] == 1)
+        assert server.stop() == 0
+        assert server.get("/").body == "two"
+        assert reloads(server) == "two"
 
 
-def test_the_log_is_not_in_the_time_zone_of_the_settings(shop):
-    shop.make(settings='TIME_ZONE = "Asia/Tokyo"')
-    server = shop.start()
-    arbiter = f"[{server.arbiter}]"
-    lines = [line for line in server.log.splitlines() if arbiter in line]
-    assert lines
-    assert not [line for line in lines if "+0900" in line]
+SECRET = "postgres://shop:hunter22@db/shop"
+
+
+def assert_secrets_are_not_shown(shop: Shop, server: Server) -> None:
+    since = Since(server)
+    shop.change(
+        "shop/settings.py",
+        'GREETING = "one"',
+        f'API_KEY = "correct-horse"\nraise ValueError("no {SECRET}, " + API_KEY)\n',
+    )
+    outcome = order(server, "reload", "--wait")
+    assert outcome.returncode == ExitCode.REFUSED
+    refused = since.wait("reload-refused")
+    said = outcome.stderr + server.log + str(refused)
+    assert "ValueError: no postgres://shop:" in refused["reason"]
+    assert "hunter22" not in said
+    assert "correct-horse" not in said
+
+
+HANG = """
+    import sys, time
+
+    if "--help" in sys.argv or sys.argv[0].endswith("settings_reader.py"):
+        Path("reading").write_text(str(os.getpid()))
+        time.sleep(3600)
+"""
+
+
+def assert_no_worker_inherits_what_is_read(shop: Shop, server: Server, settings: str) -> None:
+    since = Since(server)
+    shop.write("shop/settings.py", settings + textwrap.dedent(HANG))
+    order(server, "reload")
+    reading = shop.directory / "reading"
+    server._poll("the settings are read", lambda: reading.exists() and reading.read_text(), TIMEOUT)
+    server.kill_worker()
+    since.wait("ready")
+    opened = [os.readlink(path) for path in Path(f"/proc/{server.pids()[0]}/fd").iterdir()]
+    assert not [name for name in opened if "workerguard-settings" in name or "workerguard-handover" in name]
+    os.kill(int(reading.read_text()), signal.SIGKILL)  # a reader that ends refuses its reload
+    since.wait("reload-refused")
 
 
 def test_what_manage_py_alone_prepares_is_there_and_renewed(serve, tmp_path):
@@ -181,14 +240,23 @@ def test_what_manage_py_alone_prepares_is_there_and_renewed(serve, tmp_path):
     assert server.get("/").body == "two"
 
 
+HOOK = """
+
+def nworkers_changed(server, new, old):
+    import shop.settings
+"""
+
+
 def test_an_env_file_that_gunicorn_conf_py_reads_is_renewed(shop):
+    """A hook imports the project while the server runs: without a renewal the workers inherit the old settings."""
     shop.make(settings='GREETING = os.environ["GREETING"]' if not shop.by_manage_py else "")
     if shop.by_manage_py:  # it imports the settings before any configuration of gunicorn is read
         shop.change("shop/settings.py", 'GREETING = "one"', 'GREETING = os.environ.get("GREETING", "none")')
     shop.write(
         "gunicorn.conf.py",
         "import os\nfrom pathlib import Path\n\nHERE = Path(__file__).resolve().parent\n"
-        + textwrap.dedent(READ_ENV_FILE),
+        + textwrap.dedent(READ_ENV_FILE)
+        + HOOK,
     )
     shop.write(".env", "GREETING=one")
     server = shop.start()
@@ -200,45 +268,47 @@ def test_an_env_file_that_gunicorn_conf_py_reads_is_renewed(shop):
 # what the configuration imports
 
 
-def test_a_configuration_that_imports_the_settings(shop):
+def test_a_configuration_that_imports_the_settings(shop, subtests):
+    conf = (
+        "import shop.settings\n\nlogconfig_dict = shop.settings.LOGGING\nproc_name = shop.settings.GREETING\n"
+    )
     shop.make(settings='LOGGING = {"version": 1, "disable_existing_loggers": False}')
-    shop.write("gunicorn.conf.py", "from shop.settings import LOGGING\n\nlogconfig_dict = LOGGING\n")
+    shop.write("gunicorn.conf.py", conf)
     server = shop.start()
-    assert "the configuration imports shop in the arbiter" in server.log
-    shop.change("shop/settings.py", '"one"', '"two"')
-    assert reloads(server) == "two"
-    shop.change("shop/settings.py", '"two"', '"three"')
-    assert reloads(server) == "three"
+    with subtests.test("they are imported anew"):
+        assert "the configuration imports shop in the arbiter" in server.log
+        shop.change("shop/settings.py", '"one"', '"two"')
+        assert reloads(server) == "two"
+
+    with subtests.test("a refused reload leaves what the configuration imported"):
+        since = Since(server)
+        shop.write("gunicorn.conf.py", "import shop.settings\n\npidfile = 'other.pid'\n")
+        outcome = order(server, "reload", "--wait")
+        assert outcome.returncode == ExitCode.REFUSED, outcome
+        assert server.get("/").body == "two"
+        server.kill_worker()
+        since.wait("ready")
+        assert server.get("/").body == "two"
+
+    with subtests.test("the next reload imports them anew"):
+        shop.write("gunicorn.conf.py", conf)
+        shop.change("shop/settings.py", '"two"', '"three"')
+        assert reloads(server) == "three"
 
 
-def test_a_configuration_that_uses_django_s_settings(shop):
-    shop.make()
-    shop.write("gunicorn.conf.py", "from django.conf import settings\n\nproc_name = settings.GREETING\n")
-    server = shop.start(environ={"DJANGO_SETTINGS_MODULE": "shop.settings"})
-    assert "the configuration imports django, shop in the arbiter" in server.log
-    shop.change("shop/settings.py", '"one"', '"two"')
-    assert reloads(server) == "two"
-
-
-def test_a_hook_that_imports_the_project_while_the_server_runs(shop):
-    shop.make()
-    shop.write("gunicorn.conf.py", "def nworkers_changed(server, new, old):\n    import shop.settings\n")
-    server = shop.start()
-    shop.change("shop/settings.py", '"one"', '"two"')
-    assert reloads(server) == "two"
-
-
-CLASSES = {
-    "worker": ("-k", "shop.own.Worker"),
-    "logger": ("--", "--logger-class", "shop.own.Logger"),
+LEFT = {
+    "a thread": "import threading, time\nthreading.Thread(target=time.sleep, args=(3600,)).start()\n",
+    "an exit hook": "import atexit, time\natexit.register(time.sleep, 3600)\n",
 }
+# the worker has it too, and is given a second to leave
+LEAVING = ("--load-timeout", "30", "--worker-reload-mercy", "1")
 
 
-@pytest.mark.parametrize("arguments", CLASSES.values(), ids=CLASSES.keys())
-def test_a_class_of_the_project(shop, arguments):
+def test_classes_of_the_project_and_an_env_file_and_a_thread_of_the_settings(shop, subtests):
+    """The arbiter imports the classes, and not the settings."""
     shop.make(
-        shop__own="""
-            from gunicorn.glogging import Logger as Base
+        settings=LEFT["a thread"] + textwrap.dedent(READ_ENV_FILE) + '\nGREETING = os.environ["GREETING"]\n',
+        shop__workers="""
             from gunicorn.workers.sync import SyncWorker
 
             MARK = "one"
@@ -247,6 +317,11 @@ def test_a_class_of_the_project(shop, arguments):
                 def run(self):
                     self.log.info("the worker class is of release %s", MARK)
                     super().run()
+        """,
+        shop__loggers="""
+            from gunicorn.glogging import Logger as Base
+
+            MARK = "one"
 
             class Logger(Base):
                 def info(self, text, *values, **more):
@@ -254,30 +329,23 @@ def test_a_class_of_the_project(shop, arguments):
         """,
     )
     shop.write("shop/__init__.py", "import django.conf\n")
-    server = shop.start(*arguments)
-    wanted = "the worker class is of release %s" if arguments[0] == "-k" else "logger %s: "
-    server.wait_log(wanted % "one")
-    shop.change("shop/own.py", '"one"', '"two"')
-    shop.change("shop/settings.py", '"one"', '"two"')
-    assert reloads(server) == "two"
-    server.wait_log(wanted % "two")
-    assert server.log.count("the configuration imports django, shop in the arbiter") == 2
-
-
-def test_a_refused_reload_leaves_what_the_configuration_imported(shop):
-    shop.make(settings='LOGGING = {"version": 1, "disable_existing_loggers": False}')
-    shop.write("gunicorn.conf.py", "import shop.settings\n\nproc_name = shop.settings.GREETING\n")
-    server = shop.start()
-    shop.write("gunicorn.conf.py", "import shop.settings\n\npidfile = 'other.pid'\n")
-    outcome = order(server, "reload", "--wait")
-    assert outcome.returncode == ExitCode.REFUSED, outcome
-    assert server.get("/").body == "one"
-    server.kill_worker()
-    server.wait_event("ready", count=2)
-    assert server.get("/").body == "one"
-    shop.write("gunicorn.conf.py", "import shop.settings\n\nproc_name = shop.settings.GREETING\n")
-    shop.change("shop/settings.py", '"one"', '"two"')
-    assert reloads(server) == "two"
+    shop.write(".env", "GREETING=one GONE=1\n")
+    server = shop.start("-k", "shop.workers.Worker", *LEAVING, "--", "--logger-class", "shop.loggers.Logger")
+    with subtests.test("the first release"):
+        server.wait_log("the worker class is of release one")
+        server.wait_log("logger one: ")
+        assert server.get("/").body == "one"
+    shop.change("shop/workers.py", '"one"', '"two"')
+    shop.change("shop/loggers.py", '"one"', '"two"')
+    shop.write(".env", "GREETING=two\n")
+    with subtests.test("a reload reads the env file of the settings anew"):
+        assert reloads(server) == "two"
+    with subtests.test("a reload imports the classes anew"):
+        server.wait_log("the worker class is of release two")
+        server.wait_log("logger two: ")
+        assert server.log.count("the configuration imports django, shop in the arbiter") == 2
+    with subtests.test("a thread that the settings leave behind delays no reload"):
+        assert "next try" not in server.log
 
 
 # where the project is
@@ -334,14 +402,14 @@ def test_a_link_that_points_at_the_next_release(serve, tmp_path, place, releases
 
 def test_the_configuration_beside_manage_py_is_read_from_anywhere(serve, tmp_path):
     project = make_shop(tmp_path / "shop")
-    write(project, {"gunicorn.conf.py": "workers = 3\n"})
+    write(project, {"gunicorn.conf.py": "workers = 2\n"})
     server = serve(
         project=Path("/"),
         command=(str(project / "manage.py"), "serve_guarded"),
         environ={"DJANGO_SETTINGS_MODULE": None},
         workers=None,
     )
-    server.wait_ready(3)
+    server.wait_ready(2)
     assert f"configuration file: {project}/gunicorn.conf.py" in server.log
 
 
@@ -360,7 +428,7 @@ EARLY = {
 
 
 @pytest.mark.parametrize("case", EARLY.values(), ids=EARLY.keys())
-def test_early_options_are_in_effect_before_the_settings(shop, case):
+def test_early_options_are_in_effect_before_the_settings(shop, case, subtests):
     """manage.py needs settings that it can import without them; what they say comes from them all the same."""
     arguments, configuration, environ = case
     shop.make(
@@ -375,6 +443,7 @@ def test_early_options_are_in_effect_before_the_settings(shop, case):
         """,
         lib__greeting='TEXT = "one"',
         inner__marker="",
+        b__x="",
     )
     if not shop.by_manage_py:
         shop.change("shop/settings.py", "except ImportError", "except ZeroDivisionError")
@@ -382,21 +451,20 @@ def test_early_options_are_in_effect_before_the_settings(shop, case):
     if configuration:
         shop.write("gunicorn.conf.py", configuration)
     server = shop.start(*arguments, environ=environ)
-    assert server.get("/").body == "onesinner"
-    assert server.status()["name"] == "onesinner", "the process that reads the settings has them too"
-    shop.change("lib/greeting.py", '"one"', '"one"  # renewed')
-    assert reloads(server) == "onesinner"
-
-
-def test_early_options_that_a_reload_changes(shop):
-    shop.make(settings='GREETING = os.environ.get("SECRET", "") + Path.cwd().name', a__x="", b__x="")
-    shop.write("gunicorn.conf.py", 'chdir = "a"\nraw_env = ["SECRET=1"]\n')
-    server = shop.start()
-    assert server.get("/").body == "1a"
-    shop.write("gunicorn.conf.py", 'chdir = "b"\nraw_env = ["SECRET=2"]\n')
-    assert reloads(server) == "2b"
-    shop.write("gunicorn.conf.py", "")
-    assert reloads(server) == shop.directory.name
+    with subtests.test("they are in effect at the start and renewed by a reload"):
+        assert server.get("/").body == "onesinner"
+        assert server.status()["name"] == "onesinner", "the process that reads the settings has them too"
+        shop.change("lib/greeting.py", '"one"', '"one"  # renewed')
+        assert reloads(server) == "onesinner"
+    if configuration:
+        with subtests.test("a reload changes them"):
+            settings = 'GREETING = os.environ.get("SECRET", "") + Path.cwd().name\n'
+            name = 'WORKERGUARD = {"NAME": "onesinner"}\n'  # which a reload cannot change
+            shop.write("shop/settings.py", textwrap.dedent(SETTINGS) + settings + name)
+            shop.write("gunicorn.conf.py", 'chdir = "b"\nraw_env = ["SECRET=2"]\n')
+            assert reloads(server) == "2b"
+            shop.write("gunicorn.conf.py", "")
+            assert reloads(server) == shop.directory.name
 
 
 def test_the_settings_that_raw_env_names(serve, tmp_path):
@@ -450,30 +518,21 @@ def test_settings_in_classes(shop):
     assert server.status()["min_loaded"] == 1
 
 
-def test_settings_outside_of_the_module(shop):
-    """dynaconf: it puts an object of its own in place of Django's settings."""
-    shop.make(settings="import dynaconf\nsettings = dynaconf.DjangoDynaconf(__name__)\n")
+def test_settings_outside_of_the_module(shop, subtests):
+    """dynaconf: it puts an object of its own in place of Django's settings. They leave an exit hook behind, too."""
+    dynaconf = "import dynaconf\nsettings = dynaconf.DjangoDynaconf(__name__)\n"
+    shop.make(settings=LEFT["an exit hook"] + dynaconf)
     shop.write("shop/settings.json", '{"default": {"GREETING": "one", "WORKERGUARD": {"NAME": "first"}}}')
-    server = shop.start(environ={"DJANGO_ENV": "default", "SETTINGS_FILE_FOR_DYNACONF": "shop/settings.json"})
-    assert server.get("/").body == "one"
-    assert server.status()["name"] == "first"
-    shop.write("shop/settings.json", '{"default": {"GREETING": "two", "WORKERGUARD": {"NAME": "first"}}}')
-    assert reloads(server) == "two"
-
-
-LEFT = {
-    "a thread": "import threading, time\nthreading.Thread(target=time.sleep, args=(3600,)).start()\n",
-    "an exit hook": "import atexit, time\natexit.register(time.sleep, 3600)\n",
-}
-
-
-@pytest.mark.parametrize("settings", LEFT.values(), ids=LEFT.keys())
-def test_settings_that_leave_something_behind(shop, settings):
-    """The worker has it too, and is given a second to leave."""
-    shop.make(settings=settings)
-    server = shop.start("--load-timeout", "30", "--worker-reload-mercy", "1")
-    assert reloads(server) == "one"
-    assert "next try" not in server.log
+    environ = {"DJANGO_ENV": "default", "SETTINGS_FILE_FOR_DYNACONF": "shop/settings.json"}
+    server = shop.start(*LEAVING, environ=environ)
+    with subtests.test("they are in effect"):
+        assert server.get("/").body == "one"
+        assert server.status()["name"] == "first"
+    with subtests.test("a reload reads them anew"):
+        shop.write("shop/settings.json", '{"default": {"GREETING": "two", "WORKERGUARD": {"NAME": "first"}}}')
+        assert reloads(server) == "two"
+    with subtests.test("an exit hook that the settings leave behind delays no reload"):
+        assert "next try" not in server.log
 
 
 def test_a_manage_py_that_cannot_be_run_again(serve, tmp_path):
@@ -507,49 +566,7 @@ def test_a_manage_py_that_becomes_another_process(serve, tmp_path):
     assert reloads(server) == "two"
 
 
-# what is said
-
-
-def test_settings_for_development_are_reported(shop):
-    shop.make(settings="DEBUG = True")
-    server = shop.start()
-    assert "DEBUG is True in the settings (shop.settings)" in server.log
-    assert "the settings shop.settings have DEBUG = True" in order(server, "status").stdout
-    shop.write("shop/settings.py", textwrap.dedent(SETTINGS) + "DEBUG = False\n")
-    assert reloads(server) == "one"
-    assert "DEBUG = True" not in order(server, "status").stdout
-
-
-SECRET = "postgres://shop:hunter22@db/shop"
-
-
-def test_the_secrets_of_settings_that_cannot_be_imported_are_not_shown(shop):
-    shop.make()
-    server = shop.start()
-    shop.change(
-        "shop/settings.py",
-        "GREETING",
-        f'API_KEY = "correct-horse"\nraise ValueError("no {SECRET}, " + API_KEY)\nGREETING',
-    )
-    outcome = order(server, "reload", "--wait")
-    assert outcome.returncode == ExitCode.REFUSED
-    refused = server.wait_event("reload-refused")
-    said = outcome.stderr + server.log + str(refused)
-    assert "ValueError: no postgres://shop:" in refused["reason"]
-    assert "hunter22" not in said
-    assert "correct-horse" not in said
-
-
 # while the settings are read
-
-
-HANG = """
-    import sys, time
-
-    if "--help" in sys.argv or sys.argv[0].endswith("settings_reader.py"):
-        Path("reading").write_text(str(os.getpid()))
-        time.sleep(3600)
-"""
 
 
 def test_a_start_can_be_stopped_while_it_reads_the_settings(shop):
@@ -706,35 +723,8 @@ def test_other_actions_take_the_answer_too(checked, action):
 # files
 
 
-def test_a_stale_pid_file_does_not_stop_the_start(shop):
-    shop.make()
-    shop.write("server.pid", f"{os.getppid()}\n")  # it runs, and is no server
-    server = shop.start("--", "--pid", "server.pid")
-    server.wait_log("server.pid was stale and has been removed")
-    path = shop.directory / "server.pid"
-    assert int(path.read_text()) == server.arbiter
-    assert reloads(server) == "one"
-    assert server.stop() == 0
-    assert not path.exists()
-
-
-def test_the_pid_file_of_a_server_that_runs(shop):
-    shop.make()
-    shop.start("--", "--pid", "server.pid")
-    second = shop.serve(
-        "--",
-        "--pid",
-        "server.pid",
-        project=shop.directory,
-        command=shop.command,
-        environ={"DJANGO_SETTINGS_MODULE": "shop.settings"},
-    )
-    assert second.wait_exit() == ExitCode.CANNOT_LISTEN
-    assert re.search(r"^Error: pidfile: the server with pid \d+ runs", second.log, re.MULTILINE)
-    assert "Traceback" not in second.log
-
-
-def test_a_kernel_that_refuses_memfd_create(shop, tmp_path):
+def test_pid_files_and_a_kernel_that_refuses_memfd_create(shop, tmp_path, subtests):
+    """The configuration uses Django's settings."""
     shop.make()
     write(
         tmp_path / "refusing",
@@ -749,27 +739,29 @@ def test_a_kernel_that_refuses_memfd_create(shop, tmp_path):
             """
         },
     )
-    path = os.pathsep.join((str(tmp_path / "refusing"), str(Path(__file__).parents[2])))
-    server = shop.start(environ={"PYTHONPATH": path})
-    assert reloads(server) == "one"
+    path = os.pathsep.join((str(tmp_path / "refusing"), str(ROOT)))
+    shop.write("gunicorn.conf.py", "from django.conf import settings\n\nproc_name = settings.GREETING\n")
+    shop.write("server.pid", f"{os.getppid()}\n")  # it runs, and is no server
+    module = {"DJANGO_SETTINGS_MODULE": "shop.settings"}
+    server = shop.start("--", "--pid", "server.pid", environ={**module, "PYTHONPATH": path})
+    pid_file = shop.directory / "server.pid"
 
+    with subtests.test("a stale pid file does not stop the start"):
+        server.wait_log("server.pid was stale and has been removed")
+        assert int(pid_file.read_text()) == server.arbiter
 
-def test_no_worker_inherits_what_is_read_for_a_reload(shop):
-    shop.make()
-    server = shop.start()
-    shop.write("shop/settings.py", textwrap.dedent(SETTINGS) + textwrap.dedent(HANG))
-    order(server, "reload")
-    server._poll("the settings are read", (shop.directory / "reading").exists, TIMEOUT)
-    server.kill_worker()
-    server.wait_event("ready", count=2)
-    opened = [os.readlink(path) for path in Path(f"/proc/{server.pids()[0]}/fd").iterdir()]
-    assert not [name for name in opened if "workerguard-settings" in name or "workerguard-handover" in name]
+    with subtests.test("the pid file of a server that runs"):
+        arguments = ("--", "--pid", "server.pid")
+        second = shop.serve(*arguments, project=shop.directory, command=shop.command, environ=module)
+        assert second.wait_exit() == ExitCode.CANNOT_LISTEN
+        assert re.search(r"^Error: pidfile: the server with pid \d+ runs", second.log, re.MULTILINE)
+        assert "Traceback" not in second.log
 
+    with subtests.test("a configuration that uses Django's settings, and a kernel that refuses memfd_create"):
+        assert "the configuration imports django, shop in the arbiter" in server.log
+        shop.change("shop/settings.py", '"one"', '"two"')
+        assert reloads(server) == "two"
 
-def test_code_that_imports_the_module_of_uwsgi_is_told_what_to_use(serve, faults):
-    faults.set("views", "uwsgi")
-    server = serve(workers=1)
-    server.wait_event("load-failed")
-    assert "ModuleNotFoundError: No module named 'uwsgi'" in server.log
-    assert "In place of uwsgi.reload: workerguard reload" in server.log
-    assert "Code that only asks whether it runs under uWSGI has to catch ImportError" in server.log
+    with subtests.test("the stop removes the pid file"):
+        assert server.stop() == 0
+        assert not pid_file.exists()

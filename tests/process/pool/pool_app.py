@@ -37,22 +37,25 @@ hoard: list[bytearray] = []
 
 
 def take_fault(name: str) -> str:
-    """Return how a place is to fail, "" if it is not; counted faults are counted down, atomically."""
+    """Return how a place is to fail, "" if it is not; counted faults are counted down, atomically, one after another."""
     try:
         file = (DIRECTORY / "faults" / name).open("r+")
     except FileNotFoundError:
         return ""
     with file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        kind, _, times = file.read().partition(" ")
-        if not times:
-            return kind
-        if int(times) <= 0:
-            return ""
-        file.seek(0)
-        file.write(f"{kind} {int(times) - 1}")
-        file.truncate()
-    return kind
+        lines = file.read().splitlines()
+        for number, line in enumerate(lines):
+            kind, _, times = line.partition(" ")
+            if not times:
+                return kind
+            if int(times) > 0:
+                lines[number] = f"{kind} {int(times) - 1}"
+                file.seek(0)
+                file.write("\n".join(lines))
+                file.truncate()
+                return kind
+    return ""
 
 
 def fail(kind: str) -> None:
