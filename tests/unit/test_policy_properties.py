@@ -79,6 +79,9 @@ class World:
     free: int | None = None  # memory that is left
     seen: list[tuple[Fleet, float, tuple[a.Action, ...]]] = field(default_factory=list)
     forks: dict[int, int] = field(default_factory=dict)  # by seat of a worker that is asked for: its mold's
+    converted: set[int] = field(
+        default_factory=set
+    )  # pids of workers that were molds, and have loaded as such
     given_up: Reason | None = None
     halted: int | None = None
 
@@ -156,6 +159,7 @@ class World:
                 self.counts[seat] = [0, 0, 0, 100]
             case a.Convert(seat, slot, reason):
                 assert self.policy.load == "auto"
+                self.converted.add(self.fleet.molds[seat].pid)
                 self.tell(m.Converted(seat, slot, self.now, reason))
                 self.said[seat] = State.LOADING
                 self.spawned_at.setdefault(slot, []).append(self.now)
@@ -220,7 +224,8 @@ class World:
         """
         if not self.policy.memory_margin or self.free is None:
             return
-        loading_now = (*self.fleet.of(State.SPAWNING, State.LOADING, State.LOADED), *loading(self.fleet))
+        workers = self.fleet.of(State.SPAWNING, State.LOADING, State.LOADED)
+        loading_now = [one for one in (*workers, *loading(self.fleet)) if one.pid not in self.converted]
         if not need(self.fleet, kind):
             young = [one for one in loading_now if self.now - one.spawned < FIRST_WAIT]
             unmeasured = [one for one in young if not need(self.fleet, kind_of(one))]
