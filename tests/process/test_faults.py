@@ -159,7 +159,7 @@ def test_workers_that_are_killed_while_others_load_and_the_module_of_uwsgi(serve
         assert not set(before) & set(server.pids())
     faults.clear()
     wait_whole(server, 4)
-    with subtests.test("code that imports the module of uWSGI is told what to use"):
+    with subtests.test("the error of code that imports uwsgi says what to use"):
         faults.set("views", "uwsgi", 1)
         since, logged = Since(server), len(server.log)
         server.kill_worker()

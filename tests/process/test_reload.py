@@ -334,7 +334,7 @@ def test_settings_that_are_being_read_keep_no_port_from_the_next_server(serve, n
     )
     server._poll("the workers have gone", lambda: server._remaining_processes() in ([], [reader]), 60)
     with socket.create_server(("127.0.0.1", port)):
-        pass  # nobody has it
+        pass  # the port is free
     server._poll("the reader has ended", lambda: not Path(f"/proc/{reader}").exists(), 60)
 
 
