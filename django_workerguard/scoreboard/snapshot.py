@@ -24,7 +24,7 @@ from django_workerguard.scoreboard.tallies import read_tallies
 from django_workerguard.scoreboard.view_memory import kept_most, views_of_slot
 
 SNAPSHOT_VERSION = 1
-PATIENCE = 0.25  # seconds, in which a busy machine lets an arbiter end a change that takes it less than 1 ms
+PATIENCE = 0.25  # seconds, in which a busy machine lets an arbiter end a change: it waits for nothing in one
 # what a slot's workers count: where it is for those that are gone or leaving
 COUNTS = {
     "requests": Slot.REQUESTS,
