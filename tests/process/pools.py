@@ -280,6 +280,11 @@ class PoolWorker:
         wanted = self.concurrency if count is None else count
         self.wait(f"{wanted} ready", lambda: self.status()["ready"] == wanted)
 
+    def wait_each_ready(self) -> None:
+        """Wait until each slot has had a child that was ready. With a short lifetime they may never all be ready at once."""
+        slots = range(1, self.concurrency + 1)
+        self.wait("each ready", lambda: {event["slot"] for event in self.events("ready")}.issuperset(slots))
+
     def wait_ran(self, count: int, timeout: float = TIMEOUT) -> None:
         self.wait(f"{count} tasks", lambda: len(self.trace()) >= count, timeout)
 

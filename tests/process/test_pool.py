@@ -327,7 +327,7 @@ def test_2000_tasks_while_every_child_is_recycled(pool, broker, late):
         celery={"CELERY_TASK_ACKS_LATE": late, "CELERY_WORKER_PREFETCH_MULTIPLIER": 4},
         options={"MAX_WORKER_LIFETIME": "2s", "MIN_WORKER_LIFETIME": 0},
     )
-    worker.wait_ready()
+    worker.wait_each_ready()
     worker.send("note", *([n, 0.04] for n in range(2000)))
     worker.wait_ran(2000, 100)
     recycled = Counter(event["slot"] for event in worker.events("retiring"))
@@ -365,7 +365,7 @@ def test_warm_shutdown_in_a_storm_is_bounded(pool, broker):
         celery={"CELERY_WORKER_MAX_TASKS_PER_CHILD": 20, "CELERY_TASK_ACKS_LATE": True},
         options={"LOAD_RETRY_DELAY": 0.2, "MAX_WORKER_LIFETIME": 2, "MIN_WORKER_LIFETIME": 0},
     )
-    worker.wait_ready()
+    worker.wait_each_ready()
     worker.fault("init", "memory", 50)
     worker.send("failing", *([n] for n in range(3000)))
     dice = random.Random(4)
