@@ -16,13 +16,15 @@ def main() -> int:
     from django_workerguard.config.gunicorn_settings import import_settings
     from django_workerguard.config.handover import read
     from django_workerguard.errors import ExitCode
+    from django_workerguard.worker.garbage import collected_rarely
 
     handover_fd = int(sys.argv[sys.argv.index("--handover") + 1])
     handover = read(handover_fd)
     sys.path[:] = handover.sys_path
     try:
-        import_settings()
-        from django_workerguard.server.main import run
+        with collected_rarely():
+            import_settings()
+            from django_workerguard.server.main import run
     except ImportError as error:
         if not str(error.name).startswith("gunicorn"):
             raise

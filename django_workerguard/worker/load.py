@@ -22,6 +22,7 @@ from django_workerguard.config.load_request import Step, unaccepted
 from django_workerguard.errors import ExitCode
 from django_workerguard.policy.failure import is_transient, is_want_of_memory
 from django_workerguard.scoreboard.layout import Cause, Orders, Seat, SeatState
+from django_workerguard.worker import garbage
 from django_workerguard.worker.current import CurrentWorker, set_current_worker
 from django_workerguard.worker.package_sources import changed_packages
 from django_workerguard.worker.seat_handle import SeatHandle
@@ -94,7 +95,7 @@ def load(
 
     with _direct_signals(handle, on_stop):
         if loaded is not None:
-            resume_collection()
+            garbage.resume()
         return attempt(handle, application)
 
 
@@ -113,7 +114,7 @@ def load_in_mold(handle: SeatHandle) -> tuple[Application, SeatReporter]:
         return app
 
     take_signals(handle, on_stop=lambda: None)
-    pause_collection()
+    garbage.pause()
     with _SiteSignals.noted():
         app = attempt(handle, application)
     take_signals(handle, on_stop=lambda: None)  # the site may have set handlers of its own
@@ -148,22 +149,6 @@ class _SiteSignals:
             signal.signal(number, handler)
 
 
-def pause_collection() -> None:
-    """Collect no garbage from now on: a collection writes to the pages of live objects, which forks then no longer share."""
-    _Collection.thresholds = gc.get_threshold()
-    gc.set_threshold(0)
-
-
-def resume_collection() -> None:
-    """Collect garbage again in a worker, unless the site itself has set another threshold during its load."""
-    if gc.get_threshold()[0] == 0:
-        gc.set_threshold(*_Collection.thresholds)
-
-
-class _Collection:
-    thresholds: tuple[int, ...] = ()
-
-
 def attempt(handle: SeatHandle, work: Callable[[Any, SeatReporter], Loaded]) -> Loaded:
     """Run ``work``, the load itself, with the sentinel and a reporter as arguments, and return its result.
 
@@ -187,8 +172,9 @@ def attempt(handle: SeatHandle, work: Callable[[Any, SeatReporter], Loaded]) -> 
         with contextlib.suppress(OSError):  # the reserve is not essential
             reserve.enter_context(mmap.mmap(-1, RESERVE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
         try:
-            sentinel = import_module(SENTINEL)
-            loaded = work(sentinel, reporter)
+            with garbage.collected_rarely():
+                sentinel = import_module(SENTINEL)
+                loaded = work(sentinel, reporter)
             handle.board.write_release(handle.seat, sentinel.release(handle.request.release))
         except BaseException as error:
             reserve.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -20,6 +21,7 @@ def test_signals_and_current_worker(worker_class, serve):
     assert server.log.count("worker_loaded slot=") == 2
     told = server.get("/who").body
     assert "release=r42 loaded=True" in told
+    assert f"collected-after={gc.get_threshold()[0]}\n" in told, "the load has left Python's own threshold"
     server.signal(signal.SIGHUP)
     server.wait("the new generation", lambda status: all(slot["generation"] == 2 for slot in status["slots"]))
     server.wait_log("worker_retiring slot=1")

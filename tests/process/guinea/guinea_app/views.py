@@ -1,5 +1,6 @@
 import asyncio
 import functools
+import gc
 import os
 import signal
 import threading
@@ -43,7 +44,8 @@ def index(request):
 
 def who(request):
     worker = current_worker()
-    return HttpResponse(f"slot={worker.slot} release={worker.release} loaded={worker.loaded}\n")
+    collection = f"collected-after={gc.get_threshold()[0]}"
+    return HttpResponse(f"slot={worker.slot} release={worker.release} loaded={worker.loaded} {collection}\n")
 
 
 KEPT = current_worker()  # at the import
