@@ -80,6 +80,12 @@ def serve(tmp_path: Path, faults: Faults, request: pytest.FixtureRequest) -> Ite
 
 
 @pytest.fixture
+def guinea_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the guinea project serve the dashboard and the metrics."""
+    monkeypatch.setenv("GUINEA_PAGES", "1")
+
+
+@pytest.fixture
 def memory_cgroup() -> Iterator[Path]:
     """Make a cgroup with the memory controller; skip where this machine lets nobody make one."""
     parents = [Path("/sys/fs/cgroup")]

@@ -30,7 +30,7 @@ FASTER = 30
 SILENCE = 3  # seconds, in place of 30
 SECONDS = {"s": 1, "m": 60}
 
-pytestmark = pytest.mark.needs("promtool")
+pytestmark = [pytest.mark.needs("promtool"), pytest.mark.usefixtures("guinea_pages")]
 
 
 def faster(rules: str) -> str:

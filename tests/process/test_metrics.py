@@ -18,6 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from tests.process.test_cli import workerguard
 from tests.process.test_monitor import names
 
+pytestmark = pytest.mark.usefixtures("guinea_pages")
+
 TOKEN = "a-token-of-the-tests"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"

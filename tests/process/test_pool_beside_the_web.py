@@ -14,6 +14,8 @@ from tests.process.harness import ROOT, Server
 from tests.process.pools import PoolWorker
 from tests.process.test_monitor import ask, names, places
 
+pytestmark = pytest.mark.usefixtures("guinea_pages")
+
 TOKEN = "a-token-of-the-tests"
 BEARER = {"Authorization": f"Bearer {TOKEN}", "Accept": "application/openmetrics-text; version=1.0.0"}
 SCHEMA = json.loads((ROOT / "docs" / "reference" / "status.schema.json").read_text())

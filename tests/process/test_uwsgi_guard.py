@@ -115,6 +115,7 @@ def uwsgi(tmp_path: Path, faults: Any) -> Iterator[Callable[..., Uwsgi]]:
             "GUINEA_FAULTS": str(faults.directory),
             "GUINEA_FAULTS_ANYWHERE": "1",
             "GUINEA_UWSGI": "1",
+            "GUINEA_PAGES": "1",
             **environ,
         }
         arguments = ("--processes", str(workers), *arguments)

@@ -39,11 +39,14 @@ urlpatterns = [
     path("tire", views.tire),
     path("pooled", views.pooled),
     path("health/", include("django_workerguard.urls")),
-    path("guard/", include("django_workerguard.dashboard.urls")),
     path("counted", views.counted),
     path("own-metrics", views.own_metrics),
-    path("metrics/", include("django_workerguard.contrib.prometheus")),
 ]
+if "GUINEA_PAGES" in os.environ:  # they take a tenth of a load, and few tests look at them
+    urlpatterns += [
+        path("guard/", include("django_workerguard.dashboard.urls")),
+        path("metrics/", include("django_workerguard.contrib.prometheus")),
+    ]
 if os.environ.get("GUINEA_POOLS"):
     from health_check.views import HealthCheckView
 
