@@ -113,9 +113,9 @@ def _manage(environ: dict[str, str], *arguments: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """A browser of the test's own: Playwright keeps an event loop running, which must not outlive the test."""
+    """A browser of the module's own: Playwright keeps an event loop running, which must not outlive its tests."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=COMPONENTS["chromium"].path(), args=["--no-sandbox", "--disable-gpu"]
