@@ -1,4 +1,4 @@
-"""How often Python's garbage collector runs in a process while it imports.
+"""How often Python's garbage collector runs in a process while it imports. Runs in the arbiter, in molds and in workers.
 
 Imports allocate much that stays and little that is garbage: with Python's own threshold, 700 objects up to 3.12, the
 collector takes a tenth of the CPU time of a load.
