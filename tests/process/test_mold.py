@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import time
@@ -68,6 +69,8 @@ def test_workers_are_forked_from_a_mold(serve, faults, worker_class, subtests, t
     log = tmp_path / "access.log"
     server = serve_mold(serve, "--access-logfile", str(log), worker_class=worker_class, project_copy=True)
     assert mold_of(server)["forks"] == 2
+    # the mold collects none, and its workers do
+    assert f"collected-after={gc.get_threshold()[0]}\n" in server.get("/who").body
     generation = 1
     for name, (play, generations, classes) in PLAYS.items():
         if worker_class in classes:
