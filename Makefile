@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 EXAMPLE := $(BIN)/python example_project/manage.py
 ADDRPORT ?= 127.0.0.1:8000
 # the process tests wait more than they compute
-JOBS ?= 4
+JOBS ?= 5
 
 # install DIRECTORY,PACKAGES: by uv, which needs a quarter of pip's time; by pip where uv fails: it does not read pip's settings
 install = $(1)/bin/python -m pip install --quiet --disable-pip-version-check uv \
@@ -30,21 +30,27 @@ run: $(VENV)/.run
 	exec $(EXAMPLE) serve_guarded $(ADDRPORT) $(if $(WORKERS),--workers $(WORKERS)) $(ARGS)
 
 test: $(VENV)/.test
-	$(BIN)/python tests/components.py install
-	$(MAKE) --no-print-directory lint
-	$(BIN)/python -m compileall -q django_workerguard example_project  # each server of the suite would compile them again
+	$(MAKE) --no-print-directory --jobs 3 --output-sync=target components lint compiled
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal $(ARGS)
 
-bench: $(VENV)/.test
+.PHONY: components compiled
+components: $(VENV)/.test
 	$(BIN)/python tests/components.py install
+
+# what each server and each process of pytest-xdist would compile again: the projects of the suite, and pytest's own form of
+# the tests. A test that cannot be collected is shown by the run itself.
+compiled: $(VENV)/.test
+	$(BIN)/python -m compileall -q django_workerguard example_project tests/process/guinea tests/process/pool
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --collect-only --quiet >/dev/null 2>&1 || true
+
+bench: components
 	$(BIN)/python -m pytest tests/benchmarks -p no:randomly --timeout 0 --capture no $(ARGS)
 
 docs: $(VENV)/.test
 	$(BIN)/python -m sphinx -W --keep-going -b html docs build/docs
 	@echo "Open build/docs/index.html"
 
-pictures: $(VENV)/.test
-	$(BIN)/python tests/components.py install
+pictures: components
 	$(BIN)/python -m docs.screenshots
 
 soak: $(VENV)/.test

@@ -22,18 +22,21 @@ def pytest_report_header() -> str:
 
 @pytest.hookimpl(trylast=True)  # after pytest-randomly
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have each process of pytest-xdist begin with tests that take long: at the end it would be alone with them.
+    """Have half of the processes of pytest-xdist begin with the tests that take long, and the others with the rest.
 
-    They are those with a time limit of their own. At first each process gets an equal share of the list.
+    Those that take long wait more than they compute: tests that compute run beside them, and none is left for the end. They
+    are those with a time limit of their own. pytest-xdist gives each process an equal share of the list, in its order, and
+    one that has none left takes from the end of another's share.
     """
     long = [item for item in items if item.get_closest_marker("timeout")]
     short = [item for item in items if not item.get_closest_marker("timeout")]
     processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    begin_long = (processes + 1) // 2
     left = len(items)
     items.clear()
     for number in range(processes):
         size = left // (processes - number)
-        begin = long[number::processes]
+        begin = long[number::begin_long] if number < begin_long else []
         more = max(0, size - len(begin))
         items += [*begin, *short[:more]]
         del short[:more]
