@@ -124,7 +124,8 @@ def _finding(group: Group, place: Place) -> str:
     if group.slots and place.slot_url:
         number = group.slots[0]
         text = f'<a id="wg-finding-{group.code}-{number}" href="{place.address(number)}">{text}</a>'
-    return f'<li class="wg-{group.severity}"><strong>{group.severity}</strong> {text}</li>'
+    remedy = f' <span class="wg-remedy">What to do: {escape(group.remedy)}.</span>' if group.remedy else ""
+    return f'<li class="wg-{group.severity}"><strong>{group.severity}</strong> {text}{remedy}</li>'
 
 
 def numbers_of_server(shot: Snapshot, recent: Mapping[int, Recent]) -> str:

@@ -89,7 +89,7 @@ class Notifier:
         self._waiting.clear()
         if not self._targets:
             return
-        finding = asdict(self._findings.Finding("critical", "gave-up", None, str(reason)))
+        finding = asdict(self._findings.gave_up(shot, str(reason)))
         message = _encoded(shot, {"appeared": [finding], "cleared": [], "standing": [finding]})
         for target in self._targets:
             self._start(target, message, 0.0)

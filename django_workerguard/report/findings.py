@@ -3,33 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from django_workerguard.config.text import duration, in_megabytes
+from django_workerguard.report.remedies import UWSGI, remedy
 from django_workerguard.report.verdict import LONGEST_SILENCE
 
 SLOW_LOAD = 15.0  # seconds; a load that takes longer, and three times as long as any other, may hang
 SERVES = ("ready", "retiring", "unloaded")  # states of a slot whose worker answers
-UWSGI = "uwsgi"  # the worker class on the board of contrib.uwsgi
 SOON = 0.1  # seconds; a next try that is closer is not mentioned
 OF_MOLD = ("mold-unfit", "mold-failing")  # codes of findings that concern the mold
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A condition that a person should know. ``code`` is fixed; ``slot`` is None if it concerns the whole server."""
+    """A condition that a person should know.
+
+    ``code`` is fixed; ``slot`` is None if it concerns the whole server; ``remedy`` says what to do, and is empty if nothing is.
+    """
 
     severity: str  # critical, warning, notice
     code: str
     slot: int | None
     text: str
+    remedy: str = ""
 
 
 def assess(snapshot: Mapping[str, Any]) -> list[Finding]:
-    """List the findings, the worst first."""
+    """List the findings, the worst first, each with what to do about it."""
     order = {"critical": 0, "warning": 1, "notice": 2}
-    return sorted((*_server(snapshot), *_slots(snapshot)), key=lambda finding: order[finding.severity])
+    found = sorted((*_server(snapshot), *_slots(snapshot)), key=lambda finding: order[finding.severity])
+    return [replace(finding, remedy=remedy(finding.code, snapshot)) for finding in found]
+
+
+def gave_up(snapshot: Mapping[str, Any], reason: str) -> Finding:
+    """Return the finding of a server that ends because it cannot load the application."""
+    return Finding("critical", "gave-up", None, reason, remedy("gave-up", snapshot))
 
 
 def with_findings(snapshot: Mapping[str, Any]) -> dict[str, Any]:

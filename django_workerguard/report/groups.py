@@ -18,6 +18,7 @@ class Group:
     code: str
     slots: tuple[int, ...]
     text: str
+    remedy: str
 
 
 def grouped(findings: Iterable[Finding]) -> list[Group]:
@@ -31,7 +32,7 @@ def grouped(findings: Iterable[Finding]) -> list[Group]:
         first = same[0]
         slots = tuple(sorted(finding.slot for finding in same if finding.slot is not None))
         shown = first.text if len(same) == 1 else f"slots {numbers(slots)}: {text}"
-        groups.append(Group(first.severity, first.code, slots, shown))
+        groups.append(Group(first.severity, first.code, slots, shown, first.remedy))
     return groups
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from django_workerguard.config.text import duration, plain
 from django_workerguard.report.findings import assess
-from django_workerguard.report.groups import grouped
+from django_workerguard.report.groups import Group, grouped
 from django_workerguard.report.tables import REQUEST_COLUMNS, columns, headlines, request_row, row
 
 REFRESH = 5  # seconds
@@ -51,7 +51,7 @@ def _server(shot: Snapshot) -> str:
     first, *more = (escape(plain(line)) for line in headlines(shot))
     groups = grouped(assess(shot))
     findings = "".join(
-        f'<li class="{escape(group.severity)}">{escape(plain(f"{group.severity}: {group.text}"))}</li>'
+        f'<li class="{escape(group.severity)}">{escape(plain(f"{group.severity}: {group.text}"))}{_remedy(group)}</li>'
         for group in groups
     )
     lines = "".join(f"<p>{line}</p>" for line in more)
@@ -61,6 +61,10 @@ def _server(shot: Snapshot) -> str:
     worst = groups[0].severity if groups else "well"
     listed = f"<ul>{findings}</ul>" if findings else ""
     return f'<h1 class="{escape(worst)}">{first}</h1>{listed}{lines}{slots}'
+
+
+def _remedy(group: Group) -> str:
+    return f"<br>What to do: {escape(group.remedy)}." if group.remedy else ""
 
 
 def _latency(slot: Mapping[str, Any]) -> tuple[str, ...]:

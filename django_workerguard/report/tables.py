@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from django_workerguard.config.text import duration, in_megabytes, plain
-from django_workerguard.report.findings import OF_MOLD, assess
+from django_workerguard.report.findings import OF_MOLD, Finding, assess
 
 COLUMNS = (
     "SLOT",
@@ -249,21 +249,25 @@ def explanation(
     if slot["next_try_in"] is not None:
         after = f", after {slot['failures']} failed loads in a row" if slot["failures"] else ""
         lines.append(f"next try in {slot['next_try_in']:.1f} s{after}")
-    lines += [
-        f"  {finding.severity}: {finding.text}"
-        for finding in assess(snapshot)
-        if finding.slot == slot["slot"] or finding.code in OF_MOLD
-    ]
+    for finding in assess(snapshot):
+        if finding.slot == slot["slot"] or finding.code in OF_MOLD:
+            lines += _with_remedy(finding)
     return _with_details(lines, slot, "load of its worker:", events, slot["slot"])
+
+
+def _with_remedy(finding: Finding) -> Iterator[str]:
+    yield f"  {finding.severity}: {finding.text}"
+    if finding.remedy:
+        yield f"    What to do: {finding.remedy}."
 
 
 def explanation_of_mold(snapshot: Mapping[str, Any], events: Iterable[Mapping[str, Any]]) -> str:
     """Render ``workerguard explain 0``: the mold as `explanation` renders a slot."""
     mold = snapshot["mold"]
     lines = [mold_line(mold, snapshot["at"])]
-    lines += [
-        f"  {finding.severity}: {finding.text}" for finding in assess(snapshot) if finding.code in OF_MOLD
-    ]
+    for finding in assess(snapshot):
+        if finding.code in OF_MOLD:
+            lines += _with_remedy(finding)
     return _with_details(lines, mold, "its load:", events, 0)
 
 

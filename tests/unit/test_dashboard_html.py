@@ -82,6 +82,7 @@ def test_slots_that_fail_alike_are_one_finding():
     html = fragments.tiles(shot, "/slot/0/")
     (finding,) = re.findall(r'<li class="wg-warning">(.*?)</li>', html)
     assert "slots 2–4, 7: cannot load the application: MemoryError: no memory" in finding
+    assert "What to do: Remove the cause" in finding
     assert "Slots 2–4, 7 need attention" in html
 
 

@@ -25,6 +25,7 @@ from django_workerguard.config.options import OPTIONS
 from django_workerguard.config.resolve import POOL, POOL_OPTIONS
 from django_workerguard.errors import ExitCode
 from django_workerguard.report import findings
+from django_workerguard.report.remedies import REMEDIES
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.layout import Layout, Slot, SlotState
@@ -277,8 +278,10 @@ def test_every_field_and_finding_of_status_is_described():
         set(shot) - {"arbiter"} | arbiter | set(shot["slots"][0]) | set(shot["mold"]) | {"replaces", "pools"}
     )
     steps = {field.name for field in dataclasses.fields(Step)}
-    codes = set(_finding_codes()) | {"draining", "stopping"}
-    assert first_column("status.md") == fields | steps | codes
+    codes = set(_finding_codes())
+    leaving = {"draining", "stopping"}
+    assert first_column("status.md") == fields | steps | codes | leaving
+    assert set(REMEDIES) == codes - {"package-changed"}, "what to do, unless the text of the finding says so"
 
 
 def _finding_codes() -> Iterator[str]:

@@ -179,6 +179,23 @@ def test_a_load_is_slow_beside_the_others():
     )
 
 
+def test_a_finding_says_what_to_do_with_the_commands_of_its_server():
+    failing = {"state": "back_off", "failures": 2, "last_error": ERROR, "pid": None}
+    remedies = [
+        finding.remedy
+        for more in ({}, {"kind": "celery"}, {"worker_class": "uwsgi"})
+        for finding in assess(changed(slot=failing, **more))
+    ]
+    assert remedies[0].endswith("workerguard explain SLOT")
+    assert remedies[1].endswith("workerguard explain SLOT --celery")
+    assert remedies[2] == remedies[0]
+    shot = changed(slot=failing)
+    assert f"What to do: {remedies[0]}." in explanation(shot, shot["slots"][0], [])
+    (unloaded,) = assess(changed(slot={**failing, "state": "unloaded", "failures": 0}, worker_class="uwsgi"))
+    assert "recycle" not in unloaded.remedy, "uWSGI has no such command"
+    assert assess(changed(arbiter={"phase": "draining"}))[0].remedy == ""
+
+
 def test_findings_that_differ_only_in_their_slot_are_one():
     failing = {"state": "back_off", "failures": 2, "last_error": ERROR, "pid": None}
     slots = [dict(SLOT, slot=n, **failing, next_try_in=float(n)) for n in (1, 2, 3, 5)]
