@@ -27,30 +27,32 @@ MALFORMED = {
 }
 
 
-def answers_to_clients_that_stay(server: Server, request_: bytes, length: int) -> set[bytes]:
+def answers_to_clients_that_stay(server: Server, request: bytes, length: int) -> set[bytes]:
     """Have clients send a request and leave their connections open; return how their answers begin."""
     server.wait_ready()
     with ExitStack() as stack:
         clients = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(CLIENTS)]
         for client in clients:
             client.connect(str(server.socket_path))
-            client.sendall(request_)
+            client.sendall(request)
             client.settimeout(20)
         assert server.get("/", timeout=CLIENTS).status == 200, "it comes after all of them"
         return {client.recv(length) for client in clients}
 
 
-@pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS.keys())
-def test_clients_that_do_not_close_hold_nobody(worker_class, serve, request_):
+def test_clients_that_do_not_close_hold_nobody(worker_class, serve, subtests):
     server = serve("-k", worker_class, workers=1)
-    assert answers_to_clients_that_stay(server, request_, 12) == {b"HTTP/1.1 200"}
+    for name, request in REQUESTS.items():
+        with subtests.test(name):
+            assert answers_to_clients_that_stay(server, request, 12) == {b"HTTP/1.1 200"}
 
 
-@pytest.mark.parametrize("request_", MALFORMED.values(), ids=MALFORMED.keys())
 @pytest.mark.parametrize("worker_class", ["sync", "gthread"])
-def test_clients_that_send_nonsense_and_do_not_close_hold_nobody(worker_class, serve, request_):
+def test_clients_that_send_nonsense_and_do_not_close_hold_nobody(worker_class, serve, subtests):
     server = serve("-k", worker_class, workers=1)
-    assert answers_to_clients_that_stay(server, request_, 5) == {b"HTTP/"}
+    for name, request in MALFORMED.items():
+        with subtests.test(name):
+            assert answers_to_clients_that_stay(server, request, 5) == {b"HTTP/"}
 
 
 def test_a_stand_in_is_not_held_by_clients_that_do_not_close(serve, faults):
