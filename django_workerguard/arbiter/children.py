@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Container, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 from django_workerguard.arbiter.event_log import EventLog
@@ -17,10 +17,11 @@ from django_workerguard.arbiter.main_thread import signal_main_thread
 from django_workerguard.arbiter.seats import Seats
 from django_workerguard.arbiter.stack_dump import open_dump, read_dump
 from django_workerguard.scoreboard.layout import Orders, SeatKind
+from django_workerguard.values import value_class
 from django_workerguard.worker.seat_handle import SeatHandle
 
 
-@dataclass(frozen=True)
+@value_class
 class Start:
     """What a new child is: its seat, its slot (0: not a worker's), its generation, and where it dumps its stacks."""
 
@@ -31,7 +32,7 @@ class Start:
     dump_fd: int
 
 
-@dataclass(frozen=True)
+@value_class
 class Child:
     """A child that was started. ``worker``: what the server calls it by, if it has an object for it."""
 

@@ -14,11 +14,12 @@ import os
 import socket
 import struct
 from array import array
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from django_workerguard.scoreboard.control_client import MAX_MESSAGE
+from django_workerguard.values import value_class
 
 CREDENTIALS = struct.Struct("3i")
 LONGEST_NAME = 150  # characters
@@ -26,7 +27,7 @@ LONGEST_PATH = 107  # of a unix socket
 MOST_AT_ONCE = 64  # requests in one round, so that a flood of them does not hold up the rest of it
 
 
-@dataclass(frozen=True)
+@value_class
 class Request:
     """A request on the control socket, and the process and user that sent it."""
 

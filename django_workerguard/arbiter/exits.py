@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from dataclasses import dataclass
 from pathlib import Path
 
 from django_workerguard.errors import ExitCode
+from django_workerguard.values import value_class
 
 TERMINATION_LOG = Path("/dev/termination-log")
 
 
-@dataclass(frozen=True)
+@value_class
 class Exit:
     """A wait status, decoded."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from operator import add
 
 from django_workerguard.probe.process import cpu_ns
@@ -13,12 +12,13 @@ from django_workerguard.scoreboard.durations import Totals, bounds_of, totals
 from django_workerguard.scoreboard.header import Header, ServerKind
 from django_workerguard.scoreboard.in_hand import ages_ns, workers_in_seats
 from django_workerguard.scoreboard.layout import BUCKETS, LARGEST_WORD, Seat, Slot
+from django_workerguard.values import value_class
 
 SAMPLES = 6  # one every ten seconds
 QUANTILES = (0.5, 0.95, 0.99)  # in the order of their words
 
 
-@dataclass(frozen=True)
+@value_class
 class _Sample:
     """Sums since the server's start. ``busy`` and ``capacity`` are nanoseconds: of threads, or of an event loop's CPU."""
 

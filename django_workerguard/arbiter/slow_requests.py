@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from django_workerguard.arbiter.stack_requests import Asked, StackRequests
 from django_workerguard.arbiter.tracker import Tracker
@@ -12,13 +12,14 @@ from django_workerguard.report.stacks import read_stacks, shortened, stacks_of
 from django_workerguard.scoreboard.in_hand import NO_LIMIT, InHand, older_than, requests_in_hand
 from django_workerguard.scoreboard.layout import Seat
 from django_workerguard.scoreboard.stack_format import END, FORCE_AFTER
+from django_workerguard.values import value_class
 
 EVERY = 1.0  # seconds between two stacks of the whole server
 SHORT_STACK = 150  # characters of a stack in an event; the log has the whole
 PATIENCE = 1.0  # seconds in which a worker writes its stacks
 
 
-@dataclass(frozen=True)
+@value_class
 class _Pending:
     """A worker that was asked for its stacks because of a request."""
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from django_workerguard.arbiter.children import Child, Children
 from django_workerguard.arbiter.control_socket import Request
@@ -15,11 +14,12 @@ from django_workerguard.arbiter.seats import Seats
 from django_workerguard.arbiter.stack_dump import read_dump
 from django_workerguard.scoreboard.layout import Seat, SeatKind, SeatState
 from django_workerguard.scoreboard.stack_format import FORCED_STACKS_SIGNAL, STACKS_SIGNAL
+from django_workerguard.values import value_class
 
 KEEP = 10.0  # seconds for which the stacks can be read, before their file is emptied
 
 
-@dataclass(frozen=True)
+@value_class
 class Asked:
     """A child that was asked for its stacks, and the offset in its file from which on it writes them."""
 

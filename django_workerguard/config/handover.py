@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, field, fields
 from typing import Any
 
 from django_workerguard.config.memfd import need_anonymous, read_all, write_all
 from django_workerguard.errors import ConfigurationError
+from django_workerguard.values import value_class
 
 VERSION = 2
 STOP_SIGNALS = (
@@ -23,7 +24,7 @@ STOP_SIGNALS = (
 )  # blocked during the exec, until the server takes them
 
 
-@dataclass(frozen=True, kw_only=True)
+@value_class(kw_only=True)
 class Handover:
     """Raw, unparsed values. The server resolves them, and its errors name the place where each was set.
 

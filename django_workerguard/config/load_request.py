@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal, Protocol
 
+from django_workerguard.values import value_class
 
-@dataclass(frozen=True, kw_only=True)
+
+@value_class(kw_only=True)
 class LoadRequest:
     """What to load and verify. ``app`` is ``module:callable``; None means the project's own."""
 
@@ -21,7 +22,7 @@ class LoadRequest:
     urlconf: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@value_class
 class Skipped:
     """A part that the sentinel could not load and that the site may never use, with the redacted reason."""
 
@@ -30,7 +31,7 @@ class Skipped:
     message: str
 
 
-@dataclass(frozen=True)
+@value_class
 class Step:
     """The result of one step of a load.
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from socket import AF_INET, AF_INET6, inet_pton
+
+from django_workerguard.values import value_class
 
 WITHOUT_TOKEN = "without-token"  # noqa: S105 - a word in the option, no token
 LONGEST_PATH = 107  # bytes of a unix socket's path
@@ -12,7 +14,7 @@ _TCP = re.compile(r"(?:\[(?P<six>[^\]]+)\]|(?P<four>[^:\[\]]+)):(?P<port>[0-9]{1
 _LOOPBACK = (inet_pton(AF_INET6, "::1"), inet_pton(AF_INET6, "::ffff:127.0.0.0")[:13])
 
 
-@dataclass(frozen=True)
+@value_class
 class MonitorAddress:
     """An IP address with a port, or the path of a unix socket."""
 
@@ -59,7 +61,7 @@ class MonitorAddress:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-@dataclass(frozen=True, kw_only=True)
+@value_class(kw_only=True)
 class MonitorSettings:
     """Where the monitor listens, if at all, and what it needs to answer."""
 

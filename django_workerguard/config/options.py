@@ -9,11 +9,12 @@ from __future__ import annotations
 import dataclasses
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from django_workerguard.config import units
 from django_workerguard.config.monitor_address import MonitorAddress
+from django_workerguard.values import value_class
 
 NEED_APP = ("worker", "server", "off")
 NEED_APP_SYNONYMS = {"true": "server", "1": "server", "yes": "server", "on": "server"} | dict.fromkeys(
@@ -25,7 +26,7 @@ WARMUP = ("urlconf", "templates", "lazy")
 STEPS = (*WARMUP, "languages")
 
 
-@dataclass(frozen=True)
+@value_class
 class Option:
     """One option: its spellings, its default, its parser and its help."""
 
@@ -125,7 +126,7 @@ def _release(raw: Any) -> str:
     return spec
 
 
-@dataclass(frozen=True, kw_only=True)
+@value_class(kw_only=True)
 class GuardOptions:
     """The guard's options, parsed. Durations are in seconds."""
 

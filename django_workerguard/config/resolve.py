@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from django_workerguard.config.options import OPTIONS, GuardOptions, Option
 from django_workerguard.errors import DEFAULT, ConfigurationError
+from django_workerguard.values import value_class
 
 SETTING = 'WORKERGUARD["{key}"]'
 CONFIG_FILE = 'WORKERGUARD["{key}"] in {file}'
@@ -51,7 +51,7 @@ POOL_DEFAULTS: Mapping[str, Any] = {
 POOL_OPTIONS = frozenset((*INHERITED, *POOL_DEFAULTS))
 
 
-@dataclass(frozen=True)
+@value_class
 class Layer:
     """Raw values by field name from one place, and the spelling of options there, for messages."""
 
@@ -66,7 +66,7 @@ class Layer:
         return self.spelling.format(key=key, env=f"WORKERGUARD_{key}", flag=flag, file=self.file)
 
 
-@dataclass(frozen=True)
+@value_class
 class Resolved:
     """The options, and the place where each was set."""
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from typing import Any
 
 from django_workerguard.config.environment import Changes
 from django_workerguard.config.handover import Handover
 from django_workerguard.config.memfd import need_anonymous, read_all, write_all
+from django_workerguard.values import value_class
 
 READER = "django_workerguard.config.settings_reader"
 
 
-@dataclass(frozen=True, kw_only=True)
+@value_class(kw_only=True)
 class Request:
     """The settings module to read, and the project's own ways to it."""
 
@@ -27,7 +28,7 @@ class Request:
     path: tuple[str, ...] = ()  # the import path: PYTHONPATH cannot hold a directory with a colon in its name
 
 
-@dataclass(frozen=True, kw_only=True)
+@value_class(kw_only=True)
 class Answer:
     """The content of the settings; ``error`` if they cannot be imported, ``wrong`` if they cannot be used."""
 

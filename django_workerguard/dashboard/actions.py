@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -18,13 +17,14 @@ from django_workerguard.scoreboard.control_client import ask
 from django_workerguard.scoreboard.header import Header, LoadKind
 from django_workerguard.scoreboard.journal import read_events
 from django_workerguard.scoreboard.snapshot import snapshot
+from django_workerguard.values import value_class
 
 MOST_EVENTS = 40  # shown
 MOST_DIGITS = 18  # of a number in a URL
 ENDED = "the server has ended, and another has been started since. It runs the present settings and code"
 
 
-@dataclass(frozen=True)
+@value_class
 class Action:
     """A request that was sent: what, for which slot and pid (0: none), after which event of which server.
 

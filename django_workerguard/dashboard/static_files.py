@@ -9,8 +9,9 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from django_workerguard.values import value_class
 
 FOLDER = Path(__file__).parent / "assets"
 TYPES = {"dashboard.css": "text/css; charset=utf-8", "dashboard.js": "text/javascript; charset=utf-8"}
@@ -25,7 +26,7 @@ ICONS: Mapping[str, tuple[str, str]] = {
 }
 
 
-@dataclass(frozen=True)
+@value_class
 class Asset:
     """One file: its content, its type, and the hash of its content that its URL has."""
 

@@ -6,7 +6,6 @@ They are built without templates and have no style, for the same reasons as `fra
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -14,6 +13,7 @@ from django_workerguard.config.text import in_megabytes, plain
 from django_workerguard.report.rates import Rate
 from django_workerguard.report.tables import utc
 from django_workerguard.report.timeline import SERVER, WINDOW, Life, Mark, Timeline
+from django_workerguard.values import value_class
 
 SHORTEST = 300.0  # seconds that a drawing shows at least
 WIDTH = 1000.0  # units of the drawings
@@ -34,7 +34,7 @@ LEGEND = tuple(SHAPES)
 MARKS = {"failed": "×", "died": "†", "recycled": "↻", "aborted": "!", "reload": "⟳", "frozen": "❄"}
 
 
-@dataclass(frozen=True)
+@value_class
 class Axis:
     """The time range that a drawing shows."""
 

@@ -6,7 +6,6 @@ They are built without templates, because 64 slots must cost a worker less than 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -14,6 +13,7 @@ from django_workerguard.config.text import duration, in_megabytes, plain
 from django_workerguard.dashboard.traceback import own_frame, traceback
 from django_workerguard.report.findings import Finding
 from django_workerguard.report.tables import how_long
+from django_workerguard.values import value_class
 
 Slot = Mapping[str, Any]
 
@@ -32,7 +32,7 @@ REQUESTS = ("requests", "in hand", "5xx")
 TASKS = ("tasks", "running", "failed")
 
 
-@dataclass(frozen=True)
+@value_class
 class Recent:
     """The last minute and the last hour of a slot.
 
@@ -48,7 +48,7 @@ class Recent:
     growth: int = 0  # bytes, since an hour ago or the start of the server
 
 
-@dataclass(frozen=True)
+@value_class
 class Place:
     """What a tile takes from its server: the time, the URL of slot 0's page ("": slots have no pages), and more.
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from django_workerguard.drill.cgroup import MemoryGroup
 from django_workerguard.drill.servers import Server
+from django_workerguard.values import value_class
 
 CALM = "calm"  # the act without a fault
 FAILURES = 3  # loads of a replacement that fail
@@ -27,7 +28,7 @@ class SkippedError(Exception):
     """The act cannot be played here. The message says why."""
 
 
-@dataclass(frozen=True)
+@value_class
 class Lengths:
     """Seconds of an act's parts."""
 
@@ -222,7 +223,7 @@ def _limit(group: MemoryGroup) -> None:
                 raise SkippedError(f"the limit of the cgroup cannot be set: {error.strerror}") from None
 
 
-@dataclass(frozen=True)
+@value_class
 class Act:
     """An act, and how many ready workers may be missing at a time."""
 

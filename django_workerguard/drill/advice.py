@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from django_workerguard.config.text import duration, in_megabytes
 from django_workerguard.drill.configuration import Configuration
+from django_workerguard.values import value_class
 
 LEAST_FACTOR, MOST_FACTOR = 4, 60  # of load-timeout to the measured load
 SHORTEST_TIMEOUT = 10  # seconds; below it a busy machine decides
@@ -16,7 +16,7 @@ MANY = 0.9  # of the memory
 ARBITER = 40 << 20  # bytes, with the stand-in
 
 
-@dataclass(frozen=True, kw_only=True)
+@value_class(kw_only=True)
 class Facts:
     """What the drill has measured. Sizes in bytes, durations in seconds; None: unknown."""
 

@@ -8,10 +8,10 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from django_workerguard.probe.cgroup import CGROUP, NO_LIMIT_V1, PROC, counter, groups_v1, groups_v2
+from django_workerguard.values import value_class
 
 V1, V2 = "memory.limit_in_bytes", "memory.max"
 USED = {V1: "memory.usage_in_bytes", V2: "memory.current"}
@@ -29,7 +29,7 @@ class NoCgroupError(Exception):
     """No cgroup can be made here. The message says why."""
 
 
-@dataclass(frozen=True)
+@value_class
 class MemoryGroup:
     """A cgroup with the memory controller, v1 or v2."""
 

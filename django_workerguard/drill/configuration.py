@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from django_workerguard.errors import DEFAULT, ConfigurationError
+from django_workerguard.values import value_class
 
 LINE = re.compile(r"(?P<name>[a-z0-9-]+)  +(?P<value>.*?)  \[(?P<where>.*)\]")
 
 
-@dataclass(frozen=True)
+@value_class
 class Value:
     """A value as text, and the place where it was set."""
 
@@ -23,7 +23,7 @@ class Value:
         return self.where != DEFAULT
 
 
-@dataclass(frozen=True)
+@value_class
 class Configuration:
     """Every value by the name of its option, with dashes."""
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+
+from django_workerguard.values import value_class
 
 SERVER_ERROR = 500
 MOMENT = 0.05  # seconds: a signal and the client's clock are not of one instant
 
 
-@dataclass(frozen=True, kw_only=True)
+@value_class(kw_only=True)
 class Request:
     """A request of the drill's load and its answer. ``status`` is 0 and ``error`` says why if there was none."""
 
@@ -32,7 +33,7 @@ class Request:
         return not self.status or self.status >= SERVER_ERROR
 
 
-@dataclass(frozen=True)
+@value_class
 class Ready:
     """The number of ready workers from a time on."""
 
@@ -40,7 +41,7 @@ class Ready:
     number: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@value_class(kw_only=True)
 class Window:
     """One act: when it began, when its fault was made, when all workers were ready again, and when it ended."""
 
@@ -52,7 +53,7 @@ class Window:
     kills: tuple[float, ...] = ()  # when the drill has killed a worker
 
 
-@dataclass(frozen=True, kw_only=True)
+@value_class(kw_only=True)
 class Measures:
     """The figures of one act."""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 
 from django_workerguard.drill.configuration import Configuration, Value
+from django_workerguard.values import value_class
 
 FAULT_PROBE = "django_workerguard.drill.fault:probe"
 # hooks of gunicorn that run once for the server, and the function with the same number of arguments that replaces them;
@@ -25,7 +26,7 @@ LEAST_LOAD_TIMEOUT = 8.0  # seconds
 LOADS = 5  # times the measured load, for a load time-out that a load on a busy machine does not reach
 
 
-@dataclass(frozen=True)
+@value_class
 class Change:
     """An option that the drill has changed, for people."""
 

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,6 +24,7 @@ from django_workerguard.config.options import OPTIONS
 from django_workerguard.drill.configuration import Configuration, parse
 from django_workerguard.drill.site import Site, site_of
 from django_workerguard.errors import ConfigurationError, ExitCode, WorkerguardError
+from django_workerguard.values import value_class
 from django_workerguard.worker.after_fork import die_with_parent
 
 READER = "django_workerguard.drill.site_reader"
@@ -38,7 +39,7 @@ class CannotRunError(WorkerguardError):
     exit_code = ExitCode.USAGE
 
 
-@dataclass(frozen=True, kw_only=True)
+@value_class(kw_only=True)
 class Start:
     """How the site's server is started: the program, the settings, and the arguments of the user."""
 
@@ -145,7 +146,7 @@ def read_configuration(start: Start, site: Site) -> Configuration:
     return parse(done.stdout)
 
 
-@dataclass(frozen=True, kw_only=True)
+@value_class(kw_only=True)
 class Load:
     """One load of the site. ``fits_mold``: whether a worker can be forked after it; None: unknown."""
 

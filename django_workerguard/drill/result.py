@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from django_workerguard.drill.measure import Measures, Ready, Request, Window
 from django_workerguard.drill.verdict import FAILED, OK, SKIPPED, Verdict
+from django_workerguard.values import value_class
 
 VERSION = 1  # of the JSON document
 
 
-@dataclass(frozen=True, kw_only=True)
+@value_class(kw_only=True)
 class Result:
     """One act on one server. ``window`` and ``measures`` are None if it was not played."""
 
@@ -24,7 +25,7 @@ class Result:
     notes: tuple[str, ...] = ()  # what is not a verdict: what plain gunicorn did
 
 
-@dataclass(frozen=True, kw_only=True)
+@value_class(kw_only=True)
 class Run:
     """All acts on one server, with the data of the timeline."""
 
@@ -36,7 +37,7 @@ class Run:
     events: Sequence[Mapping[str, Any]] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@value_class(kw_only=True)
 class Report:
     """The whole drill. The first run is that of the guarded server, the only one with verdicts."""
 

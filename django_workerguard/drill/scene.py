@@ -30,6 +30,7 @@ from django_workerguard.drill.site import Site
 from django_workerguard.drill.verdict import NONE, SKIPPED, Promise, Verdict, judge
 from django_workerguard.drill.watch import Watch
 from django_workerguard.probe.headroom import HeadroomReader
+from django_workerguard.values import value_class
 
 NOT_FOUND, BAD_REQUEST, REDIRECTS = 404, 400, range(300, 400)
 FIRST_ANSWERS = 3  # requests to each path before the acts
@@ -38,7 +39,7 @@ SCALE_PATIENCE = 15.0  # seconds until workers=auto has chosen
 GUARDED, PLAIN = "workerguard", "gunicorn"
 
 
-@dataclass(frozen=True, kw_only=True)
+@value_class(kw_only=True)
 class Wish:
     """What the user wants of the drill."""
 

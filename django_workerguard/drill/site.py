@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from django_workerguard.errors import ConfigurationError
+from django_workerguard.values import value_class
 
 TEST_PREFIX = "test_"  # Django's, of the names of test databases
 IN_MEMORY = ("", ":memory:")
 DUMMY = "django.db.backends.dummy"
 
 
-@dataclass(frozen=True, kw_only=True)
+@value_class(kw_only=True)
 class Database:
     """One alias of DATABASES. ``test_name`` is its TEST["NAME"], or ""."""
 
@@ -33,7 +33,7 @@ class Database:
         return file.startswith(TEST_PREFIX) or (self.name != "" and self.name == self.test_name)
 
 
-@dataclass(frozen=True, kw_only=True)
+@value_class(kw_only=True)
 class Site:
     """The settings of the site that the drill needs."""
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from django_workerguard.drill.measure import Measures
+from django_workerguard.values import value_class
 
 OK, FAILED, SKIPPED, NONE = "ok", "failed", "skipped", "-"
 
 
-@dataclass(frozen=True, kw_only=True)
+@value_class(kw_only=True)
 class Promise:
     """What may be missing in an act. ``missing``: workers that may be missing from the target at a time.
 
@@ -21,7 +20,7 @@ class Promise:
     has_fault: bool = True
 
 
-@dataclass(frozen=True)
+@value_class
 class Verdict:
     """``ok``, ``failed``, ``skipped``, or ``-`` (no verdict is given), and the reasons."""
 

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from django_workerguard.config.text import plain
 from django_workerguard.errors import ConfigurationError
+from django_workerguard.values import value_class
 
 PLACEHOLDERS = frozenset(
     {"set", "set-placeholder", "set-ph"}
@@ -41,7 +42,7 @@ class State(StrEnum):
     UNKNOWN = "unknown"  # its value cannot be known without running a program or reading a foreign place
 
 
-@dataclass(frozen=True)
+@value_class
 class Written:
     """A line of a file: a key and a value, before anything is put in for variables. A key without a value has ""."""
 
@@ -50,7 +51,7 @@ class Written:
     value: str
 
 
-@dataclass(frozen=True)
+@value_class
 class Directive:
     """An option and its value, with all variables put in."""
 

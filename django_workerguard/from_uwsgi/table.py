@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from importlib.resources import files
+
+from django_workerguard.values import value_class
 
 FILE = "options.toml"
 
@@ -30,7 +31,7 @@ class Argument(StrEnum):
     NONE = "none"
 
 
-@dataclass(frozen=True)
+@value_class
 class Row:
     """One option: its verdict if its value does not change it, what it becomes, and why."""
 
@@ -41,7 +42,7 @@ class Row:
     plugin: str
 
 
-@dataclass(frozen=True)
+@value_class
 class Table:
     """All options of uWSGI by name, and how its command line spells them."""
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from django_workerguard.report.findings import Finding
+from django_workerguard.values import value_class
 
 SETTLED = 5.0  # seconds that a change must last before it is reported; a critical finding is reported at once
 SEVERITIES = ("critical", "warning")  # that are reported
 Key = tuple[str, int | None]
 
 
-@dataclass(frozen=True)
+@value_class
 class Notices:
     """The findings that were reported, and the changes that were not. Times are in seconds of one clock."""
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from django_workerguard.policy.reason import Reason
 from django_workerguard.policy.room import Lack
+from django_workerguard.values import value_class
 
 
-@dataclass(frozen=True)
+@value_class
 class Spawn:
     """Start a worker in a slot.
 
@@ -24,7 +23,7 @@ class Spawn:
     mold: int | None = None
 
 
-@dataclass(frozen=True)
+@value_class
 class SpawnMold:
     """Start the mold of a generation."""
 
@@ -32,7 +31,7 @@ class SpawnMold:
     load_timeout: float
 
 
-@dataclass(frozen=True)
+@value_class
 class Convert:
     """Make an unfit mold the worker of a slot, so that its load is not wasted."""
 
@@ -41,26 +40,26 @@ class Convert:
     reason: Reason | None = None
 
 
-@dataclass(frozen=True)
+@value_class
 class SpawnStandIn:
     pass
 
 
-@dataclass(frozen=True)
+@value_class
 class AwaitRoom:
     """Have these slots, and no others, wait for memory."""
 
     lacks: tuple[Lack, ...]
 
 
-@dataclass(frozen=True)
+@value_class
 class Admit:
     """Let a loaded worker accept."""
 
     seat: int
 
 
-@dataclass(frozen=True)
+@value_class
 class Duty:
     """Tell the stand-in or an unloaded worker to answer 503, or to park."""
 
@@ -68,7 +67,7 @@ class Duty:
     on: bool
 
 
-@dataclass(frozen=True)
+@value_class
 class Retire:
     """Ask a worker to leave.
 
@@ -82,7 +81,7 @@ class Retire:
     makes_room: bool = False
 
 
-@dataclass(frozen=True)
+@value_class
 class Abort:
     """End a worker with a stack dump."""
 
@@ -90,7 +89,7 @@ class Abort:
     reason: Reason
 
 
-@dataclass(frozen=True)
+@value_class
 class Kill:
     """End a worker at once; ``evil``: by evil-reload-on-rss, in the middle of its work."""
 
@@ -99,12 +98,12 @@ class Kill:
     evil: bool = False
 
 
-@dataclass(frozen=True)
+@value_class
 class CloseListeners:
     pass
 
 
-@dataclass(frozen=True)
+@value_class
 class GiveUp:
     """Stop the server with this exit code; its workers get their mercy."""
 
@@ -112,7 +111,7 @@ class GiveUp:
     reason: Reason
 
 
-@dataclass(frozen=True)
+@value_class
 class Halt:
     """End the arbiter: no process is left."""
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from django_workerguard.values import value_class
 
 # causes that may be gone at the next try; names, since psycopg's and Django's classes differ
 TRANSIENT = frozenset({"MemoryError", "OSError", "OperationalError", "InterfaceError", "TimeoutError"})
@@ -11,7 +12,7 @@ MEMORY = frozenset({"MemoryError"})
 LONGEST = 200  # characters of a failure in one line
 
 
-@dataclass(frozen=True)
+@value_class
 class Failure:
     """Why a load failed: the name of the exception, the signal or the rule; its message; the step; the traceback."""
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from django_workerguard.policy.failure import Failure
 from django_workerguard.policy.reason import Reason
 from django_workerguard.policy.room import Lack
 from django_workerguard.policy.view import State
+from django_workerguard.values import value_class
 
 
-@dataclass(frozen=True)
+@value_class
 class Spawning:
     """A process was asked for; `Spawned` or `SpawnFailed` follows."""
 
@@ -23,7 +22,7 @@ class Spawning:
     mold: int | None = None  # the seat of the mold that was asked
 
 
-@dataclass(frozen=True)
+@value_class
 class Spawned:
     """The process in a seat is there."""
 
@@ -32,7 +31,7 @@ class Spawned:
     at: float
 
 
-@dataclass(frozen=True)
+@value_class
 class SpawnFailed:
     """The fork failed, or there was no seat.
 
@@ -46,7 +45,7 @@ class SpawnFailed:
     memory: bool = False
 
 
-@dataclass(frozen=True)
+@value_class
 class MoldSpawned:
     seat: int
     pid: int
@@ -55,7 +54,7 @@ class MoldSpawned:
     at: float
 
 
-@dataclass(frozen=True)
+@value_class
 class Converted:
     """An unfit mold has become the worker of a slot."""
 
@@ -65,7 +64,7 @@ class Converted:
     reason: Reason | None = None  # why the incumbent is to be succeeded, if there is one
 
 
-@dataclass(frozen=True)
+@value_class
 class Reading:
     """The state and the counters in one seat."""
 
@@ -85,13 +84,13 @@ class Reading:
     )
 
 
-@dataclass(frozen=True)
+@value_class
 class Observed:
     readings: tuple[Reading, ...]
     at: float
 
 
-@dataclass(frozen=True)
+@value_class
 class Measured:
     """The resident memory of processes, in bytes by seat, and the connections that wait to be accepted."""
 
@@ -100,7 +99,7 @@ class Measured:
     backlog: int | None = 0  # None: unknown
 
 
-@dataclass(frozen=True)
+@value_class
 class RoomMeasured:
     """The memory that is left, in bytes, and the pressure on it in percent; None: unknown."""
 
@@ -108,7 +107,7 @@ class RoomMeasured:
     pressure: float | None
 
 
-@dataclass(frozen=True)
+@value_class
 class Weighed:
     """What the load of a process needed at its peak, in bytes beyond what it shares."""
 
@@ -116,7 +115,7 @@ class Weighed:
     size: int
 
 
-@dataclass(frozen=True)
+@value_class
 class RoomAwaited:
     """These slots, and no others, wait for memory."""
 
@@ -124,7 +123,7 @@ class RoomAwaited:
     at: float
 
 
-@dataclass(frozen=True)
+@value_class
 class Timed:
     """How many requests took how long, by seat: the counts of each bucket, and the buckets' upper bounds in seconds."""
 
@@ -133,14 +132,14 @@ class Timed:
     at: float
 
 
-@dataclass(frozen=True)
+@value_class
 class LoadFailed:
     """A load has failed, and this is why; the process may be gone, or stay unloaded."""
 
     failure: Failure
 
 
-@dataclass(frozen=True)
+@value_class
 class Exited:
     """A worker is gone.
 
@@ -155,7 +154,7 @@ class Exited:
     memory: bool = False
 
 
-@dataclass(frozen=True)
+@value_class
 class Asked:
     """A worker was asked to leave; ``makes_room``: its successor waits until it has gone."""
 
@@ -166,14 +165,14 @@ class Asked:
     makes_room: bool = False
 
 
-@dataclass(frozen=True)
+@value_class
 class Aborted:
     seat: int
     reason: Reason
     at: float
 
 
-@dataclass(frozen=True)
+@value_class
 class Killed:
     """A worker, or the stand-in, was sent SIGKILL; ``evil``: by evil-reload-on-rss."""
 
@@ -183,13 +182,13 @@ class Killed:
     evil: bool = False
 
 
-@dataclass(frozen=True)
+@value_class
 class Admitted:
     seat: int
     at: float
 
 
-@dataclass(frozen=True)
+@value_class
 class DutySet:
     """The stand-in, or an unloaded worker, was ordered to answer or to park."""
 
@@ -198,24 +197,24 @@ class DutySet:
     at: float
 
 
-@dataclass(frozen=True)
+@value_class
 class StandInSpawned:
     seat: int
     pid: int
     at: float
 
 
-@dataclass(frozen=True)
+@value_class
 class StandInGone:
     at: float
 
 
-@dataclass(frozen=True)
+@value_class
 class TargetChanged:
     target: int
 
 
-@dataclass(frozen=True)
+@value_class
 class GenerationStarted:
     """New code and settings are to be loaded; ``target`` counts once they have been."""
 
@@ -223,13 +222,13 @@ class GenerationStarted:
     target: int | None = None
 
 
-@dataclass(frozen=True)
+@value_class
 class RecycleAsked:
     slot: int
     reason: Reason
 
 
-@dataclass(frozen=True)
+@value_class
 class StopAsked:
     at: float
     quick: bool = False
@@ -237,7 +236,7 @@ class StopAsked:
     reason: Reason | None = None
 
 
-@dataclass(frozen=True)
+@value_class
 class ListenersClosed:
     at: float
 

@@ -8,19 +8,19 @@ its mold, and a mold that dies, hangs or cannot load costs no ready worker.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from django_workerguard.policy.action import Kill, Retire, SpawnMold
 from django_workerguard.policy.backoff import load_timeout
 from django_workerguard.policy.reason import Reason, Rule
 from django_workerguard.policy.view import Fleet, Policy, State, Worker
+from django_workerguard.values import value_class
 
 FORK_TIMEOUT = 5.0  # seconds that a mold has for a fork, which takes milliseconds
 PATIENCE = 2  # failed starts, failed loads and early deaths of molds, or failed forks for a slot, in a row: then it loads by itself
 LOADING = (State.LOADING, State.LOADED)
 
 
-@dataclass(frozen=True)
+@value_class
 class Source:
     """Where the next worker comes from. ``mold``: the seat of the mold that forks it; None: it loads by itself."""
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import accumulate, zip_longest
 
 from django_workerguard.policy.reason import Reason, Rule
 from django_workerguard.policy.view import Fleet, Policy, State, Worker
+from django_workerguard.values import value_class
 
 WINDOW = 60.0  # seconds
 MARK_EVERY = 10.0  # seconds between two marks in the window
@@ -121,7 +121,7 @@ def recent(worker: Worker, now: float) -> tuple[int, int]:
     return worker.requests - first.requests, worker.errors - first.errors
 
 
-@dataclass(frozen=True)
+@value_class
 class _Peers:
     """The workers that had requests, the healthiest first, and the sums of the first of them."""
 

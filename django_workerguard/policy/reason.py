@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
+
+from django_workerguard.values import value_class
 
 
 class Rule(StrEnum):
@@ -88,7 +90,7 @@ class Killer(StrEnum):
                 return ""
 
 
-@dataclass(frozen=True)
+@value_class
 class Reason:
     """A rule, and a text with its numbers. Programs compare the rule; nothing parses the text."""
 

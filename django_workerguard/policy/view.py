@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from enum import Enum
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from django_workerguard.config.options import GuardOptions
 from django_workerguard.policy.failure import Failure
 from django_workerguard.policy.reason import Reason, Rule
+from django_workerguard.values import value_class
 
 
 class State(Enum):
@@ -29,7 +30,7 @@ class State(Enum):
 SERVING_OR_COMING = frozenset({State.SPAWNING, State.LOADING, State.LOADED, State.READY, State.UNLOADED})
 
 
-@dataclass(frozen=True, kw_only=True)
+@value_class(kw_only=True)
 class Policy:
     """The options that the plan depends on. Durations are in seconds; 0 switches a limit off."""
 
@@ -80,7 +81,7 @@ class Policy:
         return cls(**{name: getattr(options, name) for name in names} | differences)
 
 
-@dataclass(frozen=True)
+@value_class
 class Counts:
     """The counters of a worker at one moment."""
 
@@ -89,7 +90,7 @@ class Counts:
     errors: int
 
 
-@dataclass(frozen=True)
+@value_class
 class Durations:
     """How many requests of a worker took how long, at one moment: the counts of each bucket."""
 
@@ -97,7 +98,7 @@ class Durations:
     counts: tuple[int, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
+@value_class(kw_only=True)
 class Worker:
     """One process that loads or serves the application; a mold is one too, in slot 0."""
 
@@ -152,7 +153,7 @@ class Worker:
         return copy
 
 
-@dataclass(frozen=True, kw_only=True)
+@value_class(kw_only=True)
 class Record:
     """What is remembered of a slot across its processes."""
 
@@ -185,7 +186,7 @@ class Waiting(NamedTuple):
     next_try: float  # when it is tried even so
 
 
-@dataclass(frozen=True, kw_only=True)
+@value_class(kw_only=True)
 class StandIn:
     """The parked process that answers 503 while no worker can serve."""
 
@@ -199,7 +200,7 @@ class StandIn:
     strikes: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
+@value_class(kw_only=True)
 class Stop:
     """That the server was asked to stop, and how."""
 
@@ -209,7 +210,7 @@ class Stop:
     reason: Reason | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@value_class(kw_only=True)
 class Fleet:
     """Everything that the plan depends on."""
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from django_workerguard.config.text import duration, in_megabytes
 from django_workerguard.report.remedies import UWSGI, remedy
 from django_workerguard.report.verdict import LONGEST_SILENCE
+from django_workerguard.values import value_class
 
 SLOW_LOAD = 15.0  # seconds; a load that takes longer, and three times as long as any other, may hang
 SERVES = ("ready", "retiring", "unloaded")  # states of a slot whose worker answers
@@ -16,7 +17,7 @@ SOON = 0.1  # seconds; a next try that is closer is not mentioned
 OF_MOLD = ("mold-unfit", "mold-failing")  # codes of findings that concern the mold
 
 
-@dataclass(frozen=True)
+@value_class
 class Finding:
     """A condition that a person should know.
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from django_workerguard.report.findings import Finding
+from django_workerguard.values import value_class
 
 RETRIED = ("load-failing", "cannot-start")  # codes whose texts end in the tries of the slot
 
 
-@dataclass(frozen=True)
+@value_class
 class Group:
     """Findings that differ only in their slots, as one line. ``slots`` is empty if they concern the whole server."""
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Literal
 
 from django_workerguard.report.verdict import judge
 from django_workerguard.scoreboard.header import Vitals
+from django_workerguard.values import value_class
 
 ProbeKind = Literal["live", "ready", "startup"]
 KINDS: tuple[ProbeKind, ...] = ("live", "ready", "startup")
@@ -16,7 +16,7 @@ RETRY_AFTER = 2
 REASONS = {200: "OK", 499: "Client Closed Request"}
 
 
-@dataclass(frozen=True)
+@value_class
 class Answer:
     """An HTTP answer: status code, headers and body."""
 

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from itertools import accumulate
 from typing import Any
 
 from django_workerguard.report.findings import assess
 from django_workerguard.scoreboard.layout import SlotState
 from django_workerguard.scoreboard.tallies import LOAD_BUCKETS, LOAD_SECONDS
+from django_workerguard.values import value_class
 
 PREFIX = "workerguard"
 STATES = tuple(state.name.lower() for state in SlotState if state is not SlotState.UNFIT)  # that a mold has
 Snapshot = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
+@value_class
 class Family:
     """A metric: its kind (gauge, counter, histogram, info), its labels' names and its samples.
 

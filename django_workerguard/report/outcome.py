@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from django_workerguard.values import value_class
 
 FAILED = ("load-failed", "spawn-failed")
 MOLD = 0  # the slot of the mold's events
@@ -28,7 +29,7 @@ PROGRESS = (
 Event = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
+@value_class
 class Outcome:
     """How a request ended: ``done``, ``failed`` (a load that it caused) or ``refused``. ``event`` is the one that shows it."""
 

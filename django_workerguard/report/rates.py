@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from django_workerguard.values import value_class
 
 
-@dataclass(frozen=True)
+@value_class
 class Rate:
     """Rates per second between two samples; ``at`` is the time of the later one, in Unix seconds."""
 

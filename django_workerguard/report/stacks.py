@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from django_workerguard.report.tables import span
 from django_workerguard.scoreboard.in_hand import InHand
+from django_workerguard.values import value_class
 
 HEADING = re.compile(
     r"(?P<kind>Current thread|Thread|Greenlet|Task) 0x(?P<identity>[0-9a-f]{1,16})(?: \[(?P<name>.*)\])?"
@@ -17,7 +17,7 @@ MAIN_ALONE = "Stack (most recent call first):"
 SERVES = re.compile(r"Thread 0x(?P<identity>[0-9a-f]{1,16}) serves (?P<started>[0-9]{1,20})")
 
 
-@dataclass(frozen=True)
+@value_class
 class Stack:
     """The stack of one thread, greenlet or task: its frames as faulthandler writes them, the innermost first."""
 

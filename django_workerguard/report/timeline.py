@@ -11,6 +11,7 @@ from typing import Any
 
 from django_workerguard.policy.reason import Killer
 from django_workerguard.scoreboard.journal import LATEST
+from django_workerguard.values import value_class
 
 WINDOW = 3600.0  # seconds
 LONGEST_TEXT = 200
@@ -60,7 +61,7 @@ class Wait:
     until: float
 
 
-@dataclass(frozen=True)
+@value_class
 class Mark:
     """An event to be drawn, of a slot or (slot 0) of the server."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from django_workerguard.scoreboard.board import Board
@@ -17,6 +16,7 @@ from django_workerguard.scoreboard.layout import (
     Seat,
     Slot,
 )
+from django_workerguard.values import value_class
 
 NANOSECONDS = 1e9
 
@@ -78,7 +78,7 @@ def bucket_counts(words: list[int]) -> list[int]:
     return [sum(words[bucket:DURATIONS_WORDS:HISTOGRAM_WORDS]) for bucket in range(BUCKETS)]
 
 
-@dataclass(frozen=True)
+@value_class
 class Totals:
     """What has been counted since the server's start.
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from django_workerguard.config.text import REPLACEMENT
@@ -15,6 +14,7 @@ from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import WORD
 from django_workerguard.scoreboard.layout import ENTRIES, Entry, Seat, SeatKind
+from django_workerguard.values import value_class
 
 REQUESTS_VERSION = 1
 NEVER = 1 << 64  # nanoseconds
@@ -22,7 +22,7 @@ NO_LIMIT = NEVER - 1  # in an entry
 ENTRY_WORDS = int(Entry.WORDS)
 
 
-@dataclass(frozen=True)
+@value_class
 class InHand:
     """One request that a worker serves.
 

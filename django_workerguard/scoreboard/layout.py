@@ -8,10 +8,10 @@ Each word has one writer, given in its comment: A is the arbiter, W is the worke
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 
 from django_workerguard.scoreboard.header import WORD, Header
+from django_workerguard.values import value_class
 
 EVENTS = 10_000
 EVENT_WORDS = 48
@@ -221,7 +221,7 @@ class Sample(IntEnum):
 VIEWS_WORDS = TABLE_WORDS + VIEWS * ViewRow.WORDS
 
 
-@dataclass(frozen=True)
+@value_class
 class Layout:
     """Offsets, in words, of a board with the given numbers of seats and slots."""
 

@@ -10,7 +10,6 @@ import contextlib
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from django_workerguard.errors import ConfigurationError
@@ -19,6 +18,7 @@ from django_workerguard.scoreboard import discovery
 from django_workerguard.scoreboard.board import Board, BoardError, is_held
 from django_workerguard.scoreboard.header import Header, ServerKind
 from django_workerguard.scoreboard.layout import Layout
+from django_workerguard.values import value_class
 
 WORLD_WRITABLE = (
     discovery.SHARED_MEMORY,
@@ -27,7 +27,7 @@ WORLD_WRITABLE = (
 _BOARD = re.compile(r"(?P<name>.+)\.(?P<pid>\d+)\.board")
 
 
-@dataclass(frozen=True, kw_only=True)
+@value_class(kw_only=True)
 class RunDirectory:
     """A run directory, with the mode and the checks that a server needs."""
 
@@ -55,7 +55,7 @@ class RunDirectory:
             os.close(fd)
 
 
-@dataclass(frozen=True)
+@value_class
 class Opened:
     """A new board, its run directory, and a warning for the log if there is one."""
 
@@ -147,7 +147,7 @@ def is_live(board: Board) -> bool:
     return is_alive(board.words[Header.PID], board.words[Header.START])
 
 
-@dataclass(frozen=True)
+@value_class
 class Server:
     """A running server that was found in a run directory."""
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.layout import SAMPLE_WORDS, SAMPLES, Sample
+from django_workerguard.values import value_class
 
 
-@dataclass(frozen=True)
+@value_class
 class Totals:
     """Sums over all slots, oldest first. ``at`` is Unix time in seconds; the counters count from the server's start."""
 
@@ -75,7 +75,7 @@ def _seconds(board: Board, first: int, last: int) -> int:
     return max(0, words[layout.sample(1, last) + Sample.AT] - words[layout.sample(1, first) + Sample.AT])
 
 
-@dataclass(frozen=True)
+@value_class
 class Series:
     """The last hour of a slot in minutes, oldest first; None: the slot had no sample then.
 

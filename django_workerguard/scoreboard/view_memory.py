@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from django_workerguard.config.text import in_megabytes
@@ -17,6 +16,7 @@ from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import WORD
 from django_workerguard.scoreboard.in_hand import text_at, workers_in_seats
 from django_workerguard.scoreboard.layout import LARGEST_WORD, TABLE_WORDS, VIEWS, Seat, ViewRow
+from django_workerguard.values import value_class
 
 MEMORY_VERSION = 1
 NO_VIEW = "(no view)"  # a middleware or the URLconf answered
@@ -26,7 +26,7 @@ LEAST = 1 << 20  # bytes: what an event does not name
 NAME_BYTES = (ViewRow.WORDS - ViewRow.NAME) * WORD
 
 
-@dataclass(frozen=True)
+@value_class
 class ViewMemory:
     """What one view has done to the memory of its workers; all sizes are in bytes.
 

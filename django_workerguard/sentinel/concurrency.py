@@ -10,13 +10,13 @@ import gc
 import sys
 import threading
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType
 from typing import Any
 
 from django_workerguard.sentinel.descriptors import Descriptor
 from django_workerguard.sentinel.hazard import Hazard, HazardKind
+from django_workerguard.values import value_class
 
 
 def objects_of(*classes: type) -> list[Any]:
@@ -102,7 +102,7 @@ def _code_of(greenlet: Any) -> str:
     return place(frame.f_code.co_filename, frame.f_lineno) if frame else repr(greenlet)
 
 
-@dataclass(frozen=True)
+@value_class
 class EventLoops:
     """The event loops among the new descriptors, and the descriptors that belong to them."""
 

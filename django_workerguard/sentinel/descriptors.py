@@ -16,11 +16,11 @@ import select
 import socket
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from django_workerguard.sentinel.borrowed_socket import address_text, borrowed_socket
 from django_workerguard.sentinel.hazard import Hazard, HazardKind
+from django_workerguard.values import value_class
 
 EVENT = re.compile(r"anon_inode:\[?(?P<name>eventpoll|eventfd|timerfd|signalfd|inotify|fanotify|io_uring)\b")
 LOCK_FILE = re.compile(r"\.__.*\.lock")  # of concurrent-log-handler
@@ -29,7 +29,7 @@ MEMFD = "/memfd:"
 F_GET_SEALS, F_SEAL_WRITE = 1034, 0x8
 
 
-@dataclass(frozen=True)
+@value_class
 class Descriptor:
     """An open descriptor: its number, and where its link in /proc leads."""
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+from django_workerguard.values import value_class
 
 
 class HazardKind(StrEnum):
@@ -22,7 +23,7 @@ class HazardKind(StrEnum):
     NOT_EXAMINED = "not-examined"  # the scan could not look at something
 
 
-@dataclass(frozen=True)
+@value_class
 class Hazard:
     """One thing that would break, or be shared by mistake, if workers were forked from this process."""
 

@@ -10,18 +10,18 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from django_workerguard.sentinel.concurrency import objects_of
 from django_workerguard.sentinel.hazard import Hazard, HazardKind
+from django_workerguard.values import value_class
 from django_workerguard.worker.pairs import Pair
 
 logger = logging.getLogger("django_workerguard")
 
 
-@dataclass(frozen=True)
+@value_class
 class KnownLibrary:
     """A library that documents how to stop and restart its client around a fork."""
 

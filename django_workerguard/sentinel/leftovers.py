@@ -9,12 +9,12 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 from django_workerguard.config.django_settings import all_settings
 from django_workerguard.sentinel.borrowed_socket import address_text, borrowed_socket
+from django_workerguard.values import value_class
 
 # executors of asyncio and asgiref: they belong to ASGI, not to the step that used them first
 ASGI_THREADS = ("ThreadPoolExecutor-", "asyncio_")
@@ -28,7 +28,7 @@ SERVICE_PORTS = frozenset(
 _URL = re.compile(r"[a-z][a-z0-9+.-]{0,32}://[^\s'\"]+", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
+@value_class
 class OpenResources:
     """The threads and the sockets that are open at one moment, each by its identity."""
 

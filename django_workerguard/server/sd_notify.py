@@ -8,13 +8,14 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Container, Iterator, Mapping
-from dataclasses import dataclass
+
+from django_workerguard.values import value_class
 
 MORE_TIME = 30_000_000  # µs from now, asked for while loads go on
 MORE_TIME_EVERY = 5.0  # seconds
 
 
-@dataclass(frozen=True)
+@value_class
 class ServerStatus:
     """The part of the server's status that systemd gets."""
 

@@ -15,13 +15,14 @@ import functools
 import mmap
 import os
 import struct
-from dataclasses import dataclass
 from typing import Any
+
+from django_workerguard.values import value_class
 
 ANSWER = struct.Struct("q")  # the worker's pid; negative: the error number of the second fork
 
 
-@dataclass(frozen=True)
+@value_class
 class Forked:
     """What a fork has made, as its two sides see it."""
 

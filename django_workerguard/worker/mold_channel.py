@@ -13,14 +13,15 @@ import contextlib
 import json
 import os
 import socket
-from dataclasses import dataclass
 from typing import Any
+
+from django_workerguard.values import value_class
 
 LONGEST = 4096  # bytes of a message
 MOST_DESCRIPTORS = 4
 
 
-@dataclass(frozen=True)
+@value_class
 class Answer:
     """What a mold answers: the pid of the worker for a seat, or why there is none.
 

@@ -11,13 +11,14 @@ import os
 import sys
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from django_workerguard.values import value_class
 
 # packages that are imported partly in the arbiter and partly in the worker
 PACKAGES = ("django_workerguard", "gunicorn", "uvicorn", "uvicorn_worker")
@@ -31,7 +32,7 @@ NOT_IMPORTED = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(slots=True)
 class Source:
     """A module's file: its content, and the time and size by which Python knows whether compiled code fits it.
 

@@ -7,9 +7,10 @@ inherits them by the fork.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
+
+from django_workerguard.values import value_class
 
 
 class Phase(Enum):
@@ -20,7 +21,7 @@ class Phase(Enum):
     RESUMED = auto()  # a worker that a mold has made
 
 
-@dataclass(frozen=True)
+@value_class
 class Pair:
     """Two functions that belong together, and their name for people."""
 

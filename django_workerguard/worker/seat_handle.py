@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass
 
 from django_workerguard.config.load_request import LoadRequest
 from django_workerguard.config.options import GuardOptions
@@ -12,9 +11,10 @@ from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.layout import Orders, Seat, SeatState, Slot
+from django_workerguard.values import value_class
 
 
-@dataclass(frozen=True, kw_only=True)
+@value_class(kw_only=True)
 class SeatHandle:
     """One seat of the scoreboard, and the pipe that wakes the arbiter."""
 

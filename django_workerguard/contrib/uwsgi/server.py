@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 from django_workerguard.probe.process import start_time
+from django_workerguard.values import value_class
 
 THREADS = ("enable-threads", "threads", "py-autoreload", "python-autoreload", "py-auto-reload")
 DYNAMIC = ("vhost", "vhost-host")  # a worker loads an application when the first request for it comes
@@ -45,7 +45,7 @@ class Uwsgi(Protocol):
         """Return the pid of the master; 0 without one."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@value_class(kw_only=True)
 class Shown:
     """One worker as uWSGI shows it. ``requests`` are of its present process, ``requests_before`` of earlier ones."""
 

@@ -7,11 +7,12 @@ because uWSGI serves none before the load has ended; without requests only time 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from enum import StrEnum
 
 from django_workerguard.policy.backoff import back_off, load_timeout
 from django_workerguard.policy.reason import Reason, Rule
+from django_workerguard.values import value_class
 
 
 class State(StrEnum):
@@ -23,7 +24,7 @@ class State(StrEnum):
     UNLOADED = "unloaded"  # no application, and there will be none
 
 
-@dataclass(frozen=True, kw_only=True)
+@value_class(kw_only=True)
 class Sibling:
     """One of uWSGI's workers as ``uwsgi.workers()`` shows it. ``requests``: since its process was started."""
 
@@ -44,7 +45,7 @@ class Sibling:
         return self.pid > 0 and self.start > 0 and not self.cheap
 
 
-@dataclass(frozen=True, kw_only=True)
+@value_class(kw_only=True)
 class Record:
     """What is remembered of a worker id. Times are in seconds of the monotonic clock; 0: never."""
 
@@ -55,7 +56,7 @@ class Record:
     ended: float = 0.0  # when the latest of them was
 
 
-@dataclass(frozen=True, kw_only=True)
+@value_class(kw_only=True)
 class Limits:
     """The options that the decision uses, in seconds, and a fraction that differs between servers."""
 
@@ -65,7 +66,7 @@ class Limits:
     seed: float = 0.0
 
 
-@dataclass(frozen=True, kw_only=True)
+@value_class(kw_only=True)
 class Decision:
     """The state of every worker, the new memory, and the worker to end, with the reason, if there is one."""
 

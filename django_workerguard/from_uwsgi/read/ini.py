@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from django_workerguard.from_uwsgi.directive import Place, ReadError, Written
 from django_workerguard.from_uwsgi.read.magic import logical_lines
+from django_workerguard.values import value_class
 
 BLANKS = " \t\r"
 COMMENTS = (";", "#")
 
 
-@dataclass(frozen=True)
+@value_class
 class Section:
     """The lines of one section. The lines before the first section have the name ""."""
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 
 from django_workerguard.from_uwsgi.directive import Place, ReadError, State
 from django_workerguard.from_uwsgi.read.file import UnreadableFileError, read_text
 from django_workerguard.from_uwsgi.read.machine import Machine
+from django_workerguard.values import value_class
 
 ENDS = frozenset({"end", "endfor", "endif", "end-if", "end-for"})
 SYNONYMS = {
@@ -25,7 +25,7 @@ CURRENT = "%(_)"
 PLUGINS = frozenset({"python", "python3", "http", "gevent", "corerouter"})
 
 
-@dataclass(frozen=True)
+@value_class
 class Block:
     """An open block: the option that opened it, its argument, and its line."""
 
@@ -34,7 +34,7 @@ class Block:
     place: Place
 
 
-@dataclass(frozen=True)
+@value_class
 class Round:
     """The value of a line in one round of a block, or the reason why it does not apply."""
 

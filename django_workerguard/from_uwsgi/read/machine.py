@@ -9,13 +9,15 @@ import pwd
 import socket
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import islice
+
+from django_workerguard.values import value_class
 
 MOST_MATCHES = 10_001  # of a pattern: a loop of more rounds than 10,000 is refused
 
 
-@dataclass(frozen=True)
+@value_class
 class Machine:
     """The answers that uWSGI would get. They never come from a program or from the network."""
 

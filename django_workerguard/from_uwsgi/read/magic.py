@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 
 from django_workerguard.from_uwsgi.read.machine import Machine
+from django_workerguard.values import value_class
 
 VERSION = "2.0.31"
 JOINED = "\1"  # marks a line end that a percent sign has swallowed, so that line numbers stay right
@@ -14,7 +14,7 @@ _VARIABLE = re.compile(r"%(.)", re.DOTALL)
 OF_FIRST = str.maketrans("odspcenxij", "ODSPCENXIJ")
 
 
-@dataclass(frozen=True)
+@value_class
 class Location:
     """A file and its section as they are named in ``FILE:SECTION``."""
 

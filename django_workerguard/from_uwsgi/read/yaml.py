@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from django_workerguard.from_uwsgi.directive import Place, ReadError, Written
 from django_workerguard.from_uwsgi.read.passes import LONGEST
+from django_workerguard.values import value_class
 
 NO_KEY = tuple("[]{}&*!|>%@`#,?")  # characters that begin something else
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0"}
 
 
-@dataclass(frozen=True)
+@value_class
 class _Line:
     place: Place
     indent: int

@@ -11,6 +11,7 @@ from typing import Any
 from django_workerguard.config.options import OPTIONS
 from django_workerguard.from_uwsgi.directive import Directive, Place, State
 from django_workerguard.from_uwsgi.table import Table, Verdict
+from django_workerguard.values import value_class
 
 OFF = frozenset({"false", "off", "no", "0"})
 MOST = (1 << 31) - 1  # uWSGI's and gunicorn's whole numbers
@@ -21,7 +22,7 @@ class ValueNotUnderstoodError(Exception):
     """A value that cannot be translated. The text says why."""
 
 
-@dataclass(frozen=True)
+@value_class
 class Outcome:
     """What becomes of one directive."""
 
@@ -29,7 +30,7 @@ class Outcome:
     text: str = ""
 
 
-@dataclass(frozen=True)
+@value_class
 class Snippet:
     """A part of another program's configuration."""
 
@@ -37,7 +38,7 @@ class Snippet:
     text: str
 
 
-@dataclass(frozen=True)
+@value_class
 class Address:
     """An address to listen on, and the protocol that uWSGI speaks there: http or uwsgi."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from django_workerguard.config.redact import HIDDEN, SUBSTITUTE, redact
@@ -24,6 +23,7 @@ from django_workerguard.from_uwsgi.translate.draft import (
     unknown,
 )
 from django_workerguard.from_uwsgi.translate.workers import Rule
+from django_workerguard.values import value_class
 
 RULES: Mapping[str, Rule] = {
     **workers.RULES,
@@ -43,7 +43,7 @@ NAMING = frozenset({"env", *PLACEHOLDERS})  # options whose value is NAME=VALUE
 UNIT = "systemd, lines for [Service] of the unit"
 
 
-@dataclass(frozen=True)
+@value_class
 class ReportLine:
     """What becomes of one line of the input."""
 
@@ -53,7 +53,7 @@ class ReportLine:
     explanation: str
 
 
-@dataclass(frozen=True)
+@value_class
 class Translation:
     """The result: settings in upper case, and what else the server needs."""
 

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from importlib import import_module
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
@@ -29,6 +29,7 @@ from django_workerguard.config.resolve import (
     split,
 )
 from django_workerguard.errors import ConfigurationError
+from django_workerguard.values import value_class
 
 CMD_ARGS = "GUNICORN_CMD_ARGS"
 PASSED_ON = "{flag} on the command line, after --"
@@ -36,7 +37,7 @@ DEFAULT_FILE = "gunicorn.conf.py"
 EARLY = ("chdir", "pythonpath", "raw_env")
 
 
-@dataclass(frozen=True, kw_only=True)
+@value_class(kw_only=True)
 class ConfigFile:
     """A gunicorn.conf.py: where it was named, and what it defines."""
 
@@ -51,7 +52,7 @@ class ConfigFile:
         return f"{self.name} ({self.named_in})" if self.name else places
 
 
-@dataclass(frozen=True, kw_only=True)
+@value_class(kw_only=True)
 class EarlyOptions:
     """What must be in effect before the settings are imported. The directories are absolute."""
 
@@ -60,7 +61,7 @@ class EarlyOptions:
     environ: Changes = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
+@value_class(kw_only=True)
 class Sources:
     """All layers but the settings', as they were written."""
 
