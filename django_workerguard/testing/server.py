@@ -25,7 +25,6 @@ from django_workerguard.scoreboard.header import Header, ServerKind
 from django_workerguard.scoreboard.journal import read_events
 from django_workerguard.scoreboard.places import is_live
 from django_workerguard.scoreboard.snapshot import snapshot
-from django_workerguard.values import value_class
 
 TIMEOUT = 60.0  # seconds until a wait fails; it normally takes a fraction of that
 PAUSES = (0.02, 0.06)  # seconds between two looks of a wait: at first, and at most
@@ -38,7 +37,7 @@ class WaitError(AssertionError):
     """The condition of a wait was not met. The message has the last state and the server's log."""
 
 
-@value_class
+@dataclass(frozen=True)
 class Reply:
     """A response; the names of the headers are in lower case."""
 
