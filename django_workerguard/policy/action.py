@@ -42,7 +42,7 @@ class Convert:
 
 @value_class
 class SpawnStandIn:
-    pass
+    """Start the stand-in."""
 
 
 @value_class
@@ -100,7 +100,7 @@ class Kill:
 
 @value_class
 class CloseListeners:
-    pass
+    """Stop accepting connections."""
 
 
 @value_class

@@ -47,6 +47,8 @@ class SpawnFailed:
 
 @value_class
 class MoldSpawned:
+    """The process of a mold is there."""
+
     seat: int
     pid: int
     generation: int
@@ -86,6 +88,8 @@ class Reading:
 
 @value_class
 class Observed:
+    """What stands in the seats now."""
+
     readings: tuple[Reading, ...]
     at: float
 
@@ -167,6 +171,8 @@ class Asked:
 
 @value_class
 class Aborted:
+    """A worker was sent SIGABRT: it writes its stacks and ends."""
+
     seat: int
     reason: Reason
     at: float
@@ -184,6 +190,8 @@ class Killed:
 
 @value_class
 class Admitted:
+    """A loaded worker was told to accept connections."""
+
     seat: int
     at: float
 
@@ -199,6 +207,8 @@ class DutySet:
 
 @value_class
 class StandInSpawned:
+    """The process of the stand-in is there."""
+
     seat: int
     pid: int
     at: float
@@ -206,11 +216,15 @@ class StandInSpawned:
 
 @value_class
 class StandInGone:
+    """The stand-in has ended."""
+
     at: float
 
 
 @value_class
 class TargetChanged:
+    """Another number of workers was asked for."""
+
     target: int
 
 
@@ -224,12 +238,16 @@ class GenerationStarted:
 
 @value_class
 class RecycleAsked:
+    """The worker of a slot is to be replaced."""
+
     slot: int
     reason: Reason
 
 
 @value_class
 class StopAsked:
+    """The server is to end, with an exit code."""
+
     at: float
     quick: bool = False
     exit_code: int = 0
@@ -238,6 +256,8 @@ class StopAsked:
 
 @value_class
 class ListenersClosed:
+    """The server no longer accepts connections."""
+
     at: float
 
 
