@@ -180,19 +180,16 @@ def test_a_load_is_slow_beside_the_others():
 
 
 def test_a_finding_says_what_to_do_with_the_commands_of_its_server():
-    failing = {"state": "back_off", "failures": 2, "last_error": ERROR, "pid": None}
-    remedies = [
-        finding.remedy
+    unloaded = {"state": "unloaded", "last_error": ERROR}
+    server, pool, uwsgi = (
+        assess(changed(slot=unloaded, **more))[0].remedy
         for more in ({}, {"kind": "celery"}, {"worker_class": "uwsgi"})
-        for finding in assess(changed(slot=failing, **more))
-    ]
-    assert remedies[0].endswith("workerguard explain SLOT")
-    assert remedies[1].endswith("workerguard explain SLOT --celery")
-    assert remedies[2] == remedies[0]
-    shot = changed(slot=failing)
-    assert f"What to do: {remedies[0]}." in explanation(shot, shot["slots"][0], [])
-    (unloaded,) = assess(changed(slot={**failing, "state": "unloaded", "failures": 0}, worker_class="uwsgi"))
-    assert "recycle" not in unloaded.remedy, "uWSGI has no such command"
+    )
+    assert server.endswith("workerguard recycle SLOT")
+    assert pool.endswith("workerguard recycle SLOT --celery")
+    assert "recycle" not in uwsgi, "it has no such command"
+    shot = changed(slot=unloaded)
+    assert f"What to do: {server}." in explanation(shot, shot["slots"][0], [])
     assert assess(changed(arbiter={"phase": "draining"}))[0].remedy == ""
 
 
