@@ -30,7 +30,7 @@ run: $(VENV)/.run
 	exec $(EXAMPLE) serve_guarded $(ADDRPORT) $(if $(WORKERS),--workers $(WORKERS)) $(ARGS)
 
 test: $(VENV)/.test
-	$(MAKE) --no-print-directory --jobs 3 --output-sync=target components lint compiled
+	$(MAKE) --no-print-directory --jobs 3 --output-sync=line components lint compiled
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal $(ARGS)
 
 .PHONY: components compiled
@@ -41,7 +41,7 @@ components: $(VENV)/.test
 # the tests. A test that cannot be collected is shown by the run itself.
 compiled: $(VENV)/.test
 	$(BIN)/python -m compileall -q django_workerguard example_project tests/process/guinea tests/process/pool
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --collect-only --quiet >/dev/null 2>&1 || true
+	$(if $(ARGS),,PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --collect-only --quiet >/dev/null 2>&1 || true)
 
 bench: components
 	$(BIN)/python -m pytest tests/benchmarks -p no:randomly --timeout 0 --capture no $(ARGS)

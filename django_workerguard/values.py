@@ -23,25 +23,31 @@ def value_class(cls: type[T] | None = None, /, *, kw_only: bool = False, slots: 
     """Make a class a dataclass that is compared, hashed and shown by its fields."""
 
     def make(cls: type[T]) -> Any:
+        if own := METHODS.keys() & cls.__dict__.keys():
+            raise TypeError(f"{cls.__qualname__} is a value class and cannot have its own {', '.join(own)}")
         made: Any = dataclass(repr=False, eq=False, kw_only=kw_only, slots=slots)(cls)
         compared = [one.name for one in fields(made) if one.compare]
-        made.__compared__ = staticmethod(attrgetter(*compared) if compared else type)
-        made.__eq__, made.__hash__, made.__repr__ = _equal, _hash, _shown
+        made._compared = staticmethod(attrgetter(*compared) if compared else type)
+        for name, method in METHODS.items():
+            setattr(made, name, method)
         return made
 
-    return make(cls) if cls else make
+    return make if cls is None else make(cls)
 
 
 def _equal(self: Any, other: Any) -> Any:
     if type(self) is not type(other):
         return NotImplemented
-    return self.__compared__(self) == self.__compared__(other)
+    return self._compared(self) == self._compared(other)
 
 
 def _hash(self: Any) -> int:
-    return hash(self.__compared__(self))
+    return hash(self._compared(self))
 
 
-def _shown(self: Any) -> str:
-    shown = (f"{one.name}={getattr(self, one.name)!r}" for one in fields(self) if one.repr)
-    return f"{type(self).__qualname__}({', '.join(shown)})"
+def _repr(self: Any) -> str:
+    parts = (f"{one.name}={getattr(self, one.name)!r}" for one in fields(self) if one.repr)
+    return f"{type(self).__qualname__}({', '.join(parts)})"
+
+
+METHODS = {"__eq__": _equal, "__hash__": _hash, "__repr__": _repr}

@@ -32,6 +32,7 @@ from django_workerguard.report.tables import (
     event_line,
     explanation,
     explanation_of_mold,
+    explanation_of_server,
     memory_table,
     requests_table,
 )
@@ -182,9 +183,11 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     scale.set_defaults(command=control_requests.scale)
 
     explain = commands.add_parser(
-        "explain", parents=[which], help="Show the state of a slot, and the reasons for it."
+        "explain",
+        parents=[which],
+        help="Show the findings and what to do, or the state of a slot and the reasons for it.",
     )
-    explain.add_argument("slot", type=_whole, help="Number of the slot; 0: the mold.")
+    explain.add_argument("slot", type=_whole, nargs="?", help="Number of the slot; 0: the mold.")
     explain.set_defaults(command=_explain)
 
     _add_from_uwsgi(commands)
@@ -480,6 +483,9 @@ def _probe(parsed: argparse.Namespace) -> int:
 def _explain(parsed: argparse.Namespace) -> int:
     server = choose(parsed, here=Path(here()))[-1]
     shot = snapshot(server.board)
+    if parsed.slot is None:
+        print(explanation_of_server(shot))
+        return ExitCode.OK
     if parsed.slot == 0 and shot["mold"] is not None:
         print(explanation_of_mold(shot, read_events(server.board)))
         return ExitCode.OK

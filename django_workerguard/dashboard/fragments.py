@@ -25,6 +25,7 @@ from django_workerguard.dashboard.tiles import (
 )
 from django_workerguard.report.findings import Finding, assess
 from django_workerguard.report.groups import Group, grouped, numbers
+from django_workerguard.report.remedies import as_html
 from django_workerguard.report.sentences import sentence
 from django_workerguard.report.tables import (
     MEMORY_ORDERS,
@@ -124,8 +125,12 @@ def _finding(group: Group, place: Place) -> str:
     if group.slots and place.slot_url:
         number = group.slots[0]
         text = f'<a id="wg-finding-{group.code}-{number}" href="{place.address(number)}">{text}</a>'
-    remedy = f' <span class="wg-remedy">What to do: {escape(group.remedy)}.</span>' if group.remedy else ""
-    return f'<li class="wg-{group.severity}"><strong>{group.severity}</strong> {text}{remedy}</li>'
+    return f'<li class="wg-{group.severity}"><strong>{group.severity}</strong> {text}{remedy_html(group.remedy)}</li>'
+
+
+def remedy_html(remedy: str) -> str:
+    """Render what to do about a finding."""
+    return f' <span class="wg-remedy">{as_html(remedy)}</span>' if remedy else ""
 
 
 def numbers_of_server(shot: Snapshot, recent: Mapping[int, Recent]) -> str:

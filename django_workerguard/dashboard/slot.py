@@ -6,7 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from django_workerguard.config.text import in_megabytes, plain
-from django_workerguard.dashboard.fragments import event_list, memory_of_views, requests_of_slot, worst_of
+from django_workerguard.dashboard.fragments import (
+    event_list,
+    memory_of_views,
+    remedy_html,
+    requests_of_slot,
+    worst_of,
+)
 from django_workerguard.dashboard.snapshots import events_of, recent_of
 from django_workerguard.dashboard.svg import waterfall
 from django_workerguard.dashboard.tiles import SIGNS, per_second, state_of
@@ -45,7 +51,7 @@ def slot_context(board: Board, slot: Mapping[str, Any], shot: Mapping[str, Any])
         "growth": in_megabytes(recent.growth, sign="+") if abs(recent.growth) >= 1 << 20 else "",
         "served": requests_of_slot(requests_of_servers([board]), number),
         "views": memory_of_views(memory_of_servers([board], slot=number)),
-        "findings": findings,
+        "findings": [(finding, remedy_html(finding.remedy)) for finding in findings],
         "waterfall": waterfall(slot["load_steps"]),
         "failed_waterfall": waterfall(failed.get("steps") or []),
         "traceback": traceback(text, str(shot["project"]))

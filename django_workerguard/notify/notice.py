@@ -76,8 +76,9 @@ def message(notice: Mapping[str, Any]) -> str:
     for heading, key in (("New", "appeared"), ("Cleared", "cleared"), ("All findings", "standing")):
         if notice[key]:
             lines += ["", f"{heading}:"]
-        for one in notice[key]:
-            lines.append(f"- {one['severity']}: {one['text']}")
-            if key == "standing" and one.get("remedy"):  # an arbiter from before an upgrade gives none
-                lines.append(f"  What to do: {one['remedy']}.")
+        lines += [f"- {one['severity']}: {one['text']}" for one in notice[key]]
+    # an arbiter from before an upgrade gives none
+    remedies = dict.fromkeys(one["remedy"] for one in notice["standing"] if one.get("remedy"))
+    if remedies:
+        lines += ["", "What to do:", *(f"- {remedy}" for remedy in remedies)]
     return "\n".join([*lines, "", "Run `workerguard status` on that host for details.", ""])

@@ -1,61 +1,102 @@
-"""What a person can do about a finding: a sentence or two for each code. Pure. docs/howto/alerting.md says more.
+"""What a person can do about a finding: some sentences for each code. Pure. docs/howto/alerting.md says more.
 
-``SLOT`` stands for the number of a slot that the finding names. A code without a remedy needs none, or its text names it.
+``SLOT`` stands for the number of a slot that the finding names, ``PID`` for the arbiter's pid.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from html import escape
 from typing import Any
 
 UWSGI = "uwsgi"  # the worker class on the board of contrib.uwsgi
-
+SILENT = (
+    "Look at State in /proc/PID/status. If it is T, `kill -CONT PID` lets the process go on. "
+    "If it is D, repair the file system that the process waits for. Otherwise restart "
+)
 REMEDIES = {
-    "arbiter-silent": "Look at State in /proc/PID/status. If the process is stopped, kill -CONT lets it go on; otherwise restart the server",
-    "stand-in": "Remove the cause of the failed loads: the next try then succeeds by itself. A restart before that does not help",
-    "below-quorum": "Look at the slots that are not ready: their findings name the cause. Do not end the workers that are left",
-    "unloaded": "Remove the cause, then replace the worker: workerguard recycle SLOT",
-    "gave-up": "Remove the cause, then start the server again, or let systemd do so",
-    "frozen": "Put code on the disk that loads, corrected or of the last release, then: workerguard reload --wait. "
-    "Do not restart: the old code exists only in the memory of the workers",
-    "degraded": "Make the reload succeed. Until then do not end a worker: it cannot be replaced",
-    "load-failing": "Remove the cause: the server makes the next try by itself",
-    "cannot-start": "Free memory, processes or file descriptors, or raise their limit: the server makes the next try by itself",
-    "no-room": "Free memory, raise the limit, or use fewer workers",
-    "no-room-for-surge": "Raise the memory limit, or use fewer workers",
-    "mold-unfit": "End what the finding names before the fork, or set load=lazy",
-    "mold-failing": "Remove the cause: the server makes the next try by itself",
-    "worker-stuck": "See where its threads wait: workerguard stacks SLOT. Then replace it: workerguard recycle SLOT",
-    "request-overdue": "See where it waits: workerguard stacks SLOT",
-    "requests-shed": "End slow queries. If there are CPU and memory left, add workers: workerguard scale NUMBER",
-    "suspect": "Read the application's log. If no other slot fails, replace the worker: workerguard recycle SLOT",
-    "outlier": "Read the application's log of this process. To replace it now: workerguard recycle SLOT",
-    "outlier-latency": "See what it does: workerguard stacks SLOT. To replace it now: workerguard recycle SLOT",
-    "recycled-often": "Raise the limit of the rule, or remove what makes workers reach it so soon",
-    "lifetime-below-load": "Raise max-worker-lifetime: hours are usual",
-    "rss-limit-below-baseline": "Raise the limit well above the memory of a fresh worker",
-    "evil-suspended": "Raise evil-reload-on-rss well above the memory of a fresh worker",
-    "debug": "Set DEBUG = False in these settings",
-    "monitor-failing": "Read the server's log, which says how it ended",
-    "mixed-releases": "Reload, so that every worker runs one release: workerguard reload --wait",
-    "arbiter-errors": "Read the tracebacks in its log, and report them to django-workerguard",
-    "slow-load": "Wait, or let load-timeout end it: the log then shows where it hangs",
-    "left-behind": "End it in the load. If it is harmless, name it in accept-left-behind",
-    "part-not-loaded": "If the site uses this part, make it importable",
+    "arbiter-silent": f"{SILENT}the server.",
+    "stand-in": "Remove the cause of the failed loads: the next try then succeeds by itself. A restart before that does not help.",
+    "below-quorum": "See why slots are not ready: `workerguard explain SLOT`, `workerguard events`. Do not end the workers that are left.",
+    "unloaded": "Remove the cause, then replace the worker: `workerguard recycle SLOT`",
+    "gave-up": "Remove the cause, then start the server again, if its supervisor does not.",
+    "frozen": "Remove the cause: the server makes the next try by itself. If it is the code, put code on the disk that loads, "
+    "corrected or of the last release. Do not restart: the old code exists only in the memory of the workers.",
+    "degraded": "Make the reload succeed. Until then do not end a worker: it cannot be replaced.",
+    "load-failing": "Remove the cause: the server makes the next try by itself.",
+    "cannot-start": "Remove the cause: free memory, processes or file descriptors. If no seat is free, look for requests that do "
+    "not end: `workerguard requests`",
+    "no-room": "Free memory, raise the limit, or use fewer workers.",
+    "no-room-for-surge": "Raise the memory limit, or use fewer workers.",
+    "mold-unfit": "Stop before the fork what the finding names, or set load=lazy.",
+    "mold-failing": "Remove the cause: the server makes the next try by itself. `workerguard explain 0` shows more.",
+    "worker-stuck": "See where its threads wait: `workerguard stacks SLOT`. If they wait for a service, repair that. If not, "
+    "`workerguard recycle SLOT` replaces the worker, and its requests are lost.",
+    "request-overdue": "See where the request waits: `workerguard stacks SLOT`",
+    "requests-shed": "End slow queries. If there are CPU and memory left, add workers: `workerguard scale N`",
+    "suspect": "Read the application's log. If no other slot fails, replace the worker: `workerguard recycle SLOT`",
+    "outlier": "Read the application's log of this process. To replace it now: `workerguard recycle SLOT`",
+    "outlier-latency": "See what the worker does: `workerguard stacks SLOT`. To replace it now: `workerguard recycle SLOT`",
+    "recycled-often": "If the rule has a limit that is too low, raise it. If not, remove the cause: `workerguard explain SLOT`",
+    "lifetime-below-load": "Raise max-worker-lifetime: hours are usual.",
+    "rss-limit-below-baseline": "Raise the limit well above the memory of a fresh worker.",
+    "evil-suspended": "Raise evil-reload-on-rss well above the memory of a fresh worker.",
+    "debug": "Set DEBUG = False in these settings.",
+    "monitor-failing": "Read the server's log: it says how the monitor ended.",
+    "mixed-releases": "If no reload is going on, start one: `workerguard reload --wait`",
+    "package-changed": "Restart the server.",
+    "arbiter-errors": "Read the tracebacks in the server's log, and report them to django-workerguard.",
+    "slow-load": "See where it is: `workerguard stacks SLOT`. If load-timeout is set, it ends the load.",
+    "left-behind": "End it before the load ends, or name it in accept-left-behind if it is harmless.",
+    "part-not-loaded": "If the site uses this part, make it importable.",
 }
+WHILE_STARTING = {"below-quorum": "Wait: the server is starting."}
+WHILE_FROZEN = {  # a worker cannot be replaced then
+    "worker-stuck": "See where its threads wait: `workerguard stacks SLOT`",
+    "suspect": "Read the application's log.",
+    "outlier": "Read the application's log of this process.",
+    "outlier-latency": "See what the worker does: `workerguard stacks SLOT`",
+}
+RESTART = "If it is the code, restart Celery's worker, which has the old code in its memory."
 OF_POOL = {
-    "arbiter-silent": "Look at State in /proc/PID/status. If the process is stopped, kill -CONT lets it go on; otherwise restart Celery's worker",
+    "arbiter-silent": f"{SILENT}Celery's worker.",
+    "load-failing": f"Remove the cause: the next try comes by itself. {RESTART}",
+    "unloaded": f"Remove the cause, then replace the child: `workerguard recycle SLOT`. {RESTART}",
+    "mixed-releases": "Restart Celery's worker: a pool has no reload.",
+    "package-changed": "Restart Celery's worker.",
 }
 OF_UWSGI = {
-    "arbiter-silent": "",  # the text says it
-    "unloaded": "Remove the cause, which uWSGI's log shows: the guard ends the worker after its back-off",
+    "arbiter-silent": "If no worker is loaded, remove the cause, which uWSGI's log shows, and reload uWSGI.",
+    "unloaded": "Remove the cause, which uWSGI's log shows: the guard ends the worker after its back-off.",
+    "slow-load": "Wait: the guard ends the worker after load-timeout.",
 }
 
 
 def remedy(code: str, snapshot: Mapping[str, Any]) -> str:
-    """Return what to do about a finding, or an empty string if nothing is to be done."""
+    """Return what to do about a finding, or an empty string if nothing is to be done. Commands are in backticks."""
+    text = next((texts[code] for texts in _texts(snapshot) if code in texts), "")
+    text = text.replace("PID", str(snapshot["arbiter"]["pid"]))
+    return text.replace("SLOT`", "SLOT --celery`") if snapshot["kind"] == "celery" else text
+
+
+def _texts(snapshot: Mapping[str, Any]) -> Iterator[Mapping[str, str]]:
+    if not snapshot["quorum_reached"]:
+        yield WHILE_STARTING
+    if snapshot["arbiter"]["frozen"]:
+        yield WHILE_FROZEN
     if snapshot["worker_class"] == UWSGI:
-        return {**REMEDIES, **OF_UWSGI}.get(code, "")
+        yield OF_UWSGI
     if snapshot["kind"] == "celery":
-        return {**REMEDIES, **OF_POOL}.get(code, "").replace("SLOT", "SLOT --celery")
-    return REMEDIES.get(code, "")
+        yield OF_POOL
+    yield REMEDIES
+
+
+def as_text(remedy: str) -> str:
+    """Return the line that shows a remedy."""
+    return f"What to do: {remedy}"
+
+
+def as_html(remedy: str) -> str:
+    """Return the line that shows a remedy as HTML, with its commands as code."""
+    return re.sub(r"`(.+?)`", r"<code>\1</code>", escape(as_text(remedy)))

@@ -11,6 +11,7 @@ from typing import Any
 from django_workerguard.config.text import duration, plain
 from django_workerguard.report.findings import assess
 from django_workerguard.report.groups import Group, grouped
+from django_workerguard.report.remedies import as_html
 from django_workerguard.report.tables import REQUEST_COLUMNS, columns, headlines, request_row, row
 
 REFRESH = 5  # seconds
@@ -64,7 +65,7 @@ def _server(shot: Snapshot) -> str:
 
 
 def _remedy(group: Group) -> str:
-    return f"<br>What to do: {escape(group.remedy)}." if group.remedy else ""
+    return f"<br>{as_html(group.remedy)}" if group.remedy else ""
 
 
 def _latency(slot: Mapping[str, Any]) -> tuple[str, ...]:

@@ -8,6 +8,8 @@ from typing import Any
 
 from django_workerguard.config.text import duration, in_megabytes, plain
 from django_workerguard.report.findings import OF_MOLD, Finding, assess
+from django_workerguard.report.groups import Group, grouped
+from django_workerguard.report.remedies import as_text
 
 COLUMNS = (
     "SLOT",
@@ -255,10 +257,18 @@ def explanation(
     return _with_details(lines, slot, "load of its worker:", events, slot["slot"])
 
 
-def _with_remedy(finding: Finding) -> Iterator[str]:
+def explanation_of_server(snapshot: Mapping[str, Any]) -> str:
+    """Render ``workerguard explain``: the state, and each finding with what to do."""
+    lines = list(headlines(snapshot)[:1])
+    for group in grouped(assess(snapshot)):
+        lines += _with_remedy(group)
+    return plain("\n".join(lines))
+
+
+def _with_remedy(finding: Finding | Group) -> Iterator[str]:
     yield f"  {finding.severity}: {finding.text}"
     if finding.remedy:
-        yield f"    What to do: {finding.remedy}."
+        yield f"    {as_text(finding.remedy)}"
 
 
 def explanation_of_mold(snapshot: Mapping[str, Any], events: Iterable[Mapping[str, Any]]) -> str:

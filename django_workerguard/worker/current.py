@@ -7,7 +7,7 @@ reads it with `current_worker`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any
 
 from django_workerguard.config.options import GuardOptions
@@ -15,10 +15,9 @@ from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Vitals
 from django_workerguard.scoreboard.layout import Seat, SeatState
 from django_workerguard.scoreboard.snapshot import snapshot
-from django_workerguard.values import value_class
 
 
-@value_class
+@dataclass(frozen=True)
 class CurrentWorker:
     """The worker under `serve_guarded` that runs the calling code."""
 

@@ -16,12 +16,14 @@ from django_workerguard.config.text import plain
 from django_workerguard.report.findings import assess, with_findings
 from django_workerguard.report.groups import grouped
 from django_workerguard.report.health import answer
+from django_workerguard.report.remedies import as_html
 from django_workerguard.report.status_text import bars, table
 from django_workerguard.report.tables import (
     aligned,
     event_line,
     explanation,
     explanation_of_mold,
+    explanation_of_server,
     headlines,
     span,
 )
@@ -185,12 +187,39 @@ def test_a_finding_says_what_to_do_with_the_commands_of_its_server():
         assess(changed(slot=unloaded, **more))[0].remedy
         for more in ({}, {"kind": "celery"}, {"worker_class": "uwsgi"})
     )
-    assert server.endswith("workerguard recycle SLOT")
-    assert pool.endswith("workerguard recycle SLOT --celery")
+    assert "`workerguard recycle SLOT`" in server
+    assert "`workerguard recycle SLOT --celery`" in pool
     assert "recycle" not in uwsgi, "it has no such command"
     shot = changed(slot=unloaded)
-    assert f"What to do: {server}." in explanation(shot, shot["slots"][0], [])
+    assert f"What to do: {server}" in explanation(shot, shot["slots"][0], [])
     assert assess(changed(arbiter={"phase": "draining"}))[0].remedy == ""
+
+
+def test_a_remedy_fits_the_state_of_the_server():
+    (starting,) = assess(changed(ready=0, quorum_reached=False))
+    assert starting.remedy == "Wait: the server is starting."
+    below, *_ = assess(changed(ready=0))
+    assert "`workerguard events`" in below.remedy
+    outlier = {"notes": ["outlier"]}
+    assert "recycle" in assess(changed(slot=outlier))[0].remedy
+    frozen = assess(changed(slot=outlier, arbiter={"frozen": True}))
+    assert not [finding for finding in frozen if "recycle" in finding.remedy], "no successor can load"
+    (silent,) = assess(changed(arbiter={"beat_age": 60.0}))
+    assert f"/proc/{WELL['arbiter']['pid']}/status" in silent.remedy
+
+
+def test_the_explanation_of_a_server_has_what_to_do():
+    failing = {"state": "back_off", "failures": 2, "last_error": ERROR, "pid": None}
+    shot = changed(slots=[dict(SLOT, slot=number, **failing) for number in (1, 2)])
+    _, *findings = explanation_of_server(shot).splitlines()
+    assert findings == [
+        "  warning: slots 1, 2: cannot load the application: MemoryError: no memory",
+        "    What to do: Remove the cause: the server makes the next try by itself.",
+    ]
+
+
+def test_the_commands_of_a_remedy_are_code_on_a_page():
+    assert as_html("Type `workerguard <x>`") == "What to do: Type <code>workerguard &lt;x&gt;</code>"
 
 
 def test_findings_that_differ_only_in_their_slot_are_one():

@@ -70,6 +70,15 @@ def test_an_attribute_that_is_no_field_is_refused_where_there_are_slots():
         Slotted(name="app").nmae = ""
 
 
+def test_a_method_of_its_own_is_refused():
+    class Odd:
+        def __repr__(self) -> str:
+            return "odd"
+
+    with pytest.raises(TypeError, match="Odd is a value class and cannot have its own __repr__"):
+        value_class(Odd)
+
+
 def test_python_compiles_no_method_of_a_value_but_its_init():
     own = [name for name in ("__eq__", "__hash__", "__repr__", "__setattr__") if name in Step.__dict__]
     assert all(Step.__dict__[name] is Stop.__dict__[name] for name in own)
