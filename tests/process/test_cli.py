@@ -104,6 +104,8 @@ def test_events_and_explain(serve, faults):
         len(workerguard("events", "-n", "3", "--name", "guinea", run_dir=server.run_dir).stdout.splitlines())
         == 3
     )
+    state = workerguard("explain", "--name", "guinea", run_dir=server.run_dir).stdout
+    assert state.startswith("guinea on ")
     story = workerguard("explain", "1", "--name", "guinea", run_dir=server.run_dir).stdout
     assert "load-failed" in story
     assert "MemoryError: as if there were no memory" in story
