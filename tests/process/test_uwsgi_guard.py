@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header, ServerKind
 from tests.components import COMPONENTS
 from tests.process.conftest import PROJECT
-from tests.process.harness import ROOT, Server
+from tests.process.harness import ROOT, Reply, Server
 
 pytestmark = pytest.mark.needs("uwsgi")
 
@@ -71,14 +70,21 @@ class Uwsgi(Server):
         """Wait until uWSGI has logged that this number of workers has loaded."""
         self._poll(f"{workers} loads", lambda: self.log.count("WSGI app 0") >= workers, 60)
 
-    def ask_until(self, condition: Callable[[Counter[int]], Any], what: str) -> None:
-        """Send requests, as visitors do, until what became of them meets a condition."""
-        seen: Counter[int] = Counter()
+    def visit(self, path: str = "/") -> Reply | None:
+        """Send a request; None: the guard has ended the unloaded worker that had accepted it."""
+        try:
+            return self.get(path)
+        except ConnectionError:
+            return None
+
+    def ask_until(self, condition: Callable[[], Any], what: str) -> None:
+        """Send requests, as visitors do, until a condition is met."""
 
         def met() -> Any:
-            seen.update(self.get().status for _ in range(3))
+            for _ in range(3):
+                self.visit()
             time.sleep(0.2)  # visitors, not a flood
-            return condition(seen)
+            return condition()
 
         self._poll(what, met, 60)
 
@@ -142,15 +148,15 @@ def test_the_incident(uwsgi, faults):
     first, second, _ = (slot["pid"] for slot in before["slots"] if slot["slot"] != keeper)
     for pid in (first, second):
         os.kill(pid, signal.SIGKILL)
-    server.ask_until(lambda seen: server.events("killed"), "a worker is ended")
+    server.ask_until(lambda: server.events("killed"), "a worker is ended")
     server.wait_event("load-failed", lambda event: event["type"] == "NoApplication")
     text = server.run("status")
     assert "cannot load the application: NoApplication" in text or "stays unloaded: NoApplication" in text
-    while "x-worker-pid" not in (answer := server.get("/health/")).headers:
-        assert answer.status == 500  # of a worker without an application
+    while not (answer := server.visit("/health/")) or "x-worker-pid" not in answer.headers:
+        assert not answer or answer.status == 500  # of a worker without an application
     assert answer.status == 200  # two workers are ready, and the quorum is one
     faults.clear()
-    server.ask_until(lambda seen: server.status()["ready"] == 4, "all are loaded again")
+    server.ask_until(lambda: server.status()["ready"] == 4, "all are loaded again")
     assert server.statuses(40) == {200: 40}
     server.beats(2)  # the numbers are those of the latest look
     status = server.status()
@@ -183,19 +189,19 @@ def test_another_worker_goes_on_when_the_keeper_dies_or_hangs(uwsgi, faults):
     os.kill(victim["pid"], signal.SIGKILL)
     number = victim["slot"]
     server.ask_until(
-        lambda seen: any(event["failures"] >= 2 for event in server.events("back-off")), "two are ended"
+        lambda: any(event["failures"] >= 2 for event in server.events("back-off")), "two are ended"
     )
     failures = server.slot(number)["failures"]
     os.kill(keeper["pid"], signal.SIGKILL)
     second = server.wait_event("keeper", lambda event: event["pid"] != keeper["pid"])
     server.ask_until(
-        lambda seen: any(
+        lambda: any(
             event["slot"] == number and event["failures"] > failures for event in server.events("back-off")
         ),
         "the back-off goes on",
     )
     faults.clear()
-    server.ask_until(lambda seen: server.status()["ready"] == 3, "all are loaded again")
+    server.ask_until(lambda: server.status()["ready"] == 3, "all are loaded again")
     os.kill(second["pid"], signal.SIGSTOP)
     try:
         third = server.wait_event("keeper", lambda event: event["pid"] not in (keeper["pid"], second["pid"]))
@@ -261,16 +267,13 @@ def test_without_threads_the_guard_looks_when_requests_have_ended(uwsgi, faults)
     victim = server.children()[1]
     faults.set("ready", "memory")
     os.kill(victim, signal.SIGKILL)
-    server.ask_until(lambda seen: "killed: failed-load" in server.log, "a worker is ended")
+    server.ask_until(lambda: "killed: failed-load" in server.log, "a worker is ended")
     (board,) = server.run_dir.glob("*.board")
     assert Board.open(board).words[Header.KIND] == ServerKind.UNATTENDED
     assert "no running server was found" in server.run("status")
     faults.clear()
 
-    def healed(seen: Counter[int]) -> bool:
-        return server.log.count("WSGI app 0") == 4
-
-    server.ask_until(healed, "it is loaded again")
+    server.ask_until(lambda: server.log.count("WSGI app 0") == 4, "it is loaded again")
     assert server.statuses(30) == {200: 30}
     assert server.log.count("uWSGI runs no Python threads") == 1
 
@@ -284,7 +287,7 @@ def test_workers_that_cheaper_has_stopped_are_neither_wanted_nor_ended(uwsgi, fa
     number = next(slot["slot"] for slot in status["slots"] if slot["slot"] != keeper)
     faults.set("ready", "memory", times=1)
     server.kill_worker(number)
-    server.ask_until(lambda seen: server.events("killed"), "it is ended")
+    server.ask_until(lambda: server.events("killed"), "it is ended")
     server.wait_ready(2)
     assert {event["slot"] for event in server.events("killed")} == {number}
 
