@@ -432,7 +432,7 @@ class EventLog:
                 "info",
                 gone,
                 "back-off",
-                "the load is retried in %.1f s (failed loads in a row: %d)",
+                "the load is retried: next try in %.1f s (failed loads in a row: %d)",
                 wait,
                 record.failures,
             )

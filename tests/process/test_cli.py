@@ -98,6 +98,7 @@ def test_events_and_explain(serve, faults):
     os.kill(server.pids()[0], signal.SIGKILL)
     server.wait_event("load-failed")
     server.wait_ready()
+    assert re.search(r"slot=1 [^\n]*next try in [\d.]+ s", server.log), "in the words of `status`"
     lines = workerguard("events", "--json", "--name", "guinea", run_dir=server.run_dir).stdout.splitlines()
     assert [json.loads(line)["event"] for line in lines][:2] == ["started", "spawned"]
     assert (
