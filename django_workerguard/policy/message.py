@@ -88,7 +88,7 @@ class Reading:
 
 @value_class
 class Observed:
-    """What stands in the seats now."""
+    """The present readings of the seats."""
 
     readings: tuple[Reading, ...]
     at: float

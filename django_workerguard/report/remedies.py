@@ -61,7 +61,7 @@ WHILE_FROZEN = {  # a worker cannot be replaced then
 RESTART = "If it is the code, restart Celery's worker, which has the old code in its memory."
 OF_POOL = {
     "arbiter-silent": f"{SILENT}Celery's worker.",
-    "load-failing": f"Remove the cause: the next try comes by itself. {RESTART}",
+    "load-failing": f"Remove the cause: the pool makes the next try by itself. {RESTART}",
     "unloaded": f"Remove the cause, then replace the child: `workerguard recycle SLOT`. {RESTART}",
     "mixed-releases": "Restart Celery's worker: a pool has no reload.",
     "package-changed": "Restart Celery's worker.",
