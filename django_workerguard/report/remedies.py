@@ -77,7 +77,7 @@ def remedy(code: str, snapshot: Mapping[str, Any]) -> str:
     """Return what to do about a finding, or an empty string if nothing is to be done. Commands are in backticks."""
     text = next((texts[code] for texts in _texts(snapshot) if code in texts), "")
     text = text.replace("PID", str(snapshot["arbiter"]["pid"]))
-    return text.replace("SLOT`", "SLOT --celery`") if snapshot["kind"] == "celery" else text
+    return re.sub(r"`(workerguard .+?)`", r"`\1 --celery`", text) if snapshot["kind"] == "celery" else text
 
 
 def _texts(snapshot: Mapping[str, Any]) -> Iterator[Mapping[str, str]]:

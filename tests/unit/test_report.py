@@ -190,6 +190,8 @@ def test_a_finding_says_what_to_do_with_the_commands_of_its_server():
     assert "`workerguard recycle SLOT`" in server
     assert "`workerguard recycle SLOT --celery`" in pool
     assert "recycle" not in uwsgi, "it has no such command"
+    below, *_ = assess(changed(ready=0, kind="celery"))
+    assert "`workerguard events --celery`" in below.remedy
     shot = changed(slot=unloaded)
     assert f"What to do: {server}" in explanation(shot, shot["slots"][0], [])
     assert assess(changed(arbiter={"phase": "draining"}))[0].remedy == ""
