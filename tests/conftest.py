@@ -9,6 +9,9 @@ from hypothesis import settings
 
 from tests import components
 
+# the modules that tests share have assertions too
+pytest.register_assert_rewrite("tests.browser", "tests.process")
+
 # No clock decides. CI has the same examples every time; everywhere else they are drawn anew.
 settings.register_profile(
     "workerguard", deadline=None, derandomize=bool(os.environ.get("WORKERGUARD_REQUIRE_ALL"))

@@ -5,11 +5,16 @@ from __future__ import annotations
 import contextlib
 import http.client
 import threading
+from collections import Counter
 from collections.abc import Iterator
+from http.client import HTTPException
 
-from tests.process.harness import Server, UnixConnection
+from django_workerguard.scoreboard.in_hand import requests_of_servers
+from tests.process.harness import Reply, Server, UnixConnection
 
 PAUSE = 0.005  # seconds between two requests of a client: most of the processor is for the servers
+LONGER_PAUSE = 0.05  # seconds, where no figure depends on the number of requests
+CLIENTS = 4  # of a load
 
 
 class Client(threading.Thread):
@@ -64,3 +69,81 @@ def load_on(server: Server, count: int = 3, path: str = "/", pause: float = PAUS
             client.over.set()
         for client in clients:
             client.join(60)
+
+
+class Load:
+    """Clients that make one request after the other over new connections, and count what becomes of them."""
+
+    def __init__(self, server: Server, pause: float = PAUSE) -> None:
+        self.seen: Counter[str] = Counter()
+        self._server = server
+        self._pause = pause
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, daemon=True) for _ in range(CLIENTS)]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join(60)
+
+    def _ask(self) -> None:
+        while not self._over.wait(self._pause):
+            try:
+                self.seen[str(self._server.get("/").status)] += 1
+            except (OSError, http.client.HTTPException) as error:
+                self.seen[type(error).__name__] += 1
+
+
+def in_hand(server) -> list[dict]:
+    with server.board() as board:
+        return requests_of_servers([board])["requests"]
+
+
+class Clients:
+    """Requests in threads of their own."""
+
+    def __init__(self, server) -> None:
+        self.server = server
+        self.threads: list[threading.Thread] = []
+        self.statuses: list[int | None] = []
+
+    def ask(self, path: str) -> None:
+        thread = threading.Thread(target=self._get, args=(path,), daemon=True)
+        self.threads.append(thread)
+        thread.start()
+
+    def _get(self, path: str) -> None:
+        try:
+            self.statuses.append(self.server.get(path, timeout=60).status)
+        except (OSError, HTTPException):
+            self.statuses.append(None)
+
+    def join(self) -> list[int | None]:
+        for thread in self.threads:
+            thread.join(30)
+        return self.statuses
+
+
+class OneRequest(threading.Thread):
+    """One request in the background."""
+
+    def __init__(self, server: Server, path: str) -> None:
+        super().__init__(daemon=True)
+        self._server, self._path = server, path
+        self.reply: Reply | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.reply = self._server.get(self._path, timeout=60)
+        except OSError:
+            self.reply = None
+
+
+def in_flight(status: dict) -> bool:
+    return any(slot["in_flight"] for slot in status["slots"])

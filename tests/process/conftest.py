@@ -14,32 +14,10 @@ from typing import Any
 import pytest
 
 from tests.components import leave_out
-from tests.process.harness import WORKER_CLASSES, Server
+from tests.process.harness import PROJECT, WORKER_CLASSES, Faults, Server
 from tests.process.limits import limit_file
-
-PROJECT = Path(__file__).parent / "guinea"
-
-
-class Faults:
-    """The directory of fault files that the project looks at, in workers only."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        directory.mkdir()
-
-    def set(self, place: str, kind: str, times: int | None = None) -> None:
-        """Make a place fail in one way, the next so many times or until it is cleared."""
-        temporary = self.directory / f".{place}"
-        temporary.write_text(kind if times is None else f"{kind} {times}")
-        temporary.rename(self.directory / place)
-
-    def used_up(self, place: str) -> bool:
-        """Say whether the last of the counted faults was taken."""
-        return (self.directory / place).read_text().endswith(" 0")
-
-    def clear(self) -> None:
-        for path in self.directory.iterdir():
-            path.unlink(missing_ok=True)
+from tests.process.shop import WAYS, Shop
+from tests.process.short_starts import Project
 
 
 @pytest.fixture
@@ -111,3 +89,15 @@ def memory_cgroup() -> Iterator[Path]:
         with contextlib.suppress(OSError):
             group.rmdir()
         time.sleep(0.02)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """A copy of the guinea project, for starts that are expected to end by themselves."""
+    return Project.copied(tmp_path)
+
+
+@pytest.fixture(params=WAYS.values(), ids=WAYS.keys())
+def shop(request: pytest.FixtureRequest, serve: Callable[..., Server], tmp_path: Path) -> Shop:
+    """A project that the test writes, with each way of starting a server on it."""
+    return Shop(serve, request.param, tmp_path / "shop")

@@ -14,19 +14,27 @@ from tests.process.limits import children
 
 __all__ = [
     "LONG_ENOUGH",
+    "PROJECT",
     "ROOT",
     "TIMEOUT",
+    "UNSHARE",
     "WORKER_CLASSES",
+    "Faults",
     "Reply",
     "Server",
     "Since",
     "UnixConnection",
     "WaitError",
+    "assert_healed",
+    "threads",
     "wait_whole",
 ]
 
 ROOT = Path(__file__).resolve().parents[2]
+PROJECT = Path(__file__).parent / "guinea"
 TIMEOUT = testing.TIMEOUT
+# what starts a command in a process namespace of its own
+UNSHARE = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
 LONG_ENOUGH = "8s"  # for an honest load on a busy machine; a hang outlasts it
 
 WORKER_CLASSES = {
@@ -36,6 +44,11 @@ WORKER_CLASSES = {
     "asgi": "asgi",
     "uvicorn": "uvicorn_worker.UvicornWorker",
 }
+
+
+def threads(worker_class: str) -> tuple[str, ...]:
+    """Return the options that give a worker of several threads four of them."""
+    return ("--threads", "4") if worker_class == "gthread" else ()
 
 
 @dataclass(frozen=True)
@@ -79,7 +92,36 @@ class Since:
         )
 
 
+class Faults:
+    """The directory of fault files that the project looks at, in workers only."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        directory.mkdir()
+
+    def set(self, place: str, kind: str, times: int | None = None) -> None:
+        """Make a place fail in one way, the next so many times or until it is cleared."""
+        temporary = self.directory / f".{place}"
+        temporary.write_text(kind if times is None else f"{kind} {times}")
+        temporary.rename(self.directory / place)
+
+    def used_up(self, place: str) -> bool:
+        """Say whether the last of the counted faults was taken."""
+        return (self.directory / place).read_text().endswith(" 0")
+
+    def clear(self) -> None:
+        for path in self.directory.iterdir():
+            path.unlink(missing_ok=True)
+
+
 def wait_whole(server: Server, workers: int = 2) -> None:
     """Wait until all workers of a server are ready, and it has no other child than them and the stand-in."""
     server.wait_ready(workers)
     server._poll("no other child", lambda: len(children(server.arbiter)) == workers + 1, TIMEOUT)
+
+
+def assert_healed(server: Server, arbiter: int) -> None:
+    """Every worker is ready, the arbiter is the same one, and every request is answered."""
+    status = server.wait_ready()
+    assert status["arbiter"]["pid"] == arbiter
+    assert server.statuses(10) == {200: 10}

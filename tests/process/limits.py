@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import resource
 import subprocess
+import sys
 from pathlib import Path
+
+from tests.components import leave_out
 
 STRANGER = 60_000 + os.getpid() % 5_000  # a user that nobody else is, so that its processes can be counted
 AS_STRANGER = ("setpriv", f"--reuid={STRANGER}", f"--regid={STRANGER}", "--clear-groups")
@@ -31,3 +34,14 @@ def address_space(pid: int) -> int:
 def limit_file(group: Path) -> Path:
     v2 = group / "memory.max"
     return v2 if v2.exists() else group / "memory.limit_in_bytes"
+
+
+def a_python_that_nobody_may_run() -> str:
+    """Return this interpreter, or the system's of the same version where ours lies in a home of root's."""
+    ours = Path(sys.executable).resolve()
+    if all(part.stat().st_mode & 0o001 for part in ours.parents):
+        return sys.executable
+    systems = f"/usr/bin/python3.{sys.version_info.minor}"
+    if not Path(systems).exists():
+        leave_out(f"{ours} is not for nobody to run, and there is no {systems}")
+    return systems

@@ -13,10 +13,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.process.conftest import PROJECT
-from tests.process.harness import Server, WaitError
+from tests.process.harness import PROJECT, Server, WaitError
 from tests.process.limits import limit_file
-from tests.process.test_room import MB, inside, leave, oom_kills, pids
+from tests.process.room import MB, inside, leave, oom_kills, pids
 
 WORKERS, KILLED = 8, 3
 KEPT = 30  # MB, beside the 30 MB that a worker of this project has anyway

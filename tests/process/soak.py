@@ -20,8 +20,7 @@ from pathlib import Path
 
 from django_workerguard.scoreboard.control_client import ask
 from django_workerguard.scoreboard.layout import Seat, Slot
-from tests.process.conftest import PROJECT, Faults
-from tests.process.harness import Server
+from tests.process.harness import PROJECT, Faults, Server
 
 OPTIONS = (
     *(

@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from django_workerguard.scoreboard.journal import read_events
-from tests.process.conftest import PROJECT, Faults
-from tests.process.harness import Server
+from tests.process.harness import PROJECT, Faults, Server
 
 OPTIONS = (
     *("-w", "3", "--min-worker-lifetime", "0", "--load-retry-delay", "50ms", "--load-retry-max-delay", "1s"),

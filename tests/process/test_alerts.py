@@ -22,9 +22,9 @@ import pytest
 
 from tests.process.harness import WaitError
 from tests.process.limits import limit_file
+from tests.process.metrics import ALERTS, TOKEN
 from tests.process.pools import PoolWorker, free_port
-from tests.process.test_metrics import ALERTS, TOKEN
-from tests.process.test_room import inside
+from tests.process.room import inside
 
 FASTER = 30
 SILENCE = 3  # seconds, in place of 30

@@ -1,4 +1,4 @@
-"""The arbiter lives through what ends others: no process, no memory, no room, no descriptor, hooks that raise."""
+"""The arbiter lives through what ends others: no process, no memory, no descriptor, hooks that raise, nonsense on its scoreboard."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import contextlib
 import mmap
 import os
 import resource
-import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,9 +19,7 @@ from django_workerguard.report.findings import assess
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header
 from django_workerguard.scoreboard.layout import ABOUT_WORDS, TEXT_WORDS, Seat, Slot
-from tests.components import leave_out
-from tests.process.conftest import PROJECT, Faults
-from tests.process.harness import ROOT, Server, Since, WaitError, wait_whole
+from tests.process.harness import Faults, Server, Since, WaitError, assert_healed, wait_whole
 from tests.process.limits import (
     AS_STRANGER,
     STRANGER,
@@ -43,12 +39,6 @@ def assert_served_by_others(server: Server, victim: int) -> None:
     replies = [server.get("/") for _ in range(10)]
     assert {reply.status for reply in replies} == {200}
     assert victim not in {reply.pid for reply in replies}
-
-
-def assert_healed(server: Server, arbiter: int) -> None:
-    status = server.wait_ready()
-    assert status["arbiter"]["pid"] == arbiter
-    assert server.statuses(10) == {200: 10}
 
 
 def stand_in_of(server: Server) -> set[int]:
@@ -240,162 +230,6 @@ def test_a_worker_that_the_kernel_kills_for_want_of_memory(serve, tmp_path, memo
     limit_file(memory_cgroup).write_text(str(1 << 30))
     assert_healed(server, server.arbiter)
     assert str(server.pids()[0]) in procs.read_text().split(), "it was the confined worker that loaded"
-
-
-# no room
-
-
-AS_IT_IS = "as it is, but read-only"
-
-
-def mounting(*mounts: tuple[str, Path]) -> tuple[str, ...]:
-    """Make a prefix that runs a server where some directories are tmpfs of its own, with these options, or AS_IT_IS."""
-    if subprocess.run(("unshare", "-m", "true"), capture_output=True).returncode:
-        leave_out("this machine lets nobody mount anything")
-    commands = " && ".join(
-        f"mount --bind '{where}' '{where}' && mount -o remount,bind,ro '{where}'"
-        if options == AS_IT_IS
-        else f"mount -t tmpfs -o {options} none '{where}'"
-        for options, where in mounts
-    )
-    return ("unshare", "-m", "sh", "-c", f'{commands} && exec "$@"', "sh")
-
-
-def seen_by(server: Server, path: Path) -> Path:
-    """Return where this process sees a directory of the server's own mounts."""
-    return Path(f"/proc/{server.arbiter}/root{path}")
-
-
-def fill(directory: Path) -> Path:
-    stuffing = directory / "stuffing"
-    with stuffing.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(b"x" * 4096)
-    assert shutil.disk_usage(directory).free == 0
-    return stuffing
-
-
-@pytest.mark.needs("root")
-def test_a_run_directory_that_is_full_from_the_start(serve, tmp_path):
-    full = tmp_path / "full"
-    full.mkdir()
-    server = serve("--run-dir", str(full), prefix=mounting(("size=64k", full)))
-    assert server.wait_exit() == ExitCode.USAGE
-    assert f"Error: run-dir: {str(full)!r} cannot hold the scoreboard: No space left on device" in server.log
-    assert "Traceback" not in server.log
-
-
-@pytest.mark.needs("root")
-def test_a_full_shared_memory_costs_the_place_and_not_the_server(serve, tmp_path):
-    run_dir = tmp_path / f"workerguard-{os.geteuid()}"
-    environ = {"RUNTIME_DIRECTORY": "", "XDG_RUNTIME_DIR": "", "TMPDIR": str(tmp_path)}
-    prefix = mounting(("size=64k", Path("/dev/shm")))
-    server = serve(run_dir=run_dir, environ=environ, prefix=prefix, workers=1)
-    server.wait_ready()
-    assert not list(seen_by(server, Path("/dev/shm")).glob("*/*")), "nothing half-made is left there"
-    kill(server.pids()[0])
-    server.wait_event("ready", count=2)
-    assert_healed(server, server.arbiter)
-
-
-@pytest.mark.needs("root")
-@pytest.mark.timeout(240)
-def test_directories_that_fill_up_later(serve, tmp_path, faults, worker_class, subtests):
-    memory, disk = tmp_path / "memory", tmp_path / "disk"
-    memory.mkdir()
-    disk.mkdir()
-    logs = ("--error-logfile", str(disk / "error.log"), "--access-logfile", str(disk / "access.log"))
-    server = serve(
-        *("--run-dir", str(memory), "-k", worker_class, "--", *logs),
-        prefix=mounting(("size=16m", memory), ("size=256k", disk)),
-    )
-    server.board_directory = seen_by(server, memory)
-    wait_whole(server)
-    if worker_class == "sync":
-        stuffing = fill(server.board_directory)
-        with subtests.test("the run directory"):
-            assert_lives_with_a_full_run_directory(server, faults)
-        stuffing.unlink()
-        faults.clear()
-        wait_whole(server)
-    with subtests.test("the disk of the logs"):
-        assert_lives_with_full_logs(server, seen_by(server, disk))
-    assert server.stop() == 0
-
-
-def assert_lives_with_a_full_run_directory(server: Server, faults: Faults) -> None:
-    since = Since(server)
-    faults.set("ready", "memory", 2)
-    for pid in server.pids():
-        kill(pid)
-    since.wait("load-failed", count=2)
-    assert_healed(server, server.arbiter)
-
-
-def assert_lives_with_full_logs(server: Server, disk: Path) -> None:
-    since = Since(server)
-    stuffing = fill(disk)
-    victim = server.pids()[0]
-
-    assert server.statuses(20) == {200: 20}
-    kill(victim)
-    since.wait("ready")
-    assert server.statuses(20) == {200: 20}
-
-    stuffing.unlink()
-    kill(server.pids()[0])
-    since.wait("ready", count=2)
-    assert "killed by SIGKILL" in (disk / "error.log").read_text()
-    assert_healed(server, server.arbiter)
-
-
-@pytest.mark.needs("root")
-def test_stdout_and_stderr_on_a_full_disk(serve, tmp_path):
-    server = serve(prefix=("sh", "-c", 'exec "$@" >/dev/full 2>&1', "sh"), workers=1)
-    server.wait_ready()
-    kill(server.pids()[0])
-    server.wait_event("ready", count=2)
-    assert_healed(server, server.arbiter)
-    assert server.stop() == 0
-
-
-@pytest.mark.needs("root")
-def test_with_no_place_for_the_scoreboard_it_serves_and_says_so(serve, monkeypatch, capsys):
-    nowhere = dict.fromkeys(("RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR", "TMPDIR"), "/proc/nowhere")
-    name = f"nowhere{os.getpid()}"
-    server = serve("--name", name, environ=nowhere, prefix=mounting(("ro", Path("/dev/shm"))))
-    server.wait_log("(2 of 2)")
-    server.wait_log("no directory can hold the scoreboard")
-    assert "the workerguard commands cannot see this server" in server.log
-    victim = server.get("/").pid
-    kill(victim)
-    server.wait_log(f"pid={victim} ended: killed by SIGKILL")
-    server._poll("a third worker", lambda: server.log.count("ready after") == 3, 20)
-    assert server.statuses(10) == {200: 10}
-    assert server.get("/health/ready/").status == 200
-
-    for name, value in nowhere.items():
-        monkeypatch.setenv(name, value)
-    assert main(["status", "--name", name]) == ExitCode.NO_SERVER
-    assert capsys.readouterr().err.startswith("Error: no running server")
-    assert server.stop() == 0
-
-
-@pytest.mark.needs("root")
-def test_a_start_needs_no_place_for_temporary_files():
-    """As in a container whose root file system is read-only."""
-    prefix = mounting(*((AS_IT_IS, Path(place)) for place in ("/var/tmp", "/tmp")))
-    server = (sys.executable, "-m", "django_workerguard", "serve", "--print-config")
-    environ = {
-        **os.environ,
-        "TMPDIR": "/proc/nowhere",
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{PROJECT}",
-        "DJANGO_SETTINGS_MODULE": "guinea_settings",
-        "GUINEA_FAULTS": "/proc/nowhere",
-    }
-    command = (*prefix, "env", "--chdir=/proc", *server)  # the last place that tempfile tries
-    told = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
-    assert (told.returncode, told.stderr) == (0, ""), told
 
 
 # whoever is killed, whatever is written

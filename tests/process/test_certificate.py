@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from django_workerguard.errors import ExitCode
-from tests.process.test_reload import order
+from tests.process.commands import order
 
 pytestmark = pytest.mark.needs("openssl")
 

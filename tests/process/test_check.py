@@ -12,9 +12,7 @@ import pytest
 
 from django_workerguard.errors import ExitCode
 from tests.process.harness import TIMEOUT, WORKER_CLASSES
-from tests.process.test_bad_input import SERVE, project
-
-__all__ = ["project"]  # the fixture
+from tests.process.short_starts import SERVE
 
 FIT = "Workers can be forked from the application."
 UNFIT = "No worker can be forked from the application"

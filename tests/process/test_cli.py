@@ -24,8 +24,8 @@ import pytest
 from django_workerguard.errors import ExitCode
 from django_workerguard.scoreboard.control_client import ask
 from django_workerguard.scoreboard.header import VERSION, WORD, Header
-from tests.process.conftest import PROJECT
-from tests.process.harness import ROOT, Server
+from tests.process.commands import workerguard
+from tests.process.harness import PROJECT, ROOT, Server
 
 TOP = {"version", "arbiter", "host", "name", "release", "target", "ready", "slots", "findings"}
 SLOT = {
@@ -47,17 +47,6 @@ SLOT = {
     "next_try_in",
     "last_error",
 }
-
-
-def workerguard(*arguments: str, run_dir: Path, cwd: Path = PROJECT) -> subprocess.CompletedProcess[str]:
-    environ = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "RUNTIME_DIRECTORY": str(run_dir),
-        "XDG_RUNTIME_DIR": "",
-    }
-    command = [sys.executable, "-m", "django_workerguard.cli", *arguments]
-    return subprocess.run(command, cwd=cwd, env=environ, capture_output=True, text=True, timeout=60)
 
 
 def control_path(server: Server) -> Path:

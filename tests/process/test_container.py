@@ -11,9 +11,7 @@ import sys
 import pytest
 
 from tests.components import leave_out
-from tests.process.harness import ROOT
-
-UNSHARE = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
+from tests.process.harness import ROOT, UNSHARE
 
 
 @pytest.fixture(params=["lazy", "mold"])

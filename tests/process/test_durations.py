@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 
 from django_workerguard.report.quantiles import quantile
-from tests.process.test_requests import threads
+from tests.process.harness import threads
 
 
 def counted(status: dict) -> Counter[tuple[str, int]]:

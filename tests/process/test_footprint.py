@@ -8,8 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.process.conftest import PROJECT
-from tests.process.harness import ROOT
+from tests.process.harness import PROJECT, ROOT
 
 HEAVY = {
     "django",

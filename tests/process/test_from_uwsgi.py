@@ -17,8 +17,7 @@ from pathlib import Path
 import pytest
 
 from django_workerguard.errors import ExitCode
-from tests.process.conftest import PROJECT
-from tests.process.harness import ROOT, TIMEOUT, UnixConnection
+from tests.process.harness import PROJECT, ROOT, TIMEOUT, UnixConnection
 
 ENVIRON = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")}
 

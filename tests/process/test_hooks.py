@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.process.conftest import Faults
-from tests.process.harness import TIMEOUT, Server, Since, wait_whole
+from tests.process.harness import TIMEOUT, Faults, Server, Since, wait_whole
 
 HOOKS = {
     "on_starting": "server",

@@ -9,11 +9,10 @@ import pytest
 
 from tests.journal import least_ready
 from tests.process.clients import Client
-from tests.process.conftest import Faults
-from tests.process.harness import Server, Since, wait_whole
+from tests.process.harness import Faults, Server, Since, wait_whole
 
 CLIENTS = 6
-PAUSE = 0.02  # seconds between two requests of a client: the processor is for the loads
+PAUSE = 0.05  # seconds between two requests of a client: the processor is for the loads
 FAILING = 4  # loads
 
 

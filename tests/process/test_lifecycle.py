@@ -4,36 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from django_workerguard.errors import ExitCode
-from tests.process.clients import PAUSE
-from tests.process.harness import Reply, Server, Since, wait_whole
-from tests.process.test_requests import threads
-
-
-class Client(threading.Thread):
-    """One request in the background."""
-
-    def __init__(self, server: Server, path: str) -> None:
-        super().__init__(daemon=True)
-        self._server, self._path = server, path
-        self.reply: Reply | None = None
-        self.start()
-
-    def run(self) -> None:
-        try:
-            self.reply = self._server.get(self._path, timeout=60)
-        except OSError:
-            self.reply = None
-
-
-def in_flight(status: dict) -> bool:
-    return any(slot["in_flight"] for slot in status["slots"])
+from tests.process.clients import PAUSE, OneRequest, in_flight
+from tests.process.harness import Server, Since, threads, wait_whole
 
 
 def kill_all(server: Server) -> None:
@@ -50,7 +28,9 @@ def test_reloads_a_fleet_that_cannot_load_and_an_arbiter_that_is_killed(
 
     with subtests.test("a reload replaces every worker, costs no request and finishes the stream in hand"):
         since, before = Since(server), set(server.pids())
-        client = Client(server, "/stream?lines=20")  # four seconds, longer than the loads of the successors
+        client = OneRequest(
+            server, "/stream?lines=20"
+        )  # four seconds, longer than the loads of the successors
         server.wait("a stream in flight", in_flight)
         server.signal(signal.SIGHUP)
         statuses = set()
@@ -103,7 +83,7 @@ def test_without_a_stand_in_connections_wait(serve, faults):
     server.wait_ready()
     faults.set("ready", "memory", 2)
     kill_all(server)
-    client = Client(server, "/")
+    client = OneRequest(server, "/")
     server.wait_ready()
     client.join(20)
     assert client.reply is not None
@@ -191,9 +171,9 @@ def test_the_first_probe_and_a_stop_that_is_bounded_by_mercy(worker_class, serve
     wait_whole(server)
 
     with subtests.test("a stop finishes a request in hand; mercy bounds it and shows the stacks"):
-        Client(server, "/slow?seconds=50")
+        OneRequest(server, "/slow?seconds=50")
         server.wait("a request in flight", in_flight)
-        client = Client(server, "/slow?seconds=1.5")
+        client = OneRequest(server, "/slow?seconds=1.5")
         server.wait("two", lambda status: sum(slot["in_flight"] for slot in status["slots"]) == 2)
         server.signal(signal.SIGTERM)
         assert server.wait_exit(20) == 0
@@ -212,7 +192,7 @@ def test_an_only_worker_that_leaves_and_a_quick_stop(worker_class, serve, subtes
     if worker_class == "gthread":
         with subtests.test("requests are counted on while a worker leaves"):
             server.statuses(5)
-            client = Client(server, "/slow?seconds=8")
+            client = OneRequest(server, "/slow?seconds=8")
             server.wait("a request in flight", in_flight)
             server.signal(signal.SIGHUP)
             server.wait_event("ready", count=2)
@@ -225,7 +205,7 @@ def test_an_only_worker_that_leaves_and_a_quick_stop(worker_class, serve, subtes
 
     with subtests.test("a worker that is stopped by somebody else is succeeded while it drains"):
         since, before = Since(server), server.slot(1)["pid"]
-        client = Client(server, "/slow?seconds=2")
+        client = OneRequest(server, "/slow?seconds=2")
         server.wait("a request in flight", in_flight)
         os.kill(before, signal.SIGTERM)
         ready = since.wait("ready")
@@ -238,7 +218,7 @@ def test_an_only_worker_that_leaves_and_a_quick_stop(worker_class, serve, subtes
     wait_whole(server, 1)
 
     with subtests.test("a quick stop"):
-        Client(server, "/slow?seconds=50")
+        OneRequest(server, "/slow?seconds=50")
         server.wait("a request in flight", in_flight)
         server.signal(signal.SIGINT)
         assert server.wait_exit(20) == 0

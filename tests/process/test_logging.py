@@ -11,7 +11,7 @@ from collections import Counter
 
 import pytest
 
-from tests.process.test_other_servers import Plain, environ, uwsgi
+from tests.process.others import Plain, environ, uwsgi
 
 UVICORN = "uvicorn_worker.UvicornWorker"
 

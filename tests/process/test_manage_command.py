@@ -10,8 +10,7 @@ import sys
 import pytest
 
 from django_workerguard.errors import ExitCode
-from tests.process.conftest import PROJECT
-from tests.process.harness import ROOT
+from tests.process.harness import PROJECT, ROOT
 
 
 @pytest.fixture

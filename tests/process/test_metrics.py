@@ -8,23 +8,18 @@ import re
 import shutil
 import signal
 import subprocess
-from pathlib import Path
 
 import pytest
 import yaml
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from tests.process.test_cli import workerguard
-from tests.process.test_monitor import names
+from tests.process.commands import workerguard
+from tests.process.metrics import ALERTS, BEARER, DOCS, TOKEN, names
 
 pytestmark = pytest.mark.usefixtures("guinea_pages")
 
-TOKEN = "a-token-of-the-tests"
-BEARER = {"Authorization": f"Bearer {TOKEN}"}
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
-DOCS = Path(__file__).resolve().parents[2] / "docs"
-ALERTS = DOCS / "prometheus" / "alerts.yml"
 WEB = 'instance="web1:8000",job="django"'
 POOL = f'{WEB},pool="celery@web1"'
 

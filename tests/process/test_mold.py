@@ -13,41 +13,14 @@ from pathlib import Path
 import pytest
 
 from django_workerguard.errors import ExitCode
-from tests.process.conftest import Faults
-from tests.process.harness import LONG_ENOUGH, WORKER_CLASSES, Server, Since
+from tests.process.commands import order
+from tests.process.harness import LONG_ENOUGH, WORKER_CLASSES, Faults, Server, Since
 from tests.process.limits import children
-from tests.process.test_reload import order
-
-
-def mold_of(server) -> dict:
-    return server.status()["mold"]
-
-
-def serve_mold(serve, *arguments, worker_class="sync", guard=(), **options):
-    server = serve("--load", "mold", *guard, "--", "-k", worker_class, *arguments, **options)
-    server.wait_ready()
-    return server
+from tests.process.molds import mold_of, serve_mold, wait_whole
 
 
 def parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-
-def is_whole(status: dict, workers: int, generation: int) -> bool:
-    slots = status["slots"]
-    return (
-        status["ready"] == workers == len(slots)
-        and {slot["generation"] for slot in slots} == {generation}
-        and all(slot["pid"] and not slot["successor"] for slot in slots)
-        and status["mold"]["state"] == "ready"
-        and status["mold"]["generation"] == generation
-    )
-
-
-def wait_whole(server: Server, workers: int, generation: int) -> None:
-    server.wait("the fleet is whole", lambda status: is_whole(status, workers, generation), 90)
-    # the workers, the mold and the stand-in
-    server._poll("no other child", lambda: len(children(server.arbiter)) == workers + 2, 60)
 
 
 class Scene:

@@ -16,11 +16,15 @@ import pytest
 
 from tests.process.clients import load_on
 from tests.process.harness import ROOT, Since
-from tests.process.limits import STRANGER, children, limit, limit_file, limit_processes
-from tests.process.test_mold import mold_of, serve_mold, wait_whole
-from tests.process.test_users import a_python_that_nobody_may_run
-
-HOOKS = {"GUINEA_FORK_HOOKS": "1"}
+from tests.process.limits import (
+    STRANGER,
+    a_python_that_nobody_may_run,
+    children,
+    limit,
+    limit_file,
+    limit_processes,
+)
+from tests.process.molds import HOOKS, SHORTAGES, is_zombie, mold_of, newborn, serve_mold, wait_whole
 
 
 def replaced(server, gone: int) -> None:
@@ -116,12 +120,6 @@ def test_a_fork_in_the_mold_that_fails_with_eagain_is_retried_and_done_without(s
             server.end()
 
 
-SHORTAGES = {
-    "memory": (resource.RLIMIT_AS, 0, "fork: Cannot allocate memory"),
-    "descriptors": (resource.RLIMIT_NOFILE, 3, "scan: Too many open files"),
-}
-
-
 def test_a_mold_without_room_for_a_fork_is_asked_again_and_stays_fit(serve, subtests):
     """Under load=auto a mold that is called unfit would be given up for good."""
     server = serve("--load", "auto")
@@ -147,17 +145,6 @@ def test_a_mold_without_room_for_a_fork_is_asked_again_and_stays_fit(serve, subt
 
 
 # the mold dies
-
-
-def newborn(server, known: set[int]) -> int:
-    """Wait for a child of the arbiter that was not there before, and return its pid."""
-    server._poll("a worker that is not adopted", lambda: children(server.arbiter) - known, 60)
-    (pid,) = children(server.arbiter) - known
-    return pid
-
-
-def is_zombie(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 def assert_gunicorns_number_of_workers_is_right_after_one_dies_before_it_is_adopted(

@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.process.clients import Client, load_on
-from tests.process.conftest import Faults
-from tests.process.harness import Server
+from tests.process.harness import Faults, Server
 from tests.process.limits import children
-from tests.process.test_mold import is_whole, mold_of, serve_mold, wait_whole
+from tests.process.molds import is_whole, mold_of, serve_mold, wait_whole
 
 WORKERS = 4
 

@@ -15,11 +15,9 @@ from typing import Any
 import pytest
 
 from tests.process.clients import load_on
-from tests.process.conftest import Faults
-from tests.process.harness import LONG_ENOUGH, Server
+from tests.process.harness import LONG_ENOUGH, Faults, Server
 from tests.process.limits import children, limit
-from tests.process.test_mold import mold_of, serve_mold, wait_whole
-from tests.process.test_mold_faults import HOOKS, SHORTAGES, is_zombie, newborn
+from tests.process.molds import HOOKS, SHORTAGES, is_zombie, mold_of, newborn, serve_mold, wait_whole
 
 WORKERS = 2
 OPTIONS = ("--warmup-path", "/warm", "--load-timeout", LONG_ENOUGH, "--load-retry-delay", "0.1")
@@ -248,7 +246,7 @@ PLAYS: dict[str, tuple[Play, int]] = {  # with the number of generations that it
 def test_each_fault_of_a_mold_costs_no_worker(serve, faults, worker_class, subtests):
     server = serve_mold(serve, worker_class=worker_class, guard=OPTIONS, environ=HOOKS)
     scene = Scene(server, faults)
-    with load_on(server, count=2, pause=0.05) as clients:  # it goes on for a minute or two
+    with load_on(server, count=2, pause=0.2) as clients:  # it goes on for a minute or two
         for name, (play, generations) in PLAYS.items():
             with subtests.test(name):
                 scene.begin()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import re
@@ -13,51 +12,23 @@ import subprocess
 import threading
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import jsonschema
 import pytest
 
 from django_workerguard.report.findings import assess
-from django_workerguard.testing import UnixConnection
 from tests.components import leave_out
-from tests.process.test_cli import workerguard
-from tests.process.test_container import UNSHARE
-from tests.process.test_requests import Clients, in_hand
+from tests.process.clients import Clients, in_hand
+from tests.process.commands import workerguard
+from tests.process.harness import UNSHARE
+from tests.process.metrics import names
+from tests.process.monitors import ask, is_monitor, monitors, places
 
 TOKEN = "a-token-of-the-tests"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 LOOPBACK = ("--monitor-bind", "127.0.0.1:0")
 SCHEMA = Path(__file__).resolve().parents[2] / "docs" / "reference" / "status.schema.json"
-
-
-@dataclass(frozen=True)
-class Reply:
-    status: int
-    headers: dict[str, str]
-    body: str
-
-
-def places(server) -> list[str]:
-    """Return the addresses at which the monitor has listened, the newest last."""
-    return re.findall(r"Monitor listens at: (\S+)", server.log)
-
-
-def ask(place: str, path: str, headers: dict[str, str] | None = None) -> Reply:
-    kind, _, rest = place.partition(":")
-    if kind == "unix":
-        connection = UnixConnection(Path(rest), 20)
-    else:
-        host, _, port = rest.removeprefix("//").rpartition(":")
-        connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=20)
-    try:
-        connection.request("GET", path, headers=headers or {})
-        response = connection.getresponse()
-        found = {name.lower(): value for name, value in response.getheaders()}
-        return Reply(response.status, found, response.read().decode())
-    finally:
-        connection.close()
 
 
 def is_refused(place: str) -> bool:
@@ -68,20 +39,6 @@ def is_refused(place: str) -> bool:
     except OSError:  # the process has not ended yet
         return False
     return False
-
-
-def monitors(server, arbiter: int | None = None) -> list[int]:
-    """Return the pids of the monitors of an arbiter."""
-    arbiter = arbiter or server.arbiter
-    children = Path(f"/proc/{arbiter}/task/{arbiter}/children").read_text().split()
-    return [int(pid) for pid in children if is_monitor(int(pid))]
-
-
-def is_monitor(pid: int) -> bool:
-    try:
-        return b"workerguard-monitor" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
 
 
 def test_it_answers_while_every_worker_is_busy(serve):
@@ -120,12 +77,6 @@ def test_it_answers_while_every_worker_is_busy(serve):
     listener = os.readlink(f"/proc/{monitor}/fd/3")
     for worker in server.pids():
         assert listener not in {os.readlink(fd) for fd in Path(f"/proc/{worker}/fd").iterdir()}
-
-
-def names(text: str) -> list[str]:
-    """Return the series of a text of metrics, but for those that each scrape of a worker adds to."""
-    lines = text.splitlines()
-    return [line.rpartition(" ")[0] for line in lines if "workerguard_request_duration" not in line]
 
 
 def test_it_answers_while_nobody_is_loaded(serve, faults):

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from tests.process.harness import ROOT
-from tests.process.test_starts import WAYS, Shop, make_shop, point_at, reloads
+from tests.process.shop import WAYS, Shop, make_shop, point_at, reloads
 
 THREAD = (
     "import threading, time\n\nthreading.Thread(target=time.sleep, args=(3600,), name='watcher').start()\n"
@@ -26,11 +26,6 @@ TAKES_SIGNALS = (
     "for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):\n"
     "    signal.signal(number, signal.SIG_IGN)\n"
 )
-
-
-@pytest.fixture(params=WAYS.values(), ids=WAYS.keys())
-def shop(request, serve, tmp_path):
-    return Shop(serve, request.param, tmp_path / "shop")
 
 
 def test_a_directory_with_a_colon_in_its_name(shop, tmp_path):

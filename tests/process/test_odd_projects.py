@@ -13,6 +13,7 @@ import pytest
 
 from django_workerguard.report.findings import assess
 from tests.process.harness import ROOT, WORKER_CLASSES
+from tests.process.shop import MANAGE_PY
 
 MANAGE = ("manage.py", "serve_guarded")
 
@@ -29,17 +30,6 @@ def write(directory: Path, **files: str) -> None:
         path = path.with_name(path.name + ".py")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(textwrap.dedent(text))
-
-
-MANAGE_PY = """
-    import os
-    import sys
-
-    from django.core.management import execute_from_command_line
-
-    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "{settings}")
-    execute_from_command_line(sys.argv)
-"""
 
 
 def test_what_startproject_makes(serve, tmp_path, worker_class):

@@ -3,92 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.components import COMPONENTS
-from tests.process.conftest import PROJECT
-from tests.process.harness import ROOT, UnixConnection
+from tests.process.harness import threads
+from tests.process.others import Plain, environ, nginx_conf, uwsgi
 from tests.process.pools import free_port
-from tests.process.test_requests import threads
-
-
-class Plain:
-    """A server that knows nothing of the guard."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.socket = directory / "plain.sock"
-        self.log = directory / "plain.log"
-
-    @contextmanager
-    def running(self, command: list[str], environ: dict[str, str], cwd: Path = PROJECT) -> Iterator[None]:
-        with self.log.open("wb") as log:
-            process = subprocess.Popen(
-                command, cwd=cwd, env={**os.environ, **environ}, stdout=log, stderr=log
-            )
-        try:
-            yield
-        finally:
-            process.send_signal(signal.SIGINT)
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            print(self.log.read_text())
-
-    def get(self, path: str, headers: dict[str, str] | None = None) -> tuple[int, dict[str, str]]:
-        deadline = time.monotonic() + 30
-        while True:
-            connection = UnixConnection(self.socket, 10)
-            try:
-                connection.request(
-                    "GET", path, headers={"Host": "localhost", "Connection": "close", **(headers or {})}
-                )
-                response = connection.getresponse()
-                return response.status, {k.lower(): v for k, v in response.getheaders()}
-            except (FileNotFoundError, ConnectionError, http.client.HTTPException):
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.05)
-            finally:
-                connection.close()
-
-    def ask(self, path: str, body: bytes | None = None) -> tuple[int, bytes]:
-        """Return the status and the body of one answer."""
-        with contextlib.closing(UnixConnection(self.socket, 20)) as connection:
-            connection.request(
-                "POST" if body else "GET", path, body, {"Host": "localhost", "Connection": "close"}
-            )
-            response = connection.getresponse()
-            return response.status, response.read()
 
 
 @pytest.fixture
 def plain(tmp_path: Path) -> Plain:
     return Plain(tmp_path)
-
-
-def environ(tmp_path: Path, **more: str) -> dict[str, str]:
-    return {
-        "DJANGO_SETTINGS_MODULE": "guinea_settings",
-        "PYTHONPATH": str(ROOT),
-        "GUINEA_FAULTS": str(tmp_path / "faults"),
-        "GUINEA_FAULTS_ANYWHERE": "1",
-        **more,
-    }
 
 
 def gunicorn(socket: Path) -> list[str]:
@@ -98,22 +31,6 @@ def gunicorn(socket: Path) -> list[str]:
 
 def gunicorn_asgi(socket: Path) -> list[str]:
     return [*gunicorn(socket)[:-1], "--worker-class", "asgi", "guinea_plain_asgi:application"]
-
-
-def uwsgi(socket: Path) -> list[str]:
-    program = COMPONENTS["uwsgi"].path() or "uwsgi"
-    options = [
-        "--master",
-        "--lazy-apps",
-        "--processes",
-        "1",
-        "--enable-threads",
-        "--die-on-term",
-        "--need-app",
-    ]
-    home = ["--home", sys.prefix] if sys.prefix != sys.base_prefix else []
-    where = ["--pythonpath", str(PROJECT), "--pythonpath", str(ROOT), "--module", "guinea_wsgi:application"]
-    return [program, "--http-socket", str(socket), *options, *home, *where]
 
 
 SERVERS = [
@@ -146,31 +63,6 @@ def test_a_urlconf_that_is_broken_for_ever_keeps_answering_503(plain, faults, se
     faults.set("half", "half", 1)
     with plain.running(server(plain.socket), environ(plain.directory)):
         assert [plain.get("/")[0] for _ in range(5)] == [503] * 5
-
-
-def nginx_conf(directory: Path, location: str, *, user: str = "root", more: str = "") -> Path:
-    conf = directory / "nginx.conf"
-    conf.write_text(f"""
-        {f"user {user};" if os.geteuid() == 0 else ""}
-        daemon off;
-        pid {directory}/nginx.pid;
-        error_log {directory}/nginx-error.log;
-        events {{}}
-        http {{
-            access_log off;
-            client_body_temp_path {directory}/body;
-            proxy_temp_path {directory}/proxy;
-            fastcgi_temp_path {directory}/fastcgi;
-            uwsgi_temp_path {directory}/uwsgi;
-            scgi_temp_path {directory}/scgi;
-            server {{
-                listen unix:{directory}/plain.sock;
-                location / {{ {location} }}
-                {more}
-            }}
-        }}
-    """)
-    return conf
 
 
 UWSGI_PARAMS = """

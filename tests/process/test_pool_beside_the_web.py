@@ -11,8 +11,9 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
 from tests.process.harness import ROOT, Server
+from tests.process.metrics import names
+from tests.process.monitors import ask, places
 from tests.process.pools import PoolWorker
-from tests.process.test_monitor import ask, names, places
 
 pytestmark = pytest.mark.usefixtures("guinea_pages")
 

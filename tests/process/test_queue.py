@@ -10,8 +10,9 @@ import time
 
 import pytest
 
+from tests.process.clients import Clients, in_hand
+from tests.process.harness import threads
 from tests.process.pools import free_port
-from tests.process.test_requests import Clients, in_hand, threads
 
 # a request that keeps a worker, or its event loop, from taking up another one, for 1.5 seconds
 BUSY = {

@@ -5,14 +5,14 @@ from __future__ import annotations
 import signal
 
 from tests.journal import least_ready
+from tests.process.clients import OneRequest, in_flight
 from tests.process.harness import Server
-from tests.process.test_lifecycle import Client, in_flight
 
 
 def test_sigquit_ends_the_server_whatever_it_has_in_hand(worker_class, serve):
     server = serve("-k", worker_class)
     server.wait_ready()
-    Client(server, "/slow?seconds=50")
+    OneRequest(server, "/slow?seconds=50")
     server.wait("a request in flight", in_flight)
     server.signal(signal.SIGQUIT)
     assert server.wait_exit(20) == 0
@@ -21,7 +21,7 @@ def test_sigquit_ends_the_server_whatever_it_has_in_hand(worker_class, serve):
 def test_threads_answer_at_the_same_time(serve):
     server = serve("-k", "gthread", "--threads", "4", "-w", "1")
     server.wait_ready()
-    clients = [Client(server, "/slow?seconds=2") for _ in range(4)]
+    clients = [OneRequest(server, "/slow?seconds=2") for _ in range(4)]
     server.wait("four in flight", lambda status: status["slots"][0]["in_flight"] == 4)
     for client in clients:
         client.join(20)

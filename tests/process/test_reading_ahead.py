@@ -9,7 +9,7 @@ import pytest
 
 from django_workerguard.errors import ExitCode
 from django_workerguard.probe.process import start_time
-from tests.process.test_starts import WAYS, Shop, reloads
+from tests.process.shop import WAYS, Shop, reloads
 
 NOTES_READINGS = """
     ANYTHING = os.environ.get("ANYTHING", "nothing")

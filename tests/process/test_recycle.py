@@ -18,9 +18,9 @@ import pytest
 from django_workerguard.report.findings import Finding, assess
 from django_workerguard.worker.view_memory import PAUSE
 from tests.journal import least_ready
+from tests.process.clients import Load
+from tests.process.commands import workerguard
 from tests.process.harness import Server, Since, wait_whole
-from tests.process.test_cli import workerguard
-from tests.process.test_replacement import Load
 
 LONGEST_PAUSE = 2 * PAUSE / 1e9  # seconds between two requests of a worker that are measured
 SOON = ("--min-worker-lifetime", "0")

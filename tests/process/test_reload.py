@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,14 +12,9 @@ import pytest
 
 from django_workerguard.errors import ExitCode
 from tests.journal import least_ready
-from tests.process.conftest import Faults
-from tests.process.harness import Server, Since, wait_whole
-from tests.process.test_cli import workerguard
-from tests.process.test_replacement import LONGER_PAUSE, Load
-
-
-def order(server: Server, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return workerguard(*arguments, run_dir=server.run_dir, cwd=server.project)
+from tests.process.clients import LONGER_PAUSE, Load
+from tests.process.commands import order
+from tests.process.harness import Faults, Server, Since, wait_whole
 
 
 def rolled(generation: int):

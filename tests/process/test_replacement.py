@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import signal
-import threading
 import time
 from collections import Counter
 from contextlib import closing
@@ -14,43 +13,13 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import unix_connect
 
 from tests.journal import least_ready
-from tests.process.clients import PAUSE
+from tests.process.clients import LONGER_PAUSE, Load
 from tests.process.harness import Server, Since, UnixConnection, wait_whole
 
-CLIENTS = 4
-LONGER_PAUSE = 0.02  # seconds, where no figure depends on the number of requests
 ROUNDS = 3  # reloads under load
 # gunicorn's asgi class and uvicorn's take uvloop where it is installed, as it is here
 ASYNCIO = ("asgi", "asgi+asyncio", "uvicorn_worker.UvicornWorker", "uvicorn_worker.UvicornH11Worker")
 ON_CONNECTIONS = ("gthread", "gevent", *ASYNCIO)  # those that keep one
-
-
-class Load:
-    """Clients that make one request after the other over new connections, and count what becomes of them."""
-
-    def __init__(self, server: Server, pause: float = PAUSE) -> None:
-        self.seen: Counter[str] = Counter()
-        self._server = server
-        self._pause = pause
-        self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._ask, daemon=True) for _ in range(CLIENTS)]
-
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join(60)
-
-    def _ask(self) -> None:
-        while not self._over.wait(self._pause):
-            try:
-                self.seen[str(self._server.get("/").status)] += 1
-            except (OSError, http.client.HTTPException) as error:
-                self.seen[type(error).__name__] += 1
 
 
 def serve_one(serve, worker_class: str, *arguments: str) -> Server:

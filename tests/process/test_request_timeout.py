@@ -13,8 +13,8 @@ import pytest
 from websockets.sync.client import unix_connect
 
 from django_workerguard.report.findings import assess
-from tests.process.harness import Server, Since, wait_whole
-from tests.process.test_requests import Clients, in_hand, threads
+from tests.process.clients import Clients, in_hand
+from tests.process.harness import Server, Since, threads, wait_whole
 
 # what the client of an aborted request gets; otherwise the connection is reset
 ABORTED = {"sync": 500}

@@ -20,47 +20,13 @@ from websockets.exceptions import WebSocketException
 from websockets.sync.client import unix_connect
 
 from django_workerguard.scoreboard.control_client import ask, ask_for_file
-from django_workerguard.scoreboard.in_hand import requests_of_servers
 from django_workerguard.scoreboard.layout import Seat, SeatKind
 from django_workerguard.scoreboard.stack_format import END
-from tests.process.harness import Server, Since, UnixConnection, wait_whole
-from tests.process.test_cli import workerguard
+from tests.process.clients import Clients, in_hand
+from tests.process.commands import workerguard
+from tests.process.harness import Server, Since, UnixConnection, threads, wait_whole
 
 SECRET = "the-secret-in-the-query"
-
-
-def threads(worker_class: str) -> tuple[str, ...]:
-    return ("--threads", "4") if worker_class == "gthread" else ()
-
-
-def in_hand(server) -> list[dict]:
-    with server.board() as board:
-        return requests_of_servers([board])["requests"]
-
-
-class Clients:
-    """Requests in threads of their own."""
-
-    def __init__(self, server) -> None:
-        self.server = server
-        self.threads: list[threading.Thread] = []
-        self.statuses: list[int | None] = []
-
-    def ask(self, path: str) -> None:
-        thread = threading.Thread(target=self._get, args=(path,), daemon=True)
-        self.threads.append(thread)
-        thread.start()
-
-    def _get(self, path: str) -> None:
-        try:
-            self.statuses.append(self.server.get(path, timeout=60).status)
-        except (OSError, HTTPException):
-            self.statuses.append(None)
-
-    def join(self) -> list[int | None]:
-        for thread in self.threads:
-            thread.join(30)
-        return self.statuses
 
 
 # what the section of the request shows: the kind of what serves it, and a line of its frames

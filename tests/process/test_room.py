@@ -6,46 +6,19 @@ import os
 import re
 import signal
 from itertools import accumulate
-from pathlib import Path
 
 import pytest
 
 from django_workerguard.report.findings import assess
+from tests.process.commands import order
 from tests.process.limits import limit_file
-from tests.process.test_arbiter_survives import kill
-from tests.process.test_reload import order
+from tests.process.room import MB, inside, leave, oom_kills, pids
 
-MB = 1 << 20
 PEAK, KEPT = 200, 10  # MB
 ONE_BY_ONE = {"GUINEA_WEIGHT": f"{PEAK} {KEPT} 0.3"}
 PATIENT = ("--load-retry-max-delay", "30")
 
 pytestmark = pytest.mark.needs("root")
-
-
-def inside(group: Path) -> tuple[str, ...]:
-    """Return the words that start a command in a cgroup."""
-    return "sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$0" "$@"'
-
-
-def oom_kills(group: Path) -> int:
-    counters = [group / name for name in ("memory.events", "memory.oom_control")]
-    lines = next(counter for counter in counters if counter.exists()).read_text().splitlines()
-    return int(dict(line.split() for line in lines)["oom_kill"])
-
-
-def leave(server, group: Path, room: int) -> None:
-    """Set the limit of a cgroup: the memory that its server uses now, and a number of bytes more."""
-    whole = 4096 * MB
-    limit_file(group).write_text(str(whole))
-    status = server.wait("the limit is known", lambda status: status["limits"]["memory_bytes"] == whole)
-    limit_file(group).write_text(str(whole - status["limits"]["memory_available_bytes"] + room))
-    server.wait("the limit is known", lambda status: 0 < status["limits"]["memory_bytes"] < whole)
-
-
-def pids(status) -> set[int]:
-    """Return the processes of one look at the server: a second look may show another moment."""
-    return {slot["pid"] for slot in status["slots"]}
 
 
 def most_at_once(events) -> int:
@@ -64,7 +37,7 @@ def test_with_room_for_one_load_three_killed_workers_come_back_one_by_one(serve,
 
     killed = server.pids()[1:]
     for pid in killed:
-        kill(pid)
+        os.kill(pid, signal.SIGKILL)
     server.wait("three others", lambda status: status["ready"] == 4 and not {*killed} & pids(status))
 
     since = server.events()[before:]
@@ -116,7 +89,7 @@ def test_of_the_first_loads_none_is_killed_because_all_begin_at_once(serve, memo
 def test_the_first_load_of_an_empty_server_does_not_wait(serve, memory_cgroup):
     server = serve("--memory-margin", "100G", *PATIENT, prefix=inside(memory_cgroup), workers=1)
     server.wait_ready()
-    kill(*server.pids())
+    server.kill_worker()
     server.wait_event("ready", count=2)
     assert not server.events("no-room")
     assert server.stop() == 0

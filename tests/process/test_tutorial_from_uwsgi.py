@@ -14,8 +14,8 @@ from contextlib import AbstractContextManager
 import pytest
 
 from tests.components import COMPONENTS
-from tests.process.harness import ROOT
-from tests.process.test_tutorial import TIMEOUT, Reader, blocks, commands, printed, same_table, shape
+from tests.process.harness import ROOT, TIMEOUT
+from tests.process.tutorials import Reader, blocks, commands, printed, same_table, shape
 
 PAGE = (ROOT / "docs" / "tutorial" / "from-uwsgi.md").read_text()
 

@@ -8,32 +8,21 @@ import pwd
 import re
 import signal
 import stat
-import sys
 import sysconfig
 import tempfile
 from pathlib import Path
 
 import pytest
 
-from tests.components import COMPONENTS, leave_out
+from tests.components import COMPONENTS
 from tests.process.harness import ROOT
-from tests.process.test_monitor import ask, is_monitor, monitors
-from tests.process.test_other_servers import Plain, nginx_conf
+from tests.process.limits import a_python_that_nobody_may_run
+from tests.process.monitors import ask, is_monitor, monitors
+from tests.process.others import Plain, nginx_conf
 
 pytestmark = pytest.mark.needs("root")
 
 NOBODY = pwd.getpwnam("nobody").pw_uid
-
-
-def a_python_that_nobody_may_run() -> str:
-    """Return this interpreter, or the system's of the same version where ours lies in a home of root's."""
-    ours = Path(sys.executable).resolve()
-    if all(part.stat().st_mode & 0o001 for part in ours.parents):
-        return sys.executable
-    systems = f"/usr/bin/python3.{sys.version_info.minor}"
-    if not Path(systems).exists():
-        leave_out(f"{ours} is not for nobody to run, and there is no {systems}")
-    return systems
 
 
 @pytest.fixture

@@ -19,8 +19,7 @@ from django_workerguard.report.verdict import LONGEST_SILENCE
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header, ServerKind
 from tests.components import COMPONENTS
-from tests.process.conftest import PROJECT
-from tests.process.harness import ROOT, Reply, Server
+from tests.process.harness import PROJECT, ROOT, Reply, Server
 
 pytestmark = pytest.mark.needs("uwsgi")
 

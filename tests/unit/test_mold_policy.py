@@ -11,7 +11,7 @@ from django_workerguard.policy.mold import FORK_TIMEOUT, PATIENCE
 from django_workerguard.policy.plan import next_deadline, plan
 from django_workerguard.policy.reason import Rule
 from django_workerguard.policy.view import Fleet, Policy, State
-from tests.unit.test_policy import Start, told
+from tests.unit.fleets import Start, told
 
 POLICY = Policy(load="mold", load_concurrency=2, stand_in=False, timeout=0.0)
 AUTO = Policy(load="auto", load_concurrency=2, stand_in=False, timeout=0.0)

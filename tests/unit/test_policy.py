@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -13,48 +13,13 @@ from django_workerguard.policy import action as a
 from django_workerguard.policy import message as m
 from django_workerguard.policy.backoff import back_off, load_timeout
 from django_workerguard.policy.failure import is_transient
-from django_workerguard.policy.fold import fold
 from django_workerguard.policy.plan import ABORT_GRACE, KILL_AGAIN, next_deadline, plan
 from django_workerguard.policy.reason import Reason, Rule
 from django_workerguard.policy.view import Fleet, Policy, State, Stop
 from django_workerguard.probe.clock import AwakeClock
+from tests.unit.fleets import POLICY, Start, ready_fleet, told
 
 MB = 1 << 20
-POLICY = Policy(load_concurrency=2, stand_in=False, timeout=0.0)
-
-
-@dataclass(frozen=True)
-class Start:
-    """A worker of the newest generation was asked for, and is there at once."""
-
-    slot: int
-    seat: int
-    pid: int
-    load_timeout: float
-    at: float
-    reason: Reason | None = None
-    mold: int | None = None
-
-    def messages(self, fleet: Fleet) -> tuple[m.Message, ...]:
-        asked = m.Spawning(
-            self.slot, self.seat, fleet.generation, self.load_timeout, self.at, self.reason, self.mold
-        )
-        return (asked, m.Spawned(self.seat, self.pid, self.at))
-
-
-def told(fleet: Fleet, *messages: m.Message | Start, policy: Policy = POLICY) -> Fleet:
-    for message in messages:
-        for one in message.messages(fleet) if isinstance(message, Start) else (message,):
-            fleet = fold(policy, fleet, one)
-    return fleet
-
-
-def ready_fleet(count: int, *, policy: Policy = POLICY, at: float = 0.0) -> Fleet:
-    fleet = Fleet(target=count)
-    for slot in range(1, count + 1):
-        fleet = told(fleet, Start(slot, slot, 100 + slot, 60.0, at), m.Admitted(slot, at), policy=policy)
-        fleet = told(fleet, m.Observed((m.Reading(slot, State.READY, 1),), at), policy=policy)
-    return fleet
 
 
 @given(st.integers(1, 200), st.integers(1, 64), st.floats(0.01, 10), st.floats(10, 100), st.booleans())

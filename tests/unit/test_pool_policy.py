@@ -10,7 +10,7 @@ from django_workerguard.policy import message as m
 from django_workerguard.policy.fold import fold
 from django_workerguard.policy.plan import plan
 from django_workerguard.policy.view import Fleet, Policy, State
-from tests.unit.test_policy import Start, told
+from tests.unit.fleets import Start, told
 
 TICK = 0.5
 

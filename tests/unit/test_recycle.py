@@ -14,7 +14,7 @@ from django_workerguard.policy.plan import next_deadline, plan
 from django_workerguard.policy.reason import Reason, Rule
 from django_workerguard.policy.recycle import is_stalled, is_stuck, lifetime, recycled_often, why_due
 from django_workerguard.policy.view import Fleet, Policy, State
-from tests.unit.test_policy import Start, ready_fleet, told
+from tests.unit.fleets import Start, ready_fleet, told
 
 MB = 1 << 20
 BASE = {"stand_in": False, "timeout": 0.0, "load_concurrency": 2, "min_worker_lifetime": 10.0}
