@@ -74,7 +74,7 @@ def load_on(server: Server, count: int = 3, path: str = "/", pause: float = PAUS
 class Load:
     """Clients that make one request after the other over new connections, and count what becomes of them."""
 
-    def __init__(self, server: Server, pause: float = PAUSE) -> None:
+    def __init__(self, server: Server, pause: float = LONGER_PAUSE) -> None:
         self.seen: Counter[str] = Counter()
         self._server = server
         self._pause = pause

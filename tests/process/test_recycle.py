@@ -255,7 +255,7 @@ def test_one_budget_governs_all_reasons_together(serve):
 def test_every_worker_that_served_was_told_ready_however_many_die_beside_it(serve):
     server = serve(*SOON, "--max-requests", "20", "--surge", "2", "--load-retry-delay", "10ms", workers=3)
     server.wait_ready()
-    with Load(server):
+    with Load(server, pause=0.005):  # a worker is asked as soon as it is there
         for _ in range(12):
             status = server.wait_ready(2)
             victim = next(slot["pid"] for slot in status["slots"] if slot["state"] == "ready")

@@ -43,7 +43,7 @@ def test_reloads_under_load_with_broken_code_change_nothing_and_with_good_code_e
     views = server.project / "guinea_app" / "views.py"
     whole = views.read_text()
     views.write_text("def broken(:")
-    with Load(server, LONGER_PAUSE) as load:
+    with Load(server) as load:
         outcome = order(server, "reload", "--wait")
         server.wait("frozen", lambda status: status["arbiter"]["frozen"])
     assert outcome.returncode == ExitCode.LOAD_FAILED
@@ -60,7 +60,7 @@ def test_reloads_under_load_with_broken_code_change_nothing_and_with_good_code_e
     server.wait_event("reloaded")
 
     views.write_text(whole.replace('f"pid {os.getpid()}\\n"', '"changed\\n"'))
-    with Load(server, LONGER_PAUSE) as load:
+    with Load(server) as load:
         outcome = order(server, "reload", "--wait")
     assert outcome.returncode == ExitCode.OK, outcome
     assert "reload: done" in outcome.stdout

@@ -61,7 +61,7 @@ def test_replacing_under_load_costs_no_request_and_no_capacity(worker_class, ser
     server = serve("-k", worker_class, "-c", str(conf))
     server.wait_ready()
     generation = 1
-    with Load(server, LONGER_PAUSE) as load:
+    with Load(server) as load:
         for name, rule, text, count in reasons:
             with subtests.test(name):
                 part = Part(server, load)
