@@ -481,11 +481,12 @@ def _probe(parsed: argparse.Namespace) -> int:
 
 
 def _explain(parsed: argparse.Namespace) -> int:
+    if parsed.slot is None:
+        shots = [snapshot(server.board) for kind in _servers(parsed) for server in kind]
+        print("\n\n".join(explanation_of_server(shot) for shot in shots))
+        return ExitCode.OK
     server = choose(parsed, here=Path(here()))[-1]
     shot = snapshot(server.board)
-    if parsed.slot is None:
-        print(explanation_of_server(shot))
-        return ExitCode.OK
     if parsed.slot == 0 and shot["mold"] is not None:
         print(explanation_of_mold(shot, read_events(server.board)))
         return ExitCode.OK

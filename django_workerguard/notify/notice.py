@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
+from itertools import groupby
 from typing import Any
 
 from django_workerguard.report.findings import Finding
+from django_workerguard.report.remedies import as_text
 from django_workerguard.values import value_class
 
 SETTLED = 5.0  # seconds that a change must last before it is reported; a critical finding is reported at once
@@ -76,9 +78,9 @@ def message(notice: Mapping[str, Any]) -> str:
     for heading, key in (("New", "appeared"), ("Cleared", "cleared"), ("All findings", "standing")):
         if notice[key]:
             lines += ["", f"{heading}:"]
-        lines += [f"- {one['severity']}: {one['text']}" for one in notice[key]]
-    # an arbiter from before an upgrade gives none
-    remedies = dict.fromkeys(one["remedy"] for one in notice["standing"] if one.get("remedy"))
-    if remedies:
-        lines += ["", "What to do:", *(f"- {remedy}" for remedy in remedies)]
+        # an arbiter from before an upgrade gives no remedies
+        for remedy, alike in groupby(notice[key], lambda one: one.get("remedy", "")):
+            lines += [f"- {one['severity']}: {one['text']}" for one in alike]
+            if remedy and key == "standing":
+                lines.append(f"  {as_text(remedy)}")
     return "\n".join([*lines, "", "Run `workerguard status` on that host for details.", ""])

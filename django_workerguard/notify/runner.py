@@ -25,8 +25,8 @@ from django_workerguard.config.handover import Handover
 from django_workerguard.config.memfd import open_anonymous
 from django_workerguard.config.options import GuardOptions
 from django_workerguard.policy.reason import Reason
+from django_workerguard.report.verdict import LEAVING
 
-LEAVING = ("draining", "stopping")
 ASSESS_EVERY = 2.0  # seconds
 POLL_EVERY = 0.05  # seconds, while `finish` waits for receivers
 LONGEST_RUN = 30.0  # seconds until a process is killed
@@ -72,7 +72,7 @@ class Notifier:
 
     def _assess(self, shot: Mapping[str, Any], now: float) -> None:
         if shot["arbiter"]["phase"] in LEAVING:
-            return  # fewer and fewer workers are normal now
+            return
         findings = self._findings.assess(shot)
         if not shot["quorum_reached"]:  # a start is not reported, unless it fails
             findings = [finding for finding in findings if finding.code != "below-quorum"]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 from django_workerguard.config.text import duration, in_megabytes
 from django_workerguard.report.remedies import UWSGI, remedy
-from django_workerguard.report.verdict import LONGEST_SILENCE
+from django_workerguard.report.verdict import LEAVING, LONGEST_SILENCE
 from django_workerguard.values import value_class
 
 SLOW_LOAD = 15.0  # seconds; a load that takes longer, and three times as long as any other, may hang
@@ -35,11 +36,17 @@ def assess(snapshot: Mapping[str, Any]) -> list[Finding]:
     """List the findings, the worst first, each with what to do about it."""
     order = {"critical": 0, "warning": 1, "notice": 2}
     found = sorted((*_server(snapshot), *_slots(snapshot)), key=lambda finding: order[finding.severity])
-    return [replace(finding, remedy=remedy(finding.code, snapshot)) for finding in found]
+    several = {code for code, count in Counter(finding.code for finding in found).items() if count > 1}
+    return [
+        replace(
+            finding, remedy=remedy(finding.code, snapshot, None if finding.code in several else finding.slot)
+        )
+        for finding in found
+    ]
 
 
 def gave_up(snapshot: Mapping[str, Any], reason: str) -> Finding:
-    """Return the finding of a server that ends because it cannot load the application."""
+    """Return the finding of a server that ends because it cannot load the application, or cannot fork it (load=mold)."""
     return Finding("critical", "gave-up", None, reason, remedy("gave-up", snapshot))
 
 
@@ -58,7 +65,7 @@ def _server(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
     elif ready < quorum:
         text = f"{ready} of {target} workers are ready, {quorum} needed"
         yield Finding("critical" if snapshot["quorum_reached"] else "warning", "below-quorum", None, text)
-    if arbiter["phase"] in ("draining", "stopping"):
+    if arbiter["phase"] in LEAVING:
         yield Finding("notice", arbiter["phase"], None, f"the server is {arbiter['phase']}")
     if arbiter["errors"]:
         plural = "" if arbiter["errors"] == 1 else "s"
@@ -107,7 +114,8 @@ def _server(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
     if outdated:
         text = (
             f"{', '.join(outdated)}: changed on disk since the server started; "
-            "the workers continue with the version from the start. Restart the server to run the new version"
+            "the workers continue with the version from the start. "
+            f"Restart the server{', once the reload has succeeded,' if arbiter['frozen'] else ''} to run the new version"
         )
         yield Finding("warning", "package-changed", None, text)
     if snapshot["release"] == "mixed":

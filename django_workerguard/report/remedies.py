@@ -1,14 +1,18 @@
 """What a person can do about a finding: some sentences for each code. Pure. docs/howto/alerting.md says more.
 
-``SLOT`` stands for the number of a slot that the finding names, ``PID`` for the arbiter's pid.
+``SLOT`` stands for the number of a slot that the finding names, ``PID`` for the arbiter's pid, ``RELOAD`` for how a changed
+option or setting comes into effect.
 """
 
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any
+
+from django_workerguard.report.verdict import LEAVING, LONGEST_SILENCE
 
 UWSGI = "uwsgi"  # the worker class on the board of contrib.uwsgi
 SILENT = (
@@ -29,7 +33,7 @@ REMEDIES = {
     "not end: `workerguard requests`",
     "no-room": "Free memory, raise the limit, or use fewer workers.",
     "no-room-for-surge": "Raise the memory limit, or use fewer workers.",
-    "mold-unfit": "Stop before the fork what the finding names, or set load=lazy.",
+    "mold-unfit": "Stop before the fork what the finding names, or set load=lazy, then RELOAD.",
     "mold-failing": "Remove the cause: the server makes the next try by itself. `workerguard explain 0` shows more.",
     "worker-stuck": "See where its threads wait: `workerguard stacks SLOT`. If they wait for a service, repair that. If not, "
     "`workerguard recycle SLOT` replaces the worker, and its requests are lost.",
@@ -38,22 +42,26 @@ REMEDIES = {
     "suspect": "Read the application's log. If no other slot fails, replace the worker: `workerguard recycle SLOT`",
     "outlier": "Read the application's log of this process. To replace it now: `workerguard recycle SLOT`",
     "outlier-latency": "See what the worker does: `workerguard stacks SLOT`. To replace it now: `workerguard recycle SLOT`",
-    "recycled-often": "If the rule has a limit that is too low, raise it. If not, remove the cause: `workerguard explain SLOT`",
-    "lifetime-below-load": "Raise max-worker-lifetime: hours are usual.",
-    "rss-limit-below-baseline": "Raise the limit well above the memory of a fresh worker.",
-    "evil-suspended": "Raise evil-reload-on-rss well above the memory of a fresh worker.",
-    "debug": "Set DEBUG = False in these settings.",
+    "recycled-often": "If the rule has a limit that is too low, raise it, then RELOAD. If not, remove the cause: `workerguard explain SLOT`",
+    "lifetime-below-load": "Raise max-worker-lifetime (hours are usual), then RELOAD.",
+    "rss-limit-below-baseline": "Raise the limit well above the memory of a fresh worker, then RELOAD.",
+    "evil-suspended": "Raise evil-reload-on-rss well above the memory of a fresh worker, then RELOAD.",
+    "debug": "Set DEBUG = False in these settings, then RELOAD.",
     "monitor-failing": "Read the server's log: it says how the monitor ended.",
     "mixed-releases": "If no reload is going on, start one: `workerguard reload --wait`",
     "package-changed": "Restart the server.",
     "arbiter-errors": "Read the tracebacks in the server's log, and report them to django-workerguard.",
     "slow-load": "See where it is: `workerguard stacks SLOT`. If load-timeout is set, it ends the load.",
-    "left-behind": "End it before the load ends, or name it in accept-left-behind if it is harmless.",
-    "part-not-loaded": "If the site uses this part, make it importable.",
+    "left-behind": "End it before the load ends, or name it in accept-left-behind if it is harmless, then RELOAD.",
+    "part-not-loaded": "If the site uses this part, make it importable, then RELOAD.",
 }
-WHILE_STARTING = {"below-quorum": "Wait: the server is starting."}
+WHILE_STARTING = {"below-quorum": "Wait: the first loads have not ended yet."}
 WHILE_FROZEN = {  # a worker cannot be replaced then
-    "worker-stuck": "See where its threads wait: `workerguard stacks SLOT`",
+    "arbiter-silent": f"{SILENT}the server, once the code on the disk loads: the old code exists only in the memory of the "
+    "workers.",
+    "worker-stuck": "See where its threads wait: `workerguard stacks SLOT`. If they wait for a service, repair that.",
+    "requests-shed": "End slow queries.",
+    "package-changed": "Make the reload succeed, then restart the server.",
     "suspect": "Read the application's log.",
     "outlier": "Read the application's log of this process.",
     "outlier-latency": "See what the worker does: `workerguard stacks SLOT`",
@@ -61,6 +69,8 @@ WHILE_FROZEN = {  # a worker cannot be replaced then
 RESTART = "If it is the code, restart Celery's worker, which has the old code in its memory."
 OF_POOL = {
     "arbiter-silent": f"{SILENT}Celery's worker.",
+    "cannot-start": "Remove the cause: free memory, processes or file descriptors. If no seat is free, look for tasks that do "
+    "not end: `celery -A PROJECT inspect active`",
     "load-failing": f"Remove the cause: the pool makes the next try by itself. {RESTART}",
     "unloaded": f"Remove the cause, then replace the child: `workerguard recycle SLOT`. {RESTART}",
     "mixed-releases": "Restart Celery's worker: a pool has no reload.",
@@ -69,19 +79,34 @@ OF_POOL = {
 OF_UWSGI = {
     "arbiter-silent": "If no worker is loaded, remove the cause, which uWSGI's log shows, and reload uWSGI.",
     "unloaded": "Remove the cause, which uWSGI's log shows: the guard ends the worker after its back-off.",
-    "slow-load": "Wait: the guard ends the worker after load-timeout.",
+    "load-failing": "Remove the cause, which uWSGI's log shows: uWSGI starts the next worker by itself.",
+    "slow-load": "Wait: if load-timeout is set, the guard ends the worker after it.",
 }
+FIRST = ("arbiter-silent", "gave-up")  # what can be done although the server does nothing
+RELOAD = "run `workerguard reload --wait`"
 
 
-def remedy(code: str, snapshot: Mapping[str, Any]) -> str:
-    """Return what to do about a finding, or an empty string if nothing is to be done. Commands are in backticks."""
+def remedy(code: str, snapshot: Mapping[str, Any], slot: int | None = None) -> str:
+    """Return what to do about a finding, or an empty string if nothing is to be done. Commands are in backticks.
+
+    ``slot`` is the number of the slot, if only one slot has such a finding.
+    """
+    arbiter = snapshot["arbiter"]
+    if code not in FIRST and (arbiter["beat_age"] > LONGEST_SILENCE or arbiter["phase"] in LEAVING):
+        return ""  # such a server starts no worker and obeys no command
     text = next((texts[code] for texts in _texts(snapshot) if code in texts), "")
-    text = text.replace("PID", str(snapshot["arbiter"]["pid"]))
-    return re.sub(r"`(workerguard .+?)`", r"`\1 --celery`", text) if snapshot["kind"] == "celery" else text
+    text = text.replace("PID", str(arbiter["pid"]))
+    if slot is not None:
+        text = text.replace("SLOT", str(slot))
+    if snapshot["kind"] == "celery":
+        text = text.replace("RELOAD", "restart Celery's worker")
+        name = f" --name {shlex.quote(snapshot['name'])}" if snapshot["name"] else ""  # of several on a host
+        return re.sub(r"`(workerguard .+?)`", lambda command: f"`{command[1]} --celery{name}`", text)
+    return text.replace("RELOAD", "reload uWSGI" if snapshot["worker_class"] == UWSGI else RELOAD)
 
 
 def _texts(snapshot: Mapping[str, Any]) -> Iterator[Mapping[str, str]]:
-    if not snapshot["quorum_reached"]:
+    if _is_starting(snapshot):
         yield WHILE_STARTING
     if snapshot["arbiter"]["frozen"]:
         yield WHILE_FROZEN
@@ -90,6 +115,15 @@ def _texts(snapshot: Mapping[str, Any]) -> Iterator[Mapping[str, str]]:
     if snapshot["kind"] == "celery":
         yield OF_POOL
     yield REMEDIES
+
+
+def _is_starting(snapshot: Mapping[str, Any]) -> bool:
+    """Say whether the quorum will be reached without anybody's help, as far as can be known."""
+    loads = (*snapshot["slots"], *filter(None, (snapshot["mold"],)))
+    return not snapshot["quorum_reached"] and not any(
+        load["failures"] or load["not_spawned"] or load["no_room"] or load["state"] == "unloaded"
+        for load in loads
+    )
 
 
 def as_text(remedy: str) -> str:

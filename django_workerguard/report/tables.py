@@ -260,9 +260,10 @@ def explanation(
 def explanation_of_server(snapshot: Mapping[str, Any]) -> str:
     """Render ``workerguard explain``: the state, and each finding with what to do."""
     lines = list(headlines(snapshot)[:1])
-    for group in grouped(assess(snapshot)):
+    groups = grouped(assess(snapshot))
+    for group in groups:
         lines += _with_remedy(group)
-    return plain("\n".join(lines))
+    return plain("\n".join(lines if groups else [*lines, "  no findings"]))
 
 
 def _with_remedy(finding: Finding | Group) -> Iterator[str]:

@@ -6,6 +6,7 @@ from django_workerguard.scoreboard.header import Phase, Vitals
 
 KINDS = ("live", "ready", "startup")
 LONGEST_SILENCE = 20.0  # seconds without a tick of the arbiter; it ticks every second
+LEAVING = ("draining", "stopping")  # phases in which fewer and fewer workers are normal
 
 
 def judge(kind: str, vitals: Vitals | None, *, loaded: bool | None, now: float) -> tuple[bool, str]:

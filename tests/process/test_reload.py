@@ -12,7 +12,7 @@ import pytest
 
 from django_workerguard.errors import ExitCode
 from tests.journal import least_ready
-from tests.process.clients import LONGER_PAUSE, Load
+from tests.process.clients import Load
 from tests.process.commands import order
 from tests.process.harness import Faults, Server, Since, wait_whole
 

@@ -13,7 +13,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import unix_connect
 
 from tests.journal import least_ready
-from tests.process.clients import LONGER_PAUSE, Load
+from tests.process.clients import Load
 from tests.process.harness import Server, Since, UnixConnection, wait_whole
 
 ROUNDS = 3  # reloads under load

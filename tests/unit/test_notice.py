@@ -60,9 +60,12 @@ def test_a_notice_in_words():
     notice = {"server": server, "appeared": [one, one], "cleared": [], "standing": [one, one]}
     assert subject(notice) == "[shop on a1] warning: frozen: it cannot be loaded (and 1 more)"
     assert "1 of 2 workers are ready" in message(notice)
-    failing = {**one, "remedy": "Remove the cause."}
-    text = message({**notice, "standing": [failing, failing]})
-    assert "What to do:\n- Remove the cause.\n\n" in text
+    failing, debug = {**one, "remedy": "Remove the cause."}, {**one, "text": "DEBUG", "remedy": "Change it."}
+    text = message({**notice, "standing": [failing, failing, debug]})
+    line = f"- warning: {one['text']}\n"
+    assert (
+        f"\n{line}{line}  What to do: Remove the cause.\n- warning: DEBUG\n  What to do: Change it.\n" in text
+    )
     assert subject({**notice, "appeared": [], "cleared": [one]}).startswith("[shop on a1] cleared: ")
 
 

@@ -187,11 +187,11 @@ def test_a_finding_says_what_to_do_with_the_commands_of_its_server():
         assess(changed(slot=unloaded, **more))[0].remedy
         for more in ({}, {"kind": "celery"}, {"worker_class": "uwsgi"})
     )
-    assert "`workerguard recycle SLOT`" in server
-    assert "`workerguard recycle SLOT --celery`" in pool
+    assert "`workerguard recycle 1`" in server
+    assert "`workerguard recycle 1 --celery --name shop`" in pool
     assert "recycle" not in uwsgi, "it has no such command"
     below, *_ = assess(changed(ready=0, kind="celery"))
-    assert "`workerguard events --celery`" in below.remedy
+    assert "`workerguard explain SLOT --celery --name shop`" in below.remedy
     shot = changed(slot=unloaded)
     assert f"What to do: {server}" in explanation(shot, shot["slots"][0], [])
     assert assess(changed(arbiter={"phase": "draining"}))[0].remedy == ""
@@ -199,15 +199,56 @@ def test_a_finding_says_what_to_do_with_the_commands_of_its_server():
 
 def test_a_remedy_fits_the_state_of_the_server():
     (starting,) = assess(changed(ready=0, quorum_reached=False))
-    assert starting.remedy == "Wait: the server is starting."
+    assert starting.remedy == "Wait: the first loads have not ended yet."
+    failing = {"state": "back_off", "failures": 40, "last_error": ERROR}
+    below, *_ = assess(changed(ready=0, quorum_reached=False, slot=failing))
+    assert "`workerguard explain SLOT`" in below.remedy, "more is needed than to wait"
     below, *_ = assess(changed(ready=0))
     assert "`workerguard events`" in below.remedy
     outlier = {"notes": ["outlier"]}
     assert "recycle" in assess(changed(slot=outlier))[0].remedy
     frozen = assess(changed(slot=outlier, arbiter={"frozen": True}))
     assert not [finding for finding in frozen if "recycle" in finding.remedy], "no successor can load"
-    (silent,) = assess(changed(arbiter={"beat_age": 60.0}))
+    silent, unloaded = assess(changed(slot=failing, arbiter={"beat_age": 60.0}))
     assert f"/proc/{WELL['arbiter']['pid']}/status" in silent.remedy
+    assert unloaded.remedy == "", "it makes no next try"
+    leaving = assess(changed(ready=0, slot=failing, arbiter={"phase": "stopping"}))
+    assert {finding.remedy for finding in leaving} == {""}
+
+
+def test_a_restart_is_advised_only_when_the_code_on_the_disk_loads():
+    outdated = {"outdated": ["gunicorn"]}
+    (finding,) = assess(changed(slot=outdated))
+    assert finding.remedy == "Restart the server."
+    assert finding.text.endswith("start. Restart the server to run the new version")
+    frozen = assess(changed(slot=outdated, arbiter={"frozen": True, "beat_age": 60.0}))
+    assert {finding.code: finding.remedy for finding in frozen}["arbiter-silent"].endswith(
+        "memory of the workers."
+    )
+    frozen = {one.code: one for one in assess(changed(slot=outdated, arbiter={"frozen": True}))}
+    assert frozen["package-changed"].remedy == "Make the reload succeed, then restart the server."
+    assert "once the reload has succeeded" in frozen["package-changed"].text
+
+
+def test_a_remedy_that_changes_an_option_says_how_it_comes_into_effect():
+    applied = [
+        assess(changed(debug=True, settings="shop.settings", **more))[0].remedy
+        for more in ({}, {"kind": "celery"}, {"worker_class": "uwsgi"})
+    ]
+    assert [remedy.partition(", then ")[2] for remedy in applied] == [
+        "run `workerguard reload --wait`.",
+        "restart Celery's worker.",
+        "reload uWSGI.",
+    ]
+
+
+def test_the_slot_of_a_remedy_is_named_if_it_is_the_only_one():
+    slots = [dict(SLOT, slot=number, suspect=number > 1) for number in (1, 2, 3)]
+    one, other = assess(changed(slots=slots))
+    assert "`workerguard recycle SLOT`" in one.remedy
+    assert one.remedy == other.remedy
+    (one,) = assess(changed(slots=slots[:2]))
+    assert "`workerguard recycle 2`" in one.remedy
 
 
 def test_the_explanation_of_a_server_has_what_to_do():
