@@ -77,9 +77,9 @@ class GunicornFork:
             case _:
                 worker = self._prepare()
         worker.take_seat(handle)
-        pid = self._fork(others)
+        pid = self._fork(handle, others)
         if pid == 0:
-            _never_back(_live, self._host, worker, handle, stand_in=start.kind is SeatKind.STAND_IN)
+            _never_back(handle, _live, self._host, worker, handle, stand_in=start.kind is SeatKind.STAND_IN)
         try:
             worker.pid = pid
             if start.kind is SeatKind.WORKER:
@@ -89,25 +89,25 @@ class GunicornFork:
             raise
         return pid, worker
 
-    def _fork(self, others: Iterable[int]) -> int:
+    def _fork(self, handle: SeatHandle, others: Iterable[int]) -> int:
         with block_signals():
-            pid = os.fork()
+            pid = self._host.app.inheritance.functions.fork()
             if pid == 0:
-                _never_back(release_arbiter, self._not_for_children(others))
-                _never_back(self._host.board.drop_lock)
+                _never_back(handle, release_arbiter, self._not_for_children(others))
+                _never_back(handle, self._host.board.drop_lock)
         return pid
 
     def _fork_mold(self, start: Start, handle: SeatHandle, others: Iterable[int]) -> int:
         become_subreaper()
         channel = self._channels.open(start.seat)
         try:
-            pid = self._fork(others)
+            pid = self._fork(handle, others)
         except OSError:
             channel.close()
             self._channels.close(start.seat)
             raise
         if pid == 0:
-            _never_back(_be_mold, self._host, handle, channel)
+            _never_back(handle, _be_mold, self._host, handle, channel)
         channel.close()
         return pid
 
@@ -157,14 +157,18 @@ def _made(make: type[Any], host: Host) -> Any:
     return make(host.worker_age, host.pid, host.LISTENERS, host.app, host.timeout / 2.0, host.cfg, host.log)
 
 
-def _never_back(step: Callable[..., None], *arguments: Any, **more: Any) -> None:
+def _never_back(handle: SeatHandle, step: Callable[..., None], *arguments: Any, **more: Any) -> None:
     """Run a step of a child; any exception but SystemExit ends the process: there is one arbiter."""
     try:
         step(*arguments, **more)
     except SystemExit:
         raise
-    except BaseException:
-        os._exit(ExitCode.UNEXPECTED)
+    except BaseException as error:
+        try:
+            if handle.state in (SeatState.NONE, SeatState.LOADING):
+                record_failure(handle, error)
+        finally:
+            os._exit(ExitCode.UNEXPECTED)
 
 
 def _be_mold(host: Host, handle: SeatHandle, channel: socket) -> None:

@@ -166,7 +166,7 @@ class Trial:
 
     def _fork(self, handle: SeatHandle, live: Callable[[], None]) -> Process:
         sys.stdout.flush()
-        pid = os.fork()
+        pid = self._app.inheritance.functions.fork()
         if pid == 0:
             try:
                 live()

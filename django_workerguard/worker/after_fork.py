@@ -48,15 +48,16 @@ def block_signals() -> Iterator[None]:
 
 
 def release_arbiter(descriptors: Iterable[int]) -> None:
-    """Give up the arbiter's signal handlers and descriptors."""
+    """Give up the arbiter's signal handlers and descriptors; a negative one is none."""
     for number in ARBITER_SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     # a log rotation or a hangup must not kill a worker that is starting
     for number in (signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, ignore_signal)
     for fd in descriptors:
-        with contextlib.suppress(OSError):
-            os.close(fd)
+        if fd >= 0:
+            with contextlib.suppress(OSError):
+                os.close(fd)
 
 
 def ignore_signal(_number: int, _frame: object) -> None:

@@ -37,7 +37,10 @@ class Answer:
 
 def open_pair() -> tuple[socket.socket, socket.socket]:
     """Return the arbiter's end and the mold's. Raises OSError."""
-    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    for end in pair:
+        end.settimeout(None)  # whatever socket.setdefaulttimeout says
+    return pair
 
 
 def send(end: socket.socket, message: dict[str, Any], descriptors: tuple[int, ...] = ()) -> None:

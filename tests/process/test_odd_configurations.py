@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from tests.process.harness import ROOT
+from tests.process.molds import mold_of
 from tests.process.shop import WAYS, Shop, make_shop, point_at, reloads
 
 THREAD = (
@@ -21,6 +22,7 @@ THREAD_OF_A_HOOK = (
     "def when_ready(server):\n"
     "    threading.Thread(target=time.sleep, args=(3600,), name='watcher').start()\n"
 )
+PATCHES = "from gevent import monkey\n\nmonkey.patch_all()\n"
 TAKES_SIGNALS = (
     "import signal\n\n"
     "for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):\n"
@@ -35,6 +37,51 @@ def test_a_directory_with_a_colon_in_its_name(shop, tmp_path):
     server = shop.start()
     shop.change("shop/settings.py", 'GREETING = "one"', 'GREETING = "two"')
     assert reloads(server) == "two"
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(
+    "options",
+    [("-k", "gevent"), ("-k", "sync"), ("-k", "gthread", "--load", "mold"), ("-k", "shop.patched.Worker")],
+    ids=["gevent", "sync", "gthread, mold", "a worker class that patches"],
+)
+def test_a_configuration_that_patches_the_arbiter_for_gevent(serve, tmp_path, options):
+    """As its documentation says for gunicorn; the functions of the standard library that the arbiter uses are others then."""
+    shop = Shop(serve, WAYS["manage.py"], tmp_path / "shop")
+    shop.make()
+    if "shop.patched.Worker" in options:
+        shop.write(
+            "shop/patched.py", PATCHES + "from gunicorn.workers.ggevent import GeventWorker as Worker\n"
+        )
+    else:
+        shop.write("gunicorn.conf.py", PATCHES)
+    server = shop.start(*options, workers=2)
+    server.kill_worker()
+    server.wait_event("ready", count=3)
+    shop.change("shop/settings.py", 'GREETING = "one"', 'GREETING = "two"')
+    assert reloads(server) == "two"
+    if "mold" in options:
+        os.kill(mold_of(server)["pid"], signal.SIGKILL)
+        server.wait_event("mold-ready", count=3)
+    server.kill_worker(2)
+    server.wait_event("ready", lambda event: event["generation"] == 2, count=3)
+    assert server.statuses(10) == {200: 10}
+    assert server.stop() == 0
+
+
+def test_a_child_that_ends_before_its_load_says_why(serve, tmp_path):
+    shop = Shop(serve, WAYS["python -m"], tmp_path / "shop")
+    shop.make()
+    shop.write(
+        "gunicorn.conf.py",
+        "import os\n\n\ndef close(fd):\n    raise ValueError('not closed')\n\n\nos.close = close\n",
+    )
+    server = shop.serve(
+        project=shop.directory, command=shop.command, environ={"DJANGO_SETTINGS_MODULE": "shop.settings"}
+    )
+    failed = server.wait_event("load-failed")
+    assert (failed["type"], failed["message"]) == ("ValueError", "not closed")
+    assert "gunicorn.conf.py" in server.log
 
 
 @pytest.mark.parametrize("conf", [THREAD, THREAD_OF_A_HOOK], ids=["the file", "a hook"])

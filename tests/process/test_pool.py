@@ -427,7 +427,9 @@ def test_status_shows_the_pool_and_the_probes_ask_it_and_a_cold_shutdown_leaves_
     explained = worker.workerguard("explain", slot, "--celery")
     assert "load-failed" in explained.stdout
     assert "MemoryError" in explained.stdout
-    assert worker.workerguard("explain").stdout.endswith("no findings\n"), "of the pool, as there is no server"
+    assert worker.workerguard("explain").stdout.endswith("no findings\n"), (
+        "of the pool, as there is no server"
+    )
 
     worker.begin()
     os.kill(worker.pid, signal.SIGQUIT)

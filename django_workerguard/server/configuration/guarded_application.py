@@ -111,7 +111,8 @@ class GuardedApplication(Application):
         self.load_default_config()  # gunicorn asks for the working directory, and a release may be gone by now
         self.cfg.env_orig = dict(self.environ_found)  # what SIGUSR2 starts a second arbiter with
         before = dict(self._environ)
-        self.read = read_sources(self.handover, self.cfg, self._environ)
+        with self.inheritance.functions.in_place():
+            self.read = read_sources(self.handover, self.cfg, self._environ)
         self._by_file = difference(before, self._environ)
         self.early = self.read.early(self._by_file)
 
@@ -123,9 +124,12 @@ class GuardedApplication(Application):
         change(self._environ, difference(self._environ, environ))
         self.handover = handover
         try:
-            self.load_config()
-            self.cfg.validate()
-            self._conclude()
+            with (
+                self.inheritance.functions.in_place()
+            ):  # modules of classes that the configuration names are imported
+                self.load_config()
+                self.cfg.validate()
+                self._conclude()
         except ConfigurationError:
             raise
         except Exception as error:

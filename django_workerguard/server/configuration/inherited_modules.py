@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from types import FunctionType, ModuleType
 
+from django_workerguard.server.configuration.replaced_functions import ReplacedFunctions
+
 # packages whose modules run the server, also if something else has imported them
 SERVERS = frozenset(
     {"gunicorn", "django_workerguard", "uvicorn", "uvicorn_worker", "__main__", "__mp_main__"}
@@ -21,9 +23,10 @@ INSTALLED = frozenset({"site-packages", "dist-packages"})
 
 
 class InheritedModules:
-    """Modules of the site that the arbiter has imported since this object was made."""
+    """Modules of the site that the arbiter has imported since this object was made, and what they have replaced."""
 
     def __init__(self) -> None:
+        self.functions = ReplacedFunctions()
         self._own = {_package(name) for name in sys.modules} | SERVERS | sys.stdlib_module_names
 
     def names(self) -> list[str]:
