@@ -31,6 +31,14 @@ def as_started(path: Path = START_ENVIRON) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
+def additions(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, str | None]:
+    """Return what a program has set that prepares the environment for the settings.
+
+    What it has removed is not among it: settings may take a secret out, and need it again when they are read again.
+    """
+    return {name: value for name, value in difference(before, after).items() if value is not None}
+
+
 def difference(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, str | None]:
     """Return the changes that turn one environment into another."""
     new = {name: value for name, value in after.items() if before.get(name) != value}

@@ -18,7 +18,7 @@ from dataclasses import asdict
 from importlib import import_module
 from typing import Any, NoReturn
 
-from django_workerguard.config.environment import change, difference
+from django_workerguard.config.environment import additions, change, difference
 from django_workerguard.config.handover import applications_of, plain
 from django_workerguard.config.memfd import read_all, write_all
 from django_workerguard.config.redact import in_short
@@ -100,7 +100,7 @@ def read(request: Request) -> Answer:
     if request.entry and hook.is_reached_by(lambda: _run(request)):
         if hook.error is not None:
             return Answer(error=in_short(hook.error))
-        return _answer(difference(started_with, hook.environ))
+        return _answer(additions(started_with, hook.environ))
     return _read_without_entry(request, hook, started_with)
 
 

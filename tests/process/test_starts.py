@@ -140,6 +140,49 @@ def test_what_manage_py_alone_prepares_is_there_and_renewed(serve, tmp_path):
     assert server.get("/").body == "two"
 
 
+CHANGES_DIRECTORY = {
+    "manage.py": "import os\n\nos.chdir(os.path.dirname(os.path.abspath(__file__)))\n",
+    "the settings": "",
+}
+
+
+@pytest.mark.parametrize("who", CHANGES_DIRECTORY)
+@pytest.mark.parametrize("path", ["shop/manage.py", "manage.py"])
+def test_a_project_that_changes_the_working_directory(serve, tmp_path, who, path):
+    """The name of manage.py on the command line is relative to another directory then."""
+    settings = 'GREETING = os.environ["GREETING"]\n'
+    if who == "the settings":
+        settings += '(HERE / "data").mkdir(exist_ok=True)\nos.chdir(HERE / "data")\n'
+    project = make_shop(
+        tmp_path / "shop",
+        settings=settings,
+        manage=CHANGES_DIRECTORY[who]
+        + "import os\nfrom pathlib import Path\n\nHERE = Path(__file__).resolve().parent\n"
+        + textwrap.dedent(READ_ENV_FILE)
+        + textwrap.dedent(MANAGE_PY.format(settings="shop.settings")),
+    )
+    write(project, {".env": "GREETING=one", "gunicorn.conf.py": "workers = 2\n"})
+    start = tmp_path if "/" in path else project
+    environ = {"DJANGO_SETTINGS_MODULE": None, "PWD": str(start)}
+    server = serve(project=start, command=(path, "serve_guarded"), environ=environ, workers=None)
+    server.wait_ready(2)
+    assert f"configuration file: {project}/gunicorn.conf.py" in server.log
+    assert server.status()["name"] == "shop"
+    write(project, {".env": "GREETING=two"})
+    assert reloads(server) == "two"
+
+
+def test_a_secret_that_the_settings_take_out_of_the_environment(shop):
+    """manage.py may import them before Django reads them."""
+    shop.environ = {"SECRET": "s"}
+    shop.make(
+        settings='SECRET = os.environ.pop("SECRET")\n',
+        manage="import shop.settings\n" + textwrap.dedent(MANAGE_PY.format(settings="shop.settings")),
+    )
+    server = shop.start()
+    assert reloads(server) == "one"
+
+
 HOOK = """
 
 def nworkers_changed(server, new, old):
@@ -194,6 +237,25 @@ def test_a_configuration_that_imports_the_settings(shop, subtests):
         shop.write("gunicorn.conf.py", conf)
         shop.change("shop/settings.py", '"two"', '"three"')
         assert reloads(server) == "three"
+
+
+@pytest.mark.parametrize(
+    "conf", ["from shop.settings import GREETING\n", "worker_class = 'shop.workers.Worker'\n"]
+)
+def test_a_project_that_is_installed_and_that_the_configuration_imports(serve, tmp_path, conf):
+    """It is the site's own, wherever it lies."""
+    installed = tmp_path / "venv" / "site-packages"
+    make_shop(
+        installed,
+        shop__workers="import shop.settings\nfrom gunicorn.workers.sync import SyncWorker as Worker\n",
+    )
+    shop = Shop(serve, WAYS["python -m"], tmp_path / "etc", {"PYTHONPATH": f"{installed}{os.pathsep}{ROOT}"})
+    shop.write("gunicorn.conf.py", conf)
+    server = shop.start()
+    assert "the configuration imports shop in the arbiter" in server.log
+    settings = installed / "shop" / "settings.py"
+    settings.write_text(settings.read_text().replace('"one"', '"two"'))
+    assert reloads(server) == "two"
 
 
 LEFT = {

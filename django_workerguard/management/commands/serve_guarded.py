@@ -17,7 +17,7 @@ from django.db import connections
 from django_workerguard.cli.launch import launch, reading_ahead, require_linux
 from django_workerguard.conf import settings_layer
 from django_workerguard.config.arguments import add_arguments, collect, split_at_dashes
-from django_workerguard.config.environment import as_started, difference
+from django_workerguard.config.environment import additions, as_started
 from django_workerguard.config.handover import Handover, applications_of
 from django_workerguard.config.project_path import through_link, working_directory
 from django_workerguard.errors import WorkerguardError
@@ -100,13 +100,21 @@ def _handover(**arguments: Any) -> Handover:
 
 
 def _entry(directory: str) -> str:
-    """Return the path of the program that runs this command, as it was started; "" for Django's own."""
-    path = os.path.normpath(os.path.join(directory, sys.argv[0]))
-    is_own = os.path.isfile(path) and not path.startswith(os.path.dirname(django.__file__))
-    return path if is_own else ""
+    """Return the path of the program that runs this command, as it was started; "" for Django's own.
+
+    Its name on the command line is relative to the working directory of the start, which the program may have left.
+    """
+    program = getattr(sys.modules["__main__"], "__file__", None) or ""
+    named = [os.path.join(start, sys.argv[0]) for start in (directory, as_started().get("PWD", ""))]
+    is_file = os.path.isfile(program)  # not of a zip file
+    found = [
+        path for path in named if os.path.isfile(path) and (not is_file or os.path.samefile(path, program))
+    ]
+    path = os.path.normpath(next(iter(found), program if is_file else ""))
+    return "" if path == "." or path.startswith(os.path.dirname(django.__file__)) else path
 
 
 def _changes() -> dict[str, str | None]:
     """Return the changes of manage.py and the settings to the environment, until the server has found the changes itself."""
-    changes = difference(as_started(), os.environ)
+    changes = additions(as_started(), os.environ)
     return {name: value for name, value in changes.items() if name != "TZ"}  # set by Django, from TIME_ZONE

@@ -233,6 +233,12 @@ class GuardedApplication(Application):
                     option="bind",
                     where=self.sources.get("bind"),
                 )
+        named = (
+            self.handover.settings_module,
+            self.guard.options.app or "",
+            *self.handover.applications.values(),
+        )
+        self.inheritance.recognise(named)
         if packages := self.inheritance.packages():
             self.warnings.append(
                 f"the configuration imports {', '.join(packages)} in the arbiter: the workers inherit these modules, "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from types import FunctionType, ModuleType
 
@@ -27,12 +28,18 @@ class InheritedModules:
 
     def __init__(self) -> None:
         self.functions = ReplacedFunctions()
+        self._of_the_site: frozenset[str] = frozenset()
         self._own = {_package(name) for name in sys.modules} | SERVERS | sys.stdlib_module_names
+
+    def recognise(self, names: Iterable[str]) -> None:
+        """Take the packages of these modules and objects for the site's, wherever they lie."""
+        self._of_the_site = frozenset(_package(name.partition(":")[0]) for name in names if name) - self._own
 
     def names(self) -> list[str]:
         """Return the site's modules that are held now."""
         modules = {name: module for name, module in sys.modules.items() if _package(name) not in self._own}
         renewed = {_package(name) for name, module in modules.items() if _is_of_the_site(name, module)}
+        renewed |= self._of_the_site
         return sorted(name for name in modules if _package(name) in renewed)
 
     def packages(self) -> list[str]:
