@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from django_workerguard.arbiter.program import execute
 from django_workerguard.config import handover as handovers
-from django_workerguard.config import settings_exchange
+from django_workerguard.config import settings_exchange, standard_streams
 from django_workerguard.config.environment import as_started
 from django_workerguard.config.handover import STOP_SIGNALS, Handover
 from django_workerguard.errors import ConfigurationError, ExitCode, WorkerguardError
@@ -87,8 +87,7 @@ def launch(handover: Handover) -> NoReturn:
         environ["DJANGO_SETTINGS_MODULE"] = handover.settings_module
     if handover.reading:
         os.set_inheritable(handover.reading["fd"], True)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    standard_streams.flush()
     # kept for the server, which takes signals later: as process 1 it would lose them, else be ended by them
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     os.execve(sys.executable, command, environ)  # noqa: S606 - no shell, on purpose

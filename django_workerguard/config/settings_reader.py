@@ -18,6 +18,7 @@ from dataclasses import asdict
 from importlib import import_module
 from typing import Any, NoReturn
 
+from django_workerguard.config import standard_streams
 from django_workerguard.config.environment import change, difference
 from django_workerguard.config.handover import applications_of, plain
 from django_workerguard.config.memfd import read_all, write_all
@@ -77,6 +78,7 @@ class SettingsHook:
 
 def main(fd: int, patience: float) -> NoReturn:
     """Write the answer and end at once, without waiting for threads or exit hooks of the settings."""
+    standard_streams.open_missing()  # a file of manage.py's may have had the number
     signal.setitimer(signal.ITIMER_REAL, patience)
     request = Request(**json.loads(read_all(fd)))
     sys.path[:] = request.path
@@ -85,8 +87,7 @@ def main(fd: int, patience: float) -> NoReturn:
     except BaseException as error:
         answer = Answer(error=in_short(error))
     write_all(fd, json.dumps(asdict(answer), default=plain).encode())
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+    standard_streams.flush()
     os._exit(0)
 
 

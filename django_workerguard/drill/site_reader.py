@@ -14,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
+from django_workerguard.config import standard_streams
 from django_workerguard.config.handover import applications_of
 from django_workerguard.config.redact import in_short
 from django_workerguard.config.settings_exchange import Request
@@ -31,8 +32,7 @@ def main(file: Path) -> NoReturn:
     except BaseException as error:
         answer = {"error": in_short(error)}
     file.write_text(json.dumps(answer, default=str))
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+    standard_streams.flush()
     os._exit(0)
 
 

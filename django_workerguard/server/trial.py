@@ -10,7 +10,6 @@ import faulthandler
 import math
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import Any
 
 from django_workerguard.arbiter.exits import Exit
 from django_workerguard.arbiter.main_thread import signal_main_thread
+from django_workerguard.config import standard_streams
 from django_workerguard.errors import ExitCode
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.layout import Layout, Seat, SeatState
@@ -165,15 +165,13 @@ class Trial:
         )
 
     def _fork(self, handle: SeatHandle, live: Callable[[], None]) -> Process:
-        sys.stdout.flush()
+        standard_streams.flush()
         pid = os.fork()
         if pid == 0:
             try:
                 live()
             finally:
-                with contextlib.suppress(Exception):
-                    sys.stdout.flush()
-                    sys.stderr.flush()
+                standard_streams.flush()
                 os._exit(ExitCode.OK)
         return self._adopt(pid, handle)
 

@@ -16,6 +16,7 @@ from django.db import connections
 
 from django_workerguard.cli.launch import launch, reading_ahead, require_linux
 from django_workerguard.conf import settings_layer
+from django_workerguard.config import standard_streams
 from django_workerguard.config.arguments import add_arguments, collect, split_at_dashes
 from django_workerguard.config.environment import as_started, difference
 from django_workerguard.config.handover import Handover, applications_of
@@ -30,6 +31,10 @@ class Command(BaseCommand):
     from_command_line = False
     passed_on: list[str]
     reading: dict[str, Any]
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        standard_streams.open_missing()  # before Django takes the streams
+        super().__init__(*args, **options)
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         add_arguments(parser)
