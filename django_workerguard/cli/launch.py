@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, NoReturn
 
 from django_workerguard.arbiter.program import execute
 from django_workerguard.config import handover as handovers
-from django_workerguard.config import settings_exchange, standard_streams
+from django_workerguard.config import interpreter, settings_exchange, standard_streams
 from django_workerguard.config.environment import as_started
 from django_workerguard.config.handover import STOP_SIGNALS, Handover
 from django_workerguard.errors import ConfigurationError, ExitCode, WorkerguardError
@@ -80,8 +79,7 @@ def launch(handover: Handover) -> NoReturn:
     reads them again, and would otherwise see their old values instead of a changed ``.env`` file.
     """
     fd = handovers.write(handover)
-    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    command = [sys.executable, *flags, "-P", str(SERVER), "--handover", str(fd)]
+    command = [sys.executable, *interpreter.options(), "-P", str(SERVER), "--handover", str(fd)]
     environ = dict(os.environ) if handover.configured else as_started()
     if handover.settings_module:
         environ["DJANGO_SETTINGS_MODULE"] = handover.settings_module

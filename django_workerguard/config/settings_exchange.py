@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, field
 from typing import Any
 
+from django_workerguard.config import interpreter
 from django_workerguard.config.environment import Changes
 from django_workerguard.config.handover import Handover
 from django_workerguard.config.memfd import need_anonymous, read_all, write_all
@@ -82,7 +82,7 @@ def command(fd: int, *, patience: float) -> list[str]:
 
     It ends itself after ``patience`` seconds, even if the process that started it has ended; 0: never.
     """
-    return [sys.executable, "-P", "-m", READER, str(fd), str(patience)]
+    return interpreter.command(READER, str(fd), str(patience))
 
 
 def environment(base: Mapping[str, str], request: Request, changes: Changes | None = None) -> dict[str, str]:

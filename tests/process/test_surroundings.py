@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 
-from tests.process.harness import ROOT
-from tests.process.shop import reloads
+from tests.process.harness import ROOT, TIMEOUT
+from tests.process.shop import MANAGE_PY, reloads
 
 CLOSED = {"input": "<&-", "output": ">&-", "error": "2>&-", "all three": "<&- >&- 2>&-"}
 
@@ -38,3 +39,49 @@ def test_commands_with_closed_standard_streams(serve):
     for command in (("probe", "ready"), ("status",)):
         ended = subprocess.run([*closed, *command], cwd=server.project, env=environ, timeout=60)
         assert ended.returncode == 0, command
+
+
+OPTIONS = (
+    "-O",
+    "-u",
+    "-B",
+    "-E",
+    "-s",
+    "-X",
+    "utf8",
+    "-X",
+    "no_debug_ranges",
+    "-W",
+    "ignore::ResourceWarning",
+)
+OPTIONS_ARE_THERE = "1 1 1 1 1 ['no_debug_ranges', 'utf8'] True True"
+NEEDS_OPTIONS = """
+    import sys
+
+    assert False, "-O removes this"
+    flags = sys.flags
+    GREETING = f"{flags.optimize} {flags.dont_write_bytecode} {flags.ignore_environment} {flags.no_user_site} " + (
+        f"{flags.utf8_mode} {sorted(sys._xoptions)} {sys.stdout.write_through} "
+        f"{'ignore::ResourceWarning' in sys.warnoptions}"
+    )
+    EMAIL_BACKEND, EMAIL_FILE_PATH = "django.core.mail.backends.filebased.EmailBackend", HERE / "mails"
+    DEBUG = True  # a finding
+"""
+
+
+def test_options_of_the_interpreter_apply_wherever_the_settings_are_read(shop):
+    """Only the program that starts knows where the package is: -E has PYTHONPATH ignored."""
+    find = f"import runpy, sys\nsys.path.insert(1, {str(ROOT)!r})\n"
+    shop.make(
+        settings=NEEDS_OPTIONS, manage=find + textwrap.dedent(MANAGE_PY.format(settings="shop.settings"))
+    )
+    if not shop.by_manage_py:
+        run = "runpy.run_module('django_workerguard', run_name='__main__', alter_sys=True)"
+        shop.command = ("-c", find + run, *shop.command[2:])
+    shop.command = (*OPTIONS, *shop.command)
+    server = shop.start("--notify", "email:oncall@example.org", "--notify-interval", "1")
+    assert server.get("/").body == OPTIONS_ARE_THERE
+    mails = shop.directory / "mails"
+    server._poll("a mail", lambda: mails.exists() and list(mails.iterdir()), TIMEOUT)
+    shop.change("shop/settings.py", 'GREETING = f"', 'GREETING = f"again ')
+    assert reloads(server) == f"again {OPTIONS_ARE_THERE}"
