@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.process.harness import ROOT, TIMEOUT
-from tests.process.shop import MANAGE_PY, reloads
+from tests.process.shop import MANAGE_PY, WAYS, Shop, make_shop, reloads
 
 CLOSED = {"input": "<&-", "output": ">&-", "error": "2>&-", "all three": "<&- >&- 2>&-"}
 
@@ -85,3 +88,55 @@ def test_options_of_the_interpreter_apply_wherever_the_settings_are_read(shop):
     server._poll("a mail", lambda: mails.exists() and list(mails.iterdir()), TIMEOUT)
     shop.change("shop/settings.py", 'GREETING = f"', 'GREETING = f"again ')
     assert reloads(server) == f"again {OPTIONS_ARE_THERE}"
+
+
+SIGNALS_OF_THE_SITE = """
+    import signal
+
+    for number in (signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF):
+        signal.signal(number, lambda *_: None)
+    signal.alarm(2)
+    signal.setitimer(signal.ITIMER_VIRTUAL, 0.2, 0.2)
+    signal.setitimer(signal.ITIMER_PROF, 0.2, 0.2)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGCHLD})
+"""
+
+
+def test_timers_and_blocked_signals_of_the_settings_do_not_reach_the_arbiter(shop):
+    shop.make(settings=SIGNALS_OF_THE_SITE)
+    server = shop.start()
+    status = Path(f"/proc/{server.arbiter}/status").read_text()
+    assert re.search(r"^SigBlk:\s+0+$", status, re.MULTILINE)
+    alarm = time.monotonic() + 2.5
+    server._poll("the time of the alarm", lambda: time.monotonic() > alarm, TIMEOUT)
+    shop.change("shop/settings.py", '"one"', '"two"')
+    server.signal(signal.SIGHUP)
+    server.wait_event("reloaded")
+    assert server.get("/").body == "two"
+    assert server.stop() == 0
+
+
+def test_a_timer_that_the_operator_has_set_still_ends_the_server(serve, tmp_path):
+    shop = Shop(serve, WAYS["manage.py"], tmp_path / "shop")
+    shop.make()
+    limited = "import os, signal, sys; signal.alarm(10); os.execvp(sys.argv[1], sys.argv[1:])"
+    server = shop.start(prefix=(sys.executable, "-c", limited))
+    assert server.wait_exit() == -signal.SIGALRM
+
+
+def test_a_failed_check_in_a_project_that_ignores_sigchld(tmp_path):
+    """The settings are being read by a child at that time."""
+    ignoring = "    import signal\n    signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n    WORKERGUARD = []\n"
+    shop = make_shop(tmp_path / "shop", settings=ignoring)
+    ended = subprocess.run(
+        [sys.executable, *WAYS["manage.py"]],
+        cwd=shop,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "DJANGO_SETTINGS_MODULE": "shop.settings"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == 1
+    assert "SystemCheckError" in ended.stderr
+    assert "Traceback" not in ended.stderr
