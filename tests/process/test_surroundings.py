@@ -140,3 +140,19 @@ def test_a_failed_check_in_a_project_that_ignores_sigchld(tmp_path):
     assert ended.returncode == 1
     assert "SystemCheckError" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_settings_that_clear_the_environment(shop):
+    """They read a secret, and leave nothing to the programs that the site starts."""
+    shop.make(
+        settings='    GREETING = "one " + os.environ["SECRET"]\n    os.environ.clear()\n    TIME_ZONE = "Asia/Tokyo"\n'
+    )
+    server = shop.start(environ={"SECRET": "horse"})
+    assert server.get("/").body == "one horse"
+    assert "+0900" not in "".join(line for line in server.log.splitlines() if f"[{server.arbiter}]" in line)
+    assert server.status()["settings"] == "shop.settings"
+    shop.change("shop/settings.py", '"one', '"two')
+    assert reloads(server) == "two horse"
+    server.kill_worker()
+    server.wait_event("ready", count=3)
+    assert server.get("/").body == "two horse"
