@@ -10,7 +10,7 @@ from typing import Any
 from django_workerguard.config import interpreter
 from django_workerguard.config.environment import Changes
 from django_workerguard.config.handover import Handover
-from django_workerguard.config.memfd import need_anonymous, read_all, write_all
+from django_workerguard.config.memfd import need_written, read_all
 from django_workerguard.values import value_class
 
 READER = "django_workerguard.config.settings_reader"
@@ -72,9 +72,7 @@ def write_request(request: Request) -> int:
 
     Raises ConfigurationError if the file cannot be created.
     """
-    fd = need_anonymous("workerguard-settings")
-    write_all(fd, encode(request).encode())
-    return fd
+    return need_written("workerguard-settings", encode(request).encode())
 
 
 def command(fd: int, *, patience: float) -> list[str]:

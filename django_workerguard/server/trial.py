@@ -22,8 +22,8 @@ from django_workerguard.arbiter.exits import Exit
 from django_workerguard.arbiter.main_thread import signal_main_thread
 from django_workerguard.config import standard_streams
 from django_workerguard.errors import ExitCode
-from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.layout import Layout, Seat, SeatState
+from django_workerguard.scoreboard.places import anonymous_board
 from django_workerguard.server.configuration.guarded_application import GuardedApplication
 from django_workerguard.server.workers.mixin import is_asgi, server_steps
 from django_workerguard.server.workers.mold import Mold, wait_for_adoption
@@ -94,7 +94,7 @@ class Trial:
 
     def __init__(self, app: GuardedApplication) -> None:
         self._app = app
-        self._board = Board.create(Layout(seats=2, slots=1), None)
+        self._board = anonymous_board(Layout(seats=2, slots=1))
         self._seconds = app.guard.options.load_timeout
         self._processes: list[Process] = []
         self._dump_fd = -1
