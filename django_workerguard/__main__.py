@@ -12,6 +12,7 @@ import sys
 from typing import NoReturn
 
 from django_workerguard.cli.launch import launch, require_linux
+from django_workerguard.config import standard_streams
 from django_workerguard.config.arguments import add_arguments, collect, split_at_dashes
 from django_workerguard.config.handover import Handover
 from django_workerguard.config.project_path import through_link, working_directory
@@ -20,6 +21,7 @@ from django_workerguard.errors import ConfigurationError, WorkerguardError
 
 def main(argv: list[str]) -> int:
     """Parse the arguments and become the server. Return an exit code only if that fails."""
+    standard_streams.open_missing()
     own, passed_on = split_at_dashes(argv)
     try:
         require_linux()

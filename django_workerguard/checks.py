@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from django.urls import Resolver404, resolve
 from django.utils.module_loading import import_string
 
 from django_workerguard.conf import settings_layer
+from django_workerguard.config.django_settings import settings_module
 from django_workerguard.config.gunicorn_settings import setting_names
 from django_workerguard.config.options import OPTIONS
 from django_workerguard.config.resolve import POOL, SETTING, Layer, nearest, resolve_pool
@@ -178,7 +178,7 @@ def check_debug(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
         return []
     return [
         Warning(
-            f"serve_guarded would serve {os.environ.get('DJANGO_SETTINGS_MODULE', 'settings')} with DEBUG = True.",
+            f"serve_guarded would serve {settings_module(settings) or 'settings'} with DEBUG = True.",
             hint="Every visitor can see error pages with code and values. Set the production settings with --settings or "
             "DJANGO_SETTINGS_MODULE.",
             id="workerguard.W010",

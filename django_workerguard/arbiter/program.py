@@ -38,7 +38,7 @@ def execute(
             *((os.POSIX_SPAWN_DUP2, fd, number) for number, fd in descriptors.items()),
         ],
         setsigmask=[],
-        setsigdef=[signal.SIGPIPE, signal.SIGINT],
+        setsigdef=[signal.SIGPIPE, signal.SIGINT, signal.SIGCHLD],
         **({"setpgroup": 0} if group else {}),  # type: ignore[arg-type] # None is not taken for it
     )
     give_back_for(pid)

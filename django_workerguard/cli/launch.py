@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, NoReturn
 
 from django_workerguard.arbiter.program import execute
 from django_workerguard.config import handover as handovers
-from django_workerguard.config import settings_exchange
+from django_workerguard.config import interpreter, settings_exchange, standard_streams
 from django_workerguard.config.environment import as_started
 from django_workerguard.config.handover import STOP_SIGNALS, Handover
 from django_workerguard.errors import ConfigurationError, ExitCode, WorkerguardError
@@ -25,6 +24,12 @@ SERVER = Path(__file__).parents[1] / "server" / "__main__.py"
 
 ANSWER = 3  # the descriptor in the process that reads the settings
 LONGEST = 65.0  # seconds after which that process ends itself, should the server not have ended it
+# timers survive the exec, but handlers do not: then the signal of a timer ends the process
+TIMERS = {
+    signal.ITIMER_REAL: signal.SIGALRM,
+    signal.ITIMER_VIRTUAL: signal.SIGVTALRM,
+    signal.ITIMER_PROF: signal.SIGPROF,
+}
 
 
 @contextlib.contextmanager
@@ -53,8 +58,9 @@ def reading_ahead(handover: Handover) -> Iterator[dict[str, Any]]:
         with _ended_by_signals():
             yield {"pid": pid, "fd": fd, "request": settings_exchange.encode(request)}
     finally:  # this process has not become the server
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):  # the settings may ignore SIGCHLD
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
         os.close(fd)
 
 
@@ -80,18 +86,27 @@ def launch(handover: Handover) -> NoReturn:
     reads them again, and would otherwise see their old values instead of a changed ``.env`` file.
     """
     fd = handovers.write(handover)
-    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    command = [sys.executable, *flags, "-P", str(SERVER), "--handover", str(fd)]
+    command = [sys.executable, *interpreter.options(), "-P", str(SERVER), "--handover", str(fd)]
     environ = dict(os.environ) if handover.configured else as_started()
     if handover.settings_module:
         environ["DJANGO_SETTINGS_MODULE"] = handover.settings_module
     if handover.reading:
         os.set_inheritable(handover.reading["fd"], True)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # kept for the server, which takes signals later: as process 1 it would lose them, else be ended by them
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    standard_streams.flush()
+    _reset_signals()
     os.execve(sys.executable, command, environ)  # noqa: S606 - no shell, on purpose
+
+
+def _reset_signals() -> None:
+    """Undo what the settings have done to signals and the server would inherit. The workers read the settings themselves."""
+    for timer, number in TIMERS.items():
+        if callable(signal.getsignal(number)):  # otherwise it may be the operator's, who limits the run
+            signal.setitimer(timer, 0)
+            signal.signal(number, signal.SIG_IGN)  # drops one that is blocked
+            signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would leave no child to wait for
+    # kept for the server, which takes signals later: as process 1 it would lose them, else be ended by them
+    signal.pthread_sigmask(signal.SIG_SETMASK, STOP_SIGNALS)
 
 
 def require_linux() -> None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import sys
 
 from django_workerguard.cli.probe import probe_the_only_one
+from django_workerguard.config import standard_streams
 from django_workerguard.report.verdict import KINDS
 from django_workerguard.scoreboard.header import ServerKind
 
 
 def main(argv: list[str] | None = None, prog: str = "workerguard") -> int:
     """Run one command and return its exit code."""
+    standard_streams.open_missing()
     argv = sys.argv[1:] if argv is None else argv
     celery = "--celery" in argv
     rest = [argument for argument in argv if argument != "--celery"]

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import warnings
 from typing import Any
+
+
+def settings_module(settings: Any) -> str:
+    """Return the name of the module that Django has read the settings from; "" if there is none.
+
+    The settings may have removed it from the environment. Django keeps it, and None after ``settings.configure()``.
+    """
+    return os.environ.get("DJANGO_SETTINGS_MODULE") or str(getattr(settings, "SETTINGS_MODULE", None) or "")
 
 
 def all_settings() -> dict[str, Any]:

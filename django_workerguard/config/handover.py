@@ -12,7 +12,7 @@ import signal
 from dataclasses import asdict, field, fields
 from typing import Any
 
-from django_workerguard.config.memfd import need_anonymous, read_all, write_all
+from django_workerguard.config.memfd import need_written, read_all, write_all
 from django_workerguard.errors import ConfigurationError
 from django_workerguard.values import value_class
 
@@ -75,8 +75,7 @@ def write(handover: Handover) -> int:
     Raises ConfigurationError if WORKERGUARD contains a value that JSON cannot hold, such as a function.
     """
     data = _encoded(handover)
-    fd = need_anonymous("workerguard-handover")
-    write_all(fd, data)
+    fd = need_written("workerguard-handover", data)
     os.set_inheritable(fd, True)
     return fd
 

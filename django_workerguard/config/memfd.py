@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from django_workerguard.errors import ConfigurationError
@@ -38,6 +39,30 @@ def need_anonymous(name: str) -> int:
             f"the file that passes the configuration to the server cannot be created: {error.strerror}",
             hint="Allow memfd_create in the seccomp profile, or set TMPDIR to a writable directory.",
         ) from None
+
+
+def need_written(name: str, content: bytes) -> int:
+    """Return the descriptor of a new anonymous file with this content, as `need_anonymous` does."""
+    fd = need_anonymous(name)
+    try:
+        write_all(fd, content)
+    except OSError as error:
+        os.close(fd)
+        raise write_error("the configuration", len(content), error) from None
+    return fd
+
+
+def write_error(what: str, size: int, error: OSError) -> ConfigurationError:
+    """Return the error to raise where a file of ``size`` bytes, also one in memory, cannot be written."""
+    if error.errno != errno.EFBIG:
+        return ConfigurationError(f"{what} cannot be created: {error.strerror}")
+    import resource  # imported late: only this error needs it
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    return ConfigurationError(
+        f"{what} needs files of {-(-size // 1024)} KiB, and the limit is {limit // 1024} KiB",
+        hint="Raise the limit of the size of files: ulimit -f in a shell, LimitFSIZE= in a systemd unit.",
+    )
 
 
 def read_all(fd: int) -> bytes:

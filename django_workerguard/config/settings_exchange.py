@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, field
 from typing import Any
 
+from django_workerguard.config import interpreter
 from django_workerguard.config.environment import Changes
 from django_workerguard.config.handover import Handover
-from django_workerguard.config.memfd import need_anonymous, read_all, write_all
+from django_workerguard.config.memfd import need_written, read_all
 from django_workerguard.values import value_class
 
 READER = "django_workerguard.config.settings_reader"
@@ -72,9 +72,7 @@ def write_request(request: Request) -> int:
 
     Raises ConfigurationError if the file cannot be created.
     """
-    fd = need_anonymous("workerguard-settings")
-    write_all(fd, encode(request).encode())
-    return fd
+    return need_written("workerguard-settings", encode(request).encode())
 
 
 def command(fd: int, *, patience: float) -> list[str]:
@@ -82,7 +80,7 @@ def command(fd: int, *, patience: float) -> list[str]:
 
     It ends itself after ``patience`` seconds, even if the process that started it has ended; 0: never.
     """
-    return [sys.executable, "-P", "-m", READER, str(fd), str(patience)]
+    return interpreter.command(READER, str(fd), str(patience))
 
 
 def environment(base: Mapping[str, str], request: Request, changes: Changes | None = None) -> dict[str, str]:

@@ -1,8 +1,8 @@
 """Reader of the settings for the server, in the way of the project itself. Runs in a process of its own.
 
-``python -m django_workerguard.config.settings_reader FD SECONDS``. The file FD has the request and gets the answer. If
-the project's manage.py has started the server, it runs up to the point at which Django reads the settings. Otherwise
-the settings are read directly, and if that fails, through the project's WSGI or ASGI module.
+Its arguments are FD and SECONDS. The file FD has the request and gets the answer. If the project's manage.py has started
+the server, it runs up to the point at which Django reads the settings. Otherwise the settings are read directly, and if
+that fails, through the project's WSGI or ASGI module.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import os
 import runpy
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from importlib import import_module
 from typing import Any, NoReturn
 
+from django_workerguard.config import standard_streams
 from django_workerguard.config.environment import additions, change, difference
 from django_workerguard.config.handover import applications_of, plain
 from django_workerguard.config.memfd import read_all, write_all
@@ -75,8 +76,10 @@ class SettingsHook:
         return False
 
 
-def main(fd: int, patience: float) -> NoReturn:
+def main(arguments: Sequence[str]) -> NoReturn:
     """Write the answer and end at once, without waiting for threads or exit hooks of the settings."""
+    fd, patience = int(arguments[0]), float(arguments[1])
+    standard_streams.open_missing()  # a file of manage.py's may have had the number
     signal.setitimer(signal.ITIMER_REAL, patience)
     request = Request(**json.loads(read_all(fd)))
     sys.path[:] = request.path
@@ -85,8 +88,7 @@ def main(fd: int, patience: float) -> NoReturn:
     except BaseException as error:
         answer = Answer(error=in_short(error))
     write_all(fd, json.dumps(asdict(answer), default=plain).encode())
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+    standard_streams.flush()
     os._exit(0)
 
 
@@ -159,7 +161,3 @@ def _answer(environ: dict[str, str | None]) -> Answer:
         debug=bool(getattr(settings, "DEBUG", False)),
         environ=environ,
     )
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), float(sys.argv[2]))

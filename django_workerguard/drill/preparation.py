@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
+from django_workerguard.config import interpreter
 from django_workerguard.config.arguments import add_arguments, collect, split_at_dashes
 from django_workerguard.config.options import OPTIONS
 from django_workerguard.drill.configuration import Configuration, parse
@@ -61,11 +62,12 @@ class Start:
         passed_on: Sequence[str] | None = None,
     ) -> list[str]:
         """Return the command that serves; the arguments replace those of the user."""
+        python = [sys.executable, *interpreter.options()]
         if self.entry and site.is_installed:
-            words = [sys.executable, self.entry, "serve_guarded"]
+            words = [*python, self.entry, "serve_guarded"]
             words += ["--settings", self.settings] if self.settings else []
         else:
-            words = [sys.executable, "-m", "django_workerguard", "serve", "--settings", site.module]
+            words = [*python, "-m", "django_workerguard", "serve", "--settings", site.module]
         words += ["--pythonpath", self.pythonpath] if self.pythonpath else []
         for name, value in (self.guard if guard is None else guard).items():
             words.append(f"{OPTIONS[name].flag}={value}")
@@ -113,7 +115,7 @@ def read_site(start: Start, directory: Path) -> Site:
     project = os.path.dirname(start.entry) if start.entry else start.directory
     request = {"entry": start.entry, "module": module, "path": [*extra, project, *_import_path(start)]}
     file.write_text(json.dumps(request))
-    done = _run(start, [sys.executable, "-m", READER, str(file)])
+    done = _run(start, [sys.executable, *interpreter.options(), "-m", READER, str(file)])
     content = json.loads(file.read_text())
     if "databases" not in content:
         reason = content.get("error") or _last_line(done.stderr) or "the process that read them has ended"
@@ -125,7 +127,7 @@ def read_site(start: Start, directory: Path) -> Site:
 def _import_path(start: Start) -> list[str]:
     """Return the import path of a Python that is started as the server will be."""
     done = subprocess.run(
-        [sys.executable, "-P", "-c", "import json, sys; print(json.dumps(sys.path))"],
+        [sys.executable, *interpreter.options(), "-P", "-c", "import json, sys; print(json.dumps(sys.path))"],
         env=dict(start.environ),
         capture_output=True,
         text=True,

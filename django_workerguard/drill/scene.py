@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from django_workerguard.config import interpreter
 from django_workerguard.drill import cgroup, plain_gunicorn
 from django_workerguard.drill.acts import ACTS, CALM, Act, Lengths, SkippedError, Stage
 from django_workerguard.drill.advice import Facts
@@ -170,7 +171,8 @@ class Scene:
                 self.configuration, self.directory, workers=self.target, user_file=self._conf_file()
             )
         )
-        command = [sys.executable, "-m", "gunicorn", "-c", str(conf), f"{plain_gunicorn.MODULE}:application"]
+        python = [sys.executable, *interpreter.options()]
+        command = [*python, "-m", "gunicorn", "-c", str(conf), f"{plain_gunicorn.MODULE}:application"]
         project = os.path.dirname(start.entry) if start.entry else start.directory
         path = (str(code), project, start.pythonpath, self._environ.get("PYTHONPATH", ""))
         environ = {

@@ -14,6 +14,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
+from django_workerguard.config import standard_streams
+from django_workerguard.config.django_settings import settings_module
 from django_workerguard.config.handover import applications_of
 from django_workerguard.config.redact import in_short
 from django_workerguard.config.settings_exchange import Request
@@ -31,8 +33,7 @@ def main(file: Path) -> NoReturn:
     except BaseException as error:
         answer = {"error": in_short(error)}
     file.write_text(json.dumps(answer, default=str))
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+    standard_streams.flush()
     os._exit(0)
 
 
@@ -52,7 +53,7 @@ def _content() -> dict[str, Any]:
     settings = import_module(DJANGO).settings
     header = settings.SECURE_PROXY_SSL_HEADER
     return {
-        "module": os.environ.get("DJANGO_SETTINGS_MODULE", ""),
+        "module": settings_module(settings),
         "is_installed": any(name.partition(".")[0] == APP for name in settings.INSTALLED_APPS),
         "databases": [
             {

@@ -11,7 +11,6 @@ import json
 import os
 import shlex
 import signal
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +20,7 @@ from typing import Any
 
 from django_workerguard.arbiter.exits import Exit
 from django_workerguard.arbiter.program import execute
+from django_workerguard.config import interpreter
 from django_workerguard.config.handover import Handover
 from django_workerguard.config.memfd import open_anonymous
 from django_workerguard.config.options import GuardOptions
@@ -32,7 +32,7 @@ POLL_EVERY = 0.05  # seconds, while `finish` waits for receivers
 LONGEST_RUN = 30.0  # seconds until a process is killed
 # variables that receivers do not get: those of systemd, and the health token
 PRIVATE = ("NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_", "WORKERGUARD_HEALTH_TOKEN")
-SENDERS = "django_workerguard.notify"
+SENDERS = "django_workerguard.notify.senders"
 SERVER = ("name", "host", "project", "worker_class", "release", "ready", "target")
 
 
@@ -44,6 +44,7 @@ class Notifier:
         self._targets: Sequence[str] = ()
         self._interval = 0.0
         self._environ: dict[str, str] = {}
+        self._path = ""  # the import path, as JSON
         self._findings: Any = None  # the module; only a server that notifies somebody needs it
         self._notices: Any = None
         self._assessed_at = self._reported_at = float("-inf")
@@ -54,6 +55,7 @@ class Notifier:
         """Set the receivers and the interval, at the start and at each reload."""
         self._targets, self._interval, self._log = options.notify, options.notify_interval, log
         self._environ = {"PYTHONPATH": os.pathsep.join(handover.sys_path)}
+        self._path = json.dumps(handover.sys_path)
         if handover.settings_module:
             self._environ["DJANGO_SETTINGS_MODULE"] = handover.settings_module
         if self._targets and self._notices is None:
@@ -96,13 +98,13 @@ class Notifier:
 
     def _start(self, target: str, message: bytes, now: float) -> None:
         kind, _, rest = target.partition(":")
-        sender = [sys.executable, "-P", "-m", SENDERS, kind]
+        sender = interpreter.command(SENDERS, kind)
         environ = {**{k: v for k, v in os.environ.items() if not k.startswith(PRIVATE)}, **self._environ}
         try:
             if kind == "command":
                 pid = _execute(shlex.split(rest), message, environ)
             else:
-                pid = _execute(sender, message, {**environ, "NOTIFY_TARGET": rest})
+                pid = _execute(sender, message, {**environ, "NOTIFY_TARGET": rest, "NOTIFY_PATH": self._path})
         except (OSError, ValueError) as error:
             self._log.error("notify: %s cannot be run: %s", kind, error, extra={"action": "notify-failed"})
         else:

@@ -7,11 +7,13 @@ whose arbiter is gone is stale; the next start removes it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from django_workerguard.config.memfd import write_error
 from django_workerguard.errors import ConfigurationError
 from django_workerguard.probe.process import is_alive, start_time
 from django_workerguard.scoreboard import discovery
@@ -82,7 +84,8 @@ def open_board(
     """Make the board of this arbiter in the first run directory that can be written.
 
     ``mode``: of a directory that has to be made. If no directory can be used, the board is anonymous: the server serves,
-    and warns that the commands cannot see it. Raises ConfigurationError if ``run_dir`` is set and cannot be used.
+    and warns that the commands cannot see it. Raises ConfigurationError if ``run_dir`` is set and cannot be used, or if no
+    board can be made.
     """
     problems = []
     for place, source in discovery.run_directories(run_dir, environ=environ, uid=uid):
@@ -100,6 +103,8 @@ def open_board(
                 hint="Give each server its own name, or its own run directory.",
             ) from None
         except OSError as error:
+            if error.errno == errno.EFBIG:  # the limit applies everywhere
+                raise write_error("the scoreboard", layout.size, error) from None
             problems.append(f"{place}: {error.strerror}")
             if run_dir is not None:
                 raise ConfigurationError(
@@ -110,7 +115,15 @@ def open_board(
             continue
         return Opened(board, _disk_warning(Path(place), source), directory)
     warning = f"no directory can hold the scoreboard ({'; '.join(problems)}); the workerguard commands cannot see this server"
-    return Opened(Board.create(layout, None), warning)
+    return Opened(anonymous_board(layout), warning)
+
+
+def anonymous_board(layout: Layout) -> Board:
+    """Make a board that no other process can open. Raises ConfigurationError."""
+    try:
+        return Board.create(layout, None)
+    except OSError as error:
+        raise write_error("the scoreboard", layout.size, error) from None
 
 
 def _disk_warning(place: Path, source: str) -> str | None:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from django_workerguard.config import standard_streams
 from django_workerguard.config.redact import describe_briefly
 from django_workerguard.errors import PairError
 from django_workerguard.sentinel.concurrency import objects_of
@@ -170,10 +171,7 @@ def flush_log_handlers() -> None:
         if handler is not None:
             with _our_guess(f"flushing the log handler {handler!r}"):
                 handler.flush()
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            with contextlib.suppress(OSError, ValueError):
-                stream.flush()
+    standard_streams.flush()
 
 
 def _objects_of(*names: tuple[str, str]) -> list[Any]:

@@ -12,7 +12,13 @@ from pathlib import Path
 
 def main() -> int:
     """Take over from the command that started this process, and serve. Return the exit code."""
-    sys.path.append(str(Path(__file__).parents[2]))  # until the handover's path is there
+    sys.path.insert(0, str(Path(__file__).parents[2]))  # for the package alone: another copy may be installed
+    import django_workerguard  # noqa: F401 - its modules are found through it, before the handover's path is there
+
+    del sys.path[0]
+    from django_workerguard.config import standard_streams
+
+    standard_streams.open_missing()  # a file of manage.py's may have had the number
     from django_workerguard.config.gunicorn_settings import import_settings
     from django_workerguard.config.handover import read
     from django_workerguard.errors import ExitCode

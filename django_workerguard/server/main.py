@@ -93,7 +93,7 @@ def _open(app: GuardedApplication, pid: int) -> Opened:
         mode = 0o711 if uid == 0 and app.cfg.uid != 0 else 0o700
         opened = open_board(layout, name, options.run_dir, environ=os.environ, uid=uid, pid=pid, mode=mode)
     except ConfigurationError as error:
-        where = app.guard.sources["run_dir"]
+        where = app.guard.sources[error.option.replace("-", "_")] if error.option else None
         raise ConfigurationError(error.problem, option=error.option, where=where, hint=error.hint) from None
     write_bounds(opened.board, options.duration_buckets)
     return opened

@@ -10,7 +10,6 @@ import faulthandler
 import math
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,9 +20,10 @@ from typing import Any
 
 from django_workerguard.arbiter.exits import Exit
 from django_workerguard.arbiter.main_thread import signal_main_thread
+from django_workerguard.config import standard_streams
 from django_workerguard.errors import ExitCode
-from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.layout import Layout, Seat, SeatState
+from django_workerguard.scoreboard.places import anonymous_board
 from django_workerguard.server.configuration.guarded_application import GuardedApplication
 from django_workerguard.server.workers.mixin import is_asgi, server_steps
 from django_workerguard.server.workers.mold import Mold, wait_for_adoption
@@ -94,7 +94,7 @@ class Trial:
 
     def __init__(self, app: GuardedApplication) -> None:
         self._app = app
-        self._board = Board.create(Layout(seats=2, slots=1), None)
+        self._board = anonymous_board(Layout(seats=2, slots=1))
         self._seconds = app.guard.options.load_timeout
         self._processes: list[Process] = []
         self._dump_fd = -1
@@ -165,15 +165,13 @@ class Trial:
         )
 
     def _fork(self, handle: SeatHandle, live: Callable[[], None]) -> Process:
-        sys.stdout.flush()
+        standard_streams.flush()
         pid = self._app.inheritance.functions.fork()
         if pid == 0:
             try:
                 live()
             finally:
-                with contextlib.suppress(Exception):
-                    sys.stdout.flush()
-                    sys.stderr.flush()
+                standard_streams.flush()
                 os._exit(ExitCode.OK)
         return self._adopt(pid, handle)
 

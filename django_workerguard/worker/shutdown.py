@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from django_workerguard.config import standard_streams
 from django_workerguard.errors import ExitCode
 from django_workerguard.worker.seat_handle import SeatHandle
 
@@ -59,8 +60,7 @@ def _end_process(report: Callable[[str], None], exit_code: int) -> None:
     if names:
         try:
             report(names)
-            sys.stdout.flush()
-            sys.stderr.flush()
+            standard_streams.flush()
         finally:
             os._exit(exit_code)
 

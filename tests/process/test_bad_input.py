@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from django_workerguard.errors import ExitCode
-from tests.process.short_starts import MANAGE, Outcome
+from tests.process.short_starts import MANAGE, SERVE, Outcome
 
 FAST = ("--load-retries", "2", "--load-retry-delay", "20ms")
 
@@ -234,6 +234,30 @@ def test_a_run_directory_that_anybody_may_write_to(project, tmp_path):
         outcome, f"run-dir: '{public}'", "every user may write to it", "--run-dir on the command line"
     )
     assert list(public.iterdir()) == []
+
+
+LIMIT_FILES = (
+    "import os, resource, sys; limit = int(sys.argv[1]); resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)); "
+    "os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
+)
+
+
+@pytest.mark.parametrize("command", [SERVE, MANAGE], ids=["python -m", "manage.py"])
+@pytest.mark.parametrize(
+    ("limit", "arguments", "needs"),
+    [
+        ("65536", (), "the scoreboard needs files of "),
+        ("65536", ("--run-dir", "limited"), "the scoreboard needs files of "),
+        ("65536", ("--check",), "the scoreboard needs files of "),
+        ("0", (), "the configuration needs files of "),
+    ],
+    ids=["the default directory", "a run directory", "a check", "no file at all"],
+)
+def test_a_limit_of_the_size_of_files(project, command, limit, arguments, needs):
+    outcome = project.run(
+        *("--bind", "127.0.0.1:0", "-w", "2", *arguments), command=("-c", LIMIT_FILES, limit, *command)
+    )
+    assert_refused(outcome, needs, f"the limit is {int(limit) // 1024} KiB", "ulimit -f", "LimitFSIZE=")
 
 
 def test_settings_that_cannot_be_imported_are_tried_again_and_end_with_22(project):

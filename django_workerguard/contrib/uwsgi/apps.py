@@ -54,6 +54,7 @@ def _guard(server: Any) -> None:
     from django.core.signals import request_finished
 
     from django_workerguard.conf import split_setting
+    from django_workerguard.config.django_settings import settings_module
     from django_workerguard.config.resolve import ENVIRONMENT, SETTING, Layer, from_environ, resolve
     from django_workerguard.contrib.uwsgi.guard import Guard
     from django_workerguard.errors import DEFAULT
@@ -67,7 +68,7 @@ def _guard(server: Any) -> None:
         Layer(ENVIRONMENT, environment),
     ]
     options = resolve(layers).options
-    about = {"settings": os.environ.get("DJANGO_SETTINGS_MODULE", ""), "debug": settings.DEBUG}
+    about = {"settings": settings_module(settings), "debug": settings.DEBUG}
     guard = Guard(server, options, about, attended=server.runs_threads)
     if server.runs_threads:
         set_board_source(guard.board)

@@ -16,7 +16,9 @@ from django.db import connections
 
 from django_workerguard.cli.launch import launch, reading_ahead, require_linux
 from django_workerguard.conf import settings_layer
+from django_workerguard.config import standard_streams
 from django_workerguard.config.arguments import add_arguments, collect, split_at_dashes
+from django_workerguard.config.django_settings import settings_module
 from django_workerguard.config.environment import additions, as_started
 from django_workerguard.config.handover import Handover, applications_of
 from django_workerguard.config.project_path import through_link, working_directory
@@ -30,6 +32,10 @@ class Command(BaseCommand):
     from_command_line = False
     passed_on: list[str]
     reading: dict[str, Any]
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        standard_streams.open_missing()  # before Django takes the streams
+        super().__init__(*args, **options)
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         add_arguments(parser)
@@ -83,7 +89,7 @@ def _handover(**arguments: Any) -> Handover:
     directory = working_directory(os.environ)
     entry = _entry(directory)
     project = os.path.dirname(entry) if os.path.basename(entry) == "manage.py" else directory
-    module = os.environ.get("DJANGO_SETTINGS_MODULE", "")
+    module = settings_module(settings)
     return Handover(
         project=project,
         directory=directory,

@@ -1,7 +1,7 @@
-"""Senders of notices by webhook and email. Runs in a process of its own: ``python -m django_workerguard.notify KIND``.
+"""Senders of notices by webhook and email. Runs in a process of its own.
 
 The notice comes as JSON on standard input. The target is in $NOTIFY_TARGET, where other users cannot
-read it. ``webhook`` posts the notice; ``email`` sends it with the mail settings of the project, and
+read it, and the import path of the server in $NOTIFY_PATH. ``webhook`` posts the notice; ``email`` sends it with the mail settings of the project, and
 imports only the settings of the project.
 """
 
@@ -13,6 +13,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from typing import Any
 
 from django_workerguard.notify.notice import message, subject
@@ -45,14 +46,13 @@ def email(addresses: str, notice: dict[str, Any]) -> None:
     send_mail(subject(notice), message(notice), None, receivers)
 
 
-def main(kind: str, target: str) -> int:
+def main(arguments: Sequence[str]) -> int:
+    """Send the notice in one way, ``webhook`` or ``email``. Return the exit code."""
+    (kind,) = arguments
+    sys.path[:] = json.loads(os.environ["NOTIFY_PATH"])
     try:
-        {"webhook": webhook, "email": email}[kind](target, json.load(sys.stdin))
+        {"webhook": webhook, "email": email}[kind](os.environ["NOTIFY_TARGET"], json.load(sys.stdin))
     except Exception as error:
         sys.stderr.write(f"Error: notify: {kind}: {type(error).__name__}: {error}\n")
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], os.environ["NOTIFY_TARGET"]))
