@@ -28,6 +28,7 @@ from django_workerguard.worker.after_fork import (
     offer_to_oom_killer,
     release_arbiter,
 )
+from django_workerguard.worker.import_caches import clear_import_caches
 from django_workerguard.worker.load import record_failure
 from django_workerguard.worker.seat_handle import SeatHandle
 from django_workerguard.worker.shutdown import limit_threads
@@ -174,6 +175,7 @@ def _be_mold(host: Host, handle: SeatHandle, channel: socket) -> None:
     mold = module.Mold(host, handle, channel)
     util._setproctitle(f"mold [{host.proc_name}]")
     try:
+        clear_import_caches()
         mold.load()
     except SystemExit:
         raise
@@ -203,6 +205,8 @@ def _live(host: Host, worker: Any, handle: SeatHandle, *, stand_in: bool) -> Non
     try:
         util._setproctitle(f"{'stand-in' if stand_in else f'worker {handle.slot}'} [{host.proc_name}]")
         if not stand_in:
+            if worker.loaded is None:
+                clear_import_caches()
             cfg.post_fork(host, worker)
         worker.init_process()
     except SystemExit:

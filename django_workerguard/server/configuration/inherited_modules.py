@@ -6,10 +6,11 @@ configuration needs of them is imported again, and the workers import the rest b
 
 from __future__ import annotations
 
-import importlib
 import sys
 from pathlib import Path
 from types import FunctionType, ModuleType
+
+from django_workerguard.worker.import_caches import clear_import_caches
 
 # packages whose modules run the server, also if something else has imported them
 SERVERS = frozenset(
@@ -39,8 +40,7 @@ class InheritedModules:
     def drop(self) -> dict[str, ModuleType]:
         """Forget them, and where modules were found so far. Return them, for `bring_back`."""
         dropped = {name: sys.modules.pop(name) for name in self.names()}
-        sys.path_importer_cache.clear()
-        importlib.invalidate_caches()
+        clear_import_caches()
         return dropped
 
     def bring_back(self, dropped: dict[str, ModuleType]) -> None:
