@@ -185,7 +185,7 @@ def _be_mold(host: Host, handle: SeatHandle, channel: socket) -> None:
         limit_threads(host.log, handle)
         raise SystemExit(ExitCode.LOAD_FAILED) from None
     own = mold.serve()
-    faulthandler.disable()  # the mold's: its handlers would stay, and the worker's own would not be installed
+    faulthandler.disable()  # it writes to a descriptor of the mold's, which is closed
     module.wait_for_adoption(own, host.pid, between=mold.between)
     worker = _made(host.worker_class, host)
     worker.take_seat(own)
