@@ -28,6 +28,7 @@ from django_workerguard.worker.after_fork import (
     offer_to_oom_killer,
     release_arbiter,
 )
+from django_workerguard.worker.import_caches import clear_import_caches
 from django_workerguard.worker.load import record_failure
 from django_workerguard.worker.seat_handle import SeatHandle
 from django_workerguard.worker.shutdown import limit_threads
@@ -178,6 +179,7 @@ def _be_mold(host: Host, handle: SeatHandle, channel: socket) -> None:
     mold = module.Mold(host, handle, channel)
     util._setproctitle(f"mold [{host.proc_name}]")
     try:
+        clear_import_caches()
         mold.load()
     except SystemExit:
         raise
@@ -187,7 +189,7 @@ def _be_mold(host: Host, handle: SeatHandle, channel: socket) -> None:
         limit_threads(host.log, handle)
         raise SystemExit(ExitCode.LOAD_FAILED) from None
     own = mold.serve()
-    faulthandler.disable()  # the mold's: its handlers would stay, and the worker's own would not be installed
+    faulthandler.disable()  # it writes to a descriptor of the mold's, which is closed
     module.wait_for_adoption(own, host.pid, between=mold.between)
     worker = _made(host.worker_class, host)
     worker.take_seat(own)
@@ -207,6 +209,8 @@ def _live(host: Host, worker: Any, handle: SeatHandle, *, stand_in: bool) -> Non
     try:
         util._setproctitle(f"{'stand-in' if stand_in else f'worker {handle.slot}'} [{host.proc_name}]")
         if not stand_in:
+            if worker.loaded is None:
+                clear_import_caches()
             cfg.post_fork(host, worker)
         worker.init_process()
     except SystemExit:

@@ -6,7 +6,6 @@ Runs in place of the arbiter; `_be_worker` and `_be_mold` in its children, which
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import math
 import os
 import signal
@@ -201,7 +200,6 @@ def _be_worker(cfg: Any, handle: SeatHandle, parent: int, loaded: load.Applicati
     if not die_with_parent(parent):
         return
     release_seat_after_fork(handle)
-    faulthandler.disable()  # the mold's, whose handler of SIGABRT would not be installed a second time
     try:
         load.load(handle, on_stop=lambda: None, server_steps=server_steps(cfg), loaded=loaded)
     except BaseException:  # it is in the seat

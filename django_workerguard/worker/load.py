@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import gc
 import mmap
 import os
@@ -191,7 +190,6 @@ def _direct_signals(handle: SeatHandle, on_stop: Callable[[], None]) -> Iterator
     try:
         yield
     finally:
-        faulthandler.disable()
         for number, handler in before.items():
             signal.signal(number, handler)
             signal.siginterrupt(number, False)

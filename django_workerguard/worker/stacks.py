@@ -29,9 +29,18 @@ MOST_STACKS = 1000  # greenlets and tasks
 
 
 def dump_at_abort(dump_fd: int) -> None:
-    """Have faulthandler dump the stack of every thread if this process is aborted or crashes."""
-    if dump_fd >= 0:
-        faulthandler.enable(file=dump_fd, all_threads=True)
+    """Have faulthandler dump the stack of every thread if this process is aborted or crashes. Call it in the main thread.
+
+    What handles SIGABRT now is called after the dump.
+    """
+    if dump_fd < 0:
+        return
+    handler = signal.getsignal(signal.SIGABRT)
+    # enabled already, by PYTHONFAULTHANDLER for example, faulthandler would not come before a handler that is newer
+    faulthandler.disable()
+    if handler is not None:  # the call before has brought back the handler that faulthandler had found
+        signal.signal(signal.SIGABRT, handler)
+    faulthandler.enable(file=dump_fd, all_threads=True)
 
 
 def dump_on_request(dump_fd: int) -> None:

@@ -70,6 +70,16 @@ def test_each_load_that_hangs_costs_one_slot_and_shows_its_stack(worker_class, s
     assert "guinea_faults.py" in shown["hang in Python"]["traceback"]
 
 
+def test_a_load_that_hangs_shows_its_stack_if_python_has_enabled_faulthandler(
+    worker_class, serve, faults, subtests
+):
+    """By PYTHONFAULTHANDLER, or `-X dev`: its handlers are then older than those of a worker."""
+    arguments = ("-k", worker_class, *CHECKED, "--load-timeout", LONG_ENOUGH)
+    server = serve(*arguments, environ={"PYTHONFAULTHANDLER": "1"})
+    shown = play(server, {"hang in Python": FAULTS["hang in Python"]}, faults, subtests)
+    assert "guinea_faults.py" in shown["hang in Python"]["traceback"]
+
+
 def play(
     server: Server, faults_of: dict[str, Fault], faults: Faults, subtests: pytest.Subtests
 ) -> dict[str, dict]:

@@ -7,10 +7,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import zipfile
+from pathlib import Path
 
 import pytest
 
-from tests.process.harness import ROOT
+from tests.process.harness import ROOT, Since
 from tests.process.molds import mold_of
 from tests.process.shop import WAYS, Shop, make_shop, point_at, reloads
 
@@ -154,6 +156,64 @@ def test_a_reload_after_the_release_of_the_start_was_removed(serve, tmp_path, wa
     shutil.rmtree(releases / "two")
     assert reloads(server) == "three"
     assert server.stop() == 0
+
+
+def test_a_next_release_whose_directory_has_the_time_of_the_last(serve, tmp_path):
+    """Tools that make reproducible releases set it, and Python takes it for the sign that no file was added."""
+    releases = tmp_path / "releases"
+    make_shop(releases / "one")
+    make_shop(releases / "two", settings="import added\n\nGREETING = added.TEXT\n", added='TEXT = "two"')
+    for release in releases.iterdir():
+        os.utime(release, (0, 0))
+    current = tmp_path / "current"
+    point_at(current, releases / "one")
+    server = Shop(serve, WAYS["python -m"], current).start(environ={"PWD": str(current)})
+    point_at(current, releases / "two")
+    since = Since(server)
+    server.kill_worker()
+    since.wait("ready")
+    assert server.get("/").body == "two"
+
+
+ARCHIVED = {
+    "a zipapp": ("site.zip", "serve_guarded"),
+    "python -m": WAYS["python -m"],
+}
+
+
+@pytest.mark.parametrize("way", ARCHIVED)
+@pytest.mark.parametrize("load", ["lazy", "mold"])
+def test_an_archive_that_is_replaced(serve, tmp_path, way, load):
+    """zipimport keeps what an archive contains, and a child of the arbiter inherits it."""
+    shop = Shop(serve, ARCHIVED[way], tmp_path / "shop")
+    archive = shop.directory / "site.zip"
+    replace_archive(archive, "one")
+    path = os.pathsep.join((str(archive), *filter(None, sys.path)))
+    module = {} if way == "a zipapp" else {"DJANGO_SETTINGS_MODULE": "shop.settings"}
+    environ = {"PYTHONPATH": path, "DJANGO_SETTINGS_MODULE": None, **module}
+    server = shop.start("--load", load, environ=environ)
+    assert server.get("/").body == "one"
+    for name in ("two", "three"):
+        replace_archive(archive, name)
+        assert reloads(server) == name
+
+    replace_archive(archive, "four")
+    since = Since(server)
+    server.kill_worker()
+    since.wait("ready")
+    assert server.get("/").body == ("four" if load == "lazy" else "three"), server.log
+
+
+def replace_archive(archive: Path, greeting: str) -> None:
+    """Put another archive in its place, in which every file is elsewhere."""
+    project = make_shop(archive.parent / greeting, settings=f'GREETING = "{greeting}"')
+    new = archive.with_suffix(".new")
+    with zipfile.ZipFile(new, "w") as content:
+        content.writestr("padding", os.urandom(1000 * len(greeting)))
+        for path in sorted(project.rglob("*.py")):
+            name = path.relative_to(project)
+            content.write(path, "__main__.py" if name.name == "manage.py" else name, zipfile.ZIP_DEFLATED)
+    new.rename(archive)
 
 
 def test_what_a_failed_start_says_has_no_escapes_of_the_terminal(tmp_path):

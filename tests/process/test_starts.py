@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sys
 import textwrap
 from pathlib import Path
 
@@ -256,6 +257,19 @@ def test_a_project_that_is_installed_and_that_the_configuration_imports(serve, t
     settings = installed / "shop" / "settings.py"
     settings.write_text(settings.read_text().replace('"one"', '"two"'))
     assert reloads(server) == "two"
+
+
+def test_a_module_that_sitecustomize_imports(shop):
+    """Python runs it in every process that it starts, and so before the server."""
+    shop.make(settings="import shop.early\n\nGREETING = shop.early.TEXT\n", shop__early='TEXT = "one"\n')
+    shop.write("start/sitecustomize.py", "import shop.early\n")
+    path = os.pathsep.join((str(shop.directory / "start"), str(shop.directory), *filter(None, sys.path)))
+    server = shop.start(environ={"PYTHONPATH": path})
+    assert server.get("/").body == "one"
+    for old, new in (("one", "two"), ("two", "three")):
+        shop.change("shop/early.py", old, new)
+        assert reloads(server) == new
+    assert server.log.count("(such as sitecustomize) or the configuration imports shop in the arbiter") == 1
 
 
 LEFT = {

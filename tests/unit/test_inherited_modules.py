@@ -52,3 +52,13 @@ def test_what_was_there_before_is_the_server_s_own(shop):
     import_module("wg_shop.part")
 
     assert inheritance.names() == []
+
+
+def test_what_a_start_up_file_has_imported_of_the_project_is_the_site_s(shop):
+    import_module("wg_shop")
+    import_module("wg_plain")
+    inheritance = InheritedModules(str(shop.parents[1]))
+
+    assert inheritance.has_early
+    # and what it may have left its models and metrics in
+    assert inheritance.packages() == ["django", "wg_shop"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import os
 import select
 import signal
@@ -75,7 +74,6 @@ class GuardedChild:
         except BaseException:
             self._stay_or_leave()
             raise SystemExit(ExitCode.LOAD_FAILED) from None
-        faulthandler.disable()
         signal.signal(signal.SIGABRT, signal.SIG_DFL)  # what billiard has set would dump nothing
         self._ignore_signals_to_the_group()
         load.dump_stacks(self.seat_handle)

@@ -90,7 +90,7 @@ class GuardedApplication(Application):
         environ: MutableMapping[str, str] = os.environ,
     ) -> None:
         self.handover = handover
-        self.inheritance = inheritance or InheritedModules()
+        self.inheritance = inheritance or InheritedModules(handover.project)
         self._environ = environ
         self.sources: dict[str, str] = {}
         self.warnings: list[str] = []
@@ -240,8 +240,9 @@ class GuardedApplication(Application):
         )
         self.inheritance.recognise(named)
         if packages := self.inheritance.packages():
+            others = "a start-up file of Python (such as sitecustomize) or "
             self.warnings.append(
-                f"the configuration imports {', '.join(packages)} in the arbiter: the workers inherit these modules, "
+                f"{others if self.inheritance.has_early else ''}the configuration imports {', '.join(packages)} in the arbiter: the workers inherit these modules, "
                 "and a reload imports them again"
             )
         if self.handover.debug:

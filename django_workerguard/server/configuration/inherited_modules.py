@@ -1,18 +1,20 @@
-"""Modules of the site that the configuration makes the arbiter import, and that its workers inherit. Runs in the arbiter.
+"""Modules of the site that the arbiter has to import, and that its workers inherit. Runs in the arbiter.
 
-A worker would go on with them however often the site is reloaded. So a reload drops them first: what the
-configuration needs of them is imported again, and the workers import the rest by themselves.
+The configuration imports them, or a file that Python runs when it starts, such as sitecustomize.py. A worker would go on
+with them however often the site is reloaded. So a reload drops them first: what the configuration needs of them is
+imported again, and the workers import the rest by themselves.
 """
 
 from __future__ import annotations
 
-import importlib
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from types import FunctionType, ModuleType
 
 from django_workerguard.server.configuration.replaced_functions import ReplacedFunctions
+from django_workerguard.worker.import_caches import clear_import_caches
 
 # packages whose modules run the server, also if something else has imported them
 SERVERS = frozenset(
@@ -21,15 +23,26 @@ SERVERS = frozenset(
 # installed packages in which the site's modules leave what they define: it would be the old one, or defined twice
 REGISTRIES = frozenset({"django", "prometheus_client"})
 INSTALLED = frozenset({"site-packages", "dist-packages"})
+# what Python runs when it starts: nothing would import them again
+RUN_BY_PYTHON = frozenset({"sitecustomize", "usercustomize"})
 
 
 class InheritedModules:
-    """Modules of the site that the arbiter has imported since this object was made, and what they have replaced."""
+    """Modules of the site that the arbiter has imported since this object was made, or that lay in the project before.
 
-    def __init__(self) -> None:
+    ``functions``: those of the standard library that the site has replaced meanwhile.
+    """
+
+    def __init__(self, project: str = "/") -> None:
+        """``project``: the project's directory; "/": none."""
         self.functions = ReplacedFunctions()
         self._of_the_site: frozenset[str] = frozenset()
-        self._own = {_package(name) for name in sys.modules} | SERVERS | sys.stdlib_module_names
+        never = SERVERS | RUN_BY_PYTHON | sys.stdlib_module_names
+        root = os.path.realpath(project)
+        before = {name for name, module in list(sys.modules.items()) if root != "/" and _is_in(root, module)}
+        self._before = {_package(name) for name in before} - never
+        own = {_package(name) for name in sys.modules} - self._before
+        self._own = (own - REGISTRIES if self._before else own) | never
 
     def recognise(self, names: Iterable[str]) -> None:
         """Take the packages of these modules and objects for the site's, wherever they lie."""
@@ -46,17 +59,30 @@ class InheritedModules:
         """Return the names of the packages to which they belong."""
         return sorted({_package(name) for name in self.names()} - {"__config__"})
 
+    @property
+    def has_early(self) -> bool:
+        """Whether modules that were there before this object are still held."""
+        return bool(self._before)
+
     def drop(self) -> dict[str, ModuleType]:
         """Forget them, and where modules were found so far. Return them, for `bring_back`."""
         dropped = {name: sys.modules.pop(name) for name in self.names()}
-        sys.path_importer_cache.clear()
-        importlib.invalidate_caches()
+        clear_import_caches()
+        self._before &= {_package(name) for name in sys.modules}
         return dropped
 
     def bring_back(self, dropped: dict[str, ModuleType]) -> None:
         """Put dropped modules back in place of those that were imported since."""
         self.drop()
         sys.modules.update(dropped)
+
+
+def _is_in(root: str, module: ModuleType) -> bool:
+    """Say whether a module lies in a directory, and is not installed there."""
+    file = getattr(module, "__file__", None)
+    places = [file] if file else list(getattr(module, "__path__", None) or ())
+    paths = [Path(os.path.realpath(place)) for place in places]
+    return any(path.is_relative_to(root) and not INSTALLED & set(path.parts) for path in paths)
 
 
 def _package(name: str) -> str:
