@@ -173,6 +173,23 @@ def test_a_project_that_changes_the_working_directory(serve, tmp_path, who, path
     assert reloads(server) == "two"
 
 
+def test_a_manage_py_that_another_program_runs(serve, tmp_path):
+    """Such as a profiler or a debugger: the program that Python was started with is not the project's then."""
+    project = make_shop(
+        tmp_path / "shop",
+        settings='GREETING = os.environ["GREETING"]\n',
+        manage="import os\nfrom pathlib import Path\n\nHERE = Path(__file__).resolve().parent\n"
+        + textwrap.dedent(READ_ENV_FILE)
+        + textwrap.dedent(MANAGE_PY.format(settings="shop.settings")),
+    )
+    write(project, {".env": "GREETING=one"})
+    command = ("-m", "cProfile", "manage.py", "serve_guarded")
+    server = serve(project=project, command=command, environ={"DJANGO_SETTINGS_MODULE": None}, workers=1)
+    server.wait_ready()
+    write(project, {".env": "GREETING=two"})
+    assert reloads(server) == "two"
+
+
 def test_a_secret_that_the_settings_take_out_of_the_environment(shop):
     """manage.py may import them before Django reads them."""
     shop.environ = {"SECRET": "s"}

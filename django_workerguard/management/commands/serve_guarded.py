@@ -110,14 +110,15 @@ def _entry(directory: str) -> str:
 
     Its name on the command line is relative to the working directory of the start, which the program may have left.
     """
-    program = getattr(sys.modules["__main__"], "__file__", None) or ""
-    named = [os.path.join(start, sys.argv[0]) for start in (directory, as_started().get("PWD", ""))]
-    is_file = os.path.isfile(program)  # not of a zip file
-    found = [
-        path for path in named if os.path.isfile(path) and (not is_file or os.path.samefile(path, program))
-    ]
-    path = os.path.normpath(next(iter(found), program if is_file else ""))
-    return "" if path == "." or path.startswith(os.path.dirname(django.__file__)) else path
+    name, program = sys.argv[0], getattr(sys.modules["__main__"], "__file__", None) or ""
+    # it is not if it is in a zip file, or a profiler that runs manage.py
+    is_program = os.path.isfile(program) and os.path.basename(program) == os.path.basename(name)
+    named = [os.path.join(start, name) for start in (directory, as_started().get("PWD", ""))]
+    files = [path for path in named if os.path.isfile(path)]
+    if is_program:
+        files = [*(path for path in files if os.path.samefile(path, program)), program]
+    path = os.path.normpath(files[0]) if files else ""
+    return "" if path.startswith(os.path.dirname(django.__file__)) else path
 
 
 def _changes() -> dict[str, str | None]:
