@@ -34,16 +34,31 @@ def is_lazy(policy: Policy, fleet: Fleet) -> bool:
 
 
 def source(policy: Policy, fleet: Fleet, now: float) -> Source | None:
-    """Return where the worker of an empty slot comes from; None: it waits for the mold."""
+    """Return where the worker of an empty slot comes from; None: it waits for the mold.
+
+    While the server is frozen it is the old mold: the new one has loaded, but no worker that it forks becomes ready.
+    """
+    older = [mold for mold in _able(fleet, now) if mold.generation < fleet.generation]
+    if fleet.frozen and older and not is_lazy(policy, fleet):
+        mold = max(older, key=lambda mold: mold.generation)
+        return Source(mold.generation, mold.seat)
+    return _newest_source(policy, fleet, now)
+
+
+def _newest_source(policy: Policy, fleet: Fleet, now: float) -> Source | None:
     lazily = Source(fleet.generation)
     if is_lazy(policy, fleet):
         return lazily
-    late = _late(fleet, now)
-    ready = [mold for seat, mold in fleet.molds.items() if mold.state is State.READY and seat not in late]
-    if ready:
-        mold = max(ready, key=lambda mold: mold.generation)
+    if able := _able(fleet, now):
+        mold = max(able, key=lambda mold: mold.generation)
         return Source(mold.generation, mold.seat)
     return lazily if fleet.mold_record.strikes >= PATIENCE else None
+
+
+def _able(fleet: Fleet, now: float) -> list[Worker]:
+    """Return the molds that fork."""
+    late = _late(fleet, now)
+    return [mold for seat, mold in fleet.molds.items() if mold.state is State.READY and seat not in late]
 
 
 def or_by_itself(fleet: Fleet, slot: int, where: Source) -> Source:
@@ -58,7 +73,7 @@ def or_by_itself(fleet: Fleet, slot: int, where: Source) -> Source:
 
 def source_of_successor(policy: Policy, fleet: Fleet, now: float) -> Source | None:
     """Return where a successor comes from: it is of the newest generation, whose load has been proved in the mold."""
-    where = source(policy, fleet, now)
+    where = _newest_source(policy, fleet, now)
     if where is None or where.generation < fleet.generation:
         return None
     if where.mold is None and not is_lazy(policy, fleet) and not fleet.proven:
@@ -112,8 +127,10 @@ def _why_out(policy: Policy, fleet: Fleet, mold: Worker) -> Reason | None:
         if mold.state is State.UNFIT and (policy.load == "mold" or _is_served(fleet)):
             return Reason(Rule.UNFIT, "no worker can be forked from it")
         return None
-    superseded = mold.state in LOADING and bool(fleet.ready)
-    if superseded or fleet.proven or (current is not None and current.state is State.READY):
+    # the mold of the workers that are ready stays until one of the newest generation is: it alone has their code
+    is_theirs = any(worker.generation == mold.generation for worker in fleet.of(State.READY))
+    superseded = bool(fleet.ready) and (mold.state in LOADING or not is_theirs)
+    if superseded or fleet.proven:
         return Reason(Rule.NEWER_MOLD, f"generation {fleet.generation} has begun")
     return None
 

@@ -48,6 +48,29 @@ def assert_whole(server) -> None:
     server._poll("nothing is left", lambda: not server._remaining_processes(), 20)
 
 
+@pytest.mark.timeout(120)
+def test_new_code_whose_workers_fail_after_their_fork_costs_no_old_worker(serve):
+    """The new mold has loaded; the old one has to stay, because it alone has the code that serves."""
+    options = ("--warmup-path", "/warm", "--load-retry-delay", "0.1")
+    server = serve_mold(serve, guard=options, project_copy=True)
+    old = mold_of(server)["pid"]
+    views = server.project / "guinea_app" / "views.py"
+    whole = views.read_text()
+    views.write_text(whole.replace('return HttpResponse("warm\\n")', "raise RuntimeError('cold')"))
+    server.signal(signal.SIGHUP)
+    server.wait("frozen", lambda status: status["arbiter"]["frozen"])
+    for slot in (1, 2):
+        gone = server.kill_worker(slot)
+        replaced(server, gone)
+    assert {slot["mold"] for slot in server.status()["slots"]} == {old}
+    assert {event["generation"] for event in server.events("ready")} == {1}
+
+    views.write_text(whole)
+    server.signal(signal.SIGHUP)
+    wait_whole(server, 2, 3)
+    assert_whole(server)
+
+
 # on one server
 
 

@@ -54,15 +54,26 @@ def test_a_worker_of_the_old_mold_stays_while_the_new_generation_cannot_load():
     assert fleet.frozen
 
 
-def test_a_reload_rolls_once_the_new_mold_is_ready_and_the_old_one_leaves():
+def test_a_reload_rolls_once_the_new_mold_is_ready_and_the_old_one_leaves_after_the_first_worker():
     fleet = told(served(), m.GenerationStarted(20.0), m.MoldSpawned(NEXT_MOLD, 501, 2, 60.0, 20.0))
     assert plan(POLICY, fleet, 20.5) == ()
     fleet = told(fleet, m.Observed((m.Reading(NEXT_MOLD, State.READY, 0),), 21.0))
-    actions = plan(POLICY, fleet, 21.0)
-    (retired,) = (one for one in actions if isinstance(one, a.Retire))
-    assert (retired.seat, retired.reason.rule) == (MOLD, Rule.NEWER_MOLD)
-    (spawn,) = (one for one in actions if isinstance(one, a.Spawn))
+    (spawn,) = plan(POLICY, fleet, 21.0)
     assert (spawn.generation, spawn.mold, spawn.reason.rule) == (2, NEXT_MOLD, Rule.RELOAD)
+
+    asked = m.Spawning(spawn.slot, 9, 2, 60.0, 21.0, spawn.reason, NEXT_MOLD)
+    coming = told(fleet, asked, m.Spawned(9, 900, 21.0), policy=POLICY)
+    proven = told(
+        coming, m.Observed((m.Reading(9, State.LOADED, 0),), 21.5), m.Admitted(9, 21.5), policy=POLICY
+    )
+    proven = told(proven, m.Observed((m.Reading(9, State.READY, 1),), 21.5), policy=POLICY)
+    retired = [one for one in plan(POLICY, proven, 21.5) if isinstance(one, a.Retire) and one.seat == MOLD]
+    assert [one.reason.rule for one in retired] == [Rule.NEWER_MOLD]
+
+    failed = told(coming, m.Exited(9, 21.5, transient=False), m.Exited(1, 21.5), policy=POLICY)
+    assert failed.frozen
+    (spawn,) = plan(POLICY, failed, 21.6)
+    assert (spawn.slot, spawn.generation, spawn.mold) == (1, 1, MOLD), "the old mold has the code that serves"
 
 
 def test_a_mold_that_does_not_fork_in_time_is_killed_and_nothing_else_happens():
