@@ -69,6 +69,31 @@ def test_reloads_under_load_with_broken_code_change_nothing_and_with_good_code_e
     assert server.get("/").body == "changed\n"
 
 
+def test_a_second_arbiter_whose_code_cannot_be_loaded_answers_no_request(serve):
+    """They share the listeners: the first one has workers, so the second one has nothing to answer 503 for."""
+    options = ("--stand-in-after", "200ms", "--need-app", "off", "--load-retries", "1")
+    server = serve(*options, project_copy=True)
+    server.wait_ready()
+    first = server.arbiter
+    urls = server.project / "guinea_urls.py"
+    whole = urls.read_text()
+    urls.write_text("1 / 0\n")
+    server.signal(signal.SIGUSR2)
+    server.wait(
+        "unloaded workers of the second",
+        lambda status: (
+            status["arbiter"]["pid"] != first and all(slot["state"] == "unloaded" for slot in status["slots"])
+        ),
+    )
+    assert server.statuses(200) == {200: 200}
+
+    os.kill(first, signal.SIGTERM)
+    server._poll("503 is answered", lambda: server.statuses(5) == {503: 5}, 30)
+    urls.write_text(whole)
+    assert order(server, "reload", "--wait").returncode == ExitCode.OK
+    assert server.statuses(10) == {200: 10}
+
+
 def test_a_changed_number_of_workers_counts_once_the_new_code_has_loaded(serve):
     server = serve(workers=None, project_copy=True)
     server.wait_ready(1)
