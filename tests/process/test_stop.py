@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.process.clients import OneRequest, in_flight
 from tests.process.harness import ROOT, Server
 
 
@@ -65,6 +66,20 @@ def test_two_servers_on_one_path_each_stop(serve, tmp_path):
     second.wait_ready()
     assert second.stop() == 0
     assert first.stop() == 0
+
+
+def test_no_second_arbiter_is_started_while_the_server_stops(serve):
+    server = serve()
+    server.wait_ready()
+    client = OneRequest(server, "/stream?lines=20")
+    server.wait("a stream in flight", in_flight)
+    server.signal(signal.SIGTERM)
+    server.wait_log("asked to leave: stop")  # and the listeners are closed
+    server.signal(signal.SIGUSR2)
+    server.wait_log("SIGUSR2: cannot start a second arbiter: the server is stopping", timeout=10)
+    assert server.wait_exit() == 0
+    client.join(20)
+    assert "Traceback" not in server.log
 
 
 def command(server: Server, *arguments: str) -> subprocess.CompletedProcess[str]:
