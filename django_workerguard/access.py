@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
@@ -20,6 +20,24 @@ from django_workerguard.report.health import bears_token
 
 PERMISSION = "workerguard.operate"
 View = Callable[..., HttpResponseBase]
+AnyView = TypeVar("AnyView", bound=View)
+
+
+class _EveryDatabase(frozenset[str]):
+    """Contains the alias of any database, without a look into the settings."""
+
+    def __contains__(self, alias: object) -> bool:
+        return True
+
+
+def own_access(view: AnyView) -> AnyView:
+    """Have Django call a view without a login and without a transaction: it has its own access rule, or needs none.
+
+    Like Django's `login_not_required`, and its `non_atomic_requests` for every database: the database may be down.
+    """
+    view.login_required = False  # type: ignore[attr-defined] # read by LoginRequiredMiddleware
+    view._non_atomic_requests = _EveryDatabase()  # type: ignore[attr-defined] # read by the request handler
+    return view
 
 
 def may_see_details(request: HttpRequest) -> bool:
@@ -62,6 +80,7 @@ def requires(may: Callable[[HttpRequest], bool]) -> Callable[[View], View]:
     """Allow a view only if ``may`` allows the request. Redirect other clients to the login if there is one, else refuse."""
 
     def decorate(view: View) -> View:
+        @own_access
         @functools.wraps(view)
         def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
             if may_see(request) and (may is may_see or may(request)):

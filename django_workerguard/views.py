@@ -15,7 +15,7 @@ from asgiref.sync import async_to_sync
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
-from django_workerguard.access import may_see_details
+from django_workerguard.access import may_see_details, own_access
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.report.health import KINDS, Answer, ProbeKind, answer, wants_json
 from django_workerguard.report.health import respond as make_answer
@@ -25,6 +25,7 @@ from django_workerguard.worker.current import current_board, current_worker
 logger = logging.getLogger("django_workerguard")
 
 
+@own_access
 def probe(request: HttpRequest, kind: ProbeKind) -> HttpResponse:
     """Answer one of the probes live, ready and startup."""
     worker = current_worker()
@@ -76,6 +77,7 @@ def _is_gevent() -> bool:
     return monkey is not None and bool(monkey.is_module_patched("socket"))
 
 
+@own_access
 def health(request: HttpRequest) -> HttpResponseBase:
     """Answer the list of checks; django-health-check is imported at the first request of the list."""
     return _full_list()(request)

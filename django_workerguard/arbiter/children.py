@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from django_workerguard.arbiter.event_log import EventLog
 from django_workerguard.arbiter.exits import Exit
+from django_workerguard.arbiter.final_kill import kill_and_collect
 from django_workerguard.arbiter.main_thread import signal_main_thread
 from django_workerguard.arbiter.seats import Seats
 from django_workerguard.arbiter.stack_dump import open_dump, read_dump
@@ -242,11 +243,8 @@ class Children:
                 os.kill(child.pid, signal.SIGKILL)
 
     def end(self) -> None:
-        """Kill and collect every child that is left."""
-        for pid in self._children:
-            os.kill(pid, signal.SIGKILL)
-        for pid in self._children:
-            os.waitpid(pid, 0)
+        """Kill and collect every child that is left, unless the kernel does not end it."""
+        kill_and_collect(self._children)
 
 
 def _is_child(pid: int) -> bool:

@@ -30,7 +30,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from django_workerguard.access import may_see_details
+from django_workerguard.access import may_see_details, own_access
 from django_workerguard.conf import pool_snapshots
 from django_workerguard.report.metrics import Family, families, families_of_pools
 from django_workerguard.scoreboard.snapshot import snapshot
@@ -84,6 +84,7 @@ def _metric(group: list[tuple[str, Family]]) -> Any:
     return metric
 
 
+@own_access
 @never_cache
 @require_safe
 def metrics(request: HttpRequest) -> HttpResponse:

@@ -15,7 +15,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.http import require_http_methods, require_safe
 
-from django_workerguard.access import may_act, may_see, requires
+from django_workerguard.access import may_act, may_see, own_access, requires
 from django_workerguard.conf import current_options
 from django_workerguard.config.text import plain
 from django_workerguard.dashboard.actions import Action, progress, refusal_of
@@ -108,6 +108,7 @@ def slot_now(request: HttpRequest, number: int) -> HttpResponse:
     )
 
 
+@own_access
 @require_safe
 def asset_file(request: HttpRequest, name: str) -> HttpResponse:
     """Return the style sheet or the script. Any client may have them: they contain no data."""
@@ -117,9 +118,6 @@ def asset_file(request: HttpRequest, name: str) -> HttpResponse:
     cache_control = FOR_EVER if request.GET.get("v") == file.digest else "no-cache"
     headers = {"Cache-Control": cache_control, "X-Content-Type-Options": "nosniff"}
     return _send_whole(request, HttpResponse(file.content, content_type=file.content_type, headers=headers))
-
-
-asset_file.login_required = False  # type: ignore[attr-defined] # read by LoginRequiredMiddleware
 
 
 @never_cache

@@ -19,6 +19,7 @@ from typing import Any
 
 from django_workerguard.arbiter.event_log import EventLog
 from django_workerguard.arbiter.exits import Exit
+from django_workerguard.arbiter.final_kill import kill_and_collect
 from django_workerguard.arbiter.program import execute
 from django_workerguard.config.memfd import open_anonymous, write_all
 from django_workerguard.config.monitor_address import MonitorAddress, MonitorSettings
@@ -238,10 +239,7 @@ class Monitor:
     def close(self, *, alone: bool) -> None:
         """End the process and stop to listen. Unless ``alone``, another arbiter has the same listener."""
         self._end_process()
-        for pid in self._ended_by_us:
-            with contextlib.suppress(ProcessLookupError, ChildProcessError):
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
+        kill_and_collect(self._ended_by_us)
         self._ended_by_us.clear()
         listener, self._listener = self._listener, None
         if listener is not None and alone:

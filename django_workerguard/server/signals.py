@@ -126,6 +126,9 @@ class Signals:
 
     def _start_second_arbiter(self) -> None:
         host, arbiter = self._host, os.getpid()
+        if self._tracker.fleet.stop is not None:  # its listeners may be closed
+            host.log.error("SIGUSR2: cannot start a second arbiter: the server is stopping")
+            return
         files = {path: list(file) for path, file in self._socket_files.items()}
         try:
             with self._hand_over_monitor() as monitor:

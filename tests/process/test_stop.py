@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.process.clients import OneRequest, in_flight
 from tests.process.harness import ROOT, Server
 
 
@@ -65,6 +68,55 @@ def test_two_servers_on_one_path_each_stop(serve, tmp_path):
     second.wait_ready()
     assert second.stop() == 0
     assert first.stop() == 0
+
+
+def test_no_second_arbiter_is_started_while_the_server_stops(serve):
+    server = serve()
+    server.wait_ready()
+    client = OneRequest(server, "/stream?lines=20")
+    server.wait("a stream in flight", in_flight)
+    server.signal(signal.SIGTERM)
+    server.wait_log("asked to leave: stop")  # and the listeners are closed
+    server.signal(signal.SIGUSR2)
+    server.wait_log("SIGUSR2: cannot start a second arbiter: the server is stopping", timeout=10)
+    assert server.wait_exit() == 0
+    client.join(20)
+    assert "Traceback" not in server.log
+
+
+# attaches to a process like a debugger, which keeps the kernel from ending it, until a line arrives
+TRACER = """
+import ctypes, sys
+ptrace = ctypes.CDLL(None).ptrace
+ptrace.argtypes = [ctypes.c_long] * 4
+print(ptrace(16, int(sys.argv[1]), 0, 0), flush=True)
+sys.stdin.readline()
+"""
+
+
+@contextlib.contextmanager
+def traced(pid: int) -> Iterator[None]:
+    """Keep the kernel from ending a process that is killed; skip if this user may not trace it."""
+    command = [sys.executable, "-c", TRACER, str(pid)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as tracer:
+        try:
+            if tracer.stdout.readline() != "0\n":
+                pytest.skip("this user may not trace a process")
+            yield
+        finally:
+            tracer.kill()
+
+
+@pytest.mark.timeout(120)
+def test_the_arbiter_ends_although_the_kernel_does_not_end_a_worker(serve):
+    server = serve("--worker-reload-mercy", "1s")
+    server.wait_ready()
+    pid = server.pids()[0]
+    with traced(pid):
+        server.signal(signal.SIGTERM)
+        server.wait_log(f"still running, although killed: pid {pid}")
+        assert server.wait_exit(timeout=30) == 0
+    assert not boards(server)
 
 
 def command(server: Server, *arguments: str) -> subprocess.CompletedProcess[str]:
