@@ -45,6 +45,9 @@ HANGING = {
 }
 
 
+ENDED_BY_SYS_EXIT = ("gthread",)  # sync and gevent go on
+
+
 @pytest.mark.timeout(400)
 def test_the_register_and_the_stacks(serve, worker_class, tmp_path, subtests):
     access_log = tmp_path / "access.log"
@@ -254,6 +257,31 @@ def assert_probes_and_what_is_over_leave_no_entry(server: Server) -> None:
                 assert path == "/starved-stream"
     server.wait("an empty register", lambda _: in_hand(server) == [])
     assert all(slot["in_flight"] == 0 for slot in server.status()["slots"])
+
+
+@pytest.mark.parametrize("worker_class", ["sync", "gthread", "gevent"])
+def test_sys_exit_in_a_view_leaves_no_entry_on_a_worker_that_goes_on(serve, worker_class):
+    server = serve(
+        *("--request-timeout", "1", "--outlier", "off"),
+        *("--", "-k", worker_class, *threads(worker_class), "--timeout", "60"),
+        workers=1,
+    )
+    wait_whole(server, 1)
+    since, pid = Since(server), server.slot(1)["pid"]
+    asking = Clients(server)
+    asking.ask("/leave")
+    assert asking.join() in ([None], [500])
+    if worker_class in ENDED_BY_SYS_EXIT:
+        since.wait("exited")
+        (lost,) = since.events("request-lost")
+        assert (lost["pid"], lost["path"]) == (pid, "/leave")
+        return
+    server.wait("an empty register", lambda _: in_hand(server) == [])
+    server.wait("counted", lambda status: status["slots"][0]["errors_5xx"] == 1)
+    assert server.slot(1)["in_flight"] == 0
+    assert server.statuses(3) == {200: 3}
+    assert server.slot(1)["pid"] == pid
+    assert not since.events("request-lost")
 
 
 REQUESTS = int(os.environ.get("WORKERGUARD_REGISTER_REQUESTS", "1000"))
