@@ -70,6 +70,9 @@ class Register:
         self._not_entered = board.layout.seat(seat) + Seat.NOT_ENTERED
         self._free = list(range(ENTRIES))[::-1]
         self._is_kept = False
+        # tokens of requests that still run after their response is complete, and of websockets
+        self.answered: set[int] = set()
+        self.websockets: set[int] = set()
         self._memory = memory or ViewTable(board, seat)
         self._views: dict[str, bytes] = {}  # the names of the site's views, encoded
 
@@ -107,15 +110,23 @@ class Register:
         memory.begin(started)
 
     def keep(self) -> None:
-        """Take no request out any more: this process is being aborted, and what it has in hand is lost."""
+        """Take out the requests that are answered, and no other any more: what this process has in hand is lost."""
+        while self.answered:
+            self.end(self.answered.pop())
         self._is_kept = True
+
+    def finish(self) -> None:
+        """Keep the requests in hand on record: the event loop ends and cancels them. Websockets end with their worker."""
+        if not self._is_kept:
+            self.answered |= self.websockets
+            self.keep()
 
     def end(self, token: int) -> None:
         """Take a request out."""
         number = token & ENTRY_MASK
         if token == self._memory.token:
             self._memory.end(token)
-        if number != NO_ENTRY and not self._is_kept:
+        if number != NO_ENTRY and (not self._is_kept or token in self.answered):
             self._words[self._started + number] = 0
             self._free.append(number)
 
@@ -161,6 +172,12 @@ class _Process:
 def current_register() -> Register | None:
     """Return the register of the worker that this code runs in; None in other processes."""
     return _Process.register
+
+
+def finish_register() -> None:
+    """Keep the requests in hand on record, if this worker has served: its event loop is about to cancel them."""
+    if _Process.register is not None:
+        _Process.register.finish()
 
 
 def set_current_register(register: Register) -> None:

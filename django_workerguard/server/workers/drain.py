@@ -13,6 +13,7 @@ from typing import Any
 
 from django_workerguard.server.workers.executors import watch_executors
 from django_workerguard.server.workers.loop_lag import watch_loop
+from django_workerguard.worker.register import finish_register
 from django_workerguard.worker.seat_handle import SeatHandle
 
 SETTLE = 8  # rounds of the event loop, so that each accepted connection gets its protocol and is read
@@ -70,3 +71,7 @@ class DrainingASGI:
             await asyncio.sleep(POLL)
         self.cfg.set("graceful_timeout", 0)  # already used up
         await super()._shutdown()  # type: ignore[misc]
+
+    def _cleanup(self) -> None:
+        finish_register()  # it cancels them
+        super()._cleanup()  # type: ignore[misc]

@@ -13,6 +13,7 @@ from uvicorn import Config, Server
 from django_workerguard.server.workers.drain import POLL, drain_deadline, stop_accepting
 from django_workerguard.server.workers.executors import watch_executors
 from django_workerguard.server.workers.loop_lag import watch_loop
+from django_workerguard.worker.register import finish_register
 from django_workerguard.worker.seat_handle import SeatHandle
 
 LINGER = 2.0  # seconds for which an idle connection may still send a request, as in gunicorn's gthread
@@ -95,5 +96,6 @@ class DrainingUvicorn:
         server = DrainingServer(self.config, mercy=self.cfg.graceful_timeout)
         asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, server.quit)
         await server.serve(sockets=self.sockets)
+        finish_register()  # the end of the loop cancels them
         if not server.started:
             sys.exit(self.WORKER_BOOT_ERROR)

@@ -130,6 +130,8 @@ class GuardedASGI:
         self._memory_error = count.memory_error
         self._enter = register.begin
         self._take_out = register.end
+        self._answered = register.answered
+        self._websockets = register.websockets
         self._limit = register.limit
         self._refusal = queue.refusal
         self._canceller = canceller
@@ -179,6 +181,8 @@ class GuardedASGI:
                 status = message["status"]
                 is_begun = True
             await send(message)
+            if message["type"] == "http.response.body" and not message.get("more_body"):
+                self._answered.add(token)
 
         token = self._begin(scope["method"], scope)
         if self._canceller is not None:
@@ -197,7 +201,7 @@ class GuardedASGI:
             if canceller is not None and canceller.has_cancelled(token):
                 status = TOO_LATE
                 if not is_begun:
-                    await self._answer_late(send)
+                    await self._answer_late(send_and_record)
                     return
             else:
                 status = 499  # cancelled: the client went away
@@ -205,6 +209,7 @@ class GuardedASGI:
         finally:
             self._ended(status, start_of(token))
             self._take_out(token)
+            self._answered.discard(token)
 
     async def _answer_late(self, send: Send) -> None:
         """Answer a request that was cancelled. Django has not sent request_finished, which closes old connections."""
@@ -221,6 +226,7 @@ class GuardedASGI:
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         token = self._begin(scope["type"], scope)
         self._limit(token, 0)  # a websocket may stay open for as long as it likes
+        self._websockets.add(token)
         status = 500
         try:
             await self._app(scope, receive, send)
@@ -233,6 +239,7 @@ class GuardedASGI:
         finally:
             self._ended(status, 0)
             self._take_out(token)
+            self._websockets.discard(token)
 
     async def _answer(self, kind: ProbeKind, scope: Scope, send: Send) -> None:
         headers = dict(scope["headers"])
