@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import random
+import re
 import signal
 import socket
 import threading
@@ -43,6 +44,9 @@ HANGING = {
     ("uvicorn_worker.UvicornWorker", "/wait"): ("Task", "in _waits_inside"),
     ("uvicorn_worker.UvicornWorker", "/hang?how=lock"): ("Thread", "in _locked_twice"),
 }
+
+
+ENDED_BY_SYS_EXIT = ("gthread", "asgi")  # sync and gevent go on
 
 
 @pytest.mark.timeout(400)
@@ -254,6 +258,67 @@ def assert_probes_and_what_is_over_leave_no_entry(server: Server) -> None:
                 assert path == "/starved-stream"
     server.wait("an empty register", lambda _: in_hand(server) == [])
     assert all(slot["in_flight"] == 0 for slot in server.status()["slots"])
+
+
+@pytest.mark.parametrize("worker_class", ["sync", "gthread", "gevent", "asgi"])
+def test_sys_exit_in_a_view_leaves_no_entry_on_a_worker_that_goes_on(serve, worker_class):
+    server = serve(
+        *("--request-timeout", "1", "--outlier", "off"),
+        *("--", "-k", worker_class, *threads(worker_class), "--timeout", "60"),
+        workers=1,
+    )
+    wait_whole(server, 1)
+    since, pid = Since(server), server.slot(1)["pid"]
+    asking = Clients(server)
+    asking.ask("/leave")
+    assert asking.join() in ([None], [500])
+    if worker_class in ENDED_BY_SYS_EXIT:
+        since.wait("exited")
+        (lost,) = since.events("request-lost")
+        assert (lost["pid"], lost["path"]) == (pid, "/leave")
+        return
+    server.wait("an empty register", lambda _: in_hand(server) == [])
+    server.wait("counted", lambda status: status["slots"][0]["errors_5xx"] == 1)
+    assert server.slot(1)["in_flight"] == 0
+    assert server.statuses(3) == {200: 3}
+    assert server.slot(1)["pid"] == pid
+    assert not since.events("request-lost")
+
+
+@pytest.mark.parametrize(
+    ("worker_class", "end"),
+    [
+        ("asgi", signal.SIGHUP),
+        ("asgi", signal.SIGINT),
+        ("uvicorn_worker.UvicornWorker", signal.SIGINT),
+    ],
+)
+def test_requests_that_the_end_of_an_event_loop_cuts_off_are_written_down(serve, worker_class, end):
+    server = serve(
+        *("--app", "guinea_asgi:application", "--worker-reload-mercy", "3"),
+        *("--", "-k", worker_class, "--timeout", "60"),
+        workers=1,
+    )
+    wait_whole(server, 1)
+    since, asking = Since(server), Clients(server)
+    asking.ask("/wait?seconds=60")
+    server.wait("in hand", lambda _: in_hand(server) and in_hand(server)[0]["view"])
+    assert server.get("/answered-and-goes-on").status == 200
+    url = "ws://localhost/"
+    with unix_connect(str(server.socket_path), url, open_timeout=20, close_timeout=1) as websocket:
+        websocket.send("one")
+        assert websocket.recv(20) == "one"
+        assert len(in_hand(server)) == 3
+        server.signal(end)
+        if end == signal.SIGHUP:
+            since.wait("exited")
+            (lost,) = since.events("request-lost")
+            assert (lost["path"], lost["view"]) == ("/wait", "guinea_app.views.wait")
+            assert lost["cause"] in ("reload", "worker-reload-mercy")
+        else:
+            server.wait_exit()
+    assert re.search(r"lost with it: GET /wait after [\d.]+ s\n", server.log)
+    assert asking.join() in ([None], [500])
 
 
 REQUESTS = int(os.environ.get("WORKERGUARD_REGISTER_REQUESTS", "1000"))

@@ -150,12 +150,19 @@ def chain_hooks(
 
     Requests that the guard answers are not counted. ``answered`` is called after every request.
     """
+    ends_by_exit = any(cls.__name__ == "ThreadWorker" for cls in type(worker).__mro__)
     before = worker.cfg.settings["pre_request"].get()
     after = worker.cfg.settings["post_request"].get()
     quiet = before is PreRequest.default and not worker.log.error_log.isEnabledFor(10)
     worker.cfg.settings["pre_request"].set(_before(count, None if quiet else before))
     worker.cfg.settings["post_request"].set(
-        _after(count, register, None if after is PostRequest.default else after, answered)
+        _after(
+            count,
+            register,
+            None if after is PostRequest.default else after,
+            answered,
+            lost_with=SystemExit if ends_by_exit else (),
+        )
     )
 
 
@@ -171,8 +178,17 @@ def _before(count: RequestCount, user: Hook | None) -> Hook:
 
 
 def _after(
-    count: RequestCount, register: Register, user: Hook | None, answered: Callable[[Any], None]
+    count: RequestCount,
+    register: Register,
+    user: Hook | None,
+    answered: Callable[[Any], None],
+    *,
+    lost_with: type[SystemExit] | tuple[()],
 ) -> Hook:
+    """Return the hook post_request. ``lost_with``: what ends the worker if a request raises it.
+
+    gunicorn's gthread class ends by SystemExit; its sync and gevent classes answer or close, and go on.
+    """
     ended, take_out = count.ended, register.end
 
     def post_request(worker: Any, request: Any, environ: Any, response: Any) -> None:
@@ -188,7 +204,7 @@ def _after(
             ended(
                 (response is not None and getattr(response, "status_code", None)) or 500, token >> ENTRY_BITS
             )
-            if not isinstance(error, SystemExit):  # else the worker ends, and the request is lost with it
+            if not isinstance(error, lost_with):
                 take_out(token)
         if user is not None:
             user(worker, request, environ, response)

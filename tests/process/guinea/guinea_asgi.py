@@ -1,6 +1,7 @@
 """An ASGI application with a lifespan, around Django's."""
 
 import asyncio
+import os
 import sys
 import time
 
@@ -17,6 +18,9 @@ async def application(scope, receive, send):
         return
     if scope["type"] == "websocket" and scope["path"] == "/refused":
         await django(scope, receive, send)
+        return
+    if scope["type"] == "http" and scope["path"] == "/answered-and-goes-on":
+        await answer_and_go_on(send)
         return
     if scope["type"] == "websocket":
         await echo(receive, send)
@@ -39,6 +43,14 @@ async def application(scope, receive, send):
     await receive()
     print("lifespan ended", file=sys.stderr, flush=True)
     await send({"type": "lifespan.shutdown.complete"})
+
+
+async def answer_and_go_on(send):
+    """Answer, then work on for a while, as a background task of Starlette does."""
+    headers = [(b"content-length", b"2"), (b"x-worker-pid", b"%d" % os.getpid())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"ok"})
+    await asyncio.sleep(60)
 
 
 async def wait_in_the_shared_thread(receive, send):

@@ -25,6 +25,7 @@ urlpatterns = [
     path("starved-stream", views.starved_stream),
     path("stream", views.stream),
     path("broken", views.broken),
+    path("leave", views.leave),
     path("fork", views.fork),
     path("grow", views.grow),
     path("leak", views.leak),

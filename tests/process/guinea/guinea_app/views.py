@@ -3,6 +3,7 @@ import functools
 import gc
 import os
 import signal
+import sys
 import threading
 import time
 from typing import ClassVar
@@ -132,6 +133,10 @@ def starve(request):
 
 def broken(request):
     raise RuntimeError("this view always fails")
+
+
+def leave(request):
+    sys.exit(3)
 
 
 def warm(request):
