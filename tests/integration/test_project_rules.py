@@ -77,7 +77,9 @@ def test_no_transaction_is_begun(project, atomic, address):
     assert Client().get(address, headers=TOKEN).status_code == 200
 
 
-@pytest.mark.parametrize("view", [pattern.callback for pattern in dashboard_urls], ids=str)
+@pytest.mark.parametrize(
+    "view", [pattern.callback for pattern in dashboard_urls], ids=lambda view: view.__name__
+)
 def test_every_view_of_the_dashboard_has_its_own_rule(view):
     assert view.login_required is False
     assert "default" in view._non_atomic_requests
