@@ -43,6 +43,27 @@ def test_an_application_without_lifespan_is_served(serve, worker_class):
 
 
 @pytest.mark.parametrize("worker_class", ASGI)
+def test_an_application_that_does_not_know_the_scope_and_receives_first_is_served(
+    serve, faults, worker_class
+):
+    faults.set("lifespan", "peeks")
+    server = serve("-k", worker_class, "--app", "guinea_asgi:application")
+    server.wait_ready(timeout=20)
+    assert server.statuses(5) == {200: 5}
+    assert not server.events("load-failed")
+
+
+@pytest.mark.parametrize("application", ["guinea_plain_asgi", "guinea_asgi"])
+def test_an_application_without_lifespan_fails_if_it_needs_one(serve, faults, application):
+    faults.set("lifespan", "peeks")
+    server = serve(
+        *("--app", f"{application}:application", "--need-app", "off"),
+        *("--", "-k", "asgi", "--asgi-lifespan", "on"),
+    )
+    server.wait_event("load-failed", count=2)
+
+
+@pytest.mark.parametrize("worker_class", ASGI)
 def test_a_lifespan_that_starts_is_served_and_ended(serve, worker_class):
     server = serve("-k", worker_class, "--app", "guinea_asgi:application")
     server.wait_ready()

@@ -253,8 +253,8 @@ class GuardedASGI:
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Delay the end of the start-up until the worker is admitted.
 
-        An application that raises before it has received a message does not support lifespan. If it raises later, or
-        sends that it failed, the load has failed.
+        An application that raises before it has received a message, or because it does not know the scope, does not
+        support lifespan. If it raises later, or sends that it failed, the load has failed.
         """
         begun = started = False
 
@@ -276,17 +276,22 @@ class GuardedASGI:
         try:
             await self._app(scope, receive_and_record, send_after_admission)
         except BaseException as error:
-            if begun and not started:
+            if started:
+                raise
+            if begun and not _is_unknown_scope(error):
                 self._failed(error)
                 await send({"type": "lifespan.startup.failed", "message": str(error)})
-            elif not begun:
-                await self._admit()
-                raise
             else:
+                await self._admit()
                 raise
         else:
             if not started:
                 await self._admit()
+
+
+def _is_unknown_scope(error: BaseException) -> bool:
+    """Return whether an application, such as Django's or the router of Channels, refuses the scope by its name."""
+    return isinstance(error, ValueError) and "lifespan" in str(error)
 
 
 async def _send_answer(answer: Answer, send: Send) -> None:

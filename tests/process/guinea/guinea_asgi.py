@@ -33,6 +33,8 @@ async def application(scope, receive, send):
         case "says-failed":
             await send({"type": "lifespan.startup.failed", "message": "the pool is empty"})
             return
+        case "peeks":  # as a wrapper that looks at the first message and passes the scope on
+            await django(scope, receive, send)
         case "raises":
             raise RuntimeError("the pool is empty")
         case "hangs":
