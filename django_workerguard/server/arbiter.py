@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -201,6 +202,7 @@ class GuardedArbiter(Arbiter):
         finally:
             if notify_socket is not None:
                 os.environ["NOTIFY_SOCKET"] = notify_socket
+        self.follow_options()
         self._wake = WakePipe()
         self._control = open_beside(self.board.path, owner=self.cfg.uid, log=self.log)
         channels = Channels()
@@ -414,7 +416,16 @@ class GuardedArbiter(Arbiter):
         before = self.master_pid
         self.maybe_promote_master()
         if before and not self.master_pid:  # the arbiter that was sent SIGUSR2 has ended
+            self.follow_options()
             self._systemd.main_pid(self.pid)
+
+    def follow_options(self) -> None:
+        """Decide by the options of the configuration.
+
+        The arbiter that was sent SIGUSR2 has the same listeners. As long as it lives, whether 503 is answered is its decision.
+        """
+        policy = self.app.policy
+        self._tracker.follow(replace(policy, answers=policy.answers and not self.master_pid))
 
     def _follow_gunicornc(self, now: float) -> None:
         """Scale to the target that gunicorn's own control socket has set."""

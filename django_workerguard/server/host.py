@@ -30,6 +30,9 @@ class Host(Protocol):
     def setup(self, app: GuardedApplication) -> None:
         """Take a configuration. Raises what gunicorn and the configuration raise."""
 
+    def follow_options(self) -> None:
+        """Decide by the options of the configuration from now on."""
+
     def init_signals(self) -> None:
         """Take the signals."""
 

@@ -140,7 +140,7 @@ class Reload:
 
     def _begin_generation(self, app: GuardedApplication, asked_by: str) -> None:
         host, tracker = self._host, self._tracker
-        tracker.follow(app.policy)
+        host.follow_options()
         host.START_CTX["cwd"] = app.handover.directory or host.START_CTX["cwd"]
         rewrite(self._handover_fd, app.handover)
         for line in app.warnings:
