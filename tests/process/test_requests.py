@@ -312,12 +312,15 @@ def test_requests_that_the_end_of_an_event_loop_cuts_off_are_written_down(serve,
         server.signal(end)
         if end == signal.SIGHUP:
             since.wait("exited")
-            (lost,) = since.events("request-lost")
-            assert (lost["path"], lost["view"]) == ("/wait", "guinea_app.views.wait")
-            assert lost["cause"] in ("reload", "worker-reload-mercy")
+            lost = {event["path"]: event for event in since.events("request-lost")}
+            # websockets end with their worker, and are named only if it is aborted, as it may be on a busy machine
+            assert lost.keys() - ({"/"} if since.events("aborted") else set()) == {"/wait"}
+            assert lost["/wait"]["view"] == "guinea_app.views.wait"
+            assert lost["/wait"]["cause"] in ("reload", "worker-reload-mercy")
         else:
             server.wait_exit()
-    assert re.search(r"lost with it: GET /wait after [\d.]+ s\n", server.log)
+    assert re.search(r"lost with it: .*GET /wait after [\d.]+ s", server.log)
+    assert "GET /answered-and-goes-on after" not in server.log
     assert asking.join() in ([None], [500])
 
 
