@@ -316,7 +316,7 @@ def test_requests_that_the_end_of_an_event_loop_cuts_off_are_written_down(serve,
             # websockets end with their worker, and are named only if it is aborted, as it may be on a busy machine
             assert lost.keys() - ({"/"} if since.events("aborted") else set()) == {"/wait"}
             assert lost["/wait"]["view"] == "guinea_app.views.wait"
-            assert lost["/wait"]["cause"] in ("reload", "worker-reload-mercy")
+            assert lost["/wait"]["cause"] in ("asked", "worker-reload-mercy")
         else:
             server.wait_exit()
     assert re.search(r"lost with it: .*GET /wait after [\d.]+ s", server.log)
