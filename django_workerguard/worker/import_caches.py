@@ -14,7 +14,7 @@ def clear_import_caches() -> None:
     places = list(sys.path_importer_cache)
     sys.path_importer_cache.clear()
     for place in places:
-        # zipimport keeps the contents of an archive until a finder is told to read them again: there must be one
+        # the next call invalidates only finders that exist, and zipimport reads an archive again only when its finder is told
         pkgutil.get_importer(place)
     linecache.clearcache()
     if metadata := sys.modules.get("importlib.metadata"):

@@ -100,7 +100,7 @@ class Faults:
         directory.mkdir()
 
     def set(self, place: str, kind: str, times: int | None = None) -> None:
-        """Make a place fail in one way, the next so many times or until it is cleared."""
+        """Make a place in the project fail in one way: the next ``times`` times, or without ``times`` until `clear`."""
         temporary = self.directory / f".{place}"
         temporary.write_text(kind if times is None else f"{kind} {times}")
         temporary.rename(self.directory / place)

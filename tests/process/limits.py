@@ -37,7 +37,7 @@ def limit_file(group: Path) -> Path:
 
 
 def a_python_that_nobody_may_run() -> str:
-    """Return this interpreter, or the system's of the same version where ours lies in a home of root's."""
+    """Return an interpreter that the user nobody may run: this one, or if only root can reach it, the system's of the same version."""
     ours = Path(sys.executable).resolve()
     if all(part.stat().st_mode & 0o001 for part in ours.parents):
         return sys.executable

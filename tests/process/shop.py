@@ -37,8 +37,6 @@ SETTINGS = """
     MIDDLEWARE = ["django_workerguard.middleware.GuardMiddleware"]
     GREETING = "one"
 """
-
-
 URLS = """
     from django.conf import settings
     from django.http import HttpResponse
@@ -49,8 +47,6 @@ URLS = """
         path("health/", include("django_workerguard.urls")),
     ]
 """
-
-
 WSGI = """
     import os
 
@@ -60,8 +56,6 @@ WSGI = """
 
     application = get_wsgi_application()
 """
-
-
 READ_ENV_FILE = """
     for line in (HERE / ".env").read_text().split():
         name, _, value = line.partition("=")

@@ -78,7 +78,7 @@ class InheritedModules:
 
 
 def _is_in(root: str, module: ModuleType) -> bool:
-    """Say whether a module lies in a directory, and is not installed there."""
+    """Say whether the file of a module is below a directory, but not in a site-packages below it."""
     file = getattr(module, "__file__", None)
     places = [file] if file else list(getattr(module, "__path__", None) or ())
     paths = [Path(os.path.realpath(place)) for place in places]
