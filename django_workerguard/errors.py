@@ -66,6 +66,13 @@ class ConfigurationError(WorkerguardError):
         return line
 
 
+class NeedsRestartError(ConfigurationError):
+    """A reload changes what only a restart can change."""
+
+    def __init__(self, problem: str, *, option: str, where: str | None) -> None:
+        super().__init__(problem, option=option, where=where, hint="Send SIGUSR2 or restart the server.")
+
+
 class CannotListenError(ConfigurationError):
     """The server cannot listen on an address at the moment."""
 

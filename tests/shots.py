@@ -71,6 +71,7 @@ WELL = {
         "phase": "serving",
         "errors": 0,
         "frozen": False,
+        "refused_reload": None,
     },
     "limits": {
         "max_worker_lifetime": 0.0,

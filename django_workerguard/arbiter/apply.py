@@ -22,6 +22,9 @@ class Server(Protocol):
     def ask_to_leave(self, seat: int, *, quick: bool) -> None:
         """Have the process in a seat leave, ``quick`` without finishing its requests."""
 
+    def reload_again(self) -> None:
+        """Try a reload again that was refused."""
+
     def close_listeners(self) -> None:
         """Accept no connection any more."""
 
@@ -69,6 +72,8 @@ class Applier:
             case a.Kill(seat):
                 children.signal(seat, signal.SIGKILL)
                 tracker.killed(action, now)
+            case a.Reload():
+                server.reload_again()
             case a.CloseListeners():
                 server.close_listeners()
                 tracker.tell(m.ListenersClosed(now))

@@ -20,7 +20,7 @@ from django_workerguard.arbiter.seats import Seats
 from django_workerguard.config.text import in_megabytes, plain
 from django_workerguard.policy.failure import Failure
 from django_workerguard.policy.reason import DEPARTURES, Killer, Reason, Rule
-from django_workerguard.policy.view import Fleet, State, Waiting, Worker
+from django_workerguard.policy.view import Fleet, Refusal, State, Waiting, Worker
 from django_workerguard.probe import cgroup
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.probe.process import is_dying
@@ -121,9 +121,16 @@ class EventLog:
         self._event("reload", generation=generation, by=asked_by)
         self._log.info("Reload: generation %d begins (%s)", generation, asked_by, extra={"action": "reload"})
 
-    def reload_refused(self, reason: str, asked_by: str) -> None:
-        self._event("reload-refused", reason=reason, by=asked_by)
-        self._log.error("Reload refused, nothing has changed: %s", reason, extra={"action": "reload-refused"})
+    def reload_refused(self, refusal: Refusal, asked_by: str) -> None:
+        wait = None if refusal.next_try is None else round(refusal.next_try - refusal.at, 3)
+        self._event("reload-refused", reason=refusal.reason, by=asked_by, next_try=wait)
+        again = "" if wait is None else f" It is tried again in {wait:.1f} s."
+        self._log.error(
+            "Reload refused, nothing has changed: %s%s",
+            refusal.reason,
+            again,
+            extra={"action": "reload-refused"},
+        )
 
     def scaled(self, target: int, asked_by: str) -> None:
         self._event("scaled", target=target, by=asked_by)

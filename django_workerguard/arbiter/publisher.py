@@ -11,7 +11,7 @@ from django_workerguard.arbiter.seats import Seats
 from django_workerguard.policy.mold import is_lazy
 from django_workerguard.policy.reason import RECYCLES
 from django_workerguard.policy.recycle import is_large_at_first, is_stalled, is_stuck, recycled_often
-from django_workerguard.policy.view import Fleet, Policy, State, Worker
+from django_workerguard.policy.view import Fleet, Policy, Refusal, State, Worker
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header, LoadKind
@@ -58,6 +58,7 @@ class Publisher:
         self._seats = seats
         self._sampled = 0.0
         self._samples = 0
+        self._refusal: Refusal | None = None  # as it was written last
         self._used = 0  # the highest slot that anybody has ever been in
         self._ready: dict[int, int] = {}  # by slot: the pid that is ready, 0: none
         self._histograms_before: dict[int, list[int]] = {}  # of processes that are gone, by slot
@@ -81,6 +82,7 @@ class Publisher:
         words[Header.SURGE] = policy.surge
         words[Header.LOAD] = LoadKind.NAMES.index(policy.load)
         words[Header.UNFIT] = fleet.unfit
+        self._refuse(fleet.refusal, now, lambda at: beat + int((at - now) * 1e9) if at > now else 0)
         self._mold(policy, fleet, lambda at: beat + int((at - now) * 1e9) if at > now else 0)
         if fleet.ready >= policy.min_loaded:
             words[Header.REACHED] = 1
@@ -93,6 +95,18 @@ class Publisher:
         if now - self._sampled >= SAMPLE_EVERY:
             self._sampled = now
             self._sample(policy, fleet)
+
+    def _refuse(self, refusal: Refusal | None, now: float, deadline: Callable[[float], int]) -> None:
+        """Write why the last reload was refused."""
+        words = self._board.words
+        words[Header.NEXT_RELOAD] = deadline(refusal.next_try or 0.0) if refusal else 0
+        if refusal == self._refusal:
+            return
+        self._refusal = refusal
+        if refusal is not None:
+            self._board.write_refusal(refusal.reason)
+            words[Header.NEEDS_RESTART] = refusal.needs_restart
+        words[Header.REFUSED_AT] = int((time.time() - (now - refusal.at)) * 1e6) if refusal else 0
 
     def _mold(self, policy: Policy, fleet: Fleet, deadline: Callable[[float], int]) -> None:
         """Write the mold into slot 0: the newest one that is ready, or the newest."""

@@ -200,6 +200,12 @@ class Tracker:
         self.tell(m.StopAsked(now, exit_code=action.exit_code, reason=action.reason))
         self.event_log.gave_up(action.reason)
 
+    def reload_refused(self, reason: str, asked_by: str, now: float, *, needs_restart: bool = False) -> None:
+        """Take in that a reload was refused. ``needs_restart``: see `message.ReloadRefused`."""
+        self.tell(m.ReloadRefused(reason, now, needs_restart))
+        if self.fleet.refusal is not None:
+            self.event_log.reload_refused(self.fleet.refusal, asked_by)
+
     def retired(self, action: a.Retire, now: float) -> None:
         self.tell(m.Asked(action.seat, action.reason, now, action.quick, action.makes_room))
         self.event_log.retired(self.fleet.process(action.seat), action.reason)

@@ -99,6 +99,11 @@ class Kill:
 
 
 @value_class
+class Reload:
+    """Try a reload again that was refused."""
+
+
+@value_class
 class CloseListeners:
     """Stop accepting connections."""
 
@@ -130,6 +135,7 @@ Action = (
     | Retire
     | Abort
     | Kill
+    | Reload
     | CloseListeners
     | GiveUp
     | Halt

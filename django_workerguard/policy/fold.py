@@ -17,6 +17,7 @@ from django_workerguard.policy.view import (
     Fleet,
     Policy,
     Record,
+    Refusal,
     StandIn,
     State,
     Stop,
@@ -85,6 +86,11 @@ def _folded(policy: Policy, fleet: Fleet, message: m.Message) -> Fleet:
             return replace(fleet, target=target, next_target=None)
         case m.GenerationStarted(at, target):
             return _new_generation(fleet, at, target)
+        case m.ReloadBegun():
+            refusal = fleet.refusal and replace(fleet.refusal, next_try=None)
+            return replace(fleet, refusal=refusal)
+        case m.ReloadRefused():
+            return _refused(policy, fleet, message)
         case m.RecycleAsked(slot, reason):
             return _with_record(fleet, replace(fleet.record(slot), wanted_out=reason))
         case m.StopAsked(at, quick, exit_code, reason):
@@ -494,7 +500,22 @@ def _new_generation(fleet: Fleet, at: float, target: int | None) -> Fleet:
         load_failed=False,
         reloading=True,
         next_target=target,
+        refusal=None,
     )
+
+
+def _refused(policy: Policy, fleet: Fleet, message: m.ReloadRefused) -> Fleet:
+    """Have the reload tried again, unless only a restart helps: a file may have been written by half, or memory be short."""
+    strikes = 1 if fleet.refusal is None else fleet.refusal.strikes + 1
+    wait = _wait(policy, strikes, slot=0, transient=True)
+    refusal = Refusal(
+        reason=message.reason,
+        at=message.at,
+        strikes=strikes,
+        needs_restart=message.needs_restart,
+        next_try=None if message.needs_restart else message.at + wait,
+    )
+    return replace(fleet, refusal=refusal)
 
 
 def _duty(fleet: Fleet, seat: int, at: float, *, on: bool) -> Fleet:

@@ -237,6 +237,23 @@ class GenerationStarted:
 
 
 @value_class
+class ReloadBegun:
+    """A reload reads its settings and its configuration; `GenerationStarted` or `ReloadRefused` follows."""
+
+
+@value_class
+class ReloadRefused:
+    """The settings or the configuration of a reload cannot be used.
+
+    ``needs_restart``: it changes what only a restart can change, so that it is not tried again.
+    """
+
+    reason: str
+    at: float
+    needs_restart: bool = False
+
+
+@value_class
 class RecycleAsked:
     """The worker of a slot is to be replaced."""
 
@@ -284,6 +301,8 @@ Message = (
     | StandInGone
     | TargetChanged
     | GenerationStarted
+    | ReloadBegun
+    | ReloadRefused
     | RecycleAsked
     | StopAsked
     | ListenersClosed

@@ -23,6 +23,7 @@ from django_workerguard.policy.action import (
     GiveUp,
     Halt,
     Kill,
+    Reload,
     Retire,
     Spawn,
     SpawnStandIn,
@@ -63,6 +64,7 @@ def plan(policy: Policy, fleet: Fleet, now: float) -> tuple[Action, ...]:
         *departures,
         *mold.departures(policy, fleet),
         *_spawns(policy, fleet, now, making_room=any(leaving.makes_room for leaving in departures)),
+        *_reload(fleet, now),
     )
 
 
@@ -81,6 +83,8 @@ def next_deadline(policy: Policy, fleet: Fleet, now: float) -> float:
     """Return when something becomes due that no event announces, in the same clock."""
     times = [fleet.record(slot).next_try for slot in range(1, fleet.target + 1) if not fleet.in_slot(slot)]
     times.extend((fleet.canary_next_try, fleet.mold_record.next_try))
+    if fleet.refusal is not None and fleet.refusal.next_try is not None:
+        times.append(fleet.refusal.next_try)
     times.extend(waiting.next_try for waiting in fleet.waiting.values())
     loading = (*fleet.of(State.LOADING), *mold.loading(fleet))
     times.extend(w.spawned + w.load_timeout for w in loading if w.load_timeout)
@@ -91,6 +95,13 @@ def next_deadline(policy: Policy, fleet: Fleet, now: float) -> float:
     if fleet.stop is not None:
         times.append(fleet.stop.at + policy.drain_delay)
     return min((at for at in times if at > now), default=now + 1.0)
+
+
+def _reload(fleet: Fleet, now: float) -> Iterator[Action]:
+    """Try a refused reload again."""
+    next_try = None if fleet.refusal is None else fleet.refusal.next_try
+    if next_try is not None and now >= next_try and fleet.stop is None:
+        yield Reload()
 
 
 # every exit is bounded

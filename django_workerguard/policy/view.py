@@ -211,6 +211,17 @@ class Stop:
 
 
 @value_class(kw_only=True)
+class Refusal:
+    """That the last reload was refused: its settings or its configuration could not be used."""
+
+    reason: str
+    at: float
+    strikes: int  # refused reloads in a row
+    needs_restart: bool  # it changes what only a restart can change
+    next_try: float | None  # None: a reload is going on, or none is tried
+
+
+@value_class(kw_only=True)
 class Fleet:
     """Everything that the plan depends on."""
 
@@ -232,6 +243,7 @@ class Fleet:
     canary_next_try: float = 0.0
     reloading: bool = False  # until every worker is of the newest generation
     next_target: int | None = None  # from when the new generation has proved itself
+    refusal: Refusal | None = None  # until a reload begins a generation
     last_evil: float | None = None  # when evil-reload-on-rss killed last
     outliers: Mapping[int, Reason] = field(
         default_factory=dict

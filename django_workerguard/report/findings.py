@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from django_workerguard.config.text import duration, in_megabytes
-from django_workerguard.report.remedies import UWSGI, remedy
+from django_workerguard.report.remedies import UWSGI, needs_old_code, remedy
 from django_workerguard.report.verdict import LEAVING, LONGEST_SILENCE
 from django_workerguard.values import value_class
 
@@ -71,28 +71,7 @@ def _server(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
         plural = "" if arbiter["errors"] == 1 else "s"
         text = f"the arbiter has survived {arbiter['errors']} internal error{plural}: see its log"
         yield Finding("warning", "arbiter-errors", None, text)
-    if arbiter["frozen"]:
-        loads = (*snapshot["slots"], *filter(None, (snapshot["mold"],)))
-        failing = next((load for load in loads if load["failures"] or load["not_spawned"]), None)
-        why = f" ({_why(failing)}{_next(failing)})" if failing else ""
-        text = f"frozen: generation {arbiter['generation']} cannot be loaded{why}; the previous generation continues to serve"
-        yield Finding("warning", "frozen", None, text)
-        degraded = [
-            slot["slot"]
-            for slot in snapshot["slots"]
-            if slot["state"] not in SERVES and (slot["failures"] or slot["not_spawned"])
-        ]
-        if degraded:
-            slots = (
-                f"slot {degraded[0]} has"
-                if len(degraded) == 1
-                else f"slots {', '.join(map(str, degraded))} have"
-            )
-            text = (
-                f"{slots} no ready worker, because the old code can no longer be loaded: "
-                f"{ready} of {target} workers serve until the reload succeeds"
-            )
-            yield Finding("warning", "degraded", None, text)
+    yield from _reload(snapshot)
     if snapshot["monitor_failures"]:
         count = snapshot["monitor_failures"]
         times = "once" if count == 1 else f"{count} times in a row"
@@ -115,7 +94,7 @@ def _server(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
         text = (
             f"{', '.join(outdated)}: changed on disk since the server started; "
             "the workers continue with the version from the start. "
-            f"Restart the server{', once the reload has succeeded,' if arbiter['frozen'] else ''} to run the new version"
+            f"Restart the server{', once the reload has succeeded,' if needs_old_code(arbiter) else ''} to run the new version"
         )
         yield Finding("warning", "package-changed", None, text)
     if snapshot["release"] == "mixed":
@@ -123,6 +102,37 @@ def _server(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding(
             "warning", "mixed-releases", None, f"the workers run different releases: {', '.join(releases)}"
         )
+
+
+def _reload(snapshot: Mapping[str, Any]) -> Iterator[Finding]:
+    """Yield findings about a reload that cannot go on."""
+    arbiter = snapshot["arbiter"]
+    if arbiter["frozen"]:
+        loads = (*snapshot["slots"], *filter(None, (snapshot["mold"],)))
+        failing = next((load for load in loads if load["failures"] or load["not_spawned"]), None)
+        why = f" ({_why(failing)}{_next(failing)})" if failing else ""
+        text = f"frozen: generation {arbiter['generation']} cannot be loaded{why}; the previous generation continues to serve"
+        yield Finding("warning", "frozen", None, text)
+        degraded = [
+            slot["slot"]
+            for slot in snapshot["slots"]
+            if slot["state"] not in SERVES and (slot["failures"] or slot["not_spawned"])
+        ]
+        if degraded:
+            slots = (
+                f"slot {degraded[0]} has"
+                if len(degraded) == 1
+                else f"slots {', '.join(map(str, degraded))} have"
+            )
+            text = (
+                f"{slots} no ready worker, because the old code can no longer be loaded: "
+                f"{snapshot['ready']} of {snapshot['target']} workers serve until the reload succeeds"
+            )
+            yield Finding("warning", "degraded", None, text)
+    refused = arbiter["refused_reload"]
+    if refused is not None:
+        text = f"the last reload was refused, and nothing has changed{_next(refused)}: {refused['reason']}"
+        yield Finding("warning", "reload-refused", None, text)
 
 
 def _silence(snapshot: Mapping[str, Any]) -> str:

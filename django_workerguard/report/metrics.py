@@ -82,6 +82,11 @@ def families(shot: Snapshot) -> Iterator[Family]:
     yield _one(
         "frozen", "1 while the newest generation cannot be loaded and an older one serves.", arbiter["frozen"]
     )
+    yield _one(
+        "reload_refused",
+        "1 after a reload that was refused, until a reload begins a generation.",
+        arbiter["refused_reload"] is not None,
+    )
     yield _one("stand_in_on_duty", "1 while no worker is loaded and 503 is answered.", shot["stand_in"])
     yield from _mold(shot)
     yield from _counts(shot["tallies"])

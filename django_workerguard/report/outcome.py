@@ -49,7 +49,8 @@ class Reload:
         """Take the next event. Return the outcome once it is known."""
         match event.get("event"):
             case "reload-refused":
-                text = f"the reload was refused and nothing has changed: {event.get('reason')}"
+                again = " The server tries again by itself." if event.get("next_try") else ""
+                text = f"the reload was refused and nothing has changed: {event.get('reason')}{again}"
                 return Outcome("refused", text, event)
             case "reload":
                 self._generation = event["generation"]

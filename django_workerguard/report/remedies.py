@@ -27,6 +27,8 @@ REMEDIES = {
     "gave-up": "Remove the cause, then start the server again, if its supervisor does not.",
     "frozen": "Remove the cause: the server makes the next try by itself. If it is the code, put code on the disk that loads, "
     "corrected or of the last release. Do not restart: the old code exists only in the memory of the workers.",
+    "reload-refused": "Put settings and a configuration on the disk that can be used, corrected or of the last release: the server makes "
+    "the next try by itself. Do not restart before: the old code exists only in the memory of the server.",
     "degraded": "Make the reload succeed. Until then do not end a worker: it cannot be replaced.",
     "load-failing": "Remove the cause: the server makes the next try by itself.",
     "cannot-start": "Remove the cause: free memory, processes or file descriptors. If no seat is free, look for requests that do "
@@ -56,7 +58,10 @@ REMEDIES = {
     "part-not-loaded": "If the site uses this part, make it importable, then RELOAD.",
 }
 WHILE_STARTING = {"below-quorum": "Wait: the first loads have not ended yet."}
-WHILE_FROZEN = {  # a worker cannot be replaced then
+NEEDS_RESTART = {
+    "reload-refused": "Restart the server, so that it takes the change, or undo the change, then RELOAD."
+}
+OF_OLD_CODE = {  # a worker cannot be replaced then
     "arbiter-silent": f"{SILENT}the server, once the code on the disk loads: the old code exists only in the memory of the "
     "workers.",
     "worker-stuck": "See where its threads wait: `workerguard stacks SLOT`. If they wait for a service, repair that.",
@@ -108,13 +113,22 @@ def remedy(code: str, snapshot: Mapping[str, Any], slot: int | None = None) -> s
 def _texts(snapshot: Mapping[str, Any]) -> Iterator[Mapping[str, str]]:
     if _is_starting(snapshot):
         yield WHILE_STARTING
-    if snapshot["arbiter"]["frozen"]:
-        yield WHILE_FROZEN
+    refused = snapshot["arbiter"]["refused_reload"]
+    if refused and refused["needs_restart"]:
+        yield NEEDS_RESTART
+    if needs_old_code(snapshot["arbiter"]):
+        yield OF_OLD_CODE
     if snapshot["worker_class"] == UWSGI:
         yield OF_UWSGI
     if snapshot["kind"] == "celery":
         yield OF_POOL
     yield REMEDIES
+
+
+def needs_old_code(arbiter: Mapping[str, Any]) -> bool:
+    """Say whether the code on the disk cannot be loaded, so that a server that is restarted would not serve."""
+    refused = arbiter["refused_reload"]
+    return bool(arbiter["frozen"] or (refused and not refused["needs_restart"]))
 
 
 def _is_starting(snapshot: Mapping[str, Any]) -> bool:

@@ -112,6 +112,10 @@ def _request(event: Event) -> str:
     return f"{event.get('method')} {event.get('path')}{view}"
 
 
+def _again(event: Event) -> str:
+    return f" It is tried again in {_seconds(event, 'next_try')}" if event.get("next_try") else ""
+
+
 def _retry(event: Event) -> str:
     return f"it is started again in {_seconds(event, 'next_try')}"
 
@@ -119,7 +123,7 @@ def _retry(event: Event) -> str:
 SENTENCES: Mapping[str, Callable[[Event], str]] = {
     "started": lambda e: f"The server listens, with a target of {e.get('target')} workers",
     "reload": lambda e: f"A reload began generation {e.get('generation')}, requested by {e.get('by')}",
-    "reload-refused": lambda e: f"A reload was refused, and nothing has changed{_why(e)}",
+    "reload-refused": lambda e: f"A reload was refused, and nothing has changed{_why(e)}{_again(e)}",
     "frozen": lambda e: (
         f"Generation {e.get('generation')} cannot be loaded, and the one before continues to serve{_error(e)}"
     ),

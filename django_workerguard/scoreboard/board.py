@@ -24,6 +24,7 @@ from django_workerguard.scoreboard.layout import (
     ENTRIES,
     HISTOGRAMS_WORDS,
     MAX_SEATS,
+    REFUSAL_WORDS,
     TALLY_WORDS,
     TEXT_WORDS,
     VIEWS_WORDS,
@@ -280,6 +281,12 @@ class Board:
 
     def read_about(self) -> dict[str, Any]:
         return clean_about(self.read_json(self.layout.about, ABOUT_WORDS))
+
+    def write_refusal(self, reason: str) -> None:
+        self.write_text(self.layout.refusal, REFUSAL_WORDS, reason.encode(errors="backslashreplace"))
+
+    def read_refusal(self) -> str:
+        return self.read_text(self.layout.refusal, REFUSAL_WORDS).decode(errors="ignore")
 
     def write_tallies(self, tallies: dict[str, Any]) -> None:
         self.write_json(self.layout.tallies, TALLY_WORDS, tallies)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 WORD = 8
 MAGIC = 0x4452415547524B57  # "WKRGUARD"
-VERSION = 4
+VERSION = 5
 FEATURES = 0
 
 
@@ -57,6 +57,11 @@ class Header:
     MONITOR_FAILURES = 40  # how often in a row the monitor has ended by itself, or could not be started
     # counts the beginnings and the ends of changes to header and slots: odd while one goes on
     CHANGES = 41
+    REFUSED_AT = (
+        42  # Unix time, µs, when the last reload was refused; 0: none was since a generation has begun
+    )
+    NEEDS_RESTART = 43  # 1 if that reload changes what only a restart can change
+    NEXT_RELOAD = 44  # monotonic ns, when that reload is tried again; 0: no try is due
     VALID_FOR = 48  # ns without a beat after which the numbers are out of date; 0: for ever
     WORDS = 64
 

@@ -1,6 +1,6 @@
 """Byte layout of the scoreboard: regions, word offsets, and which process may write each word. Pure.
 
-A board is one file: header, about text, seats, slots, journal, samples, tallies, registers, histograms of durations,
+A board is one file: header, about text, refusal text, seats, slots, journal, samples, tallies, registers, histograms of durations,
 tables of memory by view.
 Offsets and sizes are in 8-byte words.
 Each word has one writer, given in its comment: A is the arbiter, W is the worker in that seat.
@@ -19,6 +19,7 @@ SAMPLES = 360  # one every ten seconds, for an hour
 SAMPLE_WORDS = 8
 TEXT_WORDS = 1536  # 12 KiB for a traceback or the steps of a load
 ABOUT_WORDS = 512
+REFUSAL_WORDS = 128  # 1 KiB for why a reload was refused
 TALLY_WORDS = 256
 LARGEST_WORD = (1 << 64) - 1
 ENTRIES = 128  # requests in hand that the register of a seat has room for
@@ -232,8 +233,12 @@ class Layout:
     def about(self) -> int:
         return Header.WORDS
 
+    @property
+    def refusal(self) -> int:
+        return self.about + ABOUT_WORDS
+
     def seat(self, index: int) -> int:
-        return self.about + ABOUT_WORDS + index * (Seat.WORDS + TEXT_WORDS)
+        return self.refusal + REFUSAL_WORDS + index * (Seat.WORDS + TEXT_WORDS)
 
     def slot(self, number: int) -> int:
         """The offset of a slot; slot 0 is the mold's."""

@@ -81,6 +81,7 @@ def _read(board: Board) -> dict[str, Any]:
             "phase": Phase.NAMES[min(words[Header.PHASE], len(Phase.NAMES) - 1)],
             "errors": words[Header.ERRORS],
             "frozen": bool(words[Header.FROZEN]),
+            "refused_reload": _refused_reload(board, now),
         },
         "kind": ServerKind.NAMES[min(words[Header.KIND], len(ServerKind.NAMES) - 1)],
         "host": about.get("host", ""),
@@ -132,6 +133,24 @@ def snapshots_of_pools(
             pool.board.close()
 
 
+def _refused_reload(board: Board, now: int) -> dict[str, Any] | None:
+    """Read why the last reload was refused; None if it was not, or if a later one has begun a generation."""
+    words = board.words
+    if not words[Header.REFUSED_AT]:
+        return None
+    return {
+        "reason": board.read_refusal(),
+        "at": words[Header.REFUSED_AT] / 1e6,
+        "needs_restart": bool(words[Header.NEEDS_RESTART]),
+        "next_try_in": _seconds_until(words[Header.NEXT_RELOAD], now),
+    }
+
+
+def _seconds_until(deadline: int, now: int) -> float | None:
+    """Return the seconds until a deadline on the board; None if there is none."""
+    return max(0.0, (deadline - now) / 1e9) if deadline else None
+
+
 def _mold(board: Board, now: int) -> dict[str, Any] | None:
     """Read slot 0, the mold's; None if the server has none."""
     words, offset = board.words, board.layout.slot(0)
@@ -156,7 +175,7 @@ def _mold(board: Board, now: int) -> dict[str, Any] | None:
         "step": report.get("step"),
         "failures": words[offset + Slot.FAILURES],
         "not_spawned": words[offset + Slot.NOT_SPAWNED],
-        "next_try_in": max(0.0, (next_try - now) / 1e9) if next_try else None,
+        "next_try_in": _seconds_until(next_try, now),
         "no_room": _no_room(words, offset),
         "last_error": last_error,
     }
@@ -199,7 +218,7 @@ def _slot(board: Board, number: int, now: int) -> dict[str, Any]:
         "exits": words[offset + Slot.EXITS],
         "failures": words[offset + Slot.FAILURES],
         "not_spawned": words[offset + Slot.NOT_SPAWNED],
-        "next_try_in": max(0.0, (next_try - now) / 1e9) if next_try else None,
+        "next_try_in": _seconds_until(next_try, now),
         "no_room": _no_room(words, offset),
         "last_error": board.read_last_error(number),
     }

@@ -476,6 +476,9 @@ class GuardedArbiter(Arbiter):
     def ask_to_leave(self, seat: int, *, quick: bool) -> None:
         self._children.signal(seat, signal.SIGQUIT if quick else signal.SIGTERM)
 
+    def reload_again(self) -> None:
+        self._reload.begin("retry of a refused reload")
+
     def close_listeners(self) -> None:
         listeners, self.LISTENERS = self.LISTENERS, []
         close_listeners(listeners, self._socket_files if self._is_alone else {})

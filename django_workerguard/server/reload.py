@@ -1,6 +1,6 @@
 """A reload: read the settings again, take the new configuration, begin a generation. Runs in the arbiter.
 
-A configuration that cannot be taken changes nothing.
+A configuration that cannot be taken changes nothing. The reload is then tried again, unless only a restart helps.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from django_workerguard.arbiter.tracker import Tracker
 from django_workerguard.config.handover import Handover, rewrite
-from django_workerguard.errors import ConfigurationError
+from django_workerguard.errors import ConfigurationError, NeedsRestartError
 from django_workerguard.policy import message as m
 from django_workerguard.scoreboard.layout import Layout
 from django_workerguard.scoreboard.places import server_name
@@ -50,6 +50,7 @@ class Reload:
         """Begin a reload; one that is still reading its settings begins again. Return why it is refused, or None."""
         if self._tracker.fleet.stop is not None:
             return "the server is stopping"
+        self._tracker.tell(m.ReloadBegun())
         if self._process is not None:  # its answer would be out of date
             self._again = asked_by
             self._process.give_up()
@@ -85,7 +86,7 @@ class Reload:
         try:
             handover = process.conclude()
         except ConfigurationError as error:
-            self._events.reload_refused(str(error), process.asked_by)
+            self._refuse(str(error), process.asked_by)
         else:
             self._adopt(handover, process.asked_by, process.early)
         return True
@@ -96,9 +97,13 @@ class Reload:
             self._process = SettingsProcess(self._host.app, asked_by=asked_by, now=self._clock(), early=early)
         except (OSError, ConfigurationError) as error:
             refused = f"the settings cannot be read: {getattr(error, 'strerror', None) or error}"
-            self._events.reload_refused(refused, asked_by)
+            self._refuse(refused, asked_by)
             return refused
         return None
+
+    def _refuse(self, reason: str, asked_by: str, *, needs_restart: bool = False) -> None:
+        sentence = reason if reason.endswith(".") else f"{reason}."
+        self._tracker.reload_refused(sentence, asked_by, self._clock(), needs_restart=needs_restart)
 
     def _adopt(self, handover: Handover, asked_by: str, early: EarlyOptions) -> None:
         """Apply a new configuration and begin a generation. If the configuration cannot be applied, nothing changes.
@@ -107,11 +112,11 @@ class Reload:
         settings are read again with them.
         """
         host, before = self._host, self._host.app
-        refused: str | None = None
+        refused: Exception | None = None
         try:
             trial = ReloadTrial(before.inheritance)
         except OSError as error:
-            self._events.reload_refused(f"no file can be opened: {error.strerror}", asked_by)
+            self._refuse(f"no file can be opened: {error.strerror}", asked_by)
             return
         try:
             before.leave_environment()
@@ -129,14 +134,14 @@ class Reload:
             self._restore(before)
             if not isinstance(error, ConfigurationError):
                 host.log.exception("the new configuration cannot be used")
-            refused = str(error)
+            refused = error
         finally:
             trial.end()
             host.init_signals()  # what gunicorn.conf.py imports may have set handlers of its own, without Python
         if refused is None:
             self._begin_generation(candidate, asked_by)
         else:
-            self._events.reload_refused(refused, asked_by)
+            self._refuse(str(refused), asked_by, needs_restart=isinstance(refused, NeedsRestartError))
 
     def _begin_generation(self, app: GuardedApplication, asked_by: str) -> None:
         host, tracker = self._host, self._tracker
@@ -157,7 +162,7 @@ class Reload:
     def _read_again(self, asked_by: str, early: EarlyOptions) -> None:
         """Read the settings with the early options of a new configuration, once for a reload."""
         if self._read_twice:
-            self._events.reload_refused(UNSTEADY, asked_by)
+            self._refuse(UNSTEADY, asked_by)
             return
         self._read_twice = True
         self._read(asked_by, early)
@@ -171,7 +176,7 @@ class Reload:
 def refuse_what_needs_a_restart(
     before: GuardedApplication, after: GuardedApplication, layout: Layout
 ) -> None:
-    """Raise ConfigurationError where a new configuration changes what a running server cannot."""
+    """Raise NeedsRestartError where a new configuration changes what a running server cannot."""
     project = Path(before.handover.project)
     for name, old, new, sources in (
         ("bind", before.cfg.address, after.cfg.address, after.sources),
@@ -187,18 +192,16 @@ def refuse_what_needs_a_restart(
         ),
     ):
         if old != new:
-            raise ConfigurationError(
+            raise NeedsRestartError(
                 f"a reload cannot change it from {old!r} to {new!r}",
                 option=name.replace("_", "-"),
                 where=sources.get(name),
-                hint="Send SIGUSR2 or restart the server.",
             )
     workers, surge = after.cfg.workers, after.guard.options.surge
     if workers > layout.slots or 2 * workers + surge > layout.seats:
-        raise ConfigurationError(
+        raise NeedsRestartError(
             f"{workers} workers and a surge of {surge} do not fit this server, which has {layout.slots} slots and "
             f"{layout.seats} seats",
             option="workers",
             where=after.sources.get("workers"),
-            hint="Send SIGUSR2 or restart the server.",
         )

@@ -160,6 +160,7 @@ def test_workers_that_cannot_load_and_views_that_fail(serve, faults, watch):
         *("--bind", f"127.0.0.1:{port}", "--min-loaded", "2", "--load-retry-delay", "200ms"),
         *("--load-retry-max-delay", "500ms"),
         environ={"WORKERGUARD_HEALTH_TOKEN": TOKEN},
+        project_copy=True,
         workers=3,
     )
     server.wait_ready()
@@ -171,6 +172,15 @@ def test_workers_that_cannot_load_and_views_that_fail(serve, faults, watch):
     server.signal(signal.SIGHUP)
     server.wait_event("frozen")
     prometheus.wait("WorkerguardFrozen")
+
+    settings = server.project / "guinea_settings.py"
+    whole = settings.read_text()
+    settings.write_text("1 / 0\n")
+    server.signal(signal.SIGHUP)
+    server.wait_event("reload-refused")
+    prometheus.wait("WorkerguardReloadRefused")
+    settings.write_text(whole)
+    prometheus.wait("WorkerguardReloadRefused", gone=True)
 
     faults.set("ready", "memory")
     for pid in server.pids()[1:]:

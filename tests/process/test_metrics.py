@@ -182,6 +182,7 @@ FIRES = {
     ),
     "WorkerguardLoadFailing": ({'load_failures_total{cause="memory",%s}': "0x10 4x10"}, ("9m", "11m"), {}),
     "WorkerguardFrozen": ({"frozen": "0 1x9"}, ("1m", "2m"), {"job": "django"}),
+    "WorkerguardReloadRefused": ({"reload_refused": "0 1x9"}, ("1m", "2m"), {"job": "django"}),
     "WorkerguardMoldNotReady": ({"mold_ready": "1 0x20"}, ("10m", "11m"), {"job": "django"}),
     "WorkerguardOutOfMemory": (
         {'exits_total{cause="out-of-memory",%s}': "0x10 1x10"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -319,6 +320,51 @@ def test_a_hang_in_the_settings_and_a_target_below_the_quorum_are_refused(serve,
         assert outcome.returncode == ExitCode.REFUSED
         assert "its import did not end within 2 s" in outcome.stderr
         assert server.statuses(4) == {200: 4}
+
+
+def test_a_refused_reload_is_shown_and_tried_again(serve, subtests):
+    """A file is half written when the settings are read, or they cannot be had for another reason that passes."""
+    server = serve("--load-retry-max-delay", "1s", project_copy=True, workers=1)
+    server.wait_ready()
+    pids = server.pids()
+    broken = {
+        "guinea_settings.py": "WORKERGUARD = {'NEED_APP':",
+        "gunicorn.conf.py": "workers =",
+    }
+    for generation, (name, half) in enumerate(broken.items(), start=2):
+        with subtests.test(name):
+            path, since = server.project / name, Since(server)
+            whole = path.read_text() if path.exists() else ""
+            path.write_text(half)
+            server.signal(signal.SIGHUP)
+            since.wait("reload-refused", count=3)  # again and again
+            told = order(server, "status")
+            assert "warning: the last reload was refused, and nothing has changed" in told.stdout
+            assert "SyntaxError" in told.stdout
+            assert "Do not restart before" in order(server, "explain").stdout
+            refused = server.status()["arbiter"]["refused_reload"]
+            assert (refused["needs_restart"], "SyntaxError" in refused["reason"]) == (False, True)
+            assert abs(time.time() - refused["at"]) < 10
+            assert (server.pids(), server.status()["arbiter"]["generation"]) == (pids, generation - 1)
+            path.write_text(whole)
+            reload = since.wait("reload")
+            assert (reload["generation"], reload["by"]) == (generation, "retry of a refused reload")
+            since.wait("reloaded")
+            assert server.status()["arbiter"]["refused_reload"] is None
+            pids = server.pids()
+
+    with subtests.test("a reload that needs a restart is not tried again"):
+        (server.project / "gunicorn.conf.py").write_text("pidfile = 'other.pid'\n")
+        since = Since(server)
+        assert order(server, "reload", "--wait").returncode == ExitCode.REFUSED
+        refused = server.status()["arbiter"]["refused_reload"]
+        assert (refused["needs_restart"], refused["next_try_in"]) == (True, None)
+        assert since.wait("reload-refused")["next_try"] is None
+        assert "Restart the server" in order(server, "explain").stdout
+        (server.project / "gunicorn.conf.py").unlink()
+        assert order(server, "reload", "--wait").returncode == ExitCode.OK
+        assert server.status()["arbiter"]["refused_reload"] is None
+        assert len(since.events("reload-refused")) == 1
 
 
 def test_a_load_of_older_code_that_hangs_makes_room_for_a_reload(serve, faults):

@@ -343,6 +343,30 @@ def test_without_a_surge_a_load_that_fails_freezes_the_reload_as_with_one():
     assert not [action for action in plan(policy, fleet, 30.0) if isinstance(action, a.Retire)]
 
 
+def test_a_refused_reload_is_tried_again_until_one_begins_a_generation():
+    policy = Policy(stand_in=False)
+    refused = told(ready_fleet(1, policy=policy), m.ReloadRefused("no settings", 20.0), policy=policy)
+    first = next_deadline(policy, refused, 20.0)
+    assert 20.0 < first <= 20.0 + policy.load_retry_delay
+    assert a.Reload() not in plan(policy, refused, first - 0.01)
+    assert a.Reload() in plan(policy, refused, first)
+    assert a.Reload() not in plan(policy, told(refused, m.StopAsked(first), policy=policy), first)
+
+    reading = told(refused, m.ReloadBegun(), policy=policy)
+    assert a.Reload() not in plan(policy, reading, 1000.0), "it is being tried"
+    again = told(reading, m.ReloadRefused("no settings", 30.0), policy=policy)
+    assert again.refusal.next_try - 30.0 > first - 20.0, "each wait is longer"
+    assert told(again, m.GenerationStarted(31.0), policy=policy).refusal is None
+
+
+def test_a_reload_that_needs_a_restart_is_not_tried_again():
+    policy = Policy(stand_in=False)
+    message = m.ReloadRefused("bind", 20.0, needs_restart=True)
+    refused = told(ready_fleet(1, policy=policy), message, policy=policy)
+    assert a.Reload() not in plan(policy, refused, 1000.0)
+    assert refused.refusal.reason == "bind"
+
+
 def test_a_drain_lasts_until_no_connection_waits_and_no_longer_than_the_mercy():
     policy = Policy(stand_in=False, drain_delay=5.0, worker_reload_mercy=30.0)
     fleet = told(ready_fleet(1, policy=policy), m.StopAsked(10.0), policy=policy)

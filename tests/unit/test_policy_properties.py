@@ -207,6 +207,10 @@ class World:
                     self.tell(m.StandInGone(self.now))
                 else:
                     self.exit(seat)
+            case a.Reload():
+                assert self.fleet.refusal
+                assert not self.fleet.refusal.needs_restart
+                self.tell(m.ReloadBegun())
             case a.CloseListeners():
                 self.tell(m.ListenersClosed(self.now))
             case a.GiveUp(code, reason):
@@ -281,6 +285,7 @@ chances = st.lists(
                 "die",
                 "leave",
                 "reload",
+                "refuse",
                 "recycle",
                 "scale",
                 "wait",
@@ -315,6 +320,8 @@ def chance(world: World, what: str, which: int) -> None:
     match what:
         case "reload":
             world.tell(m.GenerationStarted(world.now, which % 6 + 1 if which % 2 else None))
+        case "refuse":
+            world.tell(m.ReloadRefused("no settings", world.now, needs_restart=bool(which % 3)))
         case "recycle":
             world.tell(m.RecycleAsked(which % world.fleet.target + 1, Reason(Rule.BY_HAND)))
         case "scale":

@@ -89,6 +89,14 @@ def test_without_the_right_an_answer_says_yes_or_no_and_nothing_else(kind, as_js
         assert ("Retry-After" in dict(told.headers)) is (told.status == 503)
 
 
+REFUSED = {
+    "reason": "'shop.settings' cannot be imported: SyntaxError",
+    "at": 990.0,
+    "needs_restart": False,
+    "next_try_in": 3.4,
+}
+
+
 def test_a_healthy_server_has_no_findings():
     assert assess(WELL) == []
 
@@ -103,6 +111,7 @@ def test_a_healthy_server_has_no_findings():
         (changed(arbiter={"errors": 2}), "arbiter-errors"),
         (changed(release="mixed"), "mixed-releases"),
         (changed(monitor_failures=2), "monitor-failing"),
+        (changed(arbiter={"refused_reload": REFUSED}), "reload-refused"),
         (changed(arbiter={"frozen": True}, slot={"failures": 1, "last_error": ERROR}), "frozen"),
         (
             changed(arbiter={"frozen": True}, slot={"pid": None, "state": "back_off", "failures": 1}),
@@ -228,6 +237,19 @@ def test_a_restart_is_advised_only_when_the_code_on_the_disk_loads():
     frozen = {one.code: one for one in assess(changed(slot=outdated, arbiter={"frozen": True}))}
     assert frozen["package-changed"].remedy == "Make the reload succeed, then restart the server."
     assert "once the reload has succeeded" in frozen["package-changed"].text
+
+
+@pytest.mark.parametrize("needs_restart", [True, False])
+def test_a_refused_reload_says_whether_it_is_tried_again(needs_restart):
+    wait = None if needs_restart else 3.4
+    refused = {**REFUSED, "needs_restart": needs_restart, "next_try_in": wait}
+    found = assess(changed(arbiter={"refused_reload": refused}, slot={"outdated": ["gunicorn"]}))
+    told, outdated = (
+        {one.code: one for one in found}[code] for code in ("reload-refused", "package-changed")
+    )
+    assert ("nothing has changed, next try in 3.4 s: 'shop.settings'" in told.text) is not needs_restart
+    assert ("Do not restart" in told.remedy) is not needs_restart
+    assert ("Make the reload succeed" in outdated.remedy) is not needs_restart
 
 
 def test_a_remedy_that_changes_an_option_says_how_it_comes_into_effect():

@@ -188,6 +188,9 @@ class PoolArbiter:
         self._pool.feed_no_more(self._tracker.seats.pids[seat])
         self._tracker.seats.order(seat, Orders.LEAVE)
 
+    def reload_again(self) -> None:
+        """Do nothing: a pool has no reload."""
+
     def close_listeners(self) -> None:
         """Do nothing: a pool has no listeners."""
 
