@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import zipfile
 from pathlib import Path
 
@@ -118,6 +120,37 @@ def test_a_configuration_that_takes_signals_at_a_reload(shop):
     shop.write("gunicorn.conf.py", TAKES_SIGNALS)
     assert reloads(server) == "one"
     assert server.stop() == 0
+
+
+COUNTS_DJANGO = """
+    import gc
+    import types
+    import shop.urls
+
+    def is_django(one):
+        return isinstance(one, types.ModuleType) and one.__name__ == "django.dispatch"
+
+    print("copies of Django:", sum(map(is_django, gc.get_objects())), flush=True)
+"""
+
+
+def test_reloads_do_not_fill_the_memory_with_what_the_configuration_imports(shop):
+    """Each reload imports it again. Django's signals have finalizers, which would keep every copy."""
+    shop.make()
+    shop.write("gunicorn.conf.py", COUNTS_DJANGO)
+    server = shop.start("--load-retry-delay", "20ms", "--load-retry-max-delay", "50ms")
+    for _ in range(5):
+        assert reloads(server) == "one"
+
+    def copies() -> list[int]:
+        return [int(count) for count in re.findall(r"copies of Django: (\d+)", server.log)]
+
+    assert len(copies()) == 6
+    assert copies()[-1] == copies()[-2]
+    shop.write("gunicorn.conf.py", textwrap.dedent(COUNTS_DJANGO) + "1 / 0\n")
+    server.signal(signal.SIGHUP)
+    server.wait_event("reload-refused", count=4)
+    assert copies()[-1] == copies()[-2] < 6
 
 
 def test_a_refused_configuration_that_takes_signals(shop):

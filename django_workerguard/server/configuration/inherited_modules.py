@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import weakref
 from collections.abc import Iterable
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -16,10 +17,9 @@ from types import FunctionType, ModuleType
 from django_workerguard.server.configuration.replaced_functions import ReplacedFunctions
 from django_workerguard.worker.import_caches import clear_import_caches
 
+OURS = "django_workerguard"
 # packages whose modules run the server, also if something else has imported them
-SERVERS = frozenset(
-    {"gunicorn", "django_workerguard", "uvicorn", "uvicorn_worker", "__main__", "__mp_main__"}
-)
+SERVERS = frozenset({"gunicorn", OURS, "uvicorn", "uvicorn_worker", "__main__", "__mp_main__"})
 # installed packages in which the site's modules leave what they define: it would be the old one, or defined twice
 REGISTRIES = frozenset({"django", "prometheus_client"})
 INSTALLED = frozenset({"site-packages", "dist-packages"})
@@ -43,6 +43,7 @@ class InheritedModules:
         self._before = {_package(name) for name in before} - never
         own = {_package(name) for name in sys.modules} - self._before
         self._own = (own - REGISTRIES if self._before else own) | never
+        self._own_django_side = frozenset() if self._before else frozenset(_django_side())
 
     def recognise(self, names: Iterable[str]) -> None:
         """Take the packages of these modules and objects for the site's, wherever they lie."""
@@ -53,11 +54,12 @@ class InheritedModules:
         modules = {name: module for name, module in sys.modules.items() if _package(name) not in self._own}
         renewed = {_package(name) for name, module in modules.items() if _is_of_the_site(name, module)}
         renewed |= self._of_the_site
-        return sorted(name for name in modules if _package(name) in renewed)
+        names = {name for name in modules if _package(name) in renewed}
+        return sorted(names | (_django_side() - self._own_django_side))
 
     def packages(self) -> list[str]:
         """Return the names of the packages to which they belong."""
-        return sorted({_package(name) for name in self.names()} - {"__config__"})
+        return sorted({_package(name) for name in self.names()} - {"__config__", OURS})
 
     @property
     def has_early(self) -> bool:
@@ -67,14 +69,58 @@ class InheritedModules:
     def drop(self) -> dict[str, ModuleType]:
         """Forget them, and where modules were found so far. Return them, for `bring_back`."""
         dropped = {name: sys.modules.pop(name) for name in self.names()}
+        for name in dropped:
+            _show_in_package(name, None)
         clear_import_caches()
         self._before &= {_package(name) for name in sys.modules}
         return dropped
 
     def bring_back(self, dropped: dict[str, ModuleType]) -> None:
         """Put dropped modules back in place of those that were imported since."""
-        self.drop()
+        release(self.drop())
         sys.modules.update(dropped)
+        for name, module in dropped.items():
+            _show_in_package(name, module)
+
+
+def release(dropped: dict[str, ModuleType]) -> None:
+    """Take back the finalizers of dropped modules, such as those of Django's signals: they would keep every module in memory."""
+    namespaces = {id(vars(module)) for module in dropped.values()}
+    registry = vars(weakref.finalize).get("_registry") or {}
+    for finalizer, about in list(registry.items()):
+        function = getattr(about.func, "__func__", about.func)
+        if id(getattr(function, "__globals__", None)) in namespaces:
+            finalizer.detach()
+
+
+def _show_in_package(name: str, module: ModuleType | None) -> None:
+    """Have ``from package import module`` find this module, or look for it, where the package itself has stayed."""
+    package, _, attribute = name.rpartition(".")
+    if package in sys.modules:
+        names = vars(sys.modules[package])
+        if module is None:
+            names.pop(attribute, None)
+        else:
+            names[attribute] = module
+
+
+def _django_side() -> set[str]:
+    """Return the modules of this package that hold parts of Django, or of one another: the site has imported them."""
+    found: set[str] = set()
+    ours = {name: module for name, module in sys.modules.items() if _package(name) == OURS}
+    while "django" in sys.modules:
+        more = {
+            name
+            for name, module in ours.items()
+            if any(
+                (home := _home(value)) in found or _package(home) == "django"
+                for value in list(vars(module).values())
+            )
+        }
+        if more <= found:
+            break
+        found |= more
+    return found - {OURS}
 
 
 def _is_in(root: str, module: ModuleType) -> bool:

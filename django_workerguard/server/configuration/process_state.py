@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
 from collections.abc import Mapping
-from types import ModuleType
 from typing import Any
 
 from django_workerguard.config.environment import change, difference
-from django_workerguard.server.configuration.inherited_modules import InheritedModules
+from django_workerguard.server.configuration.inherited_modules import InheritedModules, release
 
 
 class ProcessState:
@@ -37,17 +37,21 @@ class ReloadTrial:
     def __init__(self, inheritance: InheritedModules) -> None:
         self._inheritance = inheritance
         self._surroundings = ProcessState()
-        self._dropped: Mapping[str, ModuleType] = inheritance.drop()
+        self._dropped = inheritance.drop()
         self._handlers = KeptHandlers()
 
     def take_back(self) -> None:
         """Bring modules, directory, import path and environment back as they were."""
-        self._inheritance.bring_back(dict(self._dropped))
+        self._inheritance.bring_back(self._dropped)
+        self._dropped = {}
         self._surroundings.restore()
 
     def end(self) -> None:
+        release(self._dropped)
+        self._dropped = {}
         self._handlers.release()
         self._surroundings.close()
+        gc.collect()  # the arbiter makes so few objects that it would keep these modules for long
 
 
 class KeptHandlers:
