@@ -22,7 +22,7 @@ class ExitCode(IntEnum):
     LOAD_FAILED = 22  # uWSGI's code for need-app
     REFUSED = 65  # the server refused the request of a command (EX_DATAERR)
     UNAVAILABLE = 69  # a probe failed (EX_UNAVAILABLE)
-    CANNOT_LISTEN = 71  # an address is in use or not available (EX_OSERR): a retry may help
+    CANNOT_LISTEN = 71  # an address is in use or cannot be used now (EX_OSERR): a retry may help
     NO_SERVER = 72  # no running server was found
     TIMED_OUT = 75  # a command has waited too long (EX_TEMPFAIL)
 
