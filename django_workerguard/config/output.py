@@ -12,9 +12,10 @@ from django_workerguard.errors import CannotWriteError, WorkerguardError
 
 
 def show(text: object, *, end: str = "\n", flush: bool = False) -> None:
-    """Print a text. Raises CannotWriteError."""
+    """Print a text, and escape the characters that the output cannot show. Raises CannotWriteError."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     try:
-        sys.stdout.write(f"{text}{end}")
+        sys.stdout.write(f"{text}{end}".encode(encoding, "backslashreplace").decode(encoding))
         if flush:
             sys.stdout.flush()
     except OSError as error:
