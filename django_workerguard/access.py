@@ -40,10 +40,14 @@ def own_access(view: AnyView) -> AnyView:
     return view
 
 
-def may_see_details(request: HttpRequest) -> bool:
-    """Return whether the client of a probe or of the metrics has the health-token or is a staff user."""
-    # check the token first: reading the user may need the database
-    if bears_token(request.META.get("HTTP_AUTHORIZATION", ""), current_options().health_token):
+def has_token(request: HttpRequest) -> bool:
+    """Return whether the client of a probe or of the metrics has the health-token."""
+    return bears_token(request.META.get("HTTP_AUTHORIZATION", ""), current_options().health_token)
+
+
+def may_see_metrics(request: HttpRequest) -> bool:
+    """Return whether the client of the metrics has the health-token or is a staff user."""
+    if has_token(request):  # first: reading the user may need the database
         return True
     user = getattr(request, "user", None)
     return user is not None and bool(getattr(user, "is_active", False) and getattr(user, "is_staff", False))

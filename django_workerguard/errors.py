@@ -22,8 +22,9 @@ class ExitCode(IntEnum):
     LOAD_FAILED = 22  # uWSGI's code for need-app
     REFUSED = 65  # the server refused the request of a command (EX_DATAERR)
     UNAVAILABLE = 69  # a probe failed (EX_UNAVAILABLE)
-    CANNOT_LISTEN = 71  # an address is in use or not available (EX_OSERR): a retry may help
+    CANNOT_LISTEN = 71  # an address is in use or cannot be used now (EX_OSERR): a retry may help
     NO_SERVER = 72  # no running server was found
+    CANNOT_WRITE = 74  # the output of a command cannot be written (EX_IOERR)
     TIMED_OUT = 75  # a command has waited too long (EX_TEMPFAIL)
 
 
@@ -100,3 +101,12 @@ class NoServerError(WorkerguardError):
     """No running server was found."""
 
     exit_code = ExitCode.NO_SERVER
+
+
+class CannotWriteError(WorkerguardError):
+    """The output of a command cannot be written. It is no error, and has no text, if its reader has closed the pipe."""
+
+    def __init__(self, error: OSError) -> None:
+        closed = isinstance(error, BrokenPipeError)
+        self.exit_code = ExitCode.OK if closed else ExitCode.CANNOT_WRITE
+        super().__init__("" if closed else f"the output cannot be written: {error.strerror or error}")

@@ -15,7 +15,7 @@ from asgiref.sync import async_to_sync
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
-from django_workerguard.access import may_see_details, own_access
+from django_workerguard.access import has_token, own_access
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.report.health import KINDS, Answer, ProbeKind, answer, wants_json
 from django_workerguard.report.health import respond as make_answer
@@ -34,7 +34,7 @@ def probe(request: HttpRequest, kind: ProbeKind) -> HttpResponse:
 
 
 def answer_probe(request: HttpRequest, kind: ProbeKind, *, loaded: bool) -> Answer:
-    """Answer a probe about this process, with details only for clients that may see them."""
+    """Answer a probe about this process, with details only for clients with the token: a session may need the database."""
     worker = current_worker()
     return answer(
         kind,
@@ -42,7 +42,7 @@ def answer_probe(request: HttpRequest, kind: ProbeKind, *, loaded: bool) -> Answ
         loaded=loaded,
         now=monotonic_ns() / 1e9,
         as_json=asks_for_json(request),
-        detailed=may_see_details(request),
+        detailed=has_token(request),
     )
 
 
@@ -63,7 +63,7 @@ def _short_list(request: HttpRequest) -> HttpResponse:
     loaded = worker.loaded if worker is not None else True
     now = monotonic_ns() / 1e9
     verdicts = {kind: judge(kind, vitals, loaded=loaded, now=now) for kind in KINDS}
-    detailed = may_see_details(request)
+    detailed = has_token(request)
     lines = [
         f"{kind}: {'OK' if ok else reason if detailed else 'unavailable'}"
         for kind, (ok, reason) in verdicts.items()

@@ -18,12 +18,11 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any
 
-from django_workerguard.scoreboard.control_client import MAX_MESSAGE
+from django_workerguard.scoreboard.control_client import MAX_MESSAGE, bindable
 from django_workerguard.values import value_class
 
 CREDENTIALS = struct.Struct("3i")
 LONGEST_NAME = 150  # characters
-LONGEST_PATH = 107  # of a unix socket
 MOST_AT_ONCE = 64  # requests in one round, so that a flood of them does not hold up the rest of it
 
 
@@ -82,8 +81,6 @@ class ControlSocket:
 
     def __init__(self, path: Path, *, owner: int, allowed_uids: frozenset[int], ring: bool = True) -> None:
         """Raise OSError where the socket cannot be made. Without ``ring`` the owner polls it."""
-        if len(os.fsencode(path)) > LONGEST_PATH:
-            raise OSError(36, f"the path is longer than {LONGEST_PATH} bytes")
         self.path = path
         self._owner = owner
         self._allowed = allowed_uids
@@ -108,7 +105,8 @@ class ControlSocket:
             self.path.unlink()
         before = os.umask(0o177)
         try:
-            bound.bind(str(self.path))
+            with bindable(self.path) as short:
+                bound.bind(short)
         finally:
             os.umask(before)
         if os.geteuid() == 0:

@@ -60,7 +60,7 @@ def leave_word(reason: str, *, path: Path = TERMINATION_LOG) -> None:
     """Write why the server ended to Kubernetes' termination log, if there is one."""
     if path.exists():
         with contextlib.suppress(OSError):
-            path.write_text(reason + "\n")
+            path.write_text(reason + "\n", encoding="utf-8", errors="replace")
 
 
 def exit_code_of(error: BaseException) -> int:

@@ -20,8 +20,8 @@ from django_workerguard.cli import control_requests
 from django_workerguard.cli.probe import answer
 from django_workerguard.cli.server_choice import candidates, choose
 from django_workerguard.cli.stacks import show_stacks
+from django_workerguard.config.output import finish, show, show_error
 from django_workerguard.config.project_path import here
-from django_workerguard.config.text import plain
 from django_workerguard.config.units import seconds
 from django_workerguard.errors import ConfigurationError, ExitCode, NoServerError, WorkerguardError
 from django_workerguard.report.findings import with_findings
@@ -71,18 +71,24 @@ def run(argv: list[str], prog: str) -> int:
             stream, io.TextIOWrapper
         ):  # a character that the terminal cannot show must not end the output
             stream.reconfigure(errors="backslashreplace")
-    parsed = _parser(prog).parse_args(argv)
-    command: Callable[[argparse.Namespace], int] = parsed.command
     try:
-        return command(parsed)
+        return _run(argv, prog)
     except WorkerguardError as error:
-        print(plain(f"Error: {error}"), file=sys.stderr)
-        return error.exit_code
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.OK
+        return show_error(error)
     except KeyboardInterrupt:
         return ExitCode.OK
+
+
+def _run(argv: list[str], prog: str) -> int:
+    try:
+        parsed = _parser(prog).parse_args(argv)
+    except SystemExit:  # it has printed the help or the version
+        finish()
+        raise
+    command: Callable[[argparse.Namespace], int] = parsed.command
+    code = command(parsed)
+    finish()
+    return code
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
@@ -320,7 +326,7 @@ def _completion(parser: argparse.ArgumentParser, shell: str) -> int:
             "the completion of commands needs the package shtab",
             hint="Install it: pip install 'django-workerguard[completion]'.",
         ) from None
-    print(shtab.complete(parser, shell))
+    show(shtab.complete(parser, shell))
     return ExitCode.OK
 
 
@@ -356,18 +362,18 @@ def _status(parsed: argparse.Namespace) -> int:
     if parsed.json:
         document: dict[str, Any] = servers[-1] if servers else {"version": SNAPSHOT_VERSION}
         replaces = {"replaces": servers[:-1]} if len(servers) > 1 else {}
-        print(json.dumps({**document, **replaces, "pools": pools}, indent=2))
+        show(json.dumps({**document, **replaces, "pools": pools}, indent=2))
     else:
         is_terminal = sys.stdout.isatty()
         width = shutil.get_terminal_size().columns if is_terminal else None
         colour = is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-        print("\n\n".join(table(shot, width=width, colour=colour) for shot in (*servers, *pools)))
+        show("\n\n".join(table(shot, width=width, colour=colour) for shot in (*servers, *pools)))
     return ExitCode.OK
 
 
 def _metrics(parsed: argparse.Namespace) -> int:
     servers, pools = ([snapshot(one.board) for one in kind] for kind in _servers(parsed))
-    print(metrics_text(servers[-1] if servers else None, pools), end="")
+    show(metrics_text(servers[-1] if servers else None, pools), end="")
     return ExitCode.OK
 
 
@@ -408,7 +414,7 @@ def _watch(parsed: argparse.Namespace, every: float) -> NoReturn:
 
         screen.watch(look, every)
     while True:
-        print("\n\n".join(table(snapshot(board)) for board in read()), end="\n\n", flush=True)
+        show("\n\n".join(table(snapshot(board)) for board in read()), end="\n\n", flush=True)
         time.sleep(every)
 
 
@@ -425,7 +431,7 @@ def _events(parsed: argparse.Namespace) -> int:
     last = 0
     while True:
         for event in new:
-            print(json.dumps(event) if parsed.json else event_line(event), flush=parsed.follow)
+            show(json.dumps(event) if parsed.json else event_line(event), flush=parsed.follow)
             last = event["number"]
         if not parsed.follow or not is_live(server.board):
             return ExitCode.OK
@@ -461,13 +467,13 @@ def _repeated(
     while True:
         found = look([server.board for server in choose(parsed, here=Path(here()))])
         if parsed.json:
-            print(json.dumps(found, indent=2))
+            show(json.dumps(found, indent=2))
         else:
             lines = render(found)
             if parsed.watch is not None and sys.stdout.isatty():
-                print(CLEAR_SCREEN, end="")
+                show(CLEAR_SCREEN, end="")
                 lines = lines[: max(2, os.get_terminal_size().lines - 1)]
-            print("\n".join(lines), flush=True)
+            show("\n".join(lines), flush=True)
         if parsed.watch is None:
             return ExitCode.OK
         time.sleep(max(parsed.watch, SHORTEST_WATCH))
@@ -483,15 +489,15 @@ def _probe(parsed: argparse.Namespace) -> int:
 def _explain(parsed: argparse.Namespace) -> int:
     if parsed.slot is None:
         shots = [snapshot(server.board) for kind in _servers(parsed) for server in kind]
-        print("\n\n".join(explanation_of_server(shot) for shot in shots))
+        show("\n\n".join(explanation_of_server(shot) for shot in shots))
         return ExitCode.OK
     server = choose(parsed, here=Path(here()))[-1]
     shot = snapshot(server.board)
     if parsed.slot == 0 and shot["mold"] is not None:
-        print(explanation_of_mold(shot, read_events(server.board)))
+        show(explanation_of_mold(shot, read_events(server.board)))
         return ExitCode.OK
     slot = next((slot for slot in shot["slots"] if slot["slot"] == parsed.slot), None)
     if slot is None:
         raise _no_slot(parsed.slot, shot["target"])
-    print(explanation(shot, slot, read_events(server.board)))
+    show(explanation(shot, slot, read_events(server.board)))
     return ExitCode.OK

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from django_workerguard.cli.server_choice import choose
+from django_workerguard.config.output import show
 from django_workerguard.config.project_path import here
 from django_workerguard.config.text import plain
 from django_workerguard.errors import ExitCode, WorkerguardError
@@ -94,11 +95,11 @@ def _request(
     before = server.board.words[Header.EVENTS]
     send(server, do, arguments)
     if parsed.wait is None:
-        print(f"{do}: accepted. workerguard events --follow shows the progress.")
+        show(f"{do}: accepted. workerguard events --follow shows the progress.")
         return ExitCode.OK
     for event in _events(server, before, parsed.wait):
         if event["event"] in PROGRESS:
-            print(event_line(event), flush=True)
+            show(event_line(event), flush=True)
         outcome = take(event)
         if outcome is not None:
             return _report(server, outcome)
@@ -115,7 +116,7 @@ def _report(server: Server, outcome: Outcome) -> int:
                 error = server.board.read_last_error(outcome.event["slot"]) or {}
                 sys.stderr.write(plain(str(error.get("traceback") or "")))
             raise FailedError(outcome.text)
-    print(outcome.text)
+    show(outcome.text)
     return ExitCode.OK
 
 

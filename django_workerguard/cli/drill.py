@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from django_workerguard.config.environment import as_started
+from django_workerguard.config.output import show
 from django_workerguard.config.project_path import here
 from django_workerguard.config.text import plain
 from django_workerguard.drill.acts import ACTS, Lengths
@@ -40,9 +41,9 @@ def run(parsed: argparse.Namespace) -> int:
         raise CannotRunError(str(error)) from None
     _write(parsed, report)
     if parsed.json:
-        print(json.dumps(as_document(report), indent=2))
+        show(json.dumps(as_document(report), indent=2))
     else:
-        print(plain(table(report)))
+        show(plain(table(report)))
     return ExitCode.UNEXPECTED if report.failed else ExitCode.OK
 
 

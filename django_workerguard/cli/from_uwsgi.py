@@ -7,6 +7,7 @@ import os
 import sys
 from functools import partial
 
+from django_workerguard.config.output import show
 from django_workerguard.config.text import plain
 from django_workerguard.errors import ConfigurationError, ExitCode
 from django_workerguard.from_uwsgi.formats import FORMATS
@@ -29,8 +30,7 @@ def run(parsed: argparse.Namespace) -> int:
     machine = Machine.here(_environ(parsed.env or []))
     directives = read(files, arguments, machine=machine, table=table)
     translation = translate(directives, table, partial(settings_module, machine))
-    sys.stdout.write(plain(FORMATS[parsed.format](translation)))
-    sys.stdout.flush()
+    show(plain(FORMATS[parsed.format](translation)), end="", flush=True)
     sys.stderr.write(f"\n{report(translation)}\n")
     return ExitCode.OK if translation.is_complete else ExitCode.INCOMPLETE
 

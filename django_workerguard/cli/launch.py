@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+from django_workerguard.arbiter.final_kill import kill_and_collect
 from django_workerguard.arbiter.program import execute
 from django_workerguard.config import handover as handovers
 from django_workerguard.config import interpreter, settings_exchange, standard_streams
@@ -58,9 +59,7 @@ def reading_ahead(handover: Handover) -> Iterator[dict[str, Any]]:
         with _ended_by_signals():
             yield {"pid": pid, "fd": fd, "request": settings_exchange.encode(request)}
     finally:  # this process has not become the server
-        with contextlib.suppress(ProcessLookupError, ChildProcessError):  # the settings may ignore SIGCHLD
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+        kill_and_collect([pid])
         os.close(fd)
 
 

@@ -35,7 +35,14 @@ def probe_the_only_one(kind: str, of: int) -> int | None:
 
 
 def answer(kind: str, vitals: Vitals, *, of: str = "") -> int:
-    """Print the answer to a probe and return its exit code."""
+    """Print the answer to a probe and return its exit code, which is the same if the answer cannot be written."""
     ok, reason = judge(kind, vitals, loaded=None, now=time.monotonic())
-    sys.stdout.write(f"{'ok' if ok else 'unavailable'}: {reason}{f' ({of})' if of else ''}\n")
+    try:
+        sys.stdout.write(f"{'ok' if ok else 'unavailable'}: {reason}{f' ({of})' if of else ''}\n")
+        sys.stdout.flush()
+    except OSError as error:
+        # imported late: a probe does without it
+        from django_workerguard.config.output import cannot_write, show_error
+
+        show_error(cannot_write(error))
     return OK if ok else UNAVAILABLE

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from django_workerguard.cli.control_requests import TimedOutError, send
 from django_workerguard.cli.server_choice import choose
+from django_workerguard.config.output import show
 from django_workerguard.config.project_path import here
 from django_workerguard.config.text import plain
 from django_workerguard.errors import ConfigurationError, ExitCode
@@ -31,7 +32,7 @@ def show_stacks(parsed: argparse.Namespace) -> int:
     seats = [seat for seat, slot in workers_in_seats(server.board) if slot == parsed.slot]
     if not seats:
         raise ConfigurationError(f"slot {parsed.slot} has no worker: see workerguard status")
-    print("\n\n".join(plain(_stacks(server, seat, everything=parsed.all)) for seat in seats))
+    show("\n\n".join(plain(_stacks(server, seat, everything=parsed.all)) for seat in seats))
     return ExitCode.OK
 
 

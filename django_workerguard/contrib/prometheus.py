@@ -30,7 +30,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from django_workerguard.access import may_see_details, own_access
+from django_workerguard.access import may_see_metrics, own_access
 from django_workerguard.conf import pool_snapshots
 from django_workerguard.report.metrics import Family, families, families_of_pools
 from django_workerguard.scoreboard.snapshot import snapshot
@@ -89,7 +89,7 @@ def _metric(group: list[tuple[str, Family]]) -> Any:
 @require_safe
 def metrics(request: HttpRequest) -> HttpResponse:
     """Answer a scrape, in OpenMetrics if the client asks for it. Only for staff users and clients with the health-token."""
-    if not may_see_details(request):
+    if not may_see_metrics(request):
         text = "Permission denied. Log in as a staff user, or send the health-token in the header 'Authorization: Bearer'.\n"
         return HttpResponse(text, status=403, content_type="text/plain; charset=utf-8")
     registry = CollectorRegistry()

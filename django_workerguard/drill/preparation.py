@@ -29,6 +29,7 @@ from django_workerguard.values import value_class
 from django_workerguard.worker.after_fork import die_with_parent
 
 READER = "django_workerguard.drill.site_reader"
+PATIENCE = 5.0  # seconds that the kernel gets to end a process
 STEP = re.compile(r"\S+ +(?P<milliseconds>\d+) ms +\S+ MB peak .*")
 FITS = "Workers can be forked from the application."
 FITS_NOT = "No worker can be forked from the application"
@@ -198,7 +199,8 @@ def _run(start: Start, command: Sequence[str]) -> subprocess.CompletedProcess[st
     except BaseException:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # the kernel may not end it
+            process.wait(PATIENCE)
         raise
     return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 

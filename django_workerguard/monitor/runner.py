@@ -113,11 +113,13 @@ class Monitor:
         try:
             return Listener.open(address, uid=settings.uid, gid=settings.gid)
         except OSError as error:
+            from django_workerguard.arbiter.bind_hint import bind_hint  # imported late: it is seldom needed
+
             raise CannotListenError(
                 f"cannot listen at {address}: {error.strerror}",
                 option="monitor-bind",
                 where=settings.where,
-                hint="Another server may listen there.",
+                hint=bind_hint(error, address.path),
             ) from None
 
     # the process

@@ -81,10 +81,15 @@ def _outermost(frame: FrameType) -> str:
 
 
 def _comm(thread: int) -> str:
+    return _name(TASKS / str(thread), default="a thread that has just ended")
+
+
+def _name(directory: Path, *, default: str) -> str:
+    """Return the kernel's name of a process or thread."""
     try:
-        return (TASKS / str(thread) / "comm").read_text().strip()
+        return (directory / "comm").read_text(errors="replace").strip()
     except OSError:
-        return "a thread that has just ended"
+        return default
 
 
 def child_processes() -> frozenset[int]:
@@ -108,7 +113,7 @@ def _children() -> Iterator[int]:
 
 
 def described_children(pids: Iterable[int]) -> Iterator[Hazard]:
-    """Yield a hazard for each child process: its pid and its command line."""
+    """Yield a hazard for each child process: its pid, and its command line or else its name."""
     own = _command("self")
     for pid in sorted(pids):
         try:
@@ -117,7 +122,9 @@ def described_children(pids: Iterable[int]) -> Iterator[Hazard]:
             continue  # it has just ended
         # the server's own command line would mislead
         program = "a fork of the process that loads" if command == own else command[:120]
-        yield Hazard(HazardKind.CHILD_PROCESS, f"pid {pid}: {program or 'without a command line'}")
+        # there is none yet when `Popen` returns: show the name, as `ps` does
+        program = program or f"[{_name(Path('/proc', str(pid)), default='a process that has just ended')}]"
+        yield Hazard(HazardKind.CHILD_PROCESS, f"pid {pid}: {program}")
 
 
 def _command(process: str) -> str:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from django_workerguard.config.output import finish, show
 from django_workerguard.config.text import in_megabytes, plain
 from django_workerguard.errors import ConfigurationError, ExitCode, WorkerguardError
 from django_workerguard.scoreboard.layout import SeatState
@@ -57,7 +58,7 @@ def _try(app: GuardedApplication, trial: Trial) -> int:
     if _is_failed(process, warmup):
         return ExitCode.LOAD_FAILED
     _show_load(process, warmup)
-    print(f"The application loads (pid {process.pid}).")
+    show(f"The application loads (pid {process.pid}).")
     return ExitCode.OK
 
 
@@ -65,9 +66,9 @@ def _show_verdict(app: GuardedApplication, mold: Process) -> None:
     """Print whether workers can be forked. Raises ConfigurationError if none can be, and none may load by itself."""
     hazards = mold.report.get("hazards", [])
     for hazard in hazards:
-        print(f"hazard: {plain(hazard)}")
+        show(f"hazard: {plain(hazard)}")
     if mold.is_fit:
-        print("Workers can be forked from the application.")
+        show("Workers can be forked from the application.")
     elif app.policy.load == "mold":
         number = f"{len(hazards)} hazard{'s' if len(hazards) != 1 else ''}"
         raise ConfigurationError(
@@ -77,7 +78,7 @@ def _show_verdict(app: GuardedApplication, mold: Process) -> None:
             hint="Remove what the lines above name, or set load=auto.",
         )
     else:
-        print(
+        show(
             "No worker can be forked from the application, so with load=auto each worker loads it by itself."
         )
 
@@ -102,7 +103,7 @@ def _show_end(process: Process | None, reason: str, warmup: tuple[str, ...]) -> 
 
 
 def _show_error(step: str | None, reason: str) -> None:
-    sys.stdout.flush()
+    finish()
     place = f" in step {step}" if step else ""
     print(f"Error: the load failed{place}: {reason}", file=sys.stderr)
 
@@ -111,14 +112,14 @@ def _show_load(process: Process, warmup: tuple[str, ...]) -> None:
     _show_steps(process, warmup)
     for step in process.report.get("steps", []):
         for part in step["skipped"]:
-            print(f"left out in step {step['name']}: {part['part']}: {part['type']}: {part['message']}")
+            show(f"left out in step {step['name']}: {part['part']}: {part['type']}: {part['message']}")
         for left in step["left"]:
-            print(f"left open by step {step['name']}: {left}")
+            show(f"left open by step {step['name']}: {left}")
 
 
 def _show_steps(process: Process, warmup: tuple[str, ...]) -> None:
     for step in process.report.get("steps", []):
-        print(_line(step, warmup))
+        show(_line(step, warmup))
 
 
 def _line(step: Mapping[str, Any], warmup: tuple[str, ...]) -> str:

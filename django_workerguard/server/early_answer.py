@@ -5,12 +5,11 @@ The process that reads is a child of this one: `serve_guarded` becomes the serve
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
-import signal
 from typing import Any
 
+from django_workerguard.arbiter.final_kill import kill_and_collect
 from django_workerguard.config.settings_exchange import Answer, Request, encode, read_answer
 
 
@@ -47,9 +46,6 @@ class EarlyAnswer:
         """End the process, if it has not ended, and collect it."""
         if not self._pid:
             return
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self._pid, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(self._pid, 0)
+        kill_and_collect([self._pid])
         os.close(self._fd)
         self._pid = 0

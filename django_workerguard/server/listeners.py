@@ -12,6 +12,8 @@ import traceback
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from gunicorn.sock import close_sockets
+
 from django_workerguard.errors import CannotListenError, ConfigurationError
 from django_workerguard.server.configuration.guarded_application import UNCHANGED, GuardedApplication
 
@@ -67,12 +69,33 @@ def start_error(error: BaseException, app: GuardedApplication) -> ConfigurationE
         blamed = app.blame(error)
         if blamed.option:
             return blamed
-    frames = traceback.walk_tb(error.__traceback__)
-    if all(frame.f_globals.get("__name__") != "gunicorn.sock" for frame, _ in frames):
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    opening = next((frame for frame in frames if frame.f_globals.get("__name__") == "gunicorn.sock"), None)
+    if opening is None:
         return None
     where = app.sources.get("bind", "default")
-    problem = f"cannot listen at {', '.join(map(str, app.cfg.settings['bind'].get()))}"
     if not isinstance(error, SystemExit):
-        return ConfigurationError(f"{problem}: {error}", option="bind", where=where)
-    hint = "See the lines above. Another server may be listening there."
+        problem = f"cannot listen at {', '.join(map(str, app.cfg.settings['bind'].get()))}: {error}"
+        return ConfigurationError(problem, option="bind", where=where)
+    return _cannot_listen(opening.f_locals, where)
+
+
+def _cannot_listen(opening: Mapping[str, Any], where: str) -> CannotListenError:
+    """Return the error for the address that gunicorn has tried in vain. ``opening``: its function's local variables."""
+    from django_workerguard.arbiter.bind_hint import bind_hint  # imported late: it is seldom needed
+
+    address = opening["addr"]
+    problem, hint = f"cannot listen at {_text(address)}", "See the lines above."
+    try:  # gunicorn has logged the reason, and not kept it
+        close_sockets([opening["sock_type"](address, opening["conf"], opening["log"])])
+    except OSError as error:
+        problem += f": {error.strerror or error}"
+        hint = bind_hint(error, address if isinstance(address, str) else "") or hint
     return CannotListenError(problem, option="bind", where=where, hint=hint)
+
+
+def _text(address: tuple[str, int] | str) -> str:
+    if isinstance(address, str):
+        return f"unix:{address}"
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import sys
 from pathlib import Path
 
 import gunicorn.workers.base
 
 from django_workerguard.arbiter.exits import exit_code_of, leave_word
 from django_workerguard.config.handover import Handover
+from django_workerguard.config.output import finish, show, show_error
 from django_workerguard.errors import ConfigurationError, ExitCode, WorkerguardError
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.durations import write_bounds
@@ -47,7 +47,7 @@ def _run(handover: Handover, handover_fd: int) -> int:
         if handover.action == "print-config":
             from django_workerguard.server.configuration.listing import describe
 
-            print(describe(app))
+            show(describe(app), flush=True)
             return ExitCode.OK
         app.warnings += require_contract(app.cfg.worker_class)
         if handover.action == "check":
@@ -55,12 +55,13 @@ def _run(handover: Handover, handover_fd: int) -> int:
                 check,
             )  # here, because a server that serves needs none of it
 
-            return check(app)
+            code = check(app)
+            finish()
+            return code
         _serve(app, handover_fd)
     except WorkerguardError as error:
-        print(f"Error: {error}", file=sys.stderr)
         leave_word(str(error))
-        return error.exit_code
+        return show_error(error)
     return ExitCode.OK
 
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from types import FrameType
 from typing import NoReturn
 
+from django_workerguard.arbiter.final_kill import PATIENCE
 from django_workerguard.config import settings_exchange
 from django_workerguard.config.handover import STOP_SIGNALS, Handover
 from django_workerguard.config.options import GuardOptions
@@ -96,10 +97,15 @@ def _read(app: GuardedApplication, handover: Handover, patience: float | None) -
 def _wait_for_reader(fd: int, environ: dict[str, str], patience: float | None) -> bool:
     """Run the process that reads, and say whether it was ended because it took too long."""
     arguments = settings_exchange.command(fd, patience=0.0)
+    process = subprocess.Popen(arguments, env=environ, pass_fds=(fd,))
     try:
-        subprocess.run(arguments, env=environ, pass_fds=(fd,), timeout=patience, check=False)
+        process.wait(patience)
     except subprocess.TimeoutExpired:
         return True
+    finally:
+        process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(PATIENCE)
     return False
 
 

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from django_workerguard.arbiter.exits import Exit
+from django_workerguard.arbiter.final_kill import kill_and_collect
 from django_workerguard.arbiter.main_thread import signal_main_thread
 from django_workerguard.config import standard_streams
 from django_workerguard.errors import ExitCode
@@ -84,8 +85,8 @@ class Process:
 
     def kill(self) -> None:
         if not self.has_ended():
-            os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
+            kill_and_collect([self.pid])
+            self.end = Exit.of(signal.SIGKILL)
 
 
 class Trial:

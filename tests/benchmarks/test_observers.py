@@ -17,6 +17,7 @@ from django_workerguard.scoreboard.control_client import ask_for_file
 from django_workerguard.scoreboard.layout import Seat, Slot
 from django_workerguard.scoreboard.stack_format import END
 from tests.benchmarks.measure import Running, board_of, cpu_seconds, free_port, judge, server, wrk
+from tests.process.monitors import is_monitor
 
 STACKS, STACKS_LIMIT = 40, 50.0  # times, and milliseconds that each may cost the worker
 STACKS_PAUSE = 0.25  # seconds
@@ -135,7 +136,7 @@ def test_stacks(worker_class):
 
 def monitor_of(running: Running) -> int:
     for pid in running.children:
-        if b"workerguard-monitor" in Path(f"/proc/{pid}/cmdline").read_bytes():
+        if is_monitor(pid):
             return pid
     raise AssertionError("there is no monitor")
 

@@ -11,7 +11,7 @@ from django.core.exceptions import MiddlewareNotUsed
 from django.test import AsyncClient, Client, override_settings
 
 from django_workerguard import middleware
-from django_workerguard.access import may_see_details
+from django_workerguard.access import may_see_metrics
 from django_workerguard.middleware import GuardMiddleware
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.layout import Layout
@@ -86,7 +86,7 @@ def test_probes_come_before_allowed_hosts_and_redirects(client):
     assert response.status_code == 200
 
 
-def test_details_are_for_staff_and_for_who_has_the_token(client):
+def test_details_are_for_clients_with_the_token(client):
     url = "/health/ready/"
     assert client.get(url).content == b"ok\n"
     assert client.get(url, headers={"authorization": "Bearer wrong"}).content == b"ok\n"
@@ -135,7 +135,7 @@ def test_the_token_is_looked_at_before_the_user():
         def user(self):
             raise AssertionError("the user was asked for")
 
-    assert may_see_details(Request())
+    assert may_see_metrics(Request())
 
 
 def test_processes_that_fail_together_do_not_try_again_together(monkeypatch):

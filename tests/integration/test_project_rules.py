@@ -13,6 +13,7 @@ from django.http import HttpResponse
 from django.test import Client, override_settings
 from django.urls import include, path
 
+from django_workerguard import views
 from django_workerguard.dashboard.urls import urlpatterns as dashboard_urls
 
 ADDRESSES = ("/metrics/", "/health/", "/health/live/", "/health/ready/", "/health/startup/")
@@ -75,6 +76,20 @@ def test_a_client_without_rights_is_still_refused(project):
 @pytest.mark.parametrize("address", [*ADDRESSES, *OPEN])
 def test_no_transaction_is_begun(project, atomic, address):
     assert Client().get(address, headers=TOKEN).status_code == 200
+
+
+@pytest.mark.parametrize("address", [address for address in ADDRESSES if address != "/metrics/"])
+@pytest.mark.parametrize("full", [True, False], ids=["with django-health-check", "without"])
+def test_the_cookie_of_a_session_has_no_probe_ask_the_database(project, monkeypatch, address, full):
+    """Without the token too: a database that does not answer would hold up the probe."""
+    if not full:
+        monkeypatch.setattr(views, "_full_list", lambda: views._short_list)
+    client = Client()
+    client.cookies[settings.SESSION_COOKIE_NAME] = "x" * 32
+    with override_settings(
+        MIDDLEWARE=settings.MIDDLEWARE[:-1]
+    ):  # Django's own for the login asks it by itself
+        assert client.get(address).status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import http.client
 import re
+import time
 from pathlib import Path
 
+from django_workerguard.probe.process import start_time
 from tests.process.harness import Reply, UnixConnection
 
 
@@ -38,7 +40,19 @@ def monitors(server, arbiter: int | None = None) -> list[int]:
 
 
 def is_monitor(pid: int) -> bool:
-    try:
-        return b"workerguard-monitor" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
+    return b"workerguard-monitor" in command_line(pid)
+
+
+def command_line(pid: int) -> bytes:
+    """Return the command line of a process; empty if it has ended.
+
+    It is empty too for a moment after the exec, in which the kernel has not written it.
+    """
+    while True:
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            return b""
+        if command or not start_time(pid):
+            return command
+        time.sleep(0.001)

@@ -51,6 +51,12 @@ ON_THE_COMMAND_LINE = {
     "an address": (("--bind", "127.0.0.1:http"), "bind: 'http'", "port", "--bind on"),
     "a port that is too high": (("--bind", "127.0.0.1:99999"), "bind: 99999 is not a port", "--bind on"),
     "a port": (("70000",), "addrport: '70000'"),
+    "a path that is too long": (
+        ("--bind", f"unix:/tmp/{'x' * 120}"),
+        "bind: the path of a unix socket has at most 107 bytes, and '/tmp/xxx",
+        "has 125",
+        "--bind on",
+    ),
     "both addresses": (("8000", "--bind", "127.0.0.1:8001"), "'8000'", "--bind"),
     "two actions": (("--check", "--print-config"), "--check and --print-config"),
     "a run directory": (("--run-dir", "/proc/nowhere"), "run-dir: '/proc/nowhere'", "--run-dir on"),
@@ -194,8 +200,9 @@ def test_an_address_in_use(project):
         outcome = project.run("--bind", address)
     assert_refused(
         outcome,
-        f"bind: cannot listen at {address}",
+        f"bind: cannot listen at {address}: Address already in use",
         "--bind on the command line",
+        "Another server may be listening there.",
         code=ExitCode.CANNOT_LISTEN,
     )
 
@@ -215,14 +222,27 @@ def test_a_failed_start_leaves_no_pid_file(project):
     assert not (project.path / "server.pid").exists()
 
 
-def test_an_address_that_is_not_ours(project):
-    outcome = project.run("--bind", "unix:/nowhere/http.sock")
+@pytest.mark.parametrize(
+    ("address", "problem", "hint"),
+    [
+        ("unix:/nowhere/http.sock", "No such file or directory", "Create the directory /nowhere"),
+        ("unix:/dev/null/http.sock", "Not a directory", "Create the directory /dev/null"),
+        ("unix:/sys/http.sock", "Operation not permitted", "write to the directory /sys"),
+        ("nosuchhost.invalid:8000", "", "The host must be a name or an address of this machine."),
+        ("192.0.2.1:8000", "Cannot assign requested address", "The host must be a name or an address of"),
+    ],
+)
+def test_an_address_that_is_not_ours(project, address, problem, hint):
+    """Of several addresses the one that cannot be used is named."""
+    outcome = project.run("--bind", "127.0.0.1:0", "--bind", address)
     assert_refused(
         outcome,
-        "bind: cannot listen at unix:/nowhere/http.sock",
+        f"bind: cannot listen at {address}: {problem}",
         "--bind on the command line",
+        hint,
         code=ExitCode.CANNOT_LISTEN,
     )
+    assert "Another server" not in outcome.error
 
 
 def test_a_run_directory_that_anybody_may_write_to(project, tmp_path):

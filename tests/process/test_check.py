@@ -158,3 +158,22 @@ def test_a_check_that_is_ended_is_no_success_and_leaves_no_process(project, load
     while Path(f"/proc/{pid}").exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_characters_that_the_output_cannot_show(project, encoding):
+    """Of a thread's name and of a configured value: also half of a surrogate pair, which no encoding has."""
+    project.write(
+        "guinea_urls.py",
+        "import threading, time\n"
+        "threading.Thread(target=time.sleep, args=(600,), name='gr\\u00fcn\\udc80', daemon=True).start()\n"
+        "urlpatterns = []",
+    )
+    outcome = project.run("--check", "--load", "auto", PYTHONIOENCODING=encoding)
+    assert outcome.code == ExitCode.OK, outcome.err
+    name = r"gr\xfcn" if encoding == "ascii" else "grün"
+    assert f"thread: {name}?, which runs" in outcome.out
+    conf = project.write("conf.py", "proc_name = 'gr\\u00fcn\\udc80'")
+    outcome = project.run("--print-config", "-c", conf, PYTHONIOENCODING=encoding)
+    assert outcome.code == ExitCode.OK, outcome.err
+    assert "\\udc80" in outcome.out

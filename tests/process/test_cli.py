@@ -24,7 +24,7 @@ import pytest
 from django_workerguard.errors import ExitCode
 from django_workerguard.scoreboard.control_client import ask
 from django_workerguard.scoreboard.header import VERSION, WORD, Header
-from tests.process.commands import workerguard
+from tests.process.commands import order, workerguard
 from tests.process.harness import PROJECT, ROOT, Server
 
 TOP = {"version", "arbiter", "host", "name", "release", "target", "ready", "slots", "findings"}
@@ -330,3 +330,29 @@ def test_the_server_of_this_directory_is_meant_before_one_above_it(serve, tmp_pa
     for place, name in ((outer, "outer"), (inner, "inner"), (inner / "guinea_app", "inner")):
         told = workerguard("status", "--json", run_dir=boards, cwd=place)
         assert json.loads(told.stdout)["name"] == name
+
+
+def test_a_run_directory_whose_path_is_longer_than_that_of_a_unix_socket(serve, tmp_path):
+    directory = tmp_path / ("x" * 120)
+    directory.mkdir()
+    server = serve("--run-dir", str(directory), board_directory=directory)
+    before = set(server.wait_ready() and server.pids())
+    reloaded = order(server, "reload", "--wait", "60", "--run-dir", str(directory))
+    assert reloaded.returncode == ExitCode.OK, reloaded.stderr
+    assert before.isdisjoint(server.pids())
+    assert "no control socket" not in server.log
+    assert server.stop() == 0
+    assert list(directory.iterdir()) == []
+
+
+def test_a_name_that_is_too_long_for_the_control_socket(serve, tmp_path):
+    name = "x" * 120
+    server = serve("--name", name)
+    server.wait_ready()
+    why = "its name is too long for a unix socket"
+    assert (
+        f"no control socket, so that workerguard reload, recycle and scale do not work: {why}" in server.log
+    )
+    refused = order(server, "reload")
+    assert refused.returncode == ExitCode.REFUSED
+    assert f".sock: {why}" in refused.stderr

@@ -115,9 +115,21 @@ UNSAFE = {
         """
         import subprocess
         child = subprocess.Popen(["sleep", "60"], stdin=subprocess.DEVNULL)
+        while not open(f"/proc/{child.pid}/cmdline").read():  # it is written after the start has succeeded
+            time.sleep(0.001)
         """,
         "child-process",
         "sleep 60",
+    ),
+    "child process without a command line": (
+        """
+        import subprocess
+        child = subprocess.Popen([""], executable="cat", stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+        child.stdin.write(b"x")
+        child.stdout.read(1)
+        """,
+        "child-process",
+        ": [cat]",
     ),
     "forked child": (
         """
@@ -304,8 +316,12 @@ SAFE = {
     "unpatched hub of gevent that has run": "import gevent; gevent.sleep(0.001)",
     "random numbers": "import random; random.random()",
 }
-# what a hazard consists of: libuv's own descriptors, and the pipe by which a child notices its parent's end
-PARTS = {"uvloop": ("pipe", "event-descriptor"), "forked child": ("pipe",)}
+# what a hazard consists of: libuv's own descriptors, the pipe by which a child notices its parent's end, and those of `Popen`
+PARTS = {
+    "uvloop": ("pipe", "event-descriptor"),
+    "forked child": ("pipe",),
+    "child process without a command line": ("pipe",),
+}
 # parts of this one belong to the thread before it
 TOGETHER = "its native event descriptors"
 

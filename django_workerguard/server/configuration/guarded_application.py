@@ -17,7 +17,12 @@ from gunicorn.errors import ConfigError
 from django_workerguard.config.environment import change, difference
 from django_workerguard.config.handover import Handover
 from django_workerguard.config.load_request import LoadRequest
-from django_workerguard.config.monitor_address import WITHOUT_TOKEN, MonitorAddress, MonitorSettings
+from django_workerguard.config.monitor_address import (
+    LONGEST_PATH,
+    WITHOUT_TOKEN,
+    MonitorAddress,
+    MonitorSettings,
+)
 from django_workerguard.config.options import GuardOptions
 from django_workerguard.config.resolve import (
     CONFIG_FILE,
@@ -227,12 +232,8 @@ class GuardedApplication(Application):
                     problem_with(value, error), option=name.replace("_", "-"), where=self.sources.get(name)
                 ) from None
         for address in self.cfg.address:
-            if isinstance(address, tuple) and not 0 <= address[1] <= 65535:
-                raise ConfigurationError(
-                    f"{address[1]} is not a port: the highest is 65535",
-                    option="bind",
-                    where=self.sources.get("bind"),
-                )
+            if problem := _problem_with_address(address):
+                raise ConfigurationError(problem, option="bind", where=self.sources.get("bind"))
         named = (
             self.handover.settings_module,
             self.guard.options.app or "",
@@ -469,3 +470,12 @@ class GuardedApplication(Application):
 
     def load(self) -> NoReturn:
         raise RuntimeError("the arbiter never loads the application")
+
+
+def _problem_with_address(address: Any) -> str:
+    """Return why gunicorn cannot use an address, on any machine; "" if it may."""
+    if isinstance(address, tuple) and not 0 <= address[1] <= 65535:
+        return f"{address[1]} is not a port: the highest is 65535"
+    if isinstance(address, str) and (length := len(os.fsencode(address.lstrip("\0")))) > LONGEST_PATH:
+        return f"the path of a unix socket has at most {LONGEST_PATH} bytes, and {address!r} has {length}"
+    return ""

@@ -1,0 +1,55 @@
+"""What a command prints: its output, and its error as one line. Runs in the commands, and in the server that does not serve."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import TextIO
+
+from django_workerguard.config.text import plain
+from django_workerguard.errors import CannotWriteError, WorkerguardError
+
+
+def show(text: object, *, end: str = "\n", flush: bool = False) -> None:
+    """Print a text, and escape the characters that the output cannot show. Raises CannotWriteError."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        sys.stdout.write(f"{text}{end}".encode(encoding, "backslashreplace").decode(encoding))
+        if flush:
+            sys.stdout.flush()
+    except OSError as error:
+        raise cannot_write(error) from None
+
+
+def finish() -> None:
+    """Write out what has been printed. Raises CannotWriteError."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        raise cannot_write(error) from None
+
+
+def show_error(error: WorkerguardError) -> int:
+    """Print an error as one line, if it has a text, and return its exit code."""
+    try:
+        if str(error):
+            sys.stderr.write(plain(f"Error: {error}\n"))
+            sys.stderr.flush()
+    except OSError:
+        _discard(sys.stderr)
+    return error.exit_code
+
+
+def cannot_write(error: OSError) -> CannotWriteError:
+    """Return the error for one of the output, of which nothing is written any more."""
+    _discard(sys.stdout)
+    return CannotWriteError(error)
+
+
+def _discard(stream: TextIO) -> None:
+    """Have the rest of a stream written to /dev/null: Python would fail at the end of the process otherwise."""
+    with contextlib.suppress(OSError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)

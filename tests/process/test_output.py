@@ -1,0 +1,101 @@
+"""Output that cannot be written: one line says so, and a reader that has closed its pipe is no error."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from django_workerguard.errors import ExitCode
+from tests.process.harness import PROJECT, ROOT, TIMEOUT
+from tests.process.short_starts import MANAGE, SERVE
+
+FULL = "Error: the output cannot be written: No space left on device\n"
+CLI = ("-m", "django_workerguard.cli")
+COMMANDS = (
+    ("status",),
+    ("status", "--json"),
+    ("status", "--watch", "60"),
+    ("metrics",),
+    ("events",),
+    ("events", "--follow"),
+    ("requests",),
+    ("memory", "--json"),
+    ("explain",),
+    ("explain", "1"),
+    ("stacks", "1"),
+    ("reload",),
+    ("reload", "--wait", "60"),
+    ("completion", "bash"),
+    ("from-uwsgi", "--", "--master"),
+)
+PROBES = (("probe", "live"), ("probe", "live", "--name", "guinea"))
+
+
+@pytest.fixture(params=["", "1"], ids=["buffered", "unbuffered"])
+def run(request, tmp_path):
+    """Run a command with an output that is full, or whose reader has gone; return its exit code and its errors."""
+
+    def start(*arguments: str, full: bool, cwd=PROJECT, **environ: str) -> tuple[int, str]:
+        if full:
+            output = os.open("/dev/full", os.O_WRONLY)
+        else:
+            reader, output = os.pipe()
+            os.close(reader)
+        try:
+            done = subprocess.run(
+                [sys.executable, *arguments],
+                cwd=cwd,
+                env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": request.param, **environ},
+                stdout=output,
+                stderr=subprocess.PIPE,
+                text=True,
+                timeout=TIMEOUT,
+            )
+        finally:
+            os.close(output)
+        return done.returncode, done.stderr
+
+    return start
+
+
+@pytest.mark.parametrize("full", [True, False], ids=["full", "closed"])
+def test_a_command(serve, run, full, subtests):
+    server = serve()
+    server.wait_ready()
+    where = {"RUNTIME_DIRECTORY": str(server.run_dir), "XDG_RUNTIME_DIR": ""}
+    for command in COMMANDS:
+        with subtests.test(" ".join(command)):
+            expected = (ExitCode.CANNOT_WRITE, FULL) if full else (ExitCode.OK, "")
+            assert run(*CLI, *command, full=full, **where) == expected
+    for command in PROBES:
+        with subtests.test(" ".join(command)):
+            assert run(*CLI, *command, full=full, **where) == (ExitCode.OK, FULL if full else "")
+    with subtests.test("manage.py"):
+        module = {"DJANGO_SETTINGS_MODULE": "guinea_settings"}
+        code, said = run("manage.py", "workerguard", "status", full=full, **where, **module)
+        assert (code, said) == ((ExitCode.CANNOT_WRITE, FULL) if full else (ExitCode.OK, ""))
+
+
+@pytest.mark.parametrize("full", [True, False], ids=["full", "closed"])
+@pytest.mark.parametrize("action", ["--check", "--print-config"])
+@pytest.mark.parametrize("command", [SERVE, MANAGE], ids=["python -m", "manage.py"])
+def test_a_server_that_does_not_serve(project, run, full, action, command):
+    code, said = run(
+        *command, "--bind", "127.0.0.1:0", action, full=full, cwd=project.path, **project.environ
+    )
+    assert (code, said) == ((ExitCode.CANNOT_WRITE, FULL) if full else (ExitCode.OK, ""))
+
+
+def test_errors_that_cannot_be_written_keep_their_exit_code(tmp_path):
+    environ = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "RUNTIME_DIRECTORY": str(tmp_path),
+        "XDG_RUNTIME_DIR": "",
+    }
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, *CLI, "status"], cwd=PROJECT, env=environ, stderr=full)
+    assert done.returncode == ExitCode.NO_SERVER
