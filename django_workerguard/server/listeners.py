@@ -63,6 +63,9 @@ def _file(path: str) -> File | None:
     return (status.st_dev, status.st_ino) if stat.S_ISSOCK(status.st_mode) else None
 
 
+NEEDED = {"addr", "sock_type", "conf", "log"}  # local variables of gunicorn's `create_sockets`
+
+
 def start_error(error: BaseException, app: GuardedApplication) -> ConfigurationError | None:
     """Return which setting stopped the start; None if the error is a hook's own."""
     if isinstance(error, Exception):
@@ -77,6 +80,8 @@ def start_error(error: BaseException, app: GuardedApplication) -> ConfigurationE
     if not isinstance(error, SystemExit):
         problem = f"cannot listen at {', '.join(map(str, app.cfg.settings['bind'].get()))}: {error}"
         return ConfigurationError(problem, option="bind", where=where)
+    if not NEEDED <= opening.f_locals.keys():  # another gunicorn
+        return CannotListenError("cannot listen", option="bind", where=where, hint="See the lines above.")
     return _cannot_listen(opening.f_locals, where)
 
 
