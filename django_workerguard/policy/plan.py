@@ -173,16 +173,16 @@ def _stopping(policy: Policy, fleet: Fleet, stop: Stop, now: float) -> Iterator[
 
 def _duties(policy: Policy, fleet: Fleet, now: float) -> Iterator[Action]:
     """Have 503 answered only while no worker is ready, and no longer once a worker waits to be admitted."""
-    if not policy.answers:
-        return
-    alone = all(worker.aborted is not None for worker in fleet.of(State.READY, State.LOADED))
+    alone = policy.answers and all(
+        worker.aborted is not None for worker in fleet.of(State.READY, State.LOADED)
+    )
     unloaded = _in_order(fleet.of(State.UNLOADED))
     for worker in unloaded:
         if worker.duty_wanted != alone:
             yield Duty(worker.seat, alone)
     standing_in = fleet.stand_in
     if standing_in.seat is None:
-        if policy.stand_in and now >= standing_in.next_try:
+        if policy.answers and policy.stand_in and now >= standing_in.next_try:
             yield SpawnStandIn()
         return
     since = fleet.nobody_ready_since
