@@ -100,12 +100,12 @@ def newest(fleet: Fleet) -> Worker | None:
     return next(molds, None)
 
 
-def convertible(policy: Policy, fleet: Fleet) -> Worker | None:
-    """Return the unfit mold that becomes a worker, if there is one."""
+def convertible(policy: Policy, fleet: Fleet, now: float) -> Worker | None:
+    """Return the unfit mold that becomes a worker, if there is one. A mold that is killed does not become one."""
     mold = newest(fleet)
     if policy.load != "auto" or mold is None or mold.state is not State.UNFIT or mold.aborted is not None:
         return None
-    return mold
+    return None if mold.killed is not None or mold.seat in _late(fleet, now) else mold
 
 
 def departures(policy: Policy, fleet: Fleet) -> Iterator[Retire]:

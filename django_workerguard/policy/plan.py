@@ -308,7 +308,7 @@ def _spawns(policy: Policy, fleet: Fleet, now: float, *, making_room: bool) -> I
     first, successor = mold.source(policy, fleet, now), mold.source_of_successor(policy, fleet, now)
     empty = [(slot, None, first) for slot in _empty(policy, fleet, now)]
     due = [] if making_room else [(*pair, successor) for pair in _to_succeed(policy, fleet, now)]
-    unfit = mold.convertible(policy, fleet)
+    unfit = mold.convertible(policy, fleet, now)
     budget = Budget(policy, fleet, now)
     for slot, reason, source in (*empty, *due):
         if source is None:
