@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.process.clients import OneRequest, in_flight
 from tests.process.harness import ROOT, Server
+from tests.process.limits import traced
 
 
 def remove(path: Path) -> None:
@@ -82,29 +81,6 @@ def test_no_second_arbiter_is_started_while_the_server_stops(serve):
     assert server.wait_exit() == 0
     client.join(20)
     assert "Traceback" not in server.log
-
-
-# attaches to a process like a debugger, which keeps the kernel from ending it, until a line arrives
-TRACER = """
-import ctypes, sys
-ptrace = ctypes.CDLL(None).ptrace
-ptrace.argtypes = [ctypes.c_long] * 4
-print(ptrace(16, int(sys.argv[1]), 0, 0), flush=True)
-sys.stdin.readline()
-"""
-
-
-@contextlib.contextmanager
-def traced(pid: int) -> Iterator[None]:
-    """Keep the kernel from ending a process that is killed; skip if this user may not trace it."""
-    command = [sys.executable, "-c", TRACER, str(pid)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as tracer:
-        try:
-            if tracer.stdout.readline() != "0\n":
-                pytest.skip("this user may not trace a process")
-            yield
-        finally:
-            tracer.kill()
 
 
 @pytest.mark.timeout(120)
