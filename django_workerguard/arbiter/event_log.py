@@ -173,6 +173,8 @@ class EventLog:
     def _compare_molds(self, before: Fleet, after: Fleet, seats: Seats) -> Iterator[Failure]:
         for seat, mold in after.molds.items():
             previous = before.molds.get(seat)
+            if previous is not None and mold.lost and not previous.lost:
+                self._not_ended(mold)
             if previous is None or previous.state is mold.state:
                 continue
             if mold.state is State.READY:
@@ -241,7 +243,9 @@ class EventLog:
         self._compare_reload(after, failures[-1] if failures else after.last_failure or before.last_failure)
         for seat, worker in after.workers.items():
             previous = before.workers.get(seat)
-            if previous is None or previous.state is worker.state:
+            if previous is not None and worker.lost and not previous.lost:
+                self._not_ended(worker)
+            if previous is None or worker.lost or previous.state is worker.state:
                 continue
             if worker.state is State.READY:
                 self._became_ready(worker, seats, after)
@@ -312,6 +316,11 @@ class EventLog:
             fields, views = self._growth(worker, reason)
             self._about("killed", worker, **_fields(reason), **fields)
             self._log_worker("critical", worker, "killed", "killed: %s%s", str(reason), views)
+
+    def _not_ended(self, worker: Worker) -> None:
+        self._about("not-ended", worker, **_fields(worker.reason))
+        text = "killed, but the kernel has not ended it: it hangs in a read, is frozen or is traced; another one is started"
+        self._log_worker("error", worker, "not-ended", text)
 
     def _growth(self, worker: Worker, reason: Reason) -> tuple[dict[str, Any], str]:
         """Return which views have kept the most memory of a worker that is too large: for the journal and for the log."""

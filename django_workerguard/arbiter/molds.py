@@ -59,7 +59,10 @@ class Molds:
         self._channels = channels
 
     def receive(self, now: float) -> None:
-        """Take in what the molds have answered."""
+        """Take in what the molds have answered, and give up what a mold was asked for that the kernel does not end."""
+        for one in self._tracker.fleet.molds.values():
+            if one.lost:
+                self._give_up(one.seat, "the mold was killed, and the kernel does not end it", now)
         for mold, answer in self._channels.receive():
             start = next((one for one in self._children.asked_of(mold) if one.seat == answer.seat), None)
             if start is None:
@@ -82,7 +85,10 @@ class Molds:
     def gone(self, mold: Child, now: float) -> None:
         """Give up what a mold that has ended was asked for, and close its channel."""
         self.receive(now)
-        for start in self._children.asked_of(mold.seat):
-            self._children.did_not_arrive(start.seat)
-            self._tracker.not_spawned(start.slot, "the mold has ended", now, seat=start.seat, excused=True)
+        self._give_up(mold.seat, "the mold has ended", now)
         self._channels.close(mold.seat)
+
+    def _give_up(self, mold: int, why: str, now: float) -> None:
+        for start in self._children.asked_of(mold):
+            self._children.did_not_arrive(start.seat)
+            self._tracker.not_spawned(start.slot, why, now, seat=start.seat, excused=True)

@@ -258,7 +258,7 @@ def slot_state(fleet: Fleet, slot: int) -> SlotState:
     incumbent = fleet.incumbent(slot)
     if incumbent is not None:
         return STATES[incumbent.state] if incumbent.aborted is None else SlotState.RETIRING
-    if any(worker.state is State.RETIRING for worker in fleet.all_in_slot(slot)):
+    if any(worker.state is State.RETIRING and not worker.lost for worker in fleet.all_in_slot(slot)):
         return SlotState.RETIRING
     if slot in fleet.waiting:
         return SlotState.NO_ROOM

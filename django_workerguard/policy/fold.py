@@ -29,6 +29,9 @@ FRESH = 10.0  # seconds after min-worker-lifetime in which a kill comes right af
 BY_ITSELF = Reason(
     Rule.LEFT, "the arbiter did not ask it to: it stopped by itself, or another process sent it a signal"
 )
+LOST_AFTER = (
+    5.0  # seconds after SIGKILL until a process that the kernel has not ended keeps its slot no longer
+)
 CLEAN_STABLE = 1.0  # the same for a worker that left with exit code 0
 
 
@@ -132,7 +135,9 @@ def _sent_sigkill(fleet: Fleet, message: m.Killed) -> Fleet:
     if message.seat == fleet.stand_in.seat:
         return replace(fleet, stand_in=replace(fleet.stand_in, killed=at))
     if not message.evil:
-        return _change(fleet, message.seat, killed=at)
+        process = fleet.process(message.seat)
+        reason = (process.reason if process else None) or message.reason
+        return _change(fleet, message.seat, killed=at, reason=reason)
     worker = fleet.workers.get(message.seat)
     if worker is not None:
         fleet = _with_record(fleet, recycled(fleet.record(worker.slot), message.reason.rule, at))
@@ -221,7 +226,7 @@ def _observed(policy: Policy, fleet: Fleet, message: m.Observed) -> Fleet:
     for reading in message.readings:
         if reading.seat in workers:
             workers[reading.seat] = _counted(workers[reading.seat], reading, message.at)
-        elif reading.seat == fleet.stand_in.seat:
+        elif reading.seat == fleet.stand_in.seat and not fleet.stand_in.lost:
             fleet = replace(fleet, stand_in=replace(fleet.stand_in, on_duty=reading.on_duty))
     fleet = replace(fleet, workers=workers)
     for reading in message.readings:
@@ -229,7 +234,30 @@ def _observed(policy: Policy, fleet: Fleet, message: m.Observed) -> Fleet:
         if worker is not None and reading.state not in (None, worker.state):
             changed = _changed_mold if worker.is_mold else _changed_state
             fleet = changed(policy, fleet, reading, message.at)
+    return _without_lost(policy, fleet, message.at)
+
+
+def _without_lost(policy: Policy, fleet: Fleet, at: float) -> Fleet:
+    """Count the processes as ended that were killed and that the kernel does not end.
+
+    Such a process hangs in a read, is frozen or is traced: it serves nothing, but it has its seat and its memory. So a slot
+    lets only one of them go.
+    """
+    for process in (*fleet.workers.values(), *fleet.molds.values()):
+        if process.lost or not _is_late(process.killed, at):
+            continue
+        beside = fleet.molds.values() if process.is_mold else fleet.all_in_slot(process.slot)
+        if not any(other.lost for other in beside):
+            fleet = _exited(policy, fleet, m.Exited(process.seat, at))
+            lost = replace(process, state=State.RETIRING, lost=True, makes_room=False, duty_wanted=False)
+            fleet = _with_worker(fleet, lost)
+    if _is_late(fleet.stand_in.killed, at):
+        fleet = replace(fleet, stand_in=replace(fleet.stand_in, lost=True, on_duty=False))
     return fleet
+
+
+def _is_late(killed: float | None, at: float) -> bool:
+    return killed is not None and at - killed >= LOST_AFTER
 
 
 def _changed_mold(policy: Policy, fleet: Fleet, reading: m.Reading, at: float) -> Fleet:

@@ -95,17 +95,17 @@ def start(policy: Policy, fleet: Fleet, now: float) -> SpawnMold | None:
 
 
 def newest(fleet: Fleet) -> Worker | None:
-    """Return the mold of the newest generation, also one that ends; there is at most one."""
-    molds = (mold for mold in fleet.molds.values() if mold.generation == fleet.generation)
+    """Return the mold of the newest generation, also one that ends; there is at most one that the kernel can end."""
+    molds = (m for m in fleet.molds.values() if m.generation == fleet.generation and not m.lost)
     return next(molds, None)
 
 
-def convertible(policy: Policy, fleet: Fleet) -> Worker | None:
-    """Return the unfit mold that becomes a worker, if there is one."""
+def convertible(policy: Policy, fleet: Fleet, now: float) -> Worker | None:
+    """Return the unfit mold that becomes a worker, if there is one. A mold that is killed does not become one."""
     mold = newest(fleet)
     if policy.load != "auto" or mold is None or mold.state is not State.UNFIT or mold.aborted is not None:
         return None
-    return mold
+    return None if mold.killed is not None or mold.seat in _late(fleet, now) else mold
 
 
 def departures(policy: Policy, fleet: Fleet) -> Iterator[Retire]:

@@ -112,11 +112,10 @@ def _overdue(policy: Policy, fleet: Fleet, now: float) -> Iterator[Action]:
     for worker in _in_order((*fleet.workers.values(), *fleet.molds.values())):
         if worker.killed is not None and now - worker.killed < KILL_AGAIN:
             continue
-        if worker.aborted is not None:
-            if now - worker.aborted > ABORT_GRACE:
-                yield Kill(worker.seat, worker.reason or Reason(Rule.TIMEOUT))
-            continue
-        yield from _past_its_time(policy, worker, now)
+        if worker.aborted is None and not worker.lost:
+            yield from _past_its_time(policy, worker, now)
+        elif worker.aborted is None or now - worker.aborted > ABORT_GRACE:
+            yield Kill(worker.seat, worker.reason or Reason(Rule.TIMEOUT))
     duty = fleet.stand_in
     if duty.killed is not None and now - duty.killed < KILL_AGAIN:
         return
@@ -184,16 +183,16 @@ def _stopping(policy: Policy, fleet: Fleet, stop: Stop, now: float) -> Iterator[
 
 def _duties(policy: Policy, fleet: Fleet, now: float) -> Iterator[Action]:
     """Have 503 answered only while no worker is ready, and no longer once a worker waits to be admitted."""
-    if not policy.answers:
-        return
-    alone = all(worker.aborted is not None for worker in fleet.of(State.READY, State.LOADED))
+    alone = policy.answers and all(
+        worker.aborted is not None for worker in fleet.of(State.READY, State.LOADED)
+    )
     unloaded = _in_order(fleet.of(State.UNLOADED))
     for worker in unloaded:
         if worker.duty_wanted != alone:
             yield Duty(worker.seat, alone)
     standing_in = fleet.stand_in
     if standing_in.seat is None:
-        if policy.stand_in and now >= standing_in.next_try:
+        if policy.answers and policy.stand_in and now >= standing_in.next_try:
             yield SpawnStandIn()
         return
     since = fleet.nobody_ready_since
@@ -206,7 +205,7 @@ def _duties(policy: Policy, fleet: Fleet, now: float) -> Iterator[Action]:
 
 def _admissions(fleet: Fleet) -> Iterator[Action]:
     """Admit loaded workers once no process answers 503 any more."""
-    duties = [(worker.on_duty, worker.duty_wanted) for worker in fleet.workers.values()]
+    duties = [(one.on_duty, one.duty_wanted) for one in fleet.workers.values() if not one.lost]
     duties.append((fleet.stand_in.on_duty, fleet.stand_in.duty_wanted))
     if any(on or wanted for on, wanted in duties):
         return
@@ -272,7 +271,8 @@ def _break_before_make(policy: Policy, fleet: Fleet, now: float) -> Iterator[Ret
     if policy.surge == 0:
         yield from _make_room(policy, fleet, incumbents, now)
         return
-    if fleet.of(*COMING, State.RETIRING) or len(incumbents) < fleet.target:
+    leaving = any(not worker.lost for worker in fleet.of(State.RETIRING))
+    if leaving or fleet.of(*COMING) or len(incumbents) < fleet.target:
         return
     starved = [w for w in incumbents if _is_starved(fleet, w.slot) and w.state is State.READY]
     if not starved or fleet.frozen or fleet.ready - 1 < max(policy.min_loaded, 1):
@@ -319,7 +319,7 @@ def _spawns(policy: Policy, fleet: Fleet, now: float, *, making_room: bool) -> I
     first, successor = mold.source(policy, fleet, now), mold.source_of_successor(policy, fleet, now)
     empty = [(slot, None, first) for slot in _empty(policy, fleet, now)]
     due = [] if making_room else [(*pair, successor) for pair in _to_succeed(policy, fleet, now)]
-    unfit = mold.convertible(policy, fleet)
+    unfit = mold.convertible(policy, fleet, now)
     budget = Budget(policy, fleet, now)
     for slot, reason, source in (*empty, *due):
         if source is None:
@@ -369,7 +369,7 @@ def _empty(policy: Policy, fleet: Fleet, now: float) -> list[int]:
     taken = {
         worker.slot
         for worker in fleet.workers.values()
-        if worker.state is not State.RETIRING or worker.makes_room or policy.surge == 0
+        if worker.state is not State.RETIRING or worker.makes_room or (policy.surge == 0 and not worker.lost)
     }
     due = [
         slot

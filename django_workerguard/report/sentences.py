@@ -149,6 +149,9 @@ SENTENCES: Mapping[str, Callable[[Event], str]] = {
     "retiring": lambda e: f"{_worker(e)} was asked to leave{_why(e)}{_views(e)}",
     "aborted": lambda e: f"{_worker(e)} is ended with a dump of its stacks{_why(e)}",
     "killed": lambda e: f"{_worker(e)} was killed{_why(e)}{_views(e)}",
+    "not-ended": lambda e: (
+        f"{_worker(e)} was killed{_why(e)}, but the kernel has not ended it: another one is started"
+    ),
     "exited": _exited,
     "slow-request": _slow,
     "request-lost": _lost,

@@ -128,3 +128,13 @@ def read_header(path: str, *, others: bool = False) -> memoryview | None:
     if words[Header.MAGIC] != MAGIC or words[Header.VERSION] != VERSION:
         return None
     return words if is_alive(words[Header.PID], words[Header.START]) else None
+
+
+def ready_workers(directory: str, pid: int) -> int:
+    """Return how many workers of the arbiter with this pid are ready; 0 if the directory has no board of it."""
+    for name in _names(directory):
+        if name.endswith(f".{pid}{SUFFIX}"):
+            words = read_header(f"{directory}/{name}")
+            if words is not None and words[Header.PID] == pid:
+                return words[Header.READY]
+    return 0

@@ -39,6 +39,7 @@ from django_workerguard.policy.plan import next_deadline, plan
 from django_workerguard.policy.reason import Reason
 from django_workerguard.policy.view import Fleet
 from django_workerguard.probe.clock import AwakeClock, monotonic_ns
+from django_workerguard.scoreboard.discovery import ready_workers
 from django_workerguard.scoreboard.header import Header, Phase
 from django_workerguard.scoreboard.in_hand import requests_in_hand
 from django_workerguard.scoreboard.layout import SeatKind
@@ -121,6 +122,7 @@ class GuardedArbiter(Arbiter):
             str, File
         ] = {}  # by path: the files of unix sockets that this arbiter removes
         self._failed_signals: list[tuple[int, int]] = []  # number, tries
+        self._second_serves = False  # the arbiter that SIGUSR2 has started has a ready worker
 
     @property
     def _fleet(self) -> Fleet:
@@ -346,6 +348,7 @@ class GuardedArbiter(Arbiter):
             lambda: self._tracker.serve(self._control, self._signals.respond, now),
             lambda: self._follow_gunicornc(now),
             self.reap_workers,
+            self._look_at_second_arbiter,
             lambda: self._molds.receive(now),
             lambda: self._reload.bound(now),
             lambda: self._tracker.observe(now),
@@ -422,10 +425,21 @@ class GuardedArbiter(Arbiter):
     def follow_options(self) -> None:
         """Decide by the options of the configuration.
 
-        The arbiter that was sent SIGUSR2 has the same listeners. As long as it lives, whether 503 is answered is its decision.
+        The arbiter that was sent SIGUSR2 has the same listeners. As long as it lives, whether 503 is answered is its decision:
+        it answers none while the second arbiter has a ready worker.
         """
         policy = self.app.policy
-        self._tracker.follow(replace(policy, answers=policy.answers and not self.master_pid))
+        answers = policy.answers and not self.master_pid and not self._second_serves
+        self._tracker.follow(replace(policy, answers=answers))
+
+    def _look_at_second_arbiter(self) -> None:
+        """Read on the board of the second arbiter whether it has a ready worker, if this arbiter has none itself."""
+        path, serves = self.board.path, False
+        if self.reexec_pid and path is not None and not self._fleet.ready:
+            serves = ready_workers(str(path.parent), self.reexec_pid) > 0
+        if serves != self._second_serves:
+            self._second_serves = serves
+            self.follow_options()
 
     def _follow_gunicornc(self, now: float) -> None:
         """Scale to the target that gunicorn's own control socket has set."""

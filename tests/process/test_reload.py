@@ -95,6 +95,34 @@ def test_a_second_arbiter_whose_code_cannot_be_loaded_answers_no_request(serve):
     assert server.statuses(10) == {200: 10}
 
 
+def test_a_first_arbiter_that_has_lost_its_workers_answers_nothing_while_the_second_one_is_ready(serve):
+    server = serve("--stand-in-after", "200ms", "--need-app", "off", "--load-retries", "1", project_copy=True)
+    server.wait_ready()
+    first = server.arbiter
+    server.signal(signal.SIGUSR2)
+    status = server.wait(
+        "the second", lambda status: status["arbiter"]["pid"] != first and status["ready"] == 2
+    )
+    second = status["arbiter"]["pid"]
+    urls = server.project / "guinea_urls.py"
+    whole = urls.read_text()
+    urls.write_text("1 / 0\n")
+    for slot in server.status(first)["slots"]:
+        os.kill(slot["pid"], signal.SIGKILL)
+    server._poll(
+        "unloaded workers of the first",
+        lambda: all(slot["state"] == "unloaded" for slot in server.status(first)["slots"]),
+        60,
+    )
+    assert server.statuses(200) == {200: 200}
+
+    os.kill(second, signal.SIGTERM)
+    server._poll("503 is answered", lambda: server.statuses(5) == {503: 5}, 30)
+    urls.write_text(whole)
+    assert order(server, "reload", "--wait").returncode == ExitCode.OK
+    assert server.statuses(10) == {200: 10}
+
+
 def test_a_changed_number_of_workers_counts_once_the_new_code_has_loaded(serve):
     server = serve(workers=None, project_copy=True)
     server.wait_ready(1)

@@ -1,4 +1,7 @@
-"""A process that the kernel does not end holds up neither a start nor a check."""
+"""A process that the kernel does not end, as in a read that hangs, holds up neither a start nor a check, and keeps no slot empty.
+
+Here it is traced.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import pytest
 
 from django_workerguard.errors import ExitCode
 from tests.process.harness import TIMEOUT
+from tests.process.molds import mold_of
 from tests.process.short_starts import MANAGE, SERVE
 from tests.process.tracers import traced
 
@@ -63,3 +67,41 @@ def test_it_ends_all_the_same(project, command, number, arguments, code):
                 assert process.wait(60) == code
         finally:
             process.kill()
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("surge", ["1", "0"])
+def test_a_slot_whose_worker_the_kernel_does_not_end_gets_another_one(surge, serve):
+    server = serve("--surge", surge, "--", "--timeout", "2")
+    server.wait_ready()
+    pid = server.pids()[0]
+    with traced(pid):
+        server.wait(
+            "another worker",
+            lambda status: status["ready"] == 2 and pid not in [slot["pid"] for slot in status["slots"]],
+        )
+        server.wait_event("not-ended", lambda event: event["pid"] == pid)
+        assert server.statuses(10) == {200: 10}
+    server.wait_event("exited", lambda event: event["pid"] == pid)
+    assert server.status()["ready"] == 2
+    assert server.stop() == 0
+
+
+@pytest.mark.timeout(120)
+def test_a_mold_that_the_kernel_does_not_end_is_followed_by_another_one(serve):
+    server = serve("--load", "mold")
+    server.wait_ready()
+    mold = mold_of(server)["pid"]
+    with traced(mold):
+        killed = server.kill_worker(1)
+        server.wait(
+            "a worker of another mold",
+            lambda status: (
+                status["ready"] == 2
+                and status["mold"]["pid"] != mold
+                and killed not in [slot["pid"] for slot in status["slots"]]
+            ),
+        )
+        server.wait_event("not-ended", lambda event: event["pid"] == mold)
+    server.wait_event("exited", lambda event: event["pid"] == mold)
+    assert server.stop() == 0

@@ -455,3 +455,18 @@ def test_a_worker_that_leaves_for_another_reason_keeps_its_mercy(rule):
 def test_an_overdue_request_can_only_be_reported():
     policy = Policy(load_concurrency=2, stand_in=False, timeout=0.0, request_timeout_action="report")
     assert plan(policy, overdue(ready_fleet(2), 1, "GET /slow"), 1.0) == ()
+
+
+def test_a_process_that_the_kernel_does_not_end_keeps_no_worker_from_its_admission():
+    """It has answered 503; killed, it answers nothing, whatever its seat says."""
+    policy = Policy(need_app="off", load_concurrency=2, timeout=0.0)
+    fleet = told(ready_fleet(1), m.Exited(1, 20.0), m.StandInSpawned(9, 99, 20.0))
+    fleet = told(fleet, Start(1, 1, 201, 60.0, 20.0))
+    answer = [m.Reading(1, State.UNLOADED, 1, on_duty=True), m.Reading(9, None, 1, on_duty=True)]
+    fleet = told(fleet, m.Observed(tuple(answer), 21.0), policy=policy)
+    reason = Reason(Rule.DUTY)
+    fleet = told(fleet, m.Killed(1, reason, 22.0), m.Killed(9, reason, 22.0), m.Observed(tuple(answer), 27.0))
+    assert [action.slot for action in plan(policy, fleet, 60.0) if isinstance(action, a.Spawn)] == [1]
+    fleet = told(fleet, Start(1, 2, 202, 60.0, 60.0))
+    loaded = m.Observed((*answer, m.Reading(2, State.LOADED, 1)), 61.0)
+    assert a.Admit(2) in plan(policy, told(fleet, loaded), 61.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -82,6 +83,7 @@ class World:
     converted: set[int] = field(
         default_factory=set
     )  # pids of workers that were molds, and have loaded as such
+    frozen: set[int] = field(default_factory=set)  # seats of processes that do nothing and cannot be killed
     given_up: Reason | None = None
     halted: int | None = None
 
@@ -92,7 +94,13 @@ class World:
         self.beat += 1
         readings = [
             m.Reading(
-                *(seat, state, self.beat, self.duty.get(seat, False), *self.counts[seat][:3]),
+                *(
+                    seat,
+                    state,
+                    1 if seat in self.frozen else self.beat,
+                    self.duty.get(seat, False),
+                    *self.counts[seat][:3],
+                ),
                 in_flight=len(self.hanging.get(seat, ())),
                 overdue=self.hanging.get(seat, ()),
             )
@@ -106,6 +114,8 @@ class World:
         for worker in (*self.fleet.workers.values(), *self.fleet.molds.values()):
             if worker.state is State.READY and not worker.weighed:
                 self.tell(m.Weighed(worker.seat, SIZES[kind_of(worker)]))
+        for asked in [seat for seat, mold in self.forks.items() if self.fleet.molds[mold].lost]:
+            self.not_there(asked, excused=True)
         actions = plan(self.policy, self.fleet, self.now)
         self.seen.append((self.fleet, self.now, actions))
         for action in actions:
@@ -149,7 +159,8 @@ class World:
                 assert self.policy.load != "lazy"
                 self.assert_room(0, "mold")
                 assert generation == self.fleet.generation
-                assert generation not in {mold.generation for mold in self.fleet.molds.values()}, "one each"
+                there = {mold.generation for mold in self.fleet.molds.values() if not mold.lost}
+                assert generation not in there, "one each"
                 if self.fleet.no_memory:
                     assert not self.fleet.of(State.LOADING), "one load at a time in want of memory"
                 seat = self.free_seat()
@@ -201,10 +212,13 @@ class World:
                     assert self.now - self.killed_at[-1] >= self.policy.min_worker_lifetime
                 self.killed_at.append(self.now)
                 self.tell(m.Killed(seat, Reason(Rule.EVIL_RELOAD_ON_RSS), self.now, evil=True))
-                self.exit(seat)
-            case a.Kill(seat):
+                if seat not in self.frozen:
+                    self.exit(seat)
+            case a.Kill(seat, reason):
                 if seat == 999:
                     self.tell(m.StandInGone(self.now))
+                elif seat in self.frozen:
+                    self.tell(m.Killed(seat, reason, self.now))
                 else:
                     self.exit(seat)
             case a.Reload():
@@ -271,6 +285,7 @@ class World:
         self.said.pop(seat, None)
         self.counts.pop(seat, None)
         self.hanging.pop(seat, None)
+        self.frozen.discard(seat)
         self.duty.pop(seat, None)
         self.tell(m.Exited(seat, self.now, clean=clean, transient=transient, memory=memory))
 
@@ -296,11 +311,13 @@ chances = st.lists(
                 "grow",
                 "quit",
                 "hang",
+                "freeze",
                 "mold-ready",
                 "mold-unfit",
                 "mold-fails",
                 "mold-starves",
                 "mold-dies",
+                "mold-freezes",
                 "mold-forks",
                 "mold-forks-not",
                 "memory",
@@ -332,12 +349,22 @@ def chance(world: World, what: str, which: int) -> None:
             world.tell(m.SpawnFailed(which % world.fleet.target + 1, world.now))
         case "mold-forks" | "mold-forks-not" if world.forks:
             seat = sorted(world.forks)[which % len(world.forks)]
+            if world.forks[seat] in world.frozen:
+                return
             world.there(seat) if what == "mold-forks" else world.not_there(
                 seat, excused=which % 3 == 1, memory=which % 3 == 2
             )
-        case "mold-ready" | "mold-unfit" | "mold-fails" | "mold-starves" | "mold-dies":
+        case "mold-ready" | "mold-unfit" | "mold-fails" | "mold-starves" | "mold-dies" | "mold-freezes":
             mold_chance(world, what, which)
         case _ if worker is None or worker.state is State.SPAWNING:
+            pass
+        case "freeze":
+            world.frozen.add(worker.seat)
+        case "die":
+            world.exit(worker.seat)
+        case "leave" if worker.state is State.RETIRING and worker.killed is None:
+            world.exit(worker.seat, clean=True)
+        case _ if worker.seat in world.frozen:
             pass
         case "load" if world.said[worker.seat] is State.LOADING:
             world.said[worker.seat] = State.LOADED
@@ -359,10 +386,6 @@ def chance(world: World, what: str, which: int) -> None:
             world.hanging[worker.seat] = (*world.hanging.get(worker.seat, ()), "GET /slow")
         case "quit" if world.said[worker.seat] is State.READY:
             world.said[worker.seat] = State.RETIRING
-        case "die":
-            world.exit(worker.seat)
-        case "leave" if worker.state is State.RETIRING:
-            world.exit(worker.seat, clean=True)
 
 
 def mold_chance(world: World, what: str, which: int) -> None:
@@ -370,11 +393,13 @@ def mold_chance(world: World, what: str, which: int) -> None:
     if not molds:
         return
     seat = molds[which % len(molds)]
-    loads = world.said[seat] is State.LOADING
+    loads = world.said[seat] is State.LOADING and seat not in world.frozen
     match what:
+        case "mold-freezes":
+            world.frozen.add(seat)
         case "mold-ready" if loads:
             world.said[seat] = State.READY
-        case "mold-unfit" if loads or world.said[seat] is State.READY:
+        case "mold-unfit" if loads or (world.said[seat] is State.READY and seat not in world.frozen):
             world.said[seat] = State.UNFIT
         case "mold-fails" if loads:
             world.exit(seat, transient=bool(which % 2))
@@ -386,16 +411,24 @@ def mold_chance(world: World, what: str, which: int) -> None:
             assert world.fleet.ready == ready, "a mold that dies costs no ready worker"
 
 
-def go_on(world: World) -> None:
-    """Let everything that loads become loaded, every fork succeed and every process leave that was asked to."""
+def go_on(world: World, frozen: Iterable[int] = ()) -> None:
+    """Let everything that loads become loaded, every fork succeed and every process leave that was asked to.
+
+    ``frozen``: the seats of the processes that do nothing, and cannot be killed.
+    """
+    world.frozen = set(frozen)
     for seat, mold in list(world.fleet.molds.items()):
+        if seat in world.frozen:
+            continue
         if mold.state is State.RETIRING:
             world.exit(seat, clean=True)
         elif world.said[seat] is State.LOADING:
             world.said[seat] = State.READY
-    for seat in list(world.forks):
+    for seat in [seat for seat, mold in world.forks.items() if mold not in world.frozen]:
         world.there(seat)
     for seat, worker in list(world.fleet.workers.items()):
+        if seat in world.frozen or seat in world.forks:
+            continue
         if worker.state is State.RETIRING:
             world.exit(seat, clean=True)
         elif world.said[seat] is State.LOADING:
@@ -430,12 +463,23 @@ def check_invariants(world: World) -> None:
         beside = [slot for slot in range(1, fleet.target + 1) if fleet.successor(slot) is not None]
         assert len(beside) <= policy.surge, "one budget for every reason"
     assert len(fleet.of(State.SPAWNING, State.LOADING)) <= max(1, policy.load_concurrency)
-    generations = [mold.generation for mold in fleet.molds.values()]
+    for slot in {worker.slot for worker in fleet.workers.values()}:
+        lost = [worker for worker in fleet.all_in_slot(slot) if worker.lost]
+        assert len(lost) <= 1, (
+            "one process that cannot be killed beside the others, so that the seats suffice"
+        )
+    assert sum(mold.lost for mold in fleet.molds.values()) <= 1
+    generations = [mold.generation for mold in fleet.molds.values() if not mold.lost]
     assert len(generations) == len(set(generations)), "one mold per generation"
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(policies, st.integers(1, 6), chances)
+@example(  # a mold that was killed for its late fork was made a worker at the same time
+    Policy(load="auto", load_concurrency=2, surge=0, load_timeout=0.0, timeout=0.0, stand_in=False),
+    2,
+    [("mold-ready", 0, 1.0), ("mold-unfit", 0, 1.0), ("mold-forks-not", 0, 5.0)],
+)
 def test_invariants_hold_over_random_histories(policy, target, history):
     simulate(policy, target, history)
 
@@ -483,6 +527,23 @@ def test_failing_loads_are_bounded_by_the_back_off_and_starve_no_slot(policy, ta
         waits = [later - earlier for earlier, later in pairwise(times[6:])]
         assert len(times) >= 600 / (longest + 0.5 * target + 1) / 2, "every slot gets its tries"
         assert all(wait >= policy.load_retry_delay / 2 for wait in waits), "no try comes before its back-off"
+
+
+@settings(max_examples=60, deadline=None)
+@given(policies, st.integers(1, 6), chances)
+def test_processes_that_cannot_be_killed_keep_no_slot_empty(policy, target, history):
+    policy = replace(policy, timeout=10.0, load_timeout=5.0, max_worker_lifetime=0.0, max_requests=0)
+    world = simulate(replace(policy, reload_on_rss=0, evil_reload_on_rss=0), target, history)
+    processes = [*world.fleet.workers.values(), *world.fleet.molds.values()]
+    # of each slot one, which is lost if one is
+    stuck = {one.slot: one.seat for one in sorted(processes, key=lambda one: one.lost) if one.pid}
+    for _ in range(400):
+        there = {*world.fleet.workers, *world.fleet.molds}
+        go_on(world, there.intersection(stuck.values()))
+        world.now += 0.5
+        world.turn()
+        check_invariants(world)
+    assert world.fleet.ready == world.fleet.target
 
 
 shortages = st.lists(
@@ -610,6 +671,7 @@ def test_a_fleet_that_came_due_while_the_arbiter_slept_is_replaced_within_the_bu
 def test_every_stop_ends_within_its_mercy_whatever_the_workers_do(policy, target, history, quick, drain):
     """Nobody leaves by itself, nobody listens to SIGTERM: only SIGKILL ends anybody."""
     world = simulate(replace(policy, drain_delay=drain, timeout=0.0), target, history)
+    world.frozen.clear()
     world.tell(m.StopAsked(world.now, quick))
     bound = (
         world.now
@@ -669,7 +731,8 @@ def test_an_arbiter_that_is_suspended_again_and_again_aborts_nobody_that_goes_on
     )
     world.turn()
     for number, (what, which, wait) in enumerate(history):
-        chance(world, what, which)
+        if what != "freeze":
+            chance(world, what, which)
         world.now += 2.0 if number in sleeps else min(wait, 2.0)
         actions = world.turn()
         assert not [one for one in actions if isinstance(one, a.Abort) and one.reason.rule is Rule.TIMEOUT]

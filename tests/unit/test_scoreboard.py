@@ -324,3 +324,18 @@ def test_a_child_that_outlives_its_arbiter_does_not_hold_the_lock(tmp_path):
         os.waitpid(child, 0)
         os.close(reader)
         os.close(writer)
+
+
+def test_the_ready_workers_of_another_arbiter_are_read_from_its_own_whole_board_only(tmp_path):
+    own = os.getpid()
+    assert discovery.ready_workers(str(tmp_path / "missing"), own) == 0
+    board = Board.create(Layout(2, 1), tmp_path / f"site.{own}.board", pid=own, start=start_time(own))
+    assert discovery.ready_workers(str(tmp_path), own) == 0
+    board.words[Header.READY] = 1
+    assert discovery.ready_workers(str(tmp_path), own) == 1
+    planted = tmp_path / f"site.{os.getppid()}.board"
+    planted.write_bytes((tmp_path / f"site.{own}.board").read_bytes())
+    assert discovery.ready_workers(str(tmp_path), os.getppid()) == 0, "it names another arbiter"
+    planted.write_bytes(b"half")
+    assert discovery.ready_workers(str(tmp_path), os.getppid()) == 0
+    board.close()
