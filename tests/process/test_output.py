@@ -44,11 +44,12 @@ def run(request, tmp_path):
         else:
             reader, output = os.pipe()
             os.close(reader)
+        inherited = {name: text for name, text in os.environ.items() if not name.startswith("WORKERGUARD_")}
         try:
             done = subprocess.run(
                 [sys.executable, *arguments],
                 cwd=cwd,
-                env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": request.param, **environ},
+                env={**inherited, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": request.param, **environ},
                 stdout=output,
                 stderr=subprocess.PIPE,
                 text=True,

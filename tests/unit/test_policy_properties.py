@@ -178,7 +178,9 @@ class World:
                 self.tell(m.StandInSpawned(999, 99, self.now))
                 self.duty[999] = False
             case a.Admit(seat):
-                assert not any(self.duty.values()), "nobody answers 503 once a worker is admitted"
+                lost = {worker.seat for worker in self.fleet.workers.values() if worker.lost}
+                duties = [on for seat, on in self.duty.items() if seat not in lost]
+                assert not any(duties), "nobody answers 503 once a worker is admitted"
                 self.tell(m.Admitted(seat, self.now))
                 if seat in self.said:
                     self.said[seat] = State.READY
@@ -531,6 +533,11 @@ def test_failing_loads_are_bounded_by_the_back_off_and_starve_no_slot(policy, ta
 
 @settings(max_examples=60, deadline=None)
 @given(policies, st.integers(1, 6), chances)
+@example(
+    Policy(need_app="off", load_retries=1, stand_in=False, surge=0),
+    1,
+    [("fail", 0, 1.0), ("load", 0, 1.0), ("stay", 0, 1.0)],
+)
 def test_processes_that_cannot_be_killed_keep_no_slot_empty(policy, target, history):
     policy = replace(policy, timeout=10.0, load_timeout=5.0, max_worker_lifetime=0.0, max_requests=0)
     world = simulate(replace(policy, reload_on_rss=0, evil_reload_on_rss=0), target, history)
