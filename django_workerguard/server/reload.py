@@ -13,7 +13,6 @@ from django_workerguard.arbiter.tracker import Tracker
 from django_workerguard.config.handover import Handover, rewrite
 from django_workerguard.errors import ConfigurationError, NeedsRestartError
 from django_workerguard.policy import message as m
-from django_workerguard.scoreboard.layout import Layout
 from django_workerguard.scoreboard.places import server_name
 from django_workerguard.server.configuration.early_options import EarlyOptions
 from django_workerguard.server.configuration.guarded_application import GuardedApplication
@@ -126,7 +125,7 @@ class Reload:
                 self._read_again(asked_by, candidate.early)
                 return
             candidate.settle(handover)
-            refuse_what_needs_a_restart(before, candidate, host.board.layout)
+            refuse_what_needs_a_restart(host, candidate)
             host.take_logger(candidate.cfg)
             host.setup(candidate)
         except Exception as error:
@@ -173,13 +172,14 @@ class Reload:
             self._host.setup(before)
 
 
-def refuse_what_needs_a_restart(
-    before: GuardedApplication, after: GuardedApplication, layout: Layout
-) -> None:
+def refuse_what_needs_a_restart(host: Host, after: GuardedApplication) -> None:
     """Raise NeedsRestartError where a new configuration changes what a running server cannot."""
+    before, layout = host.app, host.board.layout
     project = Path(before.handover.project)
+    # the sockets that systemd has opened are served whatever `bind` says
+    old_bind, new_bind = (None if host.systemd else app.cfg.address for app in (before, after))
     for name, old, new, sources in (
-        ("bind", before.cfg.address, after.cfg.address, after.sources),
+        ("bind", old_bind, new_bind, after.sources),
         ("user", before.cfg.uid, after.cfg.uid, after.sources),
         ("group", before.cfg.gid, after.cfg.gid, after.sources),
         ("pidfile", before.cfg.pidfile, after.cfg.pidfile, after.sources),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.process.commands import order
 from tests.process.harness import Server
 
 # what systemd does before it starts a unit: the sockets from descriptor 3 on, and whose they are
@@ -25,6 +26,8 @@ if listener.fileno() != 3:
     os.dup2(listener.fileno(), 3)
 os.set_inheritable(3, True)
 os.environ |= {"LISTEN_FDS": "1", "LISTEN_PID": str(os.getpid())}
+at = sys.argv.index("--bind")
+del sys.argv[at : at + 2]
 os.execv(sys.argv[2], sys.argv[2:])
 """
 
@@ -139,9 +142,11 @@ def test_sockets_that_systemd_opened_are_served(serve, tmp_path, kind):
 def test_a_second_arbiter_serves_on_the_sockets_that_systemd_opened(serve, tmp_path):
     """gunicorn keeps them under other descriptors than those where systemd passes them."""
     path = tmp_path / "activated.sock"
-    server: Server = serve(prefix=(sys.executable, "-c", ACTIVATE, f"unix={path}"))
+    server: Server = serve(prefix=(sys.executable, "-c", ACTIVATE, f"unix={path}"), project_copy=True)
     server.wait_ready()
     server.socket_path = path
+    (server.project / "gunicorn.conf.py").write_text("bind = '127.0.0.1:1'\n")  # it has no effect
+    assert order(server, "reload", "--wait").returncode == 0
     first = server.arbiter
     server.signal(signal.SIGUSR2)
     server.wait("the second", lambda status: status["arbiter"]["pid"] != first and status["ready"] == 2)
