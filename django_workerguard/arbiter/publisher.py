@@ -11,7 +11,7 @@ from django_workerguard.arbiter.seats import Seats
 from django_workerguard.policy.mold import is_lazy
 from django_workerguard.policy.reason import RECYCLES
 from django_workerguard.policy.recycle import is_large_at_first, is_stalled, is_stuck, recycled_often
-from django_workerguard.policy.view import Fleet, Policy, Refusal, State, Worker
+from django_workerguard.policy.view import Fleet, Policy, Refusal, Retry, State, Worker
 from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header, LoadKind
@@ -105,7 +105,7 @@ class Publisher:
         self._refusal = refusal
         if refusal is not None:
             self._board.write_refusal(refusal.reason)
-            words[Header.NEEDS_RESTART] = refusal.needs_restart
+            words[Header.NEEDS_RESTART] = refusal.retry is Retry.NEVER
         words[Header.REFUSED_AT] = int((time.time() - (now - refusal.at)) * 1e6) if refusal else 0
 
     def _mold(self, policy: Policy, fleet: Fleet, deadline: Callable[[float], int]) -> None:

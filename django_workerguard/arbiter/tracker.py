@@ -21,7 +21,7 @@ from django_workerguard.policy import message as m
 from django_workerguard.policy.backoff import seed_of
 from django_workerguard.policy.fold import fold
 from django_workerguard.policy.reason import Reason, Rule
-from django_workerguard.policy.view import Fleet, Policy, State
+from django_workerguard.policy.view import Fleet, Policy, Retry, State
 from django_workerguard.probe.headroom import HeadroomReader
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.durations import bounds_of
@@ -200,9 +200,9 @@ class Tracker:
         self.tell(m.StopAsked(now, exit_code=action.exit_code, reason=action.reason))
         self.event_log.gave_up(action.reason)
 
-    def reload_refused(self, reason: str, asked_by: str, now: float, *, needs_restart: bool = False) -> None:
-        """Take in that a reload was refused. ``needs_restart``: see `message.ReloadRefused`."""
-        self.tell(m.ReloadRefused(reason, now, needs_restart))
+    def reload_refused(self, reason: str, asked_by: str, now: float, retry: Retry) -> None:
+        """Take in that a reload was refused."""
+        self.tell(m.ReloadRefused(reason, now, retry))
         if self.fleet.refusal is not None:
             self.event_log.reload_refused(self.fleet.refusal, asked_by)
 

@@ -18,6 +18,7 @@ from django_workerguard.policy.view import (
     Policy,
     Record,
     Refusal,
+    Retry,
     StandIn,
     State,
     Stop,
@@ -32,6 +33,7 @@ BY_ITSELF = Reason(
 LOST_AFTER = (
     5.0  # seconds after SIGKILL until a process that the kernel has not ended keeps its slot no longer
 )
+MOST_RETRIES = 20  # of a reload whose configuration cannot be used
 CLEAN_STABLE = 1.0  # the same for a worker that left with exit code 0
 
 
@@ -533,15 +535,16 @@ def _new_generation(fleet: Fleet, at: float, target: int | None) -> Fleet:
 
 
 def _refused(policy: Policy, fleet: Fleet, message: m.ReloadRefused) -> Fleet:
-    """Have the reload tried again, unless only a restart helps: a file may have been written by half, or memory be short."""
+    """Have the reload tried again: a file may have been half written, or memory may be short."""
     strikes = 1 if fleet.refusal is None else fleet.refusal.strikes + 1
+    tries = {Retry.ALWAYS: strikes, Retry.SEVERAL: MOST_RETRIES, Retry.NEVER: 0}[message.retry]
     wait = _wait(policy, strikes, slot=0, transient=True)
     refusal = Refusal(
         reason=message.reason,
         at=message.at,
         strikes=strikes,
-        needs_restart=message.needs_restart,
-        next_try=None if message.needs_restart else message.at + wait,
+        retry=message.retry,
+        next_try=message.at + wait if strikes <= tries else None,
     )
     return replace(fleet, refusal=refusal)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django_workerguard.policy.failure import Failure
 from django_workerguard.policy.reason import Reason
 from django_workerguard.policy.room import Lack
-from django_workerguard.policy.view import State
+from django_workerguard.policy.view import Retry, State
 from django_workerguard.values import value_class
 
 
@@ -243,14 +243,11 @@ class ReloadBegun:
 
 @value_class
 class ReloadRefused:
-    """The settings or the configuration of a reload cannot be used.
-
-    ``needs_restart``: it changes what only a restart can change, so that it is not tried again.
-    """
+    """The settings or the configuration of a reload cannot be used."""
 
     reason: str
     at: float
-    needs_restart: bool = False
+    retry: Retry
 
 
 @value_class

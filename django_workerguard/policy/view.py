@@ -212,6 +212,14 @@ class Stop:
     reason: Reason | None = None
 
 
+class Retry(Enum):
+    """How often a refused reload is tried again."""
+
+    ALWAYS = "always"  # its settings could not be read, by a process of its own
+    SEVERAL = "several"  # its configuration cannot be used, and each try may leave something in the arbiter
+    NEVER = "never"  # it changes what only a restart can change
+
+
 @value_class(kw_only=True)
 class Refusal:
     """That the last reload was refused: its settings or its configuration could not be used."""
@@ -219,7 +227,7 @@ class Refusal:
     reason: str
     at: float
     strikes: int  # refused reloads in a row
-    needs_restart: bool  # it changes what only a restart can change
+    retry: Retry
     next_try: float | None  # None: a reload is going on, or none is tried
 
 

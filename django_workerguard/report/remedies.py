@@ -58,6 +58,10 @@ REMEDIES = {
     "part-not-loaded": "If the site uses this part, make it importable, then RELOAD.",
 }
 WHILE_STARTING = {"below-quorum": "Wait: the first loads have not ended yet."}
+NOT_RETRIED = {
+    "reload-refused": "Put settings and a configuration on the disk that can be used, corrected or of the last release, then RELOAD. "
+    "Do not restart before: the old code exists only in the memory of the server."
+}
 NEEDS_RESTART = {
     "reload-refused": "Restart the server, so that it takes the change, or undo the change, then RELOAD."
 }
@@ -116,6 +120,8 @@ def _texts(snapshot: Mapping[str, Any]) -> Iterator[Mapping[str, str]]:
     refused = snapshot["arbiter"]["refused_reload"]
     if refused and refused["needs_restart"]:
         yield NEEDS_RESTART
+    elif refused and refused["next_try_in"] is None:
+        yield NOT_RETRIED
     if needs_old_code(snapshot["arbiter"]):
         yield OF_OLD_CODE
     if snapshot["worker_class"] == UWSGI:

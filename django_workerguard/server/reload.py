@@ -6,13 +6,17 @@ A configuration that cannot be taken changes nothing. The reload is then tried a
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Callable
 from pathlib import Path
 
+from django_workerguard.arbiter.final_kill import PATIENCE
 from django_workerguard.arbiter.tracker import Tracker
 from django_workerguard.config.handover import Handover, rewrite
+from django_workerguard.config.redact import in_short
 from django_workerguard.errors import ConfigurationError, NeedsRestartError
 from django_workerguard.policy import message as m
+from django_workerguard.policy.view import Retry
 from django_workerguard.scoreboard.places import server_name
 from django_workerguard.server.configuration.early_options import EarlyOptions
 from django_workerguard.server.configuration.guarded_application import GuardedApplication
@@ -58,7 +62,7 @@ class Reload:
         app = self._host.app
         if app.handover.configured:
             self._adopt(app.handover, asked_by, app.early)
-            return None
+            return None  # whether it was refused is an event
         return self._read(asked_by, app.early)
 
     def give_up(self) -> None:
@@ -67,9 +71,22 @@ class Reload:
             self._process.give_up()
 
     def bound(self, now: float) -> None:
-        """End the process that reads the settings if it takes too long."""
-        if self._process is not None and now > self._process.until:
-            self._process.give_up()
+        """End the process that reads the settings if it takes too long, and go on without it if the kernel does not end it."""
+        process = self._process
+        if process is None or now <= process.until:
+            return
+        process.give_up()
+        if now > process.until + PATIENCE:
+            self._process = None
+            process.drop()
+            again, self._again = self._again, ""
+            if again:
+                self.begin(again)
+            else:
+                self._refuse(
+                    f"the kernel does not end process {process.pid}, which reads the settings",
+                    process.asked_by,
+                )
 
     def ended(self, pid: int) -> bool:
         """Go on with a reload if this was the process that read the settings; return whether it was."""
@@ -84,8 +101,8 @@ class Reload:
             return True
         try:
             handover = process.conclude()
-        except ConfigurationError as error:
-            self._refuse(str(error), process.asked_by)
+        except Exception as error:
+            self._refuse(str(error) or in_short(error), process.asked_by)
         else:
             self._adopt(handover, process.asked_by, process.early)
         return True
@@ -94,15 +111,15 @@ class Reload:
         """Have the settings read by a process. Return why not."""
         try:
             self._process = SettingsProcess(self._host.app, asked_by=asked_by, now=self._clock(), early=early)
-        except (OSError, ConfigurationError) as error:
-            refused = f"the settings cannot be read: {getattr(error, 'strerror', None) or error}"
+        except Exception as error:
+            refused = f"the settings cannot be read: {getattr(error, 'strerror', None) or str(error) or in_short(error)}"
             self._refuse(refused, asked_by)
             return refused
         return None
 
-    def _refuse(self, reason: str, asked_by: str, *, needs_restart: bool = False) -> None:
+    def _refuse(self, reason: str, asked_by: str, retry: Retry = Retry.ALWAYS) -> None:
         sentence = reason if reason.endswith(".") else f"{reason}."
-        self._tracker.reload_refused(sentence, asked_by, self._clock(), needs_restart=needs_restart)
+        self._tracker.reload_refused(sentence, asked_by, self._clock(), retry)
 
     def _adopt(self, handover: Handover, asked_by: str, early: EarlyOptions) -> None:
         """Apply a new configuration and begin a generation. If the configuration cannot be applied, nothing changes.
@@ -110,22 +127,30 @@ class Reload:
         ``early``: the options with which the settings were read. If the new configuration has other ones, the
         settings are read again with them.
         """
+        other = self._try(handover, asked_by, early)
+        gc.collect()  # the arbiter makes so few objects that it would keep the dropped modules for long
+        if other is not None:
+            self._read_again(asked_by, other)
+
+    def _try(self, handover: Handover, asked_by: str, early: EarlyOptions) -> EarlyOptions | None:
+        """Return the early options with which the settings have to be read again; None if it is begun or refused."""
         host, before = self._host, self._host.app
-        refused: Exception | None = None
+        refused = ""
+        retry = Retry.SEVERAL
         try:
             trial = ReloadTrial(before.inheritance)
-        except OSError as error:
-            self._refuse(f"no file can be opened: {error.strerror}", asked_by)
-            return
+        except Exception as error:
+            self._refuse(f"the modules of the site cannot be dropped: {in_short(error)}", asked_by)
+            return None
         try:
             before.leave_environment()
             candidate = GuardedApplication(handover, before.inheritance)
             if candidate.early != early and not handover.configured:
                 trial.take_back()
-                self._read_again(asked_by, candidate.early)
-                return
+                return candidate.early
             candidate.settle(handover)
             refuse_what_needs_a_restart(host, candidate)
+            rewrite(self._handover_fd, handover)
             host.take_logger(candidate.cfg)
             host.setup(candidate)
         except Exception as error:
@@ -133,28 +158,30 @@ class Reload:
             self._restore(before)
             if not isinstance(error, ConfigurationError):
                 host.log.exception("the new configuration cannot be used")
-            refused = error
+            elif isinstance(error, NeedsRestartError):
+                retry = Retry.NEVER
+            refused = str(error) or in_short(error)
         finally:
             trial.end()
             host.init_signals()  # what gunicorn.conf.py imports may have set handlers of its own, without Python
-        if refused is None:
-            self._begin_generation(candidate, asked_by)
+        if refused:
+            self._refuse(refused, asked_by, retry)
         else:
-            self._refuse(str(refused), asked_by, needs_restart=isinstance(refused, NeedsRestartError))
+            self._begin_generation(candidate, asked_by)
+        return None
 
     def _begin_generation(self, app: GuardedApplication, asked_by: str) -> None:
         host, tracker = self._host, self._tracker
         host.follow_options()
         host.START_CTX["cwd"] = app.handover.directory or host.START_CTX["cwd"]
-        rewrite(self._handover_fd, app.handover)
+        if app.auto_workers:  # chosen when the new code has been measured; until then the number stays
+            host.num_workers = tracker.fleet.target
+        target = None if app.auto_workers else app.cfg.workers
+        tracker.tell(m.GenerationStarted(self._clock(), target))  # before what may fail
         for line in app.warnings:
             host.log.warning("%s", line)
         host.log.reopen_files()
         host.introduce()
-        if app.auto_workers:  # chosen when the new code has been measured; until then the number stays
-            host.num_workers = tracker.fleet.target
-        target = None if app.auto_workers else app.cfg.workers
-        tracker.tell(m.GenerationStarted(self._clock(), target))
         self._events.reloading(tracker.fleet.generation, asked_by)
         host.hook("on_reload")
 
@@ -168,6 +195,7 @@ class Reload:
 
     def _restore(self, before: GuardedApplication) -> None:
         with contextlib.suppress(Exception):  # a hook of the user's own that fails here as well
+            rewrite(self._handover_fd, before.handover)
             self._host.take_logger(before.cfg)
             self._host.setup(before)
 

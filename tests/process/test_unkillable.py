@@ -5,6 +5,7 @@ Here it is traced.
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -67,6 +68,26 @@ def test_it_ends_all_the_same(project, command, number, arguments, code):
                 assert process.wait(60) == code
         finally:
             process.kill()
+
+
+@pytest.mark.timeout(120)
+def test_a_reload_goes_on_without_the_process_that_reads_the_settings(serve):
+    server = serve("--load-timeout", "2s", project_copy=True, workers=1)
+    server.wait_ready()
+    settings = server.project / "guinea_settings.py"
+    whole, reading = settings.read_text(), server.project / "reading"
+    settings.write_text(
+        f"import os, time\nfrom pathlib import Path\n\nPath({str(reading)!r}).write_text(str(os.getpid()))\n"
+        "time.sleep(3600)\n"
+    )
+    server.signal(signal.SIGHUP)
+    server._poll("the settings are read", lambda: reading.exists() and reading.read_text(), TIMEOUT)
+    with traced(int(reading.read_text())):
+        refused = server.wait_event("reload-refused")
+        assert "the kernel does not end process" in refused["reason"]
+        settings.write_text(whole)
+        server.wait_event("reloaded")
+    assert server.stop() == 0
 
 
 @pytest.mark.timeout(120)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from types import ModuleType
 
 import pytest
 
+from django_workerguard.server.configuration import inherited_modules
 from django_workerguard.server.configuration.inherited_modules import InheritedModules
 
 
@@ -44,6 +46,45 @@ def test_the_site_s_modules_are_dropped_and_brought_back(shop):
     inheritance.bring_back(dropped)
     assert sys.modules["wg_shop"] is first
     assert {"wg_shop.part", "wg_on_django.part"} <= sys.modules.keys()
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_installed_packages_stay_if_the_site_has_left_nothing_in_django(shop, monkeypatch, used):
+    monkeypatch.setattr(inherited_modules, "_is_django_used", lambda: used)
+    inheritance = InheritedModules()
+    import_module("wg_on_django")
+    assert inheritance.packages() == (["wg_on_django"] if used else [])
+
+
+def test_a_package_that_can_be_imported_only_once_stays(shop):
+    """As numpy in a directory of the site's own, which refuses a second import."""
+    inheritance = InheritedModules()
+    for name in ("wg_fast", "wg_fast.core", "wg_shop", "wg_shop.core"):
+        module = ModuleType(name)
+        module.__file__ = str(shop.with_name(f"{name}.so" if name.endswith("core") else f"{name}.py"))
+        sys.modules[name] = module
+    sys.modules["wg_shop"].view = import_module("wg_on_django").HttpResponse
+    assert [name for name in inheritance.names() if name.startswith(("wg_fast", "wg_shop"))] == ["wg_shop"]
+
+
+def test_no_value_of_a_module_is_asked_for_anything(shop):
+    class Settings:
+        @property
+        def __class__(self):
+            raise RuntimeError("the settings are read")
+
+    inheritance = InheritedModules()
+    import_module("wg_plain").settings = Settings()
+    assert inheritance.names() == []
+
+
+def test_a_name_that_hides_a_module_is_as_before(shop):
+    inheritance = InheritedModules()
+    import_module("wg_shop.part")
+    package = sys.modules["wg_shop"]
+    package.part = "a function of the same name"
+    inheritance.bring_back(inheritance.drop())
+    assert package.part == "a function of the same name"
 
 
 def test_what_was_there_before_is_the_server_s_own(shop):

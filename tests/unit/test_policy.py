@@ -13,9 +13,10 @@ from django_workerguard.policy import action as a
 from django_workerguard.policy import message as m
 from django_workerguard.policy.backoff import back_off, load_timeout
 from django_workerguard.policy.failure import is_transient
+from django_workerguard.policy.fold import MOST_RETRIES
 from django_workerguard.policy.plan import ABORT_GRACE, KILL_AGAIN, next_deadline, plan
 from django_workerguard.policy.reason import Reason, Rule
-from django_workerguard.policy.view import Fleet, Policy, State, Stop
+from django_workerguard.policy.view import Fleet, Policy, Retry, State, Stop
 from django_workerguard.probe.clock import AwakeClock
 from tests.unit.fleets import POLICY, Start, ready_fleet, told
 
@@ -345,7 +346,9 @@ def test_without_a_surge_a_load_that_fails_freezes_the_reload_as_with_one():
 
 def test_a_refused_reload_is_tried_again_until_one_begins_a_generation():
     policy = Policy(stand_in=False)
-    refused = told(ready_fleet(1, policy=policy), m.ReloadRefused("no settings", 20.0), policy=policy)
+    refused = told(
+        ready_fleet(1, policy=policy), m.ReloadRefused("no settings", 20.0, Retry.ALWAYS), policy=policy
+    )
     first = next_deadline(policy, refused, 20.0)
     assert 20.0 < first <= 20.0 + policy.load_retry_delay
     assert a.Reload() not in plan(policy, refused, first - 0.01)
@@ -354,14 +357,25 @@ def test_a_refused_reload_is_tried_again_until_one_begins_a_generation():
 
     reading = told(refused, m.ReloadBegun(), policy=policy)
     assert a.Reload() not in plan(policy, reading, 1000.0), "it is being tried"
-    again = told(reading, m.ReloadRefused("no settings", 30.0), policy=policy)
+    again = told(reading, m.ReloadRefused("no settings", 30.0, Retry.ALWAYS), policy=policy)
     assert again.refusal.next_try - 30.0 > first - 20.0, "each wait is longer"
     assert told(again, m.GenerationStarted(31.0), policy=policy).refusal is None
 
 
+def test_a_configuration_that_cannot_be_used_is_tried_again_for_some_time():
+    """Each try may leave something in the arbiter."""
+    policy, now, tries = Policy(stand_in=False), 20.0, 0
+    fleet = told(ready_fleet(1, policy=policy), m.ReloadRefused("1 / 0", now, Retry.SEVERAL), policy=policy)
+    while fleet.refusal.next_try is not None:
+        now, tries = fleet.refusal.next_try, tries + 1
+        fleet = told(fleet, m.ReloadBegun(), m.ReloadRefused("1 / 0", now, Retry.SEVERAL), policy=policy)
+    assert tries == MOST_RETRIES
+    assert now - 20.0 > 300, "minutes, in which a deployment ends"
+
+
 def test_a_reload_that_needs_a_restart_is_not_tried_again():
     policy = Policy(stand_in=False)
-    message = m.ReloadRefused("bind", 20.0, needs_restart=True)
+    message = m.ReloadRefused("bind", 20.0, Retry.NEVER)
     refused = told(ready_fleet(1, policy=policy), message, policy=policy)
     assert a.Reload() not in plan(policy, refused, 1000.0)
     assert refused.refusal.reason == "bind"

@@ -26,7 +26,7 @@ from django_workerguard.policy.plan import (
 )
 from django_workerguard.policy.reason import Reason, Rule
 from django_workerguard.policy.room import FIRST_WAIT, UNMEASURED, kind_of, need
-from django_workerguard.policy.view import SERVING_OR_COMING, Fleet, Policy, State
+from django_workerguard.policy.view import SERVING_OR_COMING, Fleet, Policy, Retry, State
 
 STARTS = (a.Spawn, a.SpawnMold, a.Convert, a.SpawnStandIn, a.Duty, a.Admit)
 pytestmark = pytest.mark.timeout(600)  # many examples, on a machine that may be busy
@@ -225,7 +225,7 @@ class World:
                     self.exit(seat)
             case a.Reload():
                 assert self.fleet.refusal
-                assert not self.fleet.refusal.needs_restart
+                assert self.fleet.refusal.retry is not Retry.NEVER
                 self.tell(m.ReloadBegun())
             case a.CloseListeners():
                 self.tell(m.ListenersClosed(self.now))
@@ -340,7 +340,7 @@ def chance(world: World, what: str, which: int) -> None:
         case "reload":
             world.tell(m.GenerationStarted(world.now, which % 6 + 1 if which % 2 else None))
         case "refuse":
-            world.tell(m.ReloadRefused("no settings", world.now, needs_restart=bool(which % 3)))
+            world.tell(m.ReloadRefused("no settings", world.now, list(Retry)[which % 3]))
         case "recycle":
             world.tell(m.RecycleAsked(which % world.fleet.target + 1, Reason(Rule.BY_HAND)))
         case "scale":

@@ -239,6 +239,11 @@ def test_a_restart_is_advised_only_when_the_code_on_the_disk_loads():
     assert "once the reload has succeeded" in frozen["package-changed"].text
 
 
+def test_a_refused_reload_that_is_no_longer_tried_says_how_to_go_on():
+    (finding,) = assess(changed(arbiter={"refused_reload": {**REFUSED, "next_try_in": None}}))
+    assert "then run `workerguard reload --wait`." in finding.remedy
+
+
 @pytest.mark.parametrize("needs_restart", [True, False])
 def test_a_refused_reload_says_whether_it_is_tried_again(needs_restart):
     wait = None if needs_restart else 3.4

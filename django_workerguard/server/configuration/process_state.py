@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import sys
@@ -51,7 +50,6 @@ class ReloadTrial:
         self._dropped = {}
         self._handlers.release()
         self._surroundings.close()
-        gc.collect()  # the arbiter makes so few objects that it would keep these modules for long
 
 
 class KeptHandlers:
