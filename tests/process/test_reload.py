@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,12 +23,17 @@ def rolled(generation: int):
     return lambda status: all(slot["generation"] == generation for slot in status["slots"])
 
 
+def is_tried_again(refused: dict[str, Any] | None) -> bool:
+    return refused is not None and not refused["needs_restart"]
+
+
 def wait_settled(server: Server) -> None:
     """Wait until a server is as it was after its start, with the newest code."""
     server.wait(
         "settled",
         lambda status: (
             not status["arbiter"]["frozen"]
+            and not is_tried_again(status["arbiter"]["refused_reload"])
             and status["target"] == 2
             and [slot["generation"] for slot in status["slots"]] == [status["arbiter"]["generation"]] * 2
         ),
