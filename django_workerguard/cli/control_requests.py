@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from django_workerguard.cli.server_choice import choose
-from django_workerguard.config.output import show
+from django_workerguard.config.output import Output, show
 from django_workerguard.config.project_path import here
 from django_workerguard.config.text import plain
 from django_workerguard.errors import ExitCode, WorkerguardError
@@ -97,17 +97,18 @@ def _request(
     if parsed.wait is None:
         show(f"{do}: accepted. workerguard events --follow shows the progress.")
         return ExitCode.OK
+    output = Output()
     for event in _events(server, before, parsed.wait):
         if event["event"] in PROGRESS:
-            show(event_line(event), flush=True)
+            output.show(event_line(event), flush=True)
         outcome = take(event)
         if outcome is not None:
-            return _report(server, outcome)
+            return _report(server, outcome, output)
     raise RefusedError("the server has ended")
 
 
-def _report(server: Server, outcome: Outcome) -> int:
-    """Print the outcome. Raises RefusedError or FailedError."""
+def _report(server: Server, outcome: Outcome, output: Output) -> int:
+    """Print the outcome. Raises RefusedError, FailedError or CannotWriteError."""
     match outcome.kind:
         case "refused":
             raise RefusedError(outcome.text)
@@ -116,8 +117,8 @@ def _report(server: Server, outcome: Outcome) -> int:
                 error = server.board.read_last_error(outcome.event["slot"]) or {}
                 sys.stderr.write(plain(str(error.get("traceback") or "")))
             raise FailedError(outcome.text)
-    show(outcome.text)
-    return ExitCode.OK
+    output.show(outcome.text)
+    return output.finish(ExitCode.OK)
 
 
 def send(server: Server, do: str, arguments: dict[str, Any]) -> tuple[dict[str, Any], int]:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from django_workerguard.config.environment import as_started
-from django_workerguard.config.output import show
+from django_workerguard.config.output import Output
 from django_workerguard.config.project_path import here
 from django_workerguard.config.text import plain
 from django_workerguard.drill.acts import ACTS, Lengths
@@ -40,11 +40,9 @@ def run(parsed: argparse.Namespace) -> int:
             _write_if_possible(parsed.junit, failed_junit(str(error)))
         raise CannotRunError(str(error)) from None
     _write(parsed, report)
-    if parsed.json:
-        show(json.dumps(as_document(report), indent=2))
-    else:
-        show(plain(table(report)))
-    return ExitCode.UNEXPECTED if report.failed else ExitCode.OK
+    output = Output()
+    output.show(json.dumps(as_document(report), indent=2) if parsed.json else plain(table(report)))
+    return output.finish(ExitCode.UNEXPECTED if report.failed else ExitCode.OK)
 
 
 def _wish(parsed: argparse.Namespace) -> Wish:
