@@ -7,16 +7,14 @@ the events as they happen, and reports the result in its exit code.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from django_workerguard.cli.server_choice import choose
-from django_workerguard.config.output import Output, show
+from django_workerguard.config.output import Output, say, show
 from django_workerguard.config.project_path import here
-from django_workerguard.config.text import plain
 from django_workerguard.errors import ExitCode, WorkerguardError
 from django_workerguard.report.outcome import PROGRESS, Outcome, Recycle, Reload, failure
 from django_workerguard.report.tables import event_line
@@ -115,7 +113,7 @@ def _report(server: Server, outcome: Outcome, output: Output) -> int:
         case "failed":
             if outcome.event["event"] == "load-failed":
                 error = server.board.read_last_error(outcome.event["slot"]) or {}
-                sys.stderr.write(plain(str(error.get("traceback") or "")))
+                say(str(error.get("traceback") or ""), end="")
             raise FailedError(outcome.text)
     output.show(outcome.text)
     return output.finish(ExitCode.OK)

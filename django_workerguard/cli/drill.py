@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from django_workerguard.config.environment import as_started
-from django_workerguard.config.output import Output
+from django_workerguard.config.output import Output, say
 from django_workerguard.config.project_path import here
 from django_workerguard.config.text import plain
 from django_workerguard.drill.acts import ACTS, Lengths
@@ -31,9 +31,9 @@ def run(parsed: argparse.Namespace) -> int:
     try:
         for option, name in (("--report", parsed.report), ("--junit", parsed.junit)):
             _require_writable(name, option)
-        report = drill(_wish(parsed), _say)
+        report = drill(_wish(parsed), say)
     except InterruptedDrillError:
-        _say("interrupted; the server is stopped and its directory removed")
+        say("interrupted; the server is stopped and its directory removed")
         return INTERRUPTED
     except (WorkerguardError, OSError) as error:
         if parsed.junit:
@@ -102,8 +102,4 @@ def _write_if_possible(name: str, text: str) -> None:
     try:
         Path(name).write_text(text, encoding="utf-8")
     except OSError as error:
-        _say(f"{name} cannot be written: {error.strerror}")
-
-
-def _say(text: str) -> None:
-    print(plain(text), file=sys.stderr, flush=True)
+        say(f"{name} cannot be written: {error.strerror}")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from functools import partial
 
-from django_workerguard.config.output import Output
+from django_workerguard.config.output import Output, say
 from django_workerguard.config.text import plain
 from django_workerguard.errors import ConfigurationError, ExitCode
 from django_workerguard.from_uwsgi.formats import FORMATS
@@ -32,7 +31,7 @@ def run(parsed: argparse.Namespace) -> int:
     translation = translate(directives, table, partial(settings_module, machine))
     output = Output()
     output.show(plain(FORMATS[parsed.format](translation)), end="", flush=True)
-    sys.stderr.write(f"\n{report(translation)}\n")
+    say(f"\n{report(translation)}")
     return output.finish(ExitCode.OK if translation.is_complete else ExitCode.INCOMPLETE)
 
 

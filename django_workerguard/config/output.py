@@ -58,13 +58,18 @@ def show_error(error: WorkerguardError) -> int:
     """Print an error as one line, if it has a text, and return its exit code."""
     with contextlib.suppress(CannotWriteError):
         finish()
+    if str(error):
+        say(f"Error: {error}")
+    return error.exit_code
+
+
+def say(text: str, *, end: str = "\n") -> None:
+    """Print a text to the standard error. If it cannot be written, nothing is written there any more."""
     try:
-        if str(error):
-            sys.stderr.write(plain(f"Error: {error}\n"))
-            sys.stderr.flush()
+        sys.stderr.write(f"{plain(text)}{end}")
+        sys.stderr.flush()
     except OSError:
         _discard(sys.stderr)
-    return error.exit_code
 
 
 def cannot_write(error: OSError) -> CannotWriteError:

@@ -6,11 +6,10 @@ With a mold the load is that of a mold; then a worker is forked from it, if one 
 from __future__ import annotations
 
 import signal
-import sys
 from collections.abc import Mapping
 from typing import Any
 
-from django_workerguard.config.output import Output
+from django_workerguard.config.output import Output, say
 from django_workerguard.config.text import in_megabytes, plain
 from django_workerguard.errors import ConfigurationError, ExitCode, WorkerguardError
 from django_workerguard.scoreboard.layout import SeatState
@@ -26,7 +25,7 @@ def check(app: GuardedApplication) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)  # the processes end with this one
     for line in app.warnings:
-        print(f"Warning: {line}", file=sys.stderr)
+        say(f"Warning: {line}")
     # the project may have ignored it in manage.py: then no process can be waited for
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     trial = Trial(app)
@@ -90,7 +89,7 @@ def _is_failed(process: Process, warmup: tuple[str, ...], output: Output) -> boo
         return False
     error = process.report.get("error") or {}
     _show_steps(process, warmup, output)
-    print(f"{error.get('traceback', '')}", file=sys.stderr)
+    say(str(error.get("traceback", "")))
     _show_error(error.get("step"), f"{error.get('type')}: {plain(str(error.get('message')))}", output)
     return True
 
@@ -106,7 +105,7 @@ def _show_end(process: Process | None, reason: str, warmup: tuple[str, ...], out
 def _show_error(step: str | None, reason: str, output: Output) -> None:
     output.finish(ExitCode.LOAD_FAILED)
     place = f" in step {step}" if step else ""
-    print(f"Error: the load failed{place}: {reason}", file=sys.stderr)
+    say(f"Error: the load failed{place}: {reason}")
 
 
 def _show_load(process: Process, warmup: tuple[str, ...], output: Output) -> None:

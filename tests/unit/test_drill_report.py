@@ -276,3 +276,14 @@ def test_the_exit_code_is_that_of_the_drill_even_if_the_report_cannot_be_written
         assert code == ExitCode.UNEXPECTED
     else:
         assert code == (ExitCode.CANNOT_WRITE if full else ExitCode.OK)
+
+
+def test_a_drill_goes_on_if_its_progress_cannot_be_written(monkeypatch):
+    def drilled(wish, say):
+        say("reading the settings")
+        return REPORT
+
+    monkeypatch.setattr(command, "drill", drilled)
+    with open("/dev/full", "w") as errors:
+        monkeypatch.setattr(sys, "stderr", errors)
+        assert commands.run(["drill"], "workerguard") == ExitCode.UNEXPECTED
