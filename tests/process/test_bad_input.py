@@ -245,6 +245,25 @@ def test_an_address_that_is_not_ours(project, address, problem, hint):
     assert "Another server" not in outcome.error
 
 
+WITHOUT_CHOWN = (
+    "import os, sys; os.execvp('setpriv', ['setpriv', '--bounding-set=-chown', '--inh-caps=-chown', sys.executable, "
+    "*sys.argv[1:]])"
+)
+
+
+@pytest.mark.needs("root")
+def test_a_socket_that_cannot_be_given_to_the_user_of_the_workers(project, tmp_path):
+    address = f"unix:{tmp_path}/http.sock"
+    outcome = project.run("--bind", address, "--", "--user", "nobody", command=("-c", WITHOUT_CHOWN, *SERVE))
+    assert_refused(
+        outcome,
+        f"bind: cannot listen at {address}: Operation not permitted",
+        "cannot be given to the workers' user",
+        code=ExitCode.CANNOT_LISTEN,
+    )
+    assert "directory" not in outcome.error
+
+
 def test_a_run_directory_that_anybody_may_write_to(project, tmp_path):
     public = tmp_path / "public"
     public.mkdir()
