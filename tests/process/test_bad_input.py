@@ -227,8 +227,8 @@ def test_a_failed_start_leaves_no_pid_file(project):
     [
         ("unix:/nowhere/http.sock", "No such file or directory", "Create the directory /nowhere"),
         ("unix:/dev/null/http.sock", "Not a directory", "Create the directory /dev/null"),
-        ("unix:/sys/http.sock", "Operation not permitted", "write to the directory /sys"),
-        ("nosuchhost.invalid:8000", "", "The host must be a name or an address of this machine."),
+        ("unix:/sys/http.sock", "", "write to the directory /sys"),
+        ("[fe80::1%nosuchdevice]:8000", "", "The host must be a name or an address of this machine."),
         ("192.0.2.1:8000", "Cannot assign requested address", "The host must be a name or an address of"),
     ],
 )
