@@ -93,7 +93,11 @@ def test_a_file_that_appears_at_the_path_of_a_socket_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("error", "path", "hint"),
     [
-        (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), "", "The host must be a name or an"),
+        (
+            socket.gaierror(socket.EAI_NONAME, ""),
+            "",
+            "The host must be a name or an address of this machine.",
+        ),
         (OSError(errno.EADDRNOTAVAIL, ""), "", "The host must be a name or an address of this machine."),
         (OSError(errno.EADDRINUSE, ""), "", "Another server may be listening there."),
         (OSError(errno.ENOENT, ""), "/a/b.sock", "Create the directory /a"),
