@@ -1,4 +1,4 @@
-"""What to do when no socket can listen at an address. Runs in the arbiter."""
+"""Hint for an address at which no socket can listen. Runs in the arbiter."""
 
 from __future__ import annotations
 

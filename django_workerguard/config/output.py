@@ -1,4 +1,4 @@
-"""What a command prints: its output, and its error as one line. Runs in the commands, and in the server that does not serve."""
+"""Output and errors of a command. Runs in the commands, and in the arbiter at its start and in place of serving."""
 
 from __future__ import annotations
 
