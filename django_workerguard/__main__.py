@@ -15,6 +15,7 @@ from django_workerguard.cli.launch import launch, require_linux
 from django_workerguard.config import standard_streams
 from django_workerguard.config.arguments import add_arguments, collect, split_at_dashes
 from django_workerguard.config.handover import Handover
+from django_workerguard.config.output import show_error
 from django_workerguard.config.project_path import through_link, working_directory
 from django_workerguard.errors import ConfigurationError, WorkerguardError
 
@@ -43,8 +44,7 @@ def main(argv: list[str]) -> int:
             )
         )
     except WorkerguardError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return error.exit_code
+        return show_error(error)
 
 
 class _Parser(argparse.ArgumentParser):

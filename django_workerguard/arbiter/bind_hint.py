@@ -1,4 +1,4 @@
-"""What to do when no socket can listen at an address. Runs in the arbiter."""
+"""Hint for an address at which no socket can listen. Runs in the arbiter."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ def bind_hint(error: OSError, path: str) -> str | None:
             return "Another server may be listening there."
         case errno.ENOENT | errno.ENOTDIR if path:
             return f"Create the directory {directory}, or choose another path."
+        case errno.EPERM if error.filename:  # of unlink or chown: bind names no file
+            return (
+                "The socket's file cannot be removed, or cannot be given to the workers' user: choose another path, or "
+                "start the server as the workers' user."
+            )
         case errno.EACCES | errno.EPERM | errno.EROFS if path:
             return f"Let the server's user write to the directory {directory}, or choose another path."
         case errno.EACCES:

@@ -18,7 +18,8 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any
 
-from django_workerguard.scoreboard.control_client import MAX_MESSAGE, bindable
+from django_workerguard.config.unix_path import bindable
+from django_workerguard.scoreboard.control_client import MAX_MESSAGE
 from django_workerguard.values import value_class
 
 CREDENTIALS = struct.Struct("3i")

@@ -1,4 +1,4 @@
-"""The kill of the processes that are left when the arbiter ends. Runs in the arbiter."""
+"""The kill of child processes, within a limited time. Runs in the arbiter, and in the command that starts it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ INTERVAL = 0.01
 def kill_and_collect(pids: Iterable[int], *, patience: float = PATIENCE) -> None:
     """Kill child processes and collect them, within ``patience`` seconds.
 
-    The kernel may not end a process that hangs in a read, is frozen or is traced; the arbiter ends without it.
+    The kernel may not end a process that hangs in a read, is frozen or is traced; this process goes on without it.
     """
     left = set(pids)
     for pid in left:

@@ -7,16 +7,14 @@ the events as they happen, and reports the result in its exit code.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from django_workerguard.cli.server_choice import choose
-from django_workerguard.config.output import show
+from django_workerguard.config.output import Output, say, show
 from django_workerguard.config.project_path import here
-from django_workerguard.config.text import plain
 from django_workerguard.errors import ExitCode, WorkerguardError
 from django_workerguard.report.outcome import PROGRESS, Outcome, Recycle, Reload, failure
 from django_workerguard.report.tables import event_line
@@ -97,27 +95,28 @@ def _request(
     if parsed.wait is None:
         show(f"{do}: accepted. workerguard events --follow shows the progress.")
         return ExitCode.OK
+    output = Output()
     for event in _events(server, before, parsed.wait):
         if event["event"] in PROGRESS:
-            show(event_line(event), flush=True)
+            output.show(event_line(event), flush=True)
         outcome = take(event)
         if outcome is not None:
-            return _report(server, outcome)
+            return _report(server, outcome, output)
     raise RefusedError("the server has ended")
 
 
-def _report(server: Server, outcome: Outcome) -> int:
-    """Print the outcome. Raises RefusedError or FailedError."""
+def _report(server: Server, outcome: Outcome, output: Output) -> int:
+    """Print the outcome. Raises RefusedError, FailedError or CannotWriteError."""
     match outcome.kind:
         case "refused":
             raise RefusedError(outcome.text)
         case "failed":
             if outcome.event["event"] == "load-failed":
                 error = server.board.read_last_error(outcome.event["slot"]) or {}
-                sys.stderr.write(plain(str(error.get("traceback") or "")))
+                say(str(error.get("traceback") or ""), end="")
             raise FailedError(outcome.text)
-    show(outcome.text)
-    return ExitCode.OK
+    output.show(outcome.text)
+    return output.finish(ExitCode.OK)
 
 
 def send(server: Server, do: str, arguments: dict[str, Any]) -> tuple[dict[str, Any], int]:

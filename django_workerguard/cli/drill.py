@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from django_workerguard.config.environment import as_started
-from django_workerguard.config.output import show
+from django_workerguard.config.output import Output, say
 from django_workerguard.config.project_path import here
 from django_workerguard.config.text import plain
 from django_workerguard.drill.acts import ACTS, Lengths
@@ -31,20 +31,18 @@ def run(parsed: argparse.Namespace) -> int:
     try:
         for option, name in (("--report", parsed.report), ("--junit", parsed.junit)):
             _require_writable(name, option)
-        report = drill(_wish(parsed), _say)
+        report = drill(_wish(parsed), say)
     except InterruptedDrillError:
-        _say("interrupted; the server is stopped and its directory removed")
+        say("interrupted; the server is stopped and its directory removed")
         return INTERRUPTED
     except (WorkerguardError, OSError) as error:
         if parsed.junit:
             _write_if_possible(parsed.junit, failed_junit(str(error)))
         raise CannotRunError(str(error)) from None
     _write(parsed, report)
-    if parsed.json:
-        show(json.dumps(as_document(report), indent=2))
-    else:
-        show(plain(table(report)))
-    return ExitCode.UNEXPECTED if report.failed else ExitCode.OK
+    output = Output()
+    output.show(json.dumps(as_document(report), indent=2) if parsed.json else plain(table(report)))
+    return output.finish(ExitCode.UNEXPECTED if report.failed else ExitCode.OK)
 
 
 def _wish(parsed: argparse.Namespace) -> Wish:
@@ -104,8 +102,4 @@ def _write_if_possible(name: str, text: str) -> None:
     try:
         Path(name).write_text(text, encoding="utf-8")
     except OSError as error:
-        _say(f"{name} cannot be written: {error.strerror}")
-
-
-def _say(text: str) -> None:
-    print(plain(text), file=sys.stderr, flush=True)
+        say(f"{name} cannot be written: {error.strerror}")

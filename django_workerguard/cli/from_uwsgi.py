@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from functools import partial
 
-from django_workerguard.config.output import show
+from django_workerguard.config.output import Output, say
 from django_workerguard.config.text import plain
 from django_workerguard.errors import ConfigurationError, ExitCode
 from django_workerguard.from_uwsgi.formats import FORMATS
@@ -30,9 +29,10 @@ def run(parsed: argparse.Namespace) -> int:
     machine = Machine.here(_environ(parsed.env or []))
     directives = read(files, arguments, machine=machine, table=table)
     translation = translate(directives, table, partial(settings_module, machine))
-    show(plain(FORMATS[parsed.format](translation)), end="", flush=True)
-    sys.stderr.write(f"\n{report(translation)}\n")
-    return ExitCode.OK if translation.is_complete else ExitCode.INCOMPLETE
+    output = Output()
+    output.show(plain(FORMATS[parsed.format](translation)), end="", flush=True)
+    say(f"\n{report(translation)}")
+    return output.finish(ExitCode.OK if translation.is_complete else ExitCode.INCOMPLETE)
 
 
 def _split(words: list[str]) -> tuple[list[str], list[str]]:

@@ -6,10 +6,10 @@ import re
 from dataclasses import field
 from socket import AF_INET, AF_INET6, inet_pton
 
+from django_workerguard.config.unix_path import LONGEST_PATH
 from django_workerguard.values import value_class
 
 WITHOUT_TOKEN = "without-token"  # noqa: S105 - a word in the option, no token
-LONGEST_PATH = 107  # bytes of a unix socket's path
 _TCP = re.compile(r"(?:\[(?P<six>[^\]]+)\]|(?P<four>[^:\[\]]+)):(?P<port>[0-9]{1,5})")
 _LOOPBACK = (inet_pton(AF_INET6, "::1"), inet_pton(AF_INET6, "::ffff:127.0.0.0")[:13])
 

@@ -161,11 +161,15 @@ class GuardOptions:
     load_retry_delay: float = _option(
         0.5,
         units.seconds,
-        "Seconds of back-off after the first failed load. The back-off doubles with each further failure.",
+        "Seconds of back-off after the first failed load or refused reload. The back-off doubles with each further "
+        "failure.",
         metavar="SECONDS",
     )
     load_retry_max_delay: float = _option(
-        30.0, units.seconds, "Longest back-off after a failed load, in seconds.", metavar="SECONDS"
+        30.0,
+        units.seconds,
+        "Longest back-off after a failed load or a refused reload, in seconds.",
+        metavar="SECONDS",
     )
     load_timeout: float = _option(
         60.0,

@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
+from django_workerguard.arbiter.final_kill import PATIENCE
 from django_workerguard.config import interpreter
 from django_workerguard.config.arguments import add_arguments, collect, split_at_dashes
 from django_workerguard.config.options import OPTIONS
@@ -29,7 +30,6 @@ from django_workerguard.values import value_class
 from django_workerguard.worker.after_fork import die_with_parent
 
 READER = "django_workerguard.drill.site_reader"
-PATIENCE = 5.0  # seconds that the kernel gets to end a process
 STEP = re.compile(r"\S+ +(?P<milliseconds>\d+) ms +\S+ MB peak .*")
 FITS = "Workers can be forked from the application."
 FITS_NOT = "No worker can be forked from the application"

@@ -1,34 +1,16 @@
-"""Client of a server's control socket. Runs in commands and in the dashboard; `bindable` in the arbiter too."""
+"""Client of a server's control socket. Runs in commands and in the dashboard."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import json
 import os
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from django_workerguard.config.unix_path import bindable
+
 MAX_MESSAGE = 4096  # bytes of a request or a response
-LONGEST_PATH = 107  # bytes of a unix socket's path
-
-
-@contextlib.contextmanager
-def bindable(path: Path) -> Iterator[str]:
-    """Give a path for bind and connect: of a path that is too long, one by a descriptor of the directory. Raises OSError."""
-    if len(os.fsencode(path)) <= LONGEST_PATH:
-        yield str(path)
-        return
-    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        short = f"/proc/self/fd/{directory}/{path.name}"
-        if len(os.fsencode(short)) > LONGEST_PATH:
-            raise OSError(errno.ENAMETOOLONG, "its name is too long for a unix socket")
-        yield short
-    finally:
-        os.close(directory)
 
 
 def ask(path: Path, do: str, *, timeout: float = 5.0, **arguments: Any) -> dict[str, Any]:

@@ -34,9 +34,9 @@ def main() -> int:
     except ImportError as error:
         if not str(error.name).startswith("gunicorn"):
             raise
-        sys.stderr.write(
-            f"Error: django-workerguard: it cannot be used with the gunicorn that is installed: {error}.\n"
-        )
+        from django_workerguard.config.output import say
+
+        say(f"Error: django-workerguard: it cannot be used with the gunicorn that is installed: {error}.")
         return ExitCode.USAGE
     return run(handover, handover_fd)
 

@@ -96,6 +96,8 @@ def _cannot_listen(opening: Mapping[str, Any], where: str) -> CannotListenError:
     except OSError as error:
         problem += f": {error.strerror or error}"
         hint = bind_hint(error, address if isinstance(address, str) else "") or hint
+    except ValueError as error:  # a file has appeared at the path of the socket
+        problem += f": {error}"
     return CannotListenError(problem, option="bind", where=where, hint=hint)
 
 

@@ -11,7 +11,7 @@ import gunicorn.workers.base
 
 from django_workerguard.arbiter.exits import exit_code_of, leave_word
 from django_workerguard.config.handover import Handover
-from django_workerguard.config.output import finish, show, show_error
+from django_workerguard.config.output import show, show_error
 from django_workerguard.errors import ConfigurationError, ExitCode, WorkerguardError
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.durations import write_bounds
@@ -55,9 +55,7 @@ def _run(handover: Handover, handover_fd: int) -> int:
                 check,
             )  # here, because a server that serves needs none of it
 
-            code = check(app)
-            finish()
-            return code
+            return check(app)
         _serve(app, handover_fd)
     except WorkerguardError as error:
         leave_word(str(error))

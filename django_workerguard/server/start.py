@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from types import FrameType
@@ -17,6 +16,7 @@ from django_workerguard.arbiter.final_kill import PATIENCE
 from django_workerguard.config import settings_exchange
 from django_workerguard.config.handover import STOP_SIGNALS, Handover
 from django_workerguard.config.options import GuardOptions
+from django_workerguard.config.output import say
 from django_workerguard.config.settings_exchange import Answer
 from django_workerguard.errors import CannotLoadError, ConfigurationError, ExitCode
 from django_workerguard.policy.backoff import back_off, seed_of
@@ -118,6 +118,5 @@ def _wait(attempt: int, options: GuardOptions, answer: Answer) -> None:
         transient=False,
         seed=seed_of(socket.gethostname(), os.getpid(), time.time_ns()),
     )
-    with contextlib.suppress(OSError):
-        sys.stderr.write(f"The settings cannot be imported: {answer.error}; retrying in {wait:.1f} s\n")
+    say(f"The settings cannot be imported: {answer.error}; retrying in {wait:.1f} s")
     time.sleep(wait)

@@ -227,8 +227,8 @@ def test_a_failed_start_leaves_no_pid_file(project):
     [
         ("unix:/nowhere/http.sock", "No such file or directory", "Create the directory /nowhere"),
         ("unix:/dev/null/http.sock", "Not a directory", "Create the directory /dev/null"),
-        ("unix:/sys/http.sock", "Operation not permitted", "write to the directory /sys"),
-        ("nosuchhost.invalid:8000", "", "The host must be a name or an address of this machine."),
+        ("unix:/sys/http.sock", "", "write to the directory /sys"),
+        ("[fe80::1%nosuchdevice]:8000", "", "The host must be a name or an address of this machine."),
         ("192.0.2.1:8000", "Cannot assign requested address", "The host must be a name or an address of"),
     ],
 )
@@ -243,6 +243,25 @@ def test_an_address_that_is_not_ours(project, address, problem, hint):
         code=ExitCode.CANNOT_LISTEN,
     )
     assert "Another server" not in outcome.error
+
+
+WITHOUT_CHOWN = (
+    "import os, sys; os.execvp('setpriv', ['setpriv', '--bounding-set=-chown', '--inh-caps=-chown', sys.executable, "
+    "*sys.argv[1:]])"
+)
+
+
+@pytest.mark.needs("root")
+def test_a_socket_that_cannot_be_given_to_the_user_of_the_workers(project, tmp_path):
+    address = f"unix:{tmp_path}/http.sock"
+    outcome = project.run("--bind", address, "--", "--user", "nobody", command=("-c", WITHOUT_CHOWN, *SERVE))
+    assert_refused(
+        outcome,
+        f"bind: cannot listen at {address}: Operation not permitted",
+        "cannot be given to the workers' user",
+        code=ExitCode.CANNOT_LISTEN,
+    )
+    assert "directory" not in outcome.error
 
 
 def test_a_run_directory_that_anybody_may_write_to(project, tmp_path):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from xml.etree import ElementTree
@@ -12,6 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from django_workerguard.cli import commands
+from django_workerguard.cli import drill as command
 from django_workerguard.drill.advice import Facts, advise
 from django_workerguard.drill.configuration import Configuration, Value
 from django_workerguard.drill.formats.junit import failed_junit, junit
@@ -20,6 +24,7 @@ from django_workerguard.drill.formats.table import table
 from django_workerguard.drill.measure import Measures, Ready, Request, Window
 from django_workerguard.drill.result import Report, Result, Run, as_document
 from django_workerguard.drill.verdict import FAILED, NONE, OK, SKIPPED, Verdict
+from django_workerguard.errors import ExitCode
 
 MB = 1 << 20
 MEASURES = Measures(
@@ -252,3 +257,33 @@ def test_whatever_is_known_there_is_advice(target, fits, load, sizes, timeout):
         FACTS, target=target, fits_mold=fits, load_seconds=load, worker_bytes=worker, memory_bytes=memory
     )
     assert advise(configuration(**{**USUAL, "load_timeout": timeout}), facts)
+
+
+@pytest.mark.parametrize("full", [True, False], ids=["full", "closed"])
+@pytest.mark.parametrize("passed", [True, False], ids=["passed", "failed"])
+def test_the_exit_code_is_that_of_the_drill_even_if_the_report_cannot_be_written(full, passed, monkeypatch):
+    report = replace(REPORT, runs=(replace(RUN, results=RESULTS[:1]),)) if passed else REPORT
+    monkeypatch.setattr(command, "drill", lambda wish, say: report)
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as output:
+        if full:
+            with open("/dev/full", "w") as device:
+                os.dup2(device.fileno(), writer)
+        monkeypatch.setattr(sys, "stdout", output)
+        code = commands.run(["drill"], "workerguard")
+    if not passed:
+        assert code == ExitCode.UNEXPECTED
+    else:
+        assert code == (ExitCode.CANNOT_WRITE if full else ExitCode.OK)
+
+
+def test_a_drill_goes_on_if_its_progress_cannot_be_written(monkeypatch):
+    def drilled(wish, say):
+        say("reading the settings")
+        return REPORT
+
+    monkeypatch.setattr(command, "drill", drilled)
+    with open("/dev/full", "w") as errors:
+        monkeypatch.setattr(sys, "stderr", errors)
+        assert commands.run(["drill"], "workerguard") == ExitCode.UNEXPECTED

@@ -18,7 +18,6 @@ from django_workerguard.config.environment import change, difference
 from django_workerguard.config.handover import Handover
 from django_workerguard.config.load_request import LoadRequest
 from django_workerguard.config.monitor_address import (
-    LONGEST_PATH,
     WITHOUT_TOKEN,
     MonitorAddress,
     MonitorSettings,
@@ -32,6 +31,7 @@ from django_workerguard.config.resolve import (
     resolve,
     split,
 )
+from django_workerguard.config.unix_path import LONGEST_PATH
 from django_workerguard.errors import DEFAULT, ConfigurationError, set_in
 from django_workerguard.policy.view import Policy
 from django_workerguard.probe import cgroup
