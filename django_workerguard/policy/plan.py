@@ -110,11 +110,11 @@ def _reload(fleet: Fleet, now: float) -> Iterator[Action]:
 def _overdue(policy: Policy, fleet: Fleet, now: float) -> Iterator[Action]:
     yield from mold.hung(fleet, now)
     for worker in _in_order((*fleet.workers.values(), *fleet.molds.values())):
-        if worker.killed is not None and now - worker.killed < KILL_AGAIN:
+        if worker.lost or (worker.killed is not None and now - worker.killed < KILL_AGAIN):
             continue
-        if worker.aborted is None and not worker.lost:
+        if worker.aborted is None:
             yield from _past_its_time(policy, worker, now)
-        elif worker.aborted is None or now - worker.aborted > ABORT_GRACE:
+        elif now - worker.aborted > ABORT_GRACE:
             yield Kill(worker.seat, worker.reason or Reason(Rule.TIMEOUT))
     duty = fleet.stand_in
     if duty.killed is not None and now - duty.killed < KILL_AGAIN:

@@ -470,3 +470,10 @@ def test_a_process_that_the_kernel_does_not_end_keeps_no_worker_from_its_admissi
     fleet = told(fleet, Start(1, 2, 202, 60.0, 60.0))
     loaded = m.Observed((*answer, m.Reading(2, State.LOADED, 1)), 61.0)
     assert a.Admit(2) in plan(policy, told(fleet, loaded), 61.0)
+
+
+def test_a_process_that_the_kernel_is_known_not_to_end_is_killed_no_more():
+    fleet = told(ready_fleet(2), m.Killed(1, Reason(Rule.TIMEOUT), 20.0), m.Observed((), 25.0))
+    fleet = told(fleet, Start(1, 3, 103, 60.0, 25.0))
+    fleet = told(fleet, m.Admitted(3, 26.0), m.Observed((m.Reading(3, State.READY, 1),), 26.0))
+    assert not [action for at in (30.0, 31.0, 300.0) for action in plan(POLICY, fleet, at)]
