@@ -162,18 +162,20 @@ def _past_its_time(policy: Policy, worker: Worker, now: float) -> Iterator[Actio
 def _stopping(policy: Policy, fleet: Fleet, stop: Stop, now: float) -> Iterator[Action]:
     if fleet.listening:
         yield CloseListeners()
-    for worker in _in_order(fleet.workers.values()):
-        again = stop.quick and not worker.quick
+    workers = _in_order(fleet.workers.values())
+    for worker in workers:
+        again = stop.quick and not worker.quick and not worker.lost
         if worker.state is not State.SPAWNING and (worker.state is not State.RETIRING or again):
             yield Retire(worker.seat, Reason(Rule.STOP), quick=stop.quick)
     if not fleet.of(State.SPAWNING):
         for one in _in_order(fleet.molds.values()):
             if one.state is not State.RETIRING:
                 yield Retire(one.seat, Reason(Rule.STOP), quick=True)
-    if not fleet.workers:
+    late = now - stop.at > 2 * policy.worker_reload_mercy + policy.drain_delay + LAST_WAIT
+    if not workers:
         yield Halt(stop.exit_code, stop.reason)
-    elif now - stop.at > 2 * policy.worker_reload_mercy + policy.drain_delay + LAST_WAIT:
-        pids = ", ".join(str(worker.pid) for worker in _in_order(fleet.workers.values()))
+    elif late or all(worker.lost for worker in workers):
+        pids = ", ".join(str(worker.pid) for worker in workers)
         reason = stop.reason or Reason(Rule.STOP)
         yield Halt(stop.exit_code, reason.adding(f"still running, although killed: pid {pids}"))
 

@@ -5,6 +5,7 @@ Here it is traced.
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -85,6 +86,18 @@ def test_a_slot_whose_worker_the_kernel_does_not_end_gets_another_one(surge, ser
     server.wait_event("exited", lambda event: event["pid"] == pid)
     assert server.status()["ready"] == 2
     assert server.stop() == 0
+
+
+@pytest.mark.timeout(120)
+def test_a_stop_does_not_wait_for_a_worker_that_the_kernel_does_not_end(serve):
+    server = serve("--", "--timeout", "5")
+    server.wait_ready()
+    pid = server.pids()[0]
+    with traced(pid):
+        server.wait_event("not-ended", lambda event: event["pid"] == pid)
+        server.signal(signal.SIGTERM)
+        assert server.wait_exit(timeout=30) == 0  # its mercy is a minute
+    assert f"still running, although killed: pid {pid}" in server.log
 
 
 @pytest.mark.timeout(120)
