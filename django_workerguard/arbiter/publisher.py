@@ -241,7 +241,7 @@ def _notes(policy: Policy, fleet: Fleet, slot: int) -> Note:
 
 
 def _leaving(fleet: Fleet, slot: int) -> Worker | None:
-    return next(iter(fleet.all_in_slot(slot)), None)
+    return next((worker for worker in fleet.all_in_slot(slot) if not worker.lost), None)
 
 
 def _state_without_mold(policy: Policy, fleet: Fleet) -> SlotState:
