@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 
 import pytest
 
 from django_workerguard.arbiter.children import Children
+from django_workerguard.arbiter.exits import Exit
 from django_workerguard.arbiter.tracker import Tracker
 from django_workerguard.policy import action as a
 from django_workerguard.policy import message as m
@@ -77,3 +79,44 @@ def test_a_slot_above_the_target_is_not_shown_for_a_process_that_the_kernel_does
         tracker.observe(now)
         tracker.publish(now, phase=Phase.SERVING)
         assert [slot["slot"] for slot in snapshot(tracker.board)["slots"]] == slots
+
+
+def events(tracker: Tracker) -> list[str]:
+    return [event["event"] for event in read_events(tracker.board)]
+
+
+def test_the_load_of_a_process_that_the_kernel_does_not_end_has_failed(tracker):
+    seat = seat_of(tracker, 1)
+    tracker.aborted(a.Abort(seat, Reason(Rule.LOAD_TIMEOUT, "60 s")), 60.0)
+    tracker.killed(a.Kill(seat, Reason(Rule.LOAD_TIMEOUT, "60 s")), 63.0)
+    tracker.observe(68.0)
+    assert events(tracker)[-3:] == ["not-ended", "load-failed", "back-off"]
+    tracker.publish(68.0, phase=Phase.SERVING)
+    slot = snapshot(tracker.board)["slots"][0]
+    assert (slot["last_error"]["type"], slot["last_error"]["message"]) == ("load-timeout", "60 s; killed by SIGKILL")
+    assert tracker.fleet.last_failure.kind == "load-timeout"
+    assert tracker.board.read_tallies()["load_failures"]["timeout"] == 1
+    tracker.buried(seat, Exit(None, signal.SIGKILL), "", 100.0)
+    assert events(tracker)[-1] == "exited"
+    assert tracker.board.read_tallies()["load_failures"]["timeout"] == 1, "once"
+
+
+def test_a_mold_that_the_kernel_does_not_end_has_failed_to_load_too(tracker):
+    tracker.tell(m.MoldSpawned(5, 105, 1, 60.0, 0.0))
+    tracker.aborted(a.Abort(5, Reason(Rule.LOAD_TIMEOUT, "60 s")), 60.0)
+    tracker.killed(a.Kill(5, Reason(Rule.LOAD_TIMEOUT, "60 s")), 63.0)
+    tracker.observe(68.0)
+    assert events(tracker)[-3:] == ["not-ended", "load-failed", "back-off"]
+    assert tracker.board.read_last_error(0)["type"] == "load-timeout"
+
+
+def test_why_a_worker_was_killed_is_kept_and_its_end_does_not_hide_what_came_after_it(tracker):
+    all_ready(tracker)
+    seat = seat_of(tracker, 1)
+    tracker.aborted(a.Abort(seat, Reason(Rule.TIMEOUT, "no sign of life for 30 s")), 60.0)
+    tracker.killed(a.Kill(seat, Reason(Rule.TIMEOUT, "no sign of life for 30 s")), 63.0)
+    tracker.observe(68.0)
+    assert tracker.board.read_last_error(1)["type"] == "timeout"
+    tracker.board.write_last_error(1, {"type": "ImportError", "message": "no module", "at": 70.0})
+    tracker.buried(seat, Exit(None, signal.SIGKILL), "", 100.0)
+    assert tracker.board.read_last_error(1)["type"] == "ImportError"
