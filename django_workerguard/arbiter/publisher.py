@@ -223,6 +223,8 @@ def _notes(policy: Policy, fleet: Fleet, slot: int) -> Note:
     worker, note = fleet.incumbent(slot), Note.NONE
     if fleet.record(slot).evil_suspended:
         note |= Note.EVIL_SUSPENDED
+    if any(one.lost for one in fleet.all_in_slot(slot)):
+        note |= Note.NOT_ENDED
     if worker is None or worker.state is not State.READY:
         return note
     if is_large_at_first(policy, worker):

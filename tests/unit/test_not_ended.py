@@ -15,6 +15,7 @@ from django_workerguard.policy import action as a
 from django_workerguard.policy import message as m
 from django_workerguard.policy.reason import Reason, Rule
 from django_workerguard.policy.view import Policy
+from django_workerguard.report.findings import assess
 from django_workerguard.report.outcome import Outcome, Recycle
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Phase
@@ -92,13 +93,20 @@ def test_the_load_of_a_process_that_the_kernel_does_not_end_has_failed(tracker):
     tracker.observe(68.0)
     assert events(tracker)[-3:] == ["not-ended", "load-failed", "back-off"]
     tracker.publish(68.0, phase=Phase.SERVING)
-    slot = snapshot(tracker.board)["slots"][0]
-    assert (slot["last_error"]["type"], slot["last_error"]["message"]) == ("load-timeout", "60 s; killed by SIGKILL")
+    shot = snapshot(tracker.board)
+    slot = shot["slots"][0]
+    assert [(one.code, one.slot) for one in assess(shot) if one.code == "not-ended"] == [("not-ended", 1)]
+    assert (slot["last_error"]["type"], slot["last_error"]["message"]) == (
+        "load-timeout",
+        "60 s; killed by SIGKILL",
+    )
     assert tracker.fleet.last_failure.kind == "load-timeout"
     assert tracker.board.read_tallies()["load_failures"]["timeout"] == 1
     tracker.buried(seat, Exit(None, signal.SIGKILL), "", 100.0)
     assert events(tracker)[-1] == "exited"
     assert tracker.board.read_tallies()["load_failures"]["timeout"] == 1, "once"
+    tracker.publish(100.0, phase=Phase.SERVING)
+    assert "not-ended" not in [one.code for one in assess(snapshot(tracker.board))]
 
 
 def test_a_mold_that_the_kernel_does_not_end_has_failed_to_load_too(tracker):

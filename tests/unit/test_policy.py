@@ -415,7 +415,9 @@ def test_a_stop_ends_although_the_kernel_does_not_end_a_process(quick):
 def test_a_stop_does_not_wait_for_processes_that_the_kernel_is_known_not_to_end(quick):
     fleet = told(ready_fleet(2), m.Killed(1, Reason(Rule.TIMEOUT), 20.0), m.Observed((), 25.0))
     fleet = told(fleet, m.StopAsked(100.0, quick=quick), m.ListenersClosed(100.0))
-    assert [type(action) for action in plan(POLICY, fleet, 100.0)] == [a.Retire], "the other one has its mercy"
+    assert [type(action) for action in plan(POLICY, fleet, 100.0)] == [a.Retire], (
+        "the other one has its mercy"
+    )
     fleet = told(fleet, m.Exited(2, 101.0, clean=True))
     reason = Reason(Rule.STOP, "still running, although killed: pid 101")
     assert plan(POLICY, fleet, 101.0) == (a.Halt(0, reason),)
