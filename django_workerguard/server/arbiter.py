@@ -348,10 +348,10 @@ class GuardedArbiter(Arbiter):
             lambda: self._tracker.serve(self._control, self._signals.respond, now),
             lambda: self._follow_gunicornc(now),
             self.reap_workers,
-            self._look_at_second_arbiter,
             lambda: self._molds.receive(now),
             lambda: self._reload.bound(now),
             lambda: self._tracker.observe(now),
+            self._look_at_second_arbiter,  # when it is known whether a worker is ready, and before 503 is answered
             lambda: self._tracker.measure(now, self.LISTENERS),
             self._act,
             lambda: self._look_at_sizes(now),
