@@ -80,11 +80,9 @@ def _folded(policy: Policy, fleet: Fleet, message: m.Message) -> Fleet:
         case m.DutySet(seat, on, at):
             return _duty(fleet, seat, at, on=on)
         case m.StandInSpawned(seat, pid, _):
-            return replace(fleet, stand_in=StandIn(seat=seat, pid=pid, strikes=fleet.stand_in.strikes))
-        case m.StandInGone(at):
-            strikes = fleet.stand_in.strikes + 1
-            wait = _wait(policy, strikes, slot=0, transient=True)
-            return replace(fleet, stand_in=StandIn(strikes=strikes, next_try=at + wait))
+            return replace(fleet, stand_in=replace(fleet.stand_in, seat=seat, pid=pid, next_try=0.0))
+        case m.StandInGone(at, seat):
+            return replace(fleet, stand_in=_without_stand_in(policy, fleet.stand_in, seat, at))
         case m.TargetChanged(target):
             return replace(fleet, target=target, next_target=None)
         case m.GenerationStarted(at, target):
@@ -226,7 +224,7 @@ def _observed(policy: Policy, fleet: Fleet, message: m.Observed) -> Fleet:
     for reading in message.readings:
         if reading.seat in workers:
             workers[reading.seat] = _counted(workers[reading.seat], reading, message.at)
-        elif reading.seat == fleet.stand_in.seat and not fleet.stand_in.lost:
+        elif reading.seat == fleet.stand_in.seat and not _is_late(fleet.stand_in.killed, message.at):
             fleet = replace(fleet, stand_in=replace(fleet.stand_in, on_duty=reading.on_duty))
     fleet = replace(fleet, workers=workers)
     for reading in message.readings:
@@ -251,9 +249,21 @@ def _without_lost(policy: Policy, fleet: Fleet, at: float) -> Fleet:
             fleet = _exited(policy, fleet, m.Exited(process.seat, at))
             lost = replace(process, state=State.RETIRING, lost=True, makes_room=False, duty_wanted=False)
             fleet = _with_worker(fleet, lost)
-    if _is_late(fleet.stand_in.killed, at):
-        fleet = replace(fleet, stand_in=replace(fleet.stand_in, lost=True, on_duty=False))
+    stand_in = fleet.stand_in
+    if _is_late(stand_in.killed, at):
+        if stand_in.not_ended is None:
+            gone = _without_stand_in(policy, stand_in, stand_in.seat, at)
+            stand_in = replace(gone, not_ended=stand_in.seat)
+        fleet = replace(fleet, stand_in=replace(stand_in, on_duty=False))
     return fleet
+
+
+def _without_stand_in(policy: Policy, stand_in: StandIn, seat: int | None, at: float) -> StandIn:
+    if seat is not None and seat == stand_in.not_ended:
+        return replace(stand_in, not_ended=None)
+    strikes = stand_in.strikes + 1
+    wait = _wait(policy, strikes, slot=0, transient=True)
+    return StandIn(strikes=strikes, next_try=at + wait, not_ended=stand_in.not_ended)
 
 
 def _is_late(killed: float | None, at: float) -> bool:

@@ -201,7 +201,7 @@ def _duties(policy: Policy, fleet: Fleet, now: float) -> Iterator[Action]:
     late = since is not None and now - since >= policy.stand_in_after
     # once on duty it stays, while a reload tries its first load too
     wanted = alone and not unloaded and (standing_in.duty_wanted or (fleet.load_failed and late))
-    if wanted != standing_in.duty_wanted:
+    if wanted != standing_in.duty_wanted and standing_in.killed is None:
         yield Duty(standing_in.seat, wanted)
 
 

@@ -197,7 +197,9 @@ class StandIn:
     duty_wanted: bool = False
     duty_since: float = 0.0
     killed: float | None = None  # when SIGKILL was sent last
-    lost: bool = False  # the kernel does not end it
+    not_ended: int | None = (
+        None  # the seat of the one before, which was killed and which the kernel does not end
+    )
     next_try: float = 0.0
     strikes: int = 0
 
@@ -268,6 +270,11 @@ class Fleet:
     def process(self, seat: int) -> Worker | None:
         """The worker or the mold in a seat."""
         return self.workers.get(seat) or self.molds.get(seat)
+
+    @property
+    def seats(self) -> frozenset[int | None]:
+        """The seats of all processes; None stands for a stand-in that there is not."""
+        return frozenset((*self.workers, *self.molds, self.stand_in.seat, self.stand_in.not_ended))
 
     @cached_property
     def _by_slot(self) -> Mapping[int, list[Worker]]:

@@ -489,3 +489,25 @@ def test_a_process_that_the_kernel_is_known_not_to_end_is_killed_no_more():
     fleet = told(fleet, Start(1, 3, 103, 60.0, 25.0))
     fleet = told(fleet, m.Admitted(3, 26.0), m.Observed((m.Reading(3, State.READY, 1),), 26.0))
     assert not [action for at in (30.0, 31.0, 300.0) for action in plan(POLICY, fleet, at)]
+
+
+def test_a_stand_in_that_the_kernel_does_not_end_is_replaced_and_gets_no_order():
+    policy = Policy(stand_in_after=1.0, load_concurrency=2, timeout=0.0)
+    fleet = told(
+        ready_fleet(1, policy=policy), m.StandInSpawned(8, 98, 0.0), m.Killed(8, Reason(Rule.DUTY), 1.0)
+    )
+    fleet = told(fleet, m.Exited(1, 2.0), Start(1, 1, 201, 60.0, 2.0), m.Exited(1, 2.5), policy=policy)
+    assert not [one for one in plan(policy, fleet, 4.0) if isinstance(one, a.Duty)], "it ends"
+    answers = m.Reading(8, None, 1, on_duty=True)
+    fleet = told(fleet, m.Observed((answers,), 6.0), policy=policy)
+    assert a.SpawnStandIn() in plan(policy, fleet, 10.0)
+    fleet = told(fleet, m.StandInSpawned(9, 99, 10.0), m.Observed((answers,), 11.0), policy=policy)
+    assert a.Duty(9, on=True) in plan(policy, fleet, 11.0)
+    assert told(fleet, m.StandInGone(12.0, 8), policy=policy).stand_in.seat == 9, (
+        "the old one has ended at last"
+    )
+
+    fleet = told(fleet, m.Killed(9, Reason(Rule.DUTY), 20.0), m.Observed((answers,), 25.0), policy=policy)
+    assert a.SpawnStandIn() not in plan(policy, fleet, 100.0), "one at a time"
+    fleet = told(fleet, m.StandInGone(101.0, 8), m.Observed((), 101.0), policy=policy)
+    assert a.SpawnStandIn() in plan(policy, fleet, 110.0)
