@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import subprocess
 
 import pytest
 
 from django_workerguard.arbiter.children import Children
 from django_workerguard.arbiter.exits import Exit
+from django_workerguard.arbiter.molds import Molds
 from django_workerguard.arbiter.tracker import Tracker
 from django_workerguard.policy import action as a
 from django_workerguard.policy import message as m
@@ -22,6 +24,8 @@ from django_workerguard.scoreboard.header import Phase
 from django_workerguard.scoreboard.journal import read_events
 from django_workerguard.scoreboard.layout import Layout, Orders, Seat, SeatKind, SeatState
 from django_workerguard.scoreboard.snapshot import snapshot
+
+from django_workerguard.worker.mold_channel import Answer
 
 
 class Fork:
@@ -37,6 +41,22 @@ class Fork:
 
     def fork(self, start, handle, others):
         return self.pids.pop(0), None
+
+    def ask(self, mold, start):
+        return None
+
+    def arrived(self, pid, worker):
+        pass
+
+
+class Answered:
+    """A channel in which answers of a mold wait."""
+
+    def __init__(self, *answers: tuple[int, Answer]) -> None:
+        self._answers = answers
+
+    def receive(self):
+        yield from self._answers
 
 
 @pytest.fixture
@@ -128,3 +148,21 @@ def test_why_a_worker_was_killed_is_kept_and_its_end_does_not_hide_what_came_aft
     tracker.board.write_last_error(1, {"type": "ImportError", "message": "no module", "at": 70.0})
     tracker.buried(seat, Exit(None, signal.SIGKILL), "", 100.0)
     assert tracker.board.read_last_error(1)["type"] == "ImportError"
+
+
+def test_a_worker_that_a_mold_has_forked_is_taken_in_although_the_kernel_does_not_end_the_mold(tracker):
+    tracker.tell(m.MoldSpawned(5, 105, 1, 60.0, 0.0))
+    children = Children(tracker.seats, Fork(), tracker.event_log, mold_fork=Fork())
+    named, late = (children.reserve(SeatKind.WORKER, slot, 1, Orders.NONE) for slot in (1, 2))
+    for start in (named, late):
+        tracker.spawning(a.Spawn(start.slot, 1, 60.0, mold=5), start.seat, 1.0)
+        children.ask(5, start)
+    tracker.killed(a.Kill(5, Reason(Rule.FORK_TIMEOUT)), 6.0)
+    tracker.observe(11.0)
+    with subprocess.Popen(["sleep", "60"]) as worker:
+        try:
+            Molds(tracker, children, Answered((5, Answer(named.seat, worker.pid)))).receive(11.0)
+            assert tracker.fleet.workers[named.seat].pid == worker.pid
+            assert late.seat not in tracker.fleet.workers, "it is asked for elsewhere"
+        finally:
+            worker.kill()
