@@ -24,7 +24,6 @@ from django_workerguard.scoreboard.header import Phase
 from django_workerguard.scoreboard.journal import read_events
 from django_workerguard.scoreboard.layout import Layout, Orders, Seat, SeatKind, SeatState
 from django_workerguard.scoreboard.snapshot import snapshot
-
 from django_workerguard.worker.mold_channel import Answer
 
 
@@ -151,17 +150,18 @@ def test_why_a_worker_was_killed_is_kept_and_its_end_does_not_hide_what_came_aft
 
 
 def test_a_worker_that_a_mold_has_forked_is_taken_in_although_the_kernel_does_not_end_the_mold(tracker):
-    tracker.tell(m.MoldSpawned(5, 105, 1, 60.0, 0.0))
     children = Children(tracker.seats, Fork(), tracker.event_log, mold_fork=Fork())
+    mold = children.start(children.reserve(SeatKind.MOLD, 0, 1, Orders.NONE)).seat
+    tracker.mold_spawned(a.SpawnMold(1, 60.0), mold, 0.0)
     named, late = (children.reserve(SeatKind.WORKER, slot, 1, Orders.NONE) for slot in (1, 2))
     for start in (named, late):
-        tracker.spawning(a.Spawn(start.slot, 1, 60.0, mold=5), start.seat, 1.0)
-        children.ask(5, start)
-    tracker.killed(a.Kill(5, Reason(Rule.FORK_TIMEOUT)), 6.0)
+        tracker.spawning(a.Spawn(start.slot, 1, 60.0, mold=mold), start.seat, 1.0)
+        children.ask(mold, start)
+    tracker.killed(a.Kill(mold, Reason(Rule.FORK_TIMEOUT)), 6.0)
     tracker.observe(11.0)
     with subprocess.Popen(["sleep", "60"]) as worker:
         try:
-            Molds(tracker, children, Answered((5, Answer(named.seat, worker.pid)))).receive(11.0)
+            Molds(tracker, children, Answered((mold, Answer(named.seat, worker.pid)))).receive(11.0)
             assert tracker.fleet.workers[named.seat].pid == worker.pid
             assert late.seat not in tracker.fleet.workers, "it is asked for elsewhere"
         finally:
