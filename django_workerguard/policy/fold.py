@@ -25,14 +25,12 @@ from django_workerguard.policy.view import (
 )
 
 STABLE = 10.0  # seconds of being ready after which a death is not an early one
+CLEAN_STABLE = 1.0  # the same for a worker that left with exit code 0
 FRESH = 10.0  # seconds after min-worker-lifetime in which a kill comes right after the load
+LOST_AFTER = 5.0  # seconds after SIGKILL until a process that the kernel has not ended counts as ended
 BY_ITSELF = Reason(
     Rule.LEFT, "the arbiter did not ask it to: it stopped by itself, or another process sent it a signal"
 )
-LOST_AFTER = (
-    5.0  # seconds after SIGKILL until a process that the kernel has not ended keeps its slot no longer
-)
-CLEAN_STABLE = 1.0  # the same for a worker that left with exit code 0
 
 
 def fold(policy: Policy, fleet: Fleet, message: m.Message) -> Fleet:
