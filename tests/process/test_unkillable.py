@@ -75,7 +75,7 @@ def test_it_ends_all_the_same(project, command, number, arguments, code):
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("surge", ["1", "0"])
 def test_a_slot_whose_worker_the_kernel_does_not_end_gets_another_one(surge, serve):
-    server = serve("--surge", surge, "--", "--timeout", "2")
+    server = serve("--surge", surge, "--", "--timeout", "5")
     server.wait_ready()
     pid = server.pids()[0]
     with traced(pid):
