@@ -173,7 +173,7 @@ class EventLog:
     def _compare_molds(self, before: Fleet, after: Fleet, seats: Seats, now: float) -> Iterator[Failure]:
         for seat, mold in after.molds.items():
             previous = before.molds.get(seat)
-            if previous is not None and mold.lost and not previous.lost:
+            if previous is not None and mold.not_ended and not previous.not_ended:
                 yield from self._not_ended(previous, after, seats, now)
             if previous is None or previous.state is mold.state:
                 continue
@@ -243,9 +243,9 @@ class EventLog:
         self._compare_reload(after, failures[-1] if failures else after.last_failure or before.last_failure)
         for seat, worker in after.workers.items():
             previous = before.workers.get(seat)
-            if previous is not None and worker.lost and not previous.lost:
+            if previous is not None and worker.not_ended and not previous.not_ended:
                 failures.extend(self._not_ended(previous, after, seats, now))
-            if previous is None or worker.lost or previous.state is worker.state:
+            if previous is None or worker.not_ended or previous.state is worker.state:
                 continue
             if worker.state is State.READY:
                 self._became_ready(worker, seats, after)
@@ -351,7 +351,7 @@ class EventLog:
         self._lost_requests(worker, kind)
         threads = seats.report(worker.seat).get("threads")  # that the process did not wait for
         leaving = worker.state is State.RETIRING
-        if not worker.lost and (worker.aborted is not None or (not end.clean and not leaving)):
+        if not worker.not_ended and (worker.aborted is not None or (not end.clean and not leaving)):
             self._board.write_last_error(worker.slot, describe(worker, end, dump, None, killer))
         self._about(
             "exited",

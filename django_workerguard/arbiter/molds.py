@@ -79,7 +79,7 @@ class Molds:
                 start.slot, refused, now, seat=start.seat, excused=excused, memory=memory
             )
         for one in self._tracker.fleet.molds.values():
-            if one.lost:
+            if one.not_ended:
                 self._give_up(one.seat, "the mold was killed, and the kernel does not end it", now)
 
     def gone(self, mold: Child, now: float) -> None:

@@ -227,7 +227,7 @@ def _notes(policy: Policy, fleet: Fleet, slot: int) -> Note:
     worker, note = fleet.incumbent(slot), Note.NONE
     if fleet.record(slot).evil_suspended:
         note |= Note.EVIL_SUSPENDED
-    if any(one.lost for one in fleet.all_in_slot(slot)):
+    if any(one.not_ended for one in fleet.all_in_slot(slot)):
         note |= Note.NOT_ENDED
     if worker is None or worker.state is not State.READY:
         return note
@@ -247,7 +247,7 @@ def _notes(policy: Policy, fleet: Fleet, slot: int) -> Note:
 
 
 def _leaving(fleet: Fleet, slot: int) -> Worker | None:
-    return next((worker for worker in fleet.all_in_slot(slot) if not worker.lost), None)
+    return next((worker for worker in fleet.all_in_slot(slot) if not worker.not_ended), None)
 
 
 def _state_without_mold(policy: Policy, fleet: Fleet) -> SlotState:
@@ -264,7 +264,7 @@ def slot_state(fleet: Fleet, slot: int) -> SlotState:
     incumbent = fleet.incumbent(slot)
     if incumbent is not None:
         return STATES[incumbent.state] if incumbent.aborted is None else SlotState.RETIRING
-    if any(worker.state is State.RETIRING and not worker.lost for worker in fleet.all_in_slot(slot)):
+    if any(worker.state is State.RETIRING and not worker.not_ended for worker in fleet.all_in_slot(slot)):
         return SlotState.RETIRING
     if slot in fleet.waiting:
         return SlotState.NO_ROOM

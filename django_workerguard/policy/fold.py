@@ -27,7 +27,7 @@ from django_workerguard.policy.view import (
 STABLE = 10.0  # seconds of being ready after which a death is not an early one
 CLEAN_STABLE = 1.0  # the same for a worker that left with exit code 0
 FRESH = 10.0  # seconds after min-worker-lifetime in which a kill comes right after the load
-LOST_AFTER = 5.0  # seconds after SIGKILL until a process that the kernel has not ended counts as ended
+NOT_ENDED_AFTER = 5.0  # seconds after SIGKILL until a process that the kernel has not ended counts as ended
 BY_ITSELF = Reason(
     Rule.LEFT, "the arbiter did not ask it to: it stopped by itself, or another process sent it a signal"
 )
@@ -230,23 +230,25 @@ def _observed(policy: Policy, fleet: Fleet, message: m.Observed) -> Fleet:
         if worker is not None and reading.state not in (None, worker.state):
             changed = _changed_mold if worker.is_mold else _changed_state
             fleet = changed(policy, fleet, reading, message.at)
-    return _without_lost(policy, fleet, message.at)
+    return _without_not_ended(policy, fleet, message.at)
 
 
-def _without_lost(policy: Policy, fleet: Fleet, at: float) -> Fleet:
+def _without_not_ended(policy: Policy, fleet: Fleet, at: float) -> Fleet:
     """Count the processes as ended that were killed and that the kernel does not end.
 
     Such a process hangs in a read, is frozen or is traced: it serves nothing, but it has its seat and its memory. So a slot
     lets only one of them go.
     """
     for process in (*fleet.workers.values(), *fleet.molds.values()):
-        if process.lost or not _is_late(process.killed, at):
+        if process.not_ended or not _is_late(process.killed, at):
             continue
         beside = fleet.molds.values() if process.is_mold else fleet.all_in_slot(process.slot)
-        if not any(other.lost for other in beside):
+        if not any(other.not_ended for other in beside):
             fleet = _exited(policy, fleet, m.Exited(process.seat, at))
-            lost = replace(process, state=State.RETIRING, lost=True, makes_room=False, duty_wanted=False)
-            fleet = _with_worker(fleet, lost)
+            counted = replace(
+                process, state=State.RETIRING, not_ended=True, makes_room=False, duty_wanted=False
+            )
+            fleet = _with_worker(fleet, counted)
     stand_in = fleet.stand_in
     if _is_late(stand_in.killed, at):
         if stand_in.not_ended is None:
@@ -265,7 +267,7 @@ def _without_stand_in(policy: Policy, stand_in: StandIn, seat: int | None, at: f
 
 
 def _is_late(killed: float | None, at: float) -> bool:
-    return killed is not None and at - killed >= LOST_AFTER
+    return killed is not None and at - killed >= NOT_ENDED_AFTER
 
 
 def _changed_mold(policy: Policy, fleet: Fleet, reading: m.Reading, at: float) -> Fleet:

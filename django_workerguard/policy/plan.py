@@ -110,7 +110,7 @@ def _reload(fleet: Fleet, now: float) -> Iterator[Action]:
 def _overdue(policy: Policy, fleet: Fleet, now: float) -> Iterator[Action]:
     yield from mold.hung(fleet, now)
     for worker in _in_order((*fleet.workers.values(), *fleet.molds.values())):
-        if worker.lost or (worker.killed is not None and now - worker.killed < KILL_AGAIN):
+        if worker.not_ended or (worker.killed is not None and now - worker.killed < KILL_AGAIN):
             continue
         if worker.aborted is None:
             yield from _past_its_time(policy, worker, now)
@@ -164,7 +164,7 @@ def _stopping(policy: Policy, fleet: Fleet, stop: Stop, now: float) -> Iterator[
         yield CloseListeners()
     workers = _in_order(fleet.workers.values())
     for worker in workers:
-        again = stop.quick and not worker.quick and not worker.lost
+        again = stop.quick and not worker.quick and not worker.not_ended
         if worker.state is not State.SPAWNING and (worker.state is not State.RETIRING or again):
             yield Retire(worker.seat, Reason(Rule.STOP), quick=stop.quick)
     if not fleet.of(State.SPAWNING):
@@ -174,7 +174,7 @@ def _stopping(policy: Policy, fleet: Fleet, stop: Stop, now: float) -> Iterator[
     late = now - stop.at > 2 * policy.worker_reload_mercy + policy.drain_delay + LAST_WAIT
     if not workers:
         yield Halt(stop.exit_code, stop.reason)
-    elif late or all(worker.lost for worker in workers):
+    elif late or all(worker.not_ended for worker in workers):
         pids = ", ".join(str(worker.pid) for worker in workers)
         reason = stop.reason or Reason(Rule.STOP)
         yield Halt(stop.exit_code, reason.adding(f"still running, although killed: pid {pids}"))
@@ -207,7 +207,7 @@ def _duties(policy: Policy, fleet: Fleet, now: float) -> Iterator[Action]:
 
 def _admissions(fleet: Fleet) -> Iterator[Action]:
     """Admit loaded workers once no process answers 503 any more."""
-    duties = [(one.on_duty, one.duty_wanted) for one in fleet.workers.values() if not one.lost]
+    duties = [(one.on_duty, one.duty_wanted) for one in fleet.workers.values() if not one.not_ended]
     duties.append((fleet.stand_in.on_duty, fleet.stand_in.duty_wanted))
     if any(on or wanted for on, wanted in duties):
         return
@@ -273,7 +273,7 @@ def _break_before_make(policy: Policy, fleet: Fleet, now: float) -> Iterator[Ret
     if policy.surge == 0:
         yield from _make_room(policy, fleet, incumbents, now)
         return
-    leaving = any(not worker.lost for worker in fleet.of(State.RETIRING))
+    leaving = any(not worker.not_ended for worker in fleet.of(State.RETIRING))
     if leaving or fleet.of(*COMING) or len(incumbents) < fleet.target:
         return
     starved = [w for w in incumbents if _is_starved(fleet, w.slot) and w.state is State.READY]
@@ -371,7 +371,9 @@ def _empty(policy: Policy, fleet: Fleet, now: float) -> list[int]:
     taken = {
         worker.slot
         for worker in fleet.workers.values()
-        if worker.state is not State.RETIRING or worker.makes_room or (policy.surge == 0 and not worker.lost)
+        if worker.state is not State.RETIRING
+        or worker.makes_room
+        or (policy.surge == 0 and not worker.not_ended)
     }
     due = [
         slot

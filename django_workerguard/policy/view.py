@@ -125,7 +125,7 @@ class Worker:
     makes_room: bool = False  # it leaves before its successor is started
     aborted: float | None = None
     killed: float | None = None  # when SIGKILL was sent last
-    lost: bool = False  # the kernel does not end it: it keeps its seat, and its slot counts as empty
+    not_ended: bool = False  # the kernel does not end it: it keeps its seat, and its slot counts as empty
     requests: int = 0
     errors: int = 0  # answers of 5xx
     memory_errors: int = 0  # requests that ended in MemoryError
@@ -351,7 +351,7 @@ class Fleet:
     @property
     def is_rolled(self) -> bool:
         """Say whether every slot has a ready worker of the newest generation, and no worker is loading or leaving."""
-        workers = [worker for worker in self.workers.values() if not worker.lost]
+        workers = [worker for worker in self.workers.values() if not worker.not_ended]
         if self.next_target is not None or len(workers) != self.target:
             return False
         return all(w.state is State.READY and w.generation == self.generation for w in workers)
