@@ -170,11 +170,11 @@ class EventLog:
         self._about("mold-spawned", mold)
         self._log_worker("info", mold, "mold-spawned", "the mold loads the application")
 
-    def _compare_molds(self, before: Fleet, after: Fleet, seats: Seats) -> Iterator[Failure]:
+    def _compare_molds(self, before: Fleet, after: Fleet, seats: Seats, now: float) -> Iterator[Failure]:
         for seat, mold in after.molds.items():
             previous = before.molds.get(seat)
-            if previous is not None and mold.lost and not previous.lost:
-                self._not_ended(mold)
+            if previous is not None and mold.not_ended and not previous.not_ended:
+                yield from self._not_ended(previous, after, seats, now)
             if previous is None or previous.state is mold.state:
                 continue
             if mold.state is State.READY:
@@ -237,15 +237,15 @@ class EventLog:
         """Take in what the kernel has killed since the last look."""
         self._oom_kills.update(now)
 
-    def compare(self, before: Fleet, after: Fleet, seats: Seats) -> list[Failure]:
+    def compare(self, before: Fleet, after: Fleet, seats: Seats, now: float) -> list[Failure]:
         """Write down the states that have changed, and return the failures of loads that are among them."""
-        failures = list(self._compare_molds(before, after, seats))
+        failures = list(self._compare_molds(before, after, seats, now))
         self._compare_reload(after, failures[-1] if failures else after.last_failure or before.last_failure)
         for seat, worker in after.workers.items():
             previous = before.workers.get(seat)
-            if previous is not None and worker.lost and not previous.lost:
-                self._not_ended(worker)
-            if previous is None or worker.lost or previous.state is worker.state:
+            if previous is not None and worker.not_ended and not previous.not_ended:
+                failures.extend(self._not_ended(previous, after, seats, now))
+            if previous is None or worker.not_ended or previous.state is worker.state:
                 continue
             if worker.state is State.READY:
                 self._became_ready(worker, seats, after)
@@ -317,10 +317,17 @@ class EventLog:
             self._about("killed", worker, **_fields(reason), **fields)
             self._log_worker("critical", worker, "killed", "killed: %s%s", str(reason), views)
 
-    def _not_ended(self, worker: Worker) -> None:
+    def _not_ended(self, worker: Worker, after: Fleet, seats: Seats, now: float) -> Iterator[Failure]:
+        """Write down a process that counts as ended from now on, as it was before, and yield the failure of its load."""
         self._about("not-ended", worker, **_fields(worker.reason))
-        text = "killed, but the kernel has not ended it: it hangs in a read, is frozen or is traced; another one is started"
+        text = "killed, but the kernel has not ended it: it hangs in a read, is frozen or is traced; it counts as ended"
         self._log_worker("error", worker, "not-ended", text)
+        end = Exit(None, signal.SIGKILL)
+        if worker.state in LOADING:
+            yield self._exited_loading(worker, end, "", seats, now)[1]
+            self.next_try(after, worker, now)
+        elif worker.aborted is not None or worker.state is not State.RETIRING:
+            self._board.write_last_error(worker.slot, describe(worker, end, "", None, Killer.ARBITER))
 
     def _growth(self, worker: Worker, reason: Reason) -> tuple[dict[str, Any], str]:
         """Return which views have kept the most memory of a worker that is too large: for the journal and for the log."""
@@ -344,7 +351,7 @@ class EventLog:
         self._lost_requests(worker, kind)
         threads = seats.report(worker.seat).get("threads")  # that the process did not wait for
         leaving = worker.state is State.RETIRING
-        if worker.aborted is not None or (not end.clean and not leaving):
+        if not worker.not_ended and (worker.aborted is not None or (not end.clean and not leaving)):
             self._board.write_last_error(worker.slot, describe(worker, end, dump, None, killer))
         self._about(
             "exited",

@@ -60,9 +60,6 @@ class Molds:
 
     def receive(self, now: float) -> None:
         """Take in what the molds have answered, and give up what a mold was asked for that the kernel does not end."""
-        for one in self._tracker.fleet.molds.values():
-            if one.lost:
-                self._give_up(one.seat, "the mold was killed, and the kernel does not end it", now)
         for mold, answer in self._channels.receive():
             start = next((one for one in self._children.asked_of(mold) if one.seat == answer.seat), None)
             if start is None:
@@ -81,6 +78,9 @@ class Molds:
             self._tracker.not_spawned(
                 start.slot, refused, now, seat=start.seat, excused=excused, memory=memory
             )
+        for one in self._tracker.fleet.molds.values():
+            if one.not_ended:
+                self._give_up(one.seat, "the mold was killed, and the kernel does not end it", now)
 
     def gone(self, mold: Child, now: float) -> None:
         """Give up what a mold that has ended was asked for, and close its channel."""

@@ -58,7 +58,7 @@ class Publisher:
         self._seats = seats
         self._sampled = 0.0
         self._samples = 0
-        self._refusal: Refusal | None = None  # as it was written last
+        self._refused: Refusal | None = None  # as it was written last
         self._used = 0  # the highest slot that anybody has ever been in
         self._ready: dict[int, int] = {}  # by slot: the pid that is ready, 0: none
         self._histograms_before: dict[int, list[int]] = {}  # of processes that are gone, by slot
@@ -82,13 +82,17 @@ class Publisher:
         words[Header.SURGE] = policy.surge
         words[Header.LOAD] = LoadKind.NAMES.index(policy.load)
         words[Header.UNFIT] = fleet.unfit
-        self._refuse(fleet.refusal, now, lambda at: beat + int((at - now) * 1e9) if at > now else 0)
-        self._mold(policy, fleet, lambda at: beat + int((at - now) * 1e9) if at > now else 0)
+
+        def deadline(at: float) -> int:
+            return beat + int((at - now) * 1e9) if at > now else 0
+
+        self._refusal(fleet.refusal, now, deadline)
+        self._mold(policy, fleet, deadline)
         if fleet.ready >= policy.min_loaded:
             words[Header.REACHED] = 1
         self._used = max((self._used, fleet.target, *(worker.slot for worker in fleet.workers.values())))
         for slot in range(1, self._used + 1):
-            self._slot(fleet, slot, lambda at: beat + int((at - now) * 1e9) if at > now else 0)
+            self._slot(fleet, slot, deadline)
             words[self._board.layout.slot(slot) + Slot.NOTES] = _notes(policy, fleet, slot)
             rule = recycled_often(fleet.record(slot), now)
             words[self._board.layout.slot(slot) + Slot.OFTEN] = RECYCLES.index(rule) + 1 if rule else 0
@@ -96,13 +100,13 @@ class Publisher:
             self._sampled = now
             self._sample(policy, fleet)
 
-    def _refuse(self, refusal: Refusal | None, now: float, deadline: Callable[[float], int]) -> None:
+    def _refusal(self, refusal: Refusal | None, now: float, deadline: Callable[[float], int]) -> None:
         """Write why the last reload was refused."""
         words = self._board.words
         words[Header.NEXT_RELOAD] = deadline(refusal.next_try or 0.0) if refusal else 0
-        if refusal == self._refusal:
+        if refusal == self._refused:
             return
-        self._refusal = refusal
+        self._refused = refusal
         if refusal is not None:
             self._board.write_refusal(refusal.reason)
             words[Header.NEEDS_RESTART] = refusal.retry is Retry.NEVER
@@ -223,6 +227,8 @@ def _notes(policy: Policy, fleet: Fleet, slot: int) -> Note:
     worker, note = fleet.incumbent(slot), Note.NONE
     if fleet.record(slot).evil_suspended:
         note |= Note.EVIL_SUSPENDED
+    if any(one.not_ended for one in fleet.all_in_slot(slot)):
+        note |= Note.NOT_ENDED
     if worker is None or worker.state is not State.READY:
         return note
     if is_large_at_first(policy, worker):
@@ -241,7 +247,7 @@ def _notes(policy: Policy, fleet: Fleet, slot: int) -> Note:
 
 
 def _leaving(fleet: Fleet, slot: int) -> Worker | None:
-    return next(iter(fleet.all_in_slot(slot)), None)
+    return next((worker for worker in fleet.all_in_slot(slot) if not worker.not_ended), None)
 
 
 def _state_without_mold(policy: Policy, fleet: Fleet) -> SlotState:
@@ -258,7 +264,7 @@ def slot_state(fleet: Fleet, slot: int) -> SlotState:
     incumbent = fleet.incumbent(slot)
     if incumbent is not None:
         return STATES[incumbent.state] if incumbent.aborted is None else SlotState.RETIRING
-    if any(worker.state is State.RETIRING and not worker.lost for worker in fleet.all_in_slot(slot)):
+    if any(worker.state is State.RETIRING and not worker.not_ended for worker in fleet.all_in_slot(slot)):
         return SlotState.RETIRING
     if slot in fleet.waiting:
         return SlotState.NO_ROOM

@@ -61,7 +61,7 @@ class Tracker:
         """Read the states that the workers have written into their seats, and log what has changed."""
         before = self.fleet
         self.tell(m.Observed(self.seats.readings(self.policy), now))
-        for failure in self.event_log.compare(before, self.fleet, self.seats):
+        for failure in self.event_log.compare(before, self.fleet, self.seats, now):
             self.tell(m.LoadFailed(failure))
 
     def measure(self, now: float, listeners: Iterable[Any] = ()) -> None:

@@ -26,15 +26,13 @@ from django_workerguard.policy.view import (
 )
 
 STABLE = 10.0  # seconds of being ready after which a death is not an early one
+CLEAN_STABLE = 1.0  # the same for a worker that left with exit code 0
 FRESH = 10.0  # seconds after min-worker-lifetime in which a kill comes right after the load
+NOT_ENDED_AFTER = 5.0  # seconds after SIGKILL until a process that the kernel has not ended counts as ended
 BY_ITSELF = Reason(
     Rule.LEFT, "the arbiter did not ask it to: it stopped by itself, or another process sent it a signal"
 )
-LOST_AFTER = (
-    5.0  # seconds after SIGKILL until a process that the kernel has not ended keeps its slot no longer
-)
 MOST_RETRIES = 20  # of a reload whose configuration cannot be used
-CLEAN_STABLE = 1.0  # the same for a worker that left with exit code 0
 
 
 def fold(policy: Policy, fleet: Fleet, message: m.Message) -> Fleet:
@@ -82,11 +80,9 @@ def _folded(policy: Policy, fleet: Fleet, message: m.Message) -> Fleet:
         case m.DutySet(seat, on, at):
             return _duty(fleet, seat, at, on=on)
         case m.StandInSpawned(seat, pid, _):
-            return replace(fleet, stand_in=StandIn(seat=seat, pid=pid, strikes=fleet.stand_in.strikes))
-        case m.StandInGone(at):
-            strikes = fleet.stand_in.strikes + 1
-            wait = _wait(policy, strikes, slot=0, transient=True)
-            return replace(fleet, stand_in=StandIn(strikes=strikes, next_try=at + wait))
+            return replace(fleet, stand_in=replace(fleet.stand_in, seat=seat, pid=pid, next_try=0.0))
+        case m.StandInGone(at, seat):
+            return replace(fleet, stand_in=_without_stand_in(policy, fleet.stand_in, seat, at))
         case m.TargetChanged(target):
             return replace(fleet, target=target, next_target=None)
         case m.GenerationStarted(at, target):
@@ -228,7 +224,7 @@ def _observed(policy: Policy, fleet: Fleet, message: m.Observed) -> Fleet:
     for reading in message.readings:
         if reading.seat in workers:
             workers[reading.seat] = _counted(workers[reading.seat], reading, message.at)
-        elif reading.seat == fleet.stand_in.seat and not fleet.stand_in.lost:
+        elif reading.seat == fleet.stand_in.seat and not _is_late(fleet.stand_in.killed, message.at):
             fleet = replace(fleet, stand_in=replace(fleet.stand_in, on_duty=reading.on_duty))
     fleet = replace(fleet, workers=workers)
     for reading in message.readings:
@@ -236,30 +232,44 @@ def _observed(policy: Policy, fleet: Fleet, message: m.Observed) -> Fleet:
         if worker is not None and reading.state not in (None, worker.state):
             changed = _changed_mold if worker.is_mold else _changed_state
             fleet = changed(policy, fleet, reading, message.at)
-    return _without_lost(policy, fleet, message.at)
+    return _without_not_ended(policy, fleet, message.at)
 
 
-def _without_lost(policy: Policy, fleet: Fleet, at: float) -> Fleet:
+def _without_not_ended(policy: Policy, fleet: Fleet, at: float) -> Fleet:
     """Count the processes as ended that were killed and that the kernel does not end.
 
     Such a process hangs in a read, is frozen or is traced: it serves nothing, but it has its seat and its memory. So a slot
     lets only one of them go.
     """
     for process in (*fleet.workers.values(), *fleet.molds.values()):
-        if process.lost or not _is_late(process.killed, at):
+        if process.not_ended or not _is_late(process.killed, at):
             continue
         beside = fleet.molds.values() if process.is_mold else fleet.all_in_slot(process.slot)
-        if not any(other.lost for other in beside):
+        if not any(other.not_ended for other in beside):
             fleet = _exited(policy, fleet, m.Exited(process.seat, at))
-            lost = replace(process, state=State.RETIRING, lost=True, makes_room=False, duty_wanted=False)
-            fleet = _with_worker(fleet, lost)
-    if _is_late(fleet.stand_in.killed, at):
-        fleet = replace(fleet, stand_in=replace(fleet.stand_in, lost=True, on_duty=False))
+            counted = replace(
+                process, state=State.RETIRING, not_ended=True, makes_room=False, duty_wanted=False
+            )
+            fleet = _with_worker(fleet, counted)
+    stand_in = fleet.stand_in
+    if _is_late(stand_in.killed, at):
+        if stand_in.not_ended is None:
+            gone = _without_stand_in(policy, stand_in, stand_in.seat, at)
+            stand_in = replace(gone, not_ended=stand_in.seat)
+        fleet = replace(fleet, stand_in=replace(stand_in, on_duty=False))
     return fleet
 
 
+def _without_stand_in(policy: Policy, stand_in: StandIn, seat: int | None, at: float) -> StandIn:
+    if seat is not None and seat == stand_in.not_ended:
+        return replace(stand_in, not_ended=None)
+    strikes = stand_in.strikes + 1
+    wait = _wait(policy, strikes, slot=0, transient=True)
+    return StandIn(strikes=strikes, next_try=at + wait, not_ended=stand_in.not_ended)
+
+
 def _is_late(killed: float | None, at: float) -> bool:
-    return killed is not None and at - killed >= LOST_AFTER
+    return killed is not None and at - killed >= NOT_ENDED_AFTER
 
 
 def _changed_mold(policy: Policy, fleet: Fleet, reading: m.Reading, at: float) -> Fleet:

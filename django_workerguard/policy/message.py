@@ -216,9 +216,10 @@ class StandInSpawned:
 
 @value_class
 class StandInGone:
-    """The stand-in has ended."""
+    """The stand-in in a seat has ended, or none could be started (None)."""
 
     at: float
+    seat: int | None = None
 
 
 @value_class

@@ -96,7 +96,7 @@ def start(policy: Policy, fleet: Fleet, now: float) -> SpawnMold | None:
 
 def newest(fleet: Fleet) -> Worker | None:
     """Return the mold of the newest generation, also one that ends; there is at most one that the kernel can end."""
-    molds = (m for m in fleet.molds.values() if m.generation == fleet.generation and not m.lost)
+    molds = (m for m in fleet.molds.values() if m.generation == fleet.generation and not m.not_ended)
     return next(molds, None)
 
 

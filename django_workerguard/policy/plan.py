@@ -110,11 +110,11 @@ def _reload(fleet: Fleet, now: float) -> Iterator[Action]:
 def _overdue(policy: Policy, fleet: Fleet, now: float) -> Iterator[Action]:
     yield from mold.hung(fleet, now)
     for worker in _in_order((*fleet.workers.values(), *fleet.molds.values())):
-        if worker.killed is not None and now - worker.killed < KILL_AGAIN:
+        if worker.not_ended or (worker.killed is not None and now - worker.killed < KILL_AGAIN):
             continue
-        if worker.aborted is None and not worker.lost:
+        if worker.aborted is None:
             yield from _past_its_time(policy, worker, now)
-        elif worker.aborted is None or now - worker.aborted > ABORT_GRACE:
+        elif now - worker.aborted > ABORT_GRACE:
             yield Kill(worker.seat, worker.reason or Reason(Rule.TIMEOUT))
     duty = fleet.stand_in
     if duty.killed is not None and now - duty.killed < KILL_AGAIN:
@@ -162,18 +162,20 @@ def _past_its_time(policy: Policy, worker: Worker, now: float) -> Iterator[Actio
 def _stopping(policy: Policy, fleet: Fleet, stop: Stop, now: float) -> Iterator[Action]:
     if fleet.listening:
         yield CloseListeners()
-    for worker in _in_order(fleet.workers.values()):
-        again = stop.quick and not worker.quick
+    workers = _in_order(fleet.workers.values())
+    for worker in workers:
+        again = stop.quick and not worker.quick and not worker.not_ended
         if worker.state is not State.SPAWNING and (worker.state is not State.RETIRING or again):
             yield Retire(worker.seat, Reason(Rule.STOP), quick=stop.quick)
     if not fleet.of(State.SPAWNING):
         for one in _in_order(fleet.molds.values()):
             if one.state is not State.RETIRING:
                 yield Retire(one.seat, Reason(Rule.STOP), quick=True)
-    if not fleet.workers:
+    late = now - stop.at > 2 * policy.worker_reload_mercy + policy.drain_delay + LAST_WAIT
+    if not workers:
         yield Halt(stop.exit_code, stop.reason)
-    elif now - stop.at > 2 * policy.worker_reload_mercy + policy.drain_delay + LAST_WAIT:
-        pids = ", ".join(str(worker.pid) for worker in _in_order(fleet.workers.values()))
+    elif late or all(worker.not_ended for worker in workers):
+        pids = ", ".join(str(worker.pid) for worker in workers)
         reason = stop.reason or Reason(Rule.STOP)
         yield Halt(stop.exit_code, reason.adding(f"still running, although killed: pid {pids}"))
 
@@ -199,13 +201,13 @@ def _duties(policy: Policy, fleet: Fleet, now: float) -> Iterator[Action]:
     late = since is not None and now - since >= policy.stand_in_after
     # once on duty it stays, while a reload tries its first load too
     wanted = alone and not unloaded and (standing_in.duty_wanted or (fleet.load_failed and late))
-    if wanted != standing_in.duty_wanted:
+    if wanted != standing_in.duty_wanted and standing_in.killed is None:
         yield Duty(standing_in.seat, wanted)
 
 
 def _admissions(fleet: Fleet) -> Iterator[Action]:
     """Admit loaded workers once no process answers 503 any more."""
-    duties = [(one.on_duty, one.duty_wanted) for one in fleet.workers.values() if not one.lost]
+    duties = [(one.on_duty, one.duty_wanted) for one in fleet.workers.values() if not one.not_ended]
     duties.append((fleet.stand_in.on_duty, fleet.stand_in.duty_wanted))
     if any(on or wanted for on, wanted in duties):
         return
@@ -271,7 +273,7 @@ def _break_before_make(policy: Policy, fleet: Fleet, now: float) -> Iterator[Ret
     if policy.surge == 0:
         yield from _make_room(policy, fleet, incumbents, now)
         return
-    leaving = any(not worker.lost for worker in fleet.of(State.RETIRING))
+    leaving = any(not worker.not_ended for worker in fleet.of(State.RETIRING))
     if leaving or fleet.of(*COMING) or len(incumbents) < fleet.target:
         return
     starved = [w for w in incumbents if _is_starved(fleet, w.slot) and w.state is State.READY]
@@ -369,7 +371,9 @@ def _empty(policy: Policy, fleet: Fleet, now: float) -> list[int]:
     taken = {
         worker.slot
         for worker in fleet.workers.values()
-        if worker.state is not State.RETIRING or worker.makes_room or (policy.surge == 0 and not worker.lost)
+        if worker.state is not State.RETIRING
+        or worker.makes_room
+        or (policy.surge == 0 and not worker.not_ended)
     }
     due = [
         slot

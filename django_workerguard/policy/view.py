@@ -125,7 +125,7 @@ class Worker:
     makes_room: bool = False  # it leaves before its successor is started
     aborted: float | None = None
     killed: float | None = None  # when SIGKILL was sent last
-    lost: bool = False  # the kernel does not end it: it keeps its seat, and its slot counts as empty
+    not_ended: bool = False  # the kernel does not end it: it keeps its seat, and its slot counts as empty
     requests: int = 0
     errors: int = 0  # answers of 5xx
     memory_errors: int = 0  # requests that ended in MemoryError
@@ -197,7 +197,9 @@ class StandIn:
     duty_wanted: bool = False
     duty_since: float = 0.0
     killed: float | None = None  # when SIGKILL was sent last
-    lost: bool = False  # the kernel does not end it
+    not_ended: int | None = (
+        None  # the seat of the one before, which was killed and which the kernel does not end
+    )
     next_try: float = 0.0
     strikes: int = 0
 
@@ -277,6 +279,11 @@ class Fleet:
         """The worker or the mold in a seat."""
         return self.workers.get(seat) or self.molds.get(seat)
 
+    @property
+    def seats(self) -> frozenset[int | None]:
+        """The seats of all processes; None stands for a stand-in that there is not."""
+        return frozenset((*self.workers, *self.molds, self.stand_in.seat, self.stand_in.not_ended))
+
     @cached_property
     def _by_slot(self) -> Mapping[int, list[Worker]]:
         by_slot: dict[int, list[Worker]] = {}
@@ -352,7 +359,7 @@ class Fleet:
     @property
     def is_rolled(self) -> bool:
         """Say whether every slot has a ready worker of the newest generation, and no worker is loading or leaving."""
-        workers = [worker for worker in self.workers.values() if not worker.lost]
+        workers = [worker for worker in self.workers.values() if not worker.not_ended]
         if self.next_target is not None or len(workers) != self.target:
             return False
         return all(w.state is State.READY and w.generation == self.generation for w in workers)

@@ -203,6 +203,9 @@ def _notes(slot: Mapping[str, Any], slots: Sequence[Mapping[str, Any]], limit: i
     if "evil_suspended" in slot["notes"]:
         text = f"slot {number}: evil-reload-on-rss killed two workers right after their load, so it is suspended until the next reload"
         yield Finding("warning", "evil-suspended", number, text)
+    if "not_ended" in slot["notes"]:
+        text = f"slot {number}: the kernel does not end a process that was killed; it keeps its memory until it ends, and the slot can replace only one such process"
+        yield Finding("warning", "not-ended", number, text)
     if often := slot["recycled_often"]:
         text = f"slot {number}: {often['rule']} replaces its workers again and again, more often than every five minutes"
         if often["view"]:

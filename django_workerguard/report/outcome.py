@@ -25,6 +25,7 @@ PROGRESS = (
     "frozen",
     "scaled",
     "killed",
+    "not-ended",
 )
 Event = Mapping[str, Any]
 
@@ -73,7 +74,7 @@ class Recycle:
         failed = failure(event, self._load) if event.get("slot") in self._slots else None
         if failed is not None:
             return failed
-        if event.get("event") in ("exited", "load-failed"):
+        if event.get("event") in ("exited", "not-ended", "load-failed"):
             self._old_pids.discard(event.get("pid", 0))
         return None if self._old_pids else Outcome("done", "recycle: done.", event)
 

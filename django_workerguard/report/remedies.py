@@ -48,6 +48,8 @@ REMEDIES = {
     "lifetime-below-load": "Raise max-worker-lifetime (hours are usual), then RELOAD.",
     "rss-limit-below-baseline": "Raise the limit well above the memory of a fresh worker, then RELOAD.",
     "evil-suspended": "Raise evil-reload-on-rss well above the memory of a fresh worker, then RELOAD.",
+    "not-ended": "Read its pid in `workerguard events`, and State in /proc for it. If it is D, repair the file system that it waits for, "
+    "or thaw its cgroup. If it is t, end the debugger that traces it.",
     "debug": "Set DEBUG = False in these settings, then RELOAD.",
     "monitor-failing": "Read the server's log: it says how the monitor ended.",
     "mixed-releases": "If no reload is going on, start one: `workerguard reload --wait`",

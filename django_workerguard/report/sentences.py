@@ -150,7 +150,7 @@ SENTENCES: Mapping[str, Callable[[Event], str]] = {
     "aborted": lambda e: f"{_worker(e)} is ended with a dump of its stacks{_why(e)}",
     "killed": lambda e: f"{_worker(e)} was killed{_why(e)}{_views(e)}",
     "not-ended": lambda e: (
-        f"{_worker(e)} was killed{_why(e)}, but the kernel has not ended it: another one is started"
+        f"{_worker(e)} was killed{_why(e)}, but the kernel has not ended it: it counts as ended"
     ),
     "exited": _exited,
     "slow-request": _slow,

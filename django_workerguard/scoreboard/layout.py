@@ -192,6 +192,7 @@ class Note(IntFlag):
     )
     OUTLIER_LATENCY = 32  # it is slower than the other slots
     EVIL_SUSPENDED = 4  # evil-reload-on-rss is suspended: it would kill each fresh worker
+    NOT_ENDED = 128  # the slot has a process beside its worker that the kernel does not end
 
 
 class SlotState(IntEnum):

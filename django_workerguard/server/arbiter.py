@@ -348,19 +348,17 @@ class GuardedArbiter(Arbiter):
             lambda: self._tracker.serve(self._control, self._signals.respond, now),
             lambda: self._follow_gunicornc(now),
             self.reap_workers,
-            self._look_at_second_arbiter,
             lambda: self._molds.receive(now),
             lambda: self._reload.bound(now),
             lambda: self._tracker.observe(now),
+            self._look_at_second_arbiter,  # when it is known whether a worker is ready, and before 503 is answered
             lambda: self._tracker.measure(now, self.LISTENERS),
             self._act,
             lambda: self._look_at_sizes(now),
             lambda: self._tracker.publish(self._clock(), phase=self._phase()),
             lambda: self._run_files.restore_missing(self._control, now),
             lambda: self._tell_systemd(now),
-            lambda: self._children.kill_strays(
-                {*self._fleet.workers, *self._fleet.molds, self._fleet.stand_in.seat}
-            ),
+            lambda: self._children.kill_strays(self._fleet.seats),
             self.manage_dirty_arbiter,
             self._stack_requests.forget,
             self._look_for_slow_requests,
@@ -554,7 +552,7 @@ class GuardedArbiter(Arbiter):
         """Take a dead child out of the fleet, and write down how it ended."""
         now = self._clock()
         if child.start.kind is SeatKind.STAND_IN:
-            self._tracker.tell(m.StandInGone(now))
+            self._tracker.tell(m.StandInGone(now, child.seat))
             self._event_log.stand_in_gone(end, stopping=self._fleet.stop is not None)
             return
         if child.start.kind is SeatKind.MOLD:

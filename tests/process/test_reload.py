@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from django_workerguard.errors import ExitCode
+from django_workerguard.scoreboard.journal import read_events
 from tests.journal import least_ready
-from tests.process.clients import Load
+from tests.process.clients import Load, OneRequest
 from tests.process.commands import order
-from tests.process.harness import Faults, Server, Since, wait_whole
+from tests.process.harness import TIMEOUT, Faults, Server, Since, wait_whole
 
 
 def rolled(generation: int):
@@ -127,6 +128,32 @@ def test_a_first_arbiter_that_has_lost_its_workers_answers_nothing_while_the_sec
     urls.write_text(whole)
     assert order(server, "reload", "--wait").returncode == ExitCode.OK
     assert server.statuses(10) == {200: 10}
+
+
+def test_a_first_arbiter_whose_last_worker_leaves_never_answers_503_beside_a_ready_second_one(serve):
+    server = serve(
+        "--need-app", "off", "--load-retries", "1", "--", "--worker-class", "sync", project_copy=True
+    )
+    server.wait_ready()
+    first = server.arbiter
+    server.signal(signal.SIGUSR2)
+    server.wait("the second", lambda status: status["arbiter"]["pid"] != first and status["ready"] == 2)
+    requests = [OneRequest(server, "/slow?seconds=8") for _ in range(4)]
+    server._poll(
+        "a request in each worker",
+        lambda: all(slot["in_flight"] for pid in (None, first) for slot in server.status(pid)["slots"]),
+        TIMEOUT,
+    )
+    (server.project / "guinea_urls.py").write_text("1 / 0\n")
+    last, other = server.status(first)["slots"]
+    os.kill(other["pid"], signal.SIGKILL)
+    server._poll("unloaded", lambda: server.status(first)["slots"][1]["state"] == "unloaded", TIMEOUT)
+    os.kill(last["pid"], signal.SIGTERM)
+    server._poll("the last one leaves", lambda: server.status(first)["ready"] == 0, TIMEOUT)
+    for request in requests:
+        request.join(30)
+    with server.board(first) as board:
+        assert not [event for event in read_events(board) if event["event"] == "duty" and event["on"]]
 
 
 def test_a_changed_number_of_workers_counts_once_the_new_code_has_loaded(serve):

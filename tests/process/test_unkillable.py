@@ -5,6 +5,7 @@ Here it is traced.
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -13,7 +14,8 @@ import time
 import pytest
 
 from django_workerguard.errors import ExitCode
-from tests.process.harness import TIMEOUT
+from django_workerguard.scoreboard.layout import Seat, SeatKind
+from tests.process.harness import TIMEOUT, Server
 from tests.process.molds import mold_of
 from tests.process.short_starts import MANAGE, SERVE
 from tests.process.tracers import traced
@@ -93,7 +95,7 @@ def test_a_reload_goes_on_without_the_process_that_reads_the_settings(serve):
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("surge", ["1", "0"])
 def test_a_slot_whose_worker_the_kernel_does_not_end_gets_another_one(surge, serve):
-    server = serve("--surge", surge, "--", "--timeout", "2")
+    server = serve("--surge", surge, "--", "--timeout", "5")
     server.wait_ready()
     pid = server.pids()[0]
     with traced(pid):
@@ -106,6 +108,18 @@ def test_a_slot_whose_worker_the_kernel_does_not_end_gets_another_one(surge, ser
     server.wait_event("exited", lambda event: event["pid"] == pid)
     assert server.status()["ready"] == 2
     assert server.stop() == 0
+
+
+@pytest.mark.timeout(120)
+def test_a_stop_does_not_wait_for_a_worker_that_the_kernel_does_not_end(serve):
+    server = serve("--", "--timeout", "5")
+    server.wait_ready()
+    pid = server.pids()[0]
+    with traced(pid):
+        server.wait_event("not-ended", lambda event: event["pid"] == pid)
+        server.signal(signal.SIGTERM)
+        assert server.wait_exit(timeout=30) == 0  # its mercy is a minute
+    assert f"still running, although killed: pid {pid}" in server.log
 
 
 @pytest.mark.timeout(120)
@@ -125,4 +139,37 @@ def test_a_mold_that_the_kernel_does_not_end_is_followed_by_another_one(serve):
         )
         server.wait_event("not-ended", lambda event: event["pid"] == mold)
     server.wait_event("exited", lambda event: event["pid"] == mold)
+    assert server.stop() == 0
+
+
+def stand_ins(server: Server) -> set[int]:
+    with server.board() as board:
+        bases = [board.layout.seat(seat) for seat in range(board.layout.seats)]
+        kinds = {board.words[base + Seat.PID]: board.words[base + Seat.KIND] for base in bases}
+    return {pid for pid, kind in kinds.items() if pid and kind == SeatKind.STAND_IN}
+
+
+@pytest.mark.timeout(120)
+def test_a_stand_in_that_the_kernel_does_not_end_is_followed_by_another_one(serve, faults):
+    server = serve("--stand-in-after", "200ms")
+    server.wait_ready()
+    (first,) = stand_ins(server)
+    faults.set("ready", "memory")
+    for pid in server.pids():
+        os.kill(pid, signal.SIGKILL)
+    server.wait("the stand-in", lambda status: status["stand_in"])
+    with traced(first):
+        faults.clear()
+        server.wait_ready()
+        server.wait("another stand-in", lambda _: len(stand_ins(server)) == 2)
+        faults.set("ready", "memory")
+        for pid in server.pids():
+            os.kill(pid, signal.SIGKILL)
+        server.wait("the other one", lambda status: status["stand_in"])
+        assert server.get("/").status == 503
+        assert first in stand_ins(server), "the kernel has not ended it"
+    server.wait("its end", lambda status: status["stand_in"] and first not in stand_ins(server))
+    assert server.get("/").status == 503
+    faults.clear()
+    server.wait_ready()
     assert server.stop() == 0

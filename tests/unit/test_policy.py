@@ -425,6 +425,18 @@ def test_a_stop_ends_although_the_kernel_does_not_end_a_process(quick):
     assert all(worker.killed for worker in fleet.workers.values())
 
 
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_stop_does_not_wait_for_processes_that_the_kernel_is_known_not_to_end(quick):
+    fleet = told(ready_fleet(2), m.Killed(1, Reason(Rule.TIMEOUT), 20.0), m.Observed((), 25.0))
+    fleet = told(fleet, m.StopAsked(100.0, quick=quick), m.ListenersClosed(100.0))
+    assert [type(action) for action in plan(POLICY, fleet, 100.0)] == [a.Retire], (
+        "the other one has its mercy"
+    )
+    fleet = told(fleet, m.Exited(2, 101.0, clean=True))
+    reason = Reason(Rule.STOP, "still running, although killed: pid 101")
+    assert plan(POLICY, fleet, 101.0) == (a.Halt(0, reason),)
+
+
 def overdue(fleet: Fleet, seat: int, *targets: str, in_flight: int = 1, at: float = 1.0) -> Fleet:
     reading = m.Reading(seat, State.READY, 2, in_flight=in_flight, overdue=targets)
     return told(fleet, m.Observed((reading,), at))
@@ -484,3 +496,32 @@ def test_a_process_that_the_kernel_does_not_end_keeps_no_worker_from_its_admissi
     fleet = told(fleet, Start(1, 2, 202, 60.0, 60.0))
     loaded = m.Observed((*answer, m.Reading(2, State.LOADED, 1)), 61.0)
     assert a.Admit(2) in plan(policy, told(fleet, loaded), 61.0)
+
+
+def test_a_process_that_the_kernel_is_known_not_to_end_is_killed_no_more():
+    fleet = told(ready_fleet(2), m.Killed(1, Reason(Rule.TIMEOUT), 20.0), m.Observed((), 25.0))
+    fleet = told(fleet, Start(1, 3, 103, 60.0, 25.0))
+    fleet = told(fleet, m.Admitted(3, 26.0), m.Observed((m.Reading(3, State.READY, 1),), 26.0))
+    assert not [action for at in (30.0, 31.0, 300.0) for action in plan(POLICY, fleet, at)]
+
+
+def test_a_stand_in_that_the_kernel_does_not_end_is_replaced_and_gets_no_order():
+    policy = Policy(stand_in_after=1.0, load_concurrency=2, timeout=0.0)
+    fleet = told(
+        ready_fleet(1, policy=policy), m.StandInSpawned(8, 98, 0.0), m.Killed(8, Reason(Rule.DUTY), 1.0)
+    )
+    fleet = told(fleet, m.Exited(1, 2.0), Start(1, 1, 201, 60.0, 2.0), m.Exited(1, 2.5), policy=policy)
+    assert not [one for one in plan(policy, fleet, 4.0) if isinstance(one, a.Duty)], "it ends"
+    answers = m.Reading(8, None, 1, on_duty=True)
+    fleet = told(fleet, m.Observed((answers,), 6.0), policy=policy)
+    assert a.SpawnStandIn() in plan(policy, fleet, 10.0)
+    fleet = told(fleet, m.StandInSpawned(9, 99, 10.0), m.Observed((answers,), 11.0), policy=policy)
+    assert a.Duty(9, on=True) in plan(policy, fleet, 11.0)
+    assert told(fleet, m.StandInGone(12.0, 8), policy=policy).stand_in.seat == 9, (
+        "the old one has ended at last"
+    )
+
+    fleet = told(fleet, m.Killed(9, Reason(Rule.DUTY), 20.0), m.Observed((answers,), 25.0), policy=policy)
+    assert a.SpawnStandIn() not in plan(policy, fleet, 100.0), "one at a time"
+    fleet = told(fleet, m.StandInGone(101.0, 8), m.Observed((), 101.0), policy=policy)
+    assert a.SpawnStandIn() in plan(policy, fleet, 110.0)

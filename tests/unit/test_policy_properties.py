@@ -114,7 +114,7 @@ class World:
         for worker in (*self.fleet.workers.values(), *self.fleet.molds.values()):
             if worker.state is State.READY and not worker.weighed:
                 self.tell(m.Weighed(worker.seat, SIZES[kind_of(worker)]))
-        for asked in [seat for seat, mold in self.forks.items() if self.fleet.molds[mold].lost]:
+        for asked in [seat for seat, mold in self.forks.items() if self.fleet.molds[mold].not_ended]:
             self.not_there(asked, excused=True)
         actions = plan(self.policy, self.fleet, self.now)
         self.seen.append((self.fleet, self.now, actions))
@@ -159,7 +159,7 @@ class World:
                 assert self.policy.load != "lazy"
                 self.assert_room(0, "mold")
                 assert generation == self.fleet.generation
-                there = {mold.generation for mold in self.fleet.molds.values() if not mold.lost}
+                there = {mold.generation for mold in self.fleet.molds.values() if not mold.not_ended}
                 assert generation not in there, "one each"
                 if self.fleet.no_memory:
                     assert not self.fleet.of(State.LOADING), "one load at a time in want of memory"
@@ -178,7 +178,7 @@ class World:
                 self.tell(m.StandInSpawned(999, 99, self.now))
                 self.duty[999] = False
             case a.Admit(seat):
-                lost = {worker.seat for worker in self.fleet.workers.values() if worker.lost}
+                lost = {worker.seat for worker in self.fleet.workers.values() if worker.not_ended}
                 duties = [on for seat, on in self.duty.items() if seat not in lost]
                 assert not any(duties), "nobody answers 503 once a worker is admitted"
                 self.tell(m.Admitted(seat, self.now))
@@ -466,12 +466,12 @@ def check_invariants(world: World) -> None:
         assert len(beside) <= policy.surge, "one budget for every reason"
     assert len(fleet.of(State.SPAWNING, State.LOADING)) <= max(1, policy.load_concurrency)
     for slot in {worker.slot for worker in fleet.workers.values()}:
-        lost = [worker for worker in fleet.all_in_slot(slot) if worker.lost]
+        lost = [worker for worker in fleet.all_in_slot(slot) if worker.not_ended]
         assert len(lost) <= 1, (
             "one process that cannot be killed beside the others, so that the seats suffice"
         )
-    assert sum(mold.lost for mold in fleet.molds.values()) <= 1
-    generations = [mold.generation for mold in fleet.molds.values() if not mold.lost]
+    assert sum(mold.not_ended for mold in fleet.molds.values()) <= 1
+    generations = [mold.generation for mold in fleet.molds.values() if not mold.not_ended]
     assert len(generations) == len(set(generations)), "one mold per generation"
 
 
@@ -543,7 +543,7 @@ def test_processes_that_cannot_be_killed_keep_no_slot_empty(policy, target, hist
     world = simulate(replace(policy, reload_on_rss=0, evil_reload_on_rss=0), target, history)
     processes = [*world.fleet.workers.values(), *world.fleet.molds.values()]
     # of each slot one, which is lost if one is
-    stuck = {one.slot: one.seat for one in sorted(processes, key=lambda one: one.lost) if one.pid}
+    stuck = {one.slot: one.seat for one in sorted(processes, key=lambda one: one.not_ended) if one.pid}
     for _ in range(400):
         there = {*world.fleet.workers, *world.fleet.molds}
         go_on(world, there.intersection(stuck.values()))

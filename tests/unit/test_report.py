@@ -127,6 +127,7 @@ def test_a_healthy_server_has_no_findings():
             "rss-limit-below-baseline",
         ),
         (changed(slot={"notes": ["evil_suspended"]}), "evil-suspended"),
+        (changed(slot={"notes": ["not_ended"]}), "not-ended"),
         (changed(slot={"notes": ["outlier"]}), "outlier"),
         (changed(slot={"recycled_often": {"rule": "max-requests", "view": None}}), "recycled-often"),
         (changed(slot={"notes": ["outlier_latency"]}), "outlier-latency"),
