@@ -14,7 +14,7 @@ from django_workerguard.arbiter.final_kill import PATIENCE
 from django_workerguard.arbiter.tracker import Tracker
 from django_workerguard.config.handover import Handover, rewrite
 from django_workerguard.config.redact import in_short
-from django_workerguard.errors import ConfigurationError, NeedsRestartError
+from django_workerguard.errors import ConfigurationError, NeedsRestartError, WorkerguardError
 from django_workerguard.policy import message as m
 from django_workerguard.policy.view import Retry
 from django_workerguard.scoreboard.places import server_name
@@ -102,7 +102,7 @@ class Reload:
         try:
             handover = process.conclude()
         except Exception as error:
-            self._refuse(str(error) or in_short(error), process.asked_by)
+            self._refuse(_said(error), process.asked_by)
         else:
             self._adopt(handover, process.asked_by, process.early)
         return True
@@ -112,7 +112,7 @@ class Reload:
         try:
             self._process = SettingsProcess(self._host.app, asked_by=asked_by, now=self._clock(), early=early)
         except Exception as error:
-            refused = f"the settings cannot be read: {getattr(error, 'strerror', None) or str(error) or in_short(error)}"
+            refused = f"the settings cannot be read: {_said(error)}"
             self._refuse(refused, asked_by)
             return refused
         return None
@@ -160,7 +160,7 @@ class Reload:
                 host.log.exception("the new configuration cannot be used")
             elif isinstance(error, NeedsRestartError):
                 retry = Retry.NEVER
-            refused = str(error) or in_short(error)
+            refused = _said(error)
         finally:
             trial.end()
             host.init_signals()  # what gunicorn.conf.py imports may have set handlers of its own, without Python
@@ -198,6 +198,11 @@ class Reload:
             rewrite(self._handover_fd, before.handover)
             self._host.take_logger(before.cfg)
             self._host.setup(before)
+
+
+def _said(error: Exception) -> str:
+    """Return what an error says; one that is not ours without secrets."""
+    return str(error) if isinstance(error, WorkerguardError) else in_short(error)
 
 
 def refuse_what_needs_a_restart(host: Host, after: GuardedApplication) -> None:
