@@ -419,6 +419,7 @@ def test_a_refused_reload_is_shown_and_tried_again(serve, subtests):
         (server.project / "gunicorn.conf.py").write_text("pidfile = 'other.pid'\n")
         since = Since(server)
         assert order(server, "reload", "--wait").returncode == ExitCode.REFUSED
+        server.wait("the board shows it", lambda status: status["arbiter"]["refused_reload"])
         refused = server.status()["arbiter"]["refused_reload"]
         assert (refused["needs_restart"], refused["next_try_in"]) == (True, None)
         assert since.wait("reload-refused")["next_try"] is None
