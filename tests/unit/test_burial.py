@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 
 import pytest
 
@@ -18,21 +17,7 @@ from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Phase
 from django_workerguard.scoreboard.layout import Layout, Orders, Seat, SeatKind, SeatState
 from django_workerguard.scoreboard.snapshot import snapshot
-
-
-class Fork:
-    """Has no processes: the pids are those of this one and of its parent."""
-
-    orders = Orders.NONE
-
-    def __init__(self) -> None:
-        self.pids = [os.getpid(), os.getppid()]
-
-    def handle(self, start):
-        return None
-
-    def fork(self, start, handle, others):
-        return self.pids.pop(0), None
+from tests.unit.fleets import Fork
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import subprocess
 
@@ -25,27 +24,7 @@ from django_workerguard.scoreboard.journal import read_events
 from django_workerguard.scoreboard.layout import Layout, Orders, Seat, SeatKind, SeatState
 from django_workerguard.scoreboard.snapshot import snapshot
 from django_workerguard.worker.mold_channel import Answer
-
-
-class Fork:
-    """Has no processes: the pids are those of this one and of its parent."""
-
-    orders = Orders.NONE
-
-    def __init__(self) -> None:
-        self.pids = [os.getpid(), os.getppid()]
-
-    def handle(self, start):
-        return None
-
-    def fork(self, start, handle, others):
-        return self.pids.pop(0), None
-
-    def ask(self, mold, start):
-        return None
-
-    def arrived(self, pid, worker):
-        pass
+from tests.unit.fleets import Fork
 
 
 class Answered:
