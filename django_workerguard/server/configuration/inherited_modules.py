@@ -162,7 +162,8 @@ def _holds_django(module: ModuleType) -> bool:
 def _is_django_used() -> bool:
     """Say whether Django, if it was imported, holds settings or models."""
     conf, registry = sys.modules.get("django.conf"), sys.modules.get("django.apps.registry")
-    return bool((conf and conf.settings.configured) or (registry and registry.apps.all_models))
+    has_settings = conf is not None and getattr(conf.settings, "configured", True)
+    return bool(has_settings or (registry is not None and registry.apps.all_models))
 
 
 def _home(value: object) -> str:
