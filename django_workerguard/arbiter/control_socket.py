@@ -1,8 +1,8 @@
 """The control socket, and the pipe by which workers wake the arbiter. Both work without a thread. Runs in the arbiter.
 
 Requests are datagrams of JSON, ``{"do": "reload"}``; each is answered
-``{"accepted": true}`` or ``{"accepted": false, "reason": …}``. The kernel reports the
-process and the user that asked.
+``{"accepted": true}`` or ``{"accepted": false, "reason": …}``: on the socket that came with the request, or else at
+the address of its sender. The kernel reports the process and the user that asked.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from django_workerguard.scoreboard.control_client import MAX_MESSAGE
 from django_workerguard.values import value_class
 
 CREDENTIALS = struct.Struct("3i")
+DESCRIPTOR = struct.Struct("i")
 LONGEST_NAME = 150  # characters
 MOST_AT_ONCE = 64  # requests in one round, so that a flood of them does not hold up the rest of it
 
@@ -35,7 +36,9 @@ class Request:
     arguments: dict[str, Any]
     pid: int
     uid: int
+    # where its answer goes: an address, or the socket that came with it, which is closed then
     address: Any = field(repr=False, default=None)
+    answers: socket.socket | None = field(repr=False, default=None)
     refused: str | None = None  # why it is refused, if it is
     # what goes with the answer
     more: dict[str, Any] = field(default_factory=dict)
@@ -144,14 +147,15 @@ class ControlSocket:
         with contextlib.suppress(BlockingIOError):
             while len(requests) < MOST_AT_ONCE:
                 data, ancillary, _, address = self._socket.recvmsg(
-                    MAX_MESSAGE, socket.CMSG_SPACE(CREDENTIALS.size)
+                    MAX_MESSAGE, socket.CMSG_SPACE(CREDENTIALS.size) + socket.CMSG_SPACE(DESCRIPTOR.size)
                 )
                 pid, uid = _credentials(ancillary)
+                answers = _socket_for_answers(ancillary)
                 do, arguments = _parsed(data)
                 refused = None if do else "not a request"
                 if uid not in self._allowed:
                     refused = f"user {uid} may not control this server"
-                requests.append(Request(do, arguments, pid, uid, address, refused))
+                requests.append(Request(do, arguments, pid, uid, address, answers, refused))
         return requests
 
     def answer(self, request: Request, refused: str | None) -> None:
@@ -163,9 +167,14 @@ class ControlSocket:
             rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", request.descriptors))
             ancillary = [rights] if request.descriptors else []
             data = [json.dumps(content).encode()]
-            self._socket.sendmsg(data, ancillary, socket.MSG_DONTWAIT, request.address)
+            if request.answers is not None:
+                request.answers.sendmsg(data, ancillary, socket.MSG_DONTWAIT)
+            else:
+                self._socket.sendmsg(data, ancillary, socket.MSG_DONTWAIT, request.address)
         for fd in request.descriptors:
             os.close(fd)
+        if request.answers is not None:
+            request.answers.close()
 
     def close(self) -> None:
         """Close the socket, and remove its file unless that is another server's by now."""
@@ -206,3 +215,20 @@ def _credentials(ancillary: list[tuple[int, int, bytes]]) -> tuple[int, int]:
             pid, uid, _ = CREDENTIALS.unpack(data[: CREDENTIALS.size])
             return pid, uid
     return 0, -1
+
+
+def _socket_for_answers(ancillary: list[tuple[int, int, bytes]]) -> socket.socket | None:
+    """Return the socket that came with a request, and close what else came with it."""
+    received = array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            received.frombytes(data[: len(data) - len(data) % received.itemsize])
+    sockets = []
+    for fd in received:
+        try:
+            sockets.append(socket.socket(fileno=fd))
+        except OSError:  # it is no socket
+            os.close(fd)
+    for more in sockets[1:]:
+        more.close()
+    return sockets[0] if sockets else None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import select
 import socket
 from pathlib import Path
 from typing import Any
@@ -28,12 +30,22 @@ def ask_for_file(
 
     Raises OSError if no server listens, if permission is denied, or if there is no response within ``timeout`` seconds.
     """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as client:
-        client.bind("")  # the kernel chooses an address, to which the server sends its response
+    # A socket for the answer goes with the request: a server in another network namespace cannot reach the address of
+    # this one. A server that runs an older version of the package answers at the address.
+    answers, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    with answers, theirs, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as client:
+        client.bind("")  # the kernel chooses the address
         client.settimeout(timeout)
         with bindable(path) as short:
             client.connect(short)
-        client.send(json.dumps({"do": do, **arguments}).encode())
-        data, descriptors, _, _ = socket.recv_fds(client, MAX_MESSAGE, 1)
+        socket.send_fds(client, [json.dumps({"do": do, **arguments}).encode()], [theirs.fileno()])
+        poll = select.poll()
+        for end in (answers, client):
+            poll.register(end, select.POLLIN)
+        answered = dict(poll.poll(timeout * 1000))
+        if not answered:
+            raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+        end = answers if answers.fileno() in answered else client
+        data, descriptors, _, _ = socket.recv_fds(end, MAX_MESSAGE, 1)
         response: dict[str, Any] = json.loads(data)
         return response, descriptors[0] if descriptors else -1

@@ -1,0 +1,116 @@
+"""The answer to a control request reaches its sender, wherever that runs, and nothing that is sent costs the server anything."""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from django_workerguard.arbiter.control_socket import ControlSocket
+from django_workerguard.scoreboard.control_client import MAX_MESSAGE, ask, ask_for_file
+from tests.components import leave_out
+
+ASK = (
+    "import pathlib, sys; from django_workerguard.scoreboard.control_client import ask;"
+    " print(ask(pathlib.Path(sys.argv[1]), 'wake'))"
+)
+
+
+@pytest.fixture
+def control(tmp_path: Path) -> Iterator[ControlSocket]:
+    made = ControlSocket(tmp_path / "s.sock", owner=-1, allowed_uids=frozenset({os.geteuid()}), ring=False)
+    yield made
+    made.close()
+
+
+@contextlib.contextmanager
+def answered(control: ControlSocket, *descriptors: int) -> Iterator[None]:
+    """Answer one request meanwhile, with these descriptors."""
+
+    def answer() -> None:
+        select.select([control], [], [], 20)
+        for request in control.requests():
+            request.descriptors.extend(descriptors)
+            control.answer(request, request.refused)
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    yield
+    thread.join()
+
+
+def test_an_answer_reaches_another_network_namespace(control):
+    if subprocess.run(("unshare", "--net", "true"), capture_output=True).returncode:
+        leave_out("a network namespace of its own needs rights that this user does not have")
+    with answered(control):
+        told = subprocess.run(
+            ("unshare", "--net", sys.executable, "-c", ASK, control.path), capture_output=True, text=True
+        )
+    assert told.stdout == "{'accepted': True}\n", told.stderr
+
+
+def test_a_descriptor_comes_with_the_answer(control):
+    with answered(control, os.open("/dev/null", os.O_RDONLY)):
+        answer, fd = ask_for_file(control.path, "stacks")
+    assert answer == {"accepted": True}
+    assert os.readlink(f"/proc/self/fd/{fd}") == "/dev/null"
+    os.close(fd)
+
+
+def test_a_client_of_an_older_version_is_answered_at_its_address(control):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client, answered(control):
+        client.bind("")
+        client.sendto(b'{"do": "wake"}', str(control.path))
+        assert json.loads(client.recv(MAX_MESSAGE)) == {"accepted": True}
+
+
+def test_a_server_of_an_older_version_answers_at_the_address(tmp_path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
+        server.bind(str(tmp_path / "s.sock"))
+
+        def answer() -> None:
+            _, address = server.recvfrom(MAX_MESSAGE)
+            server.sendto(b'{"accepted": true}', address)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        assert ask(tmp_path / "s.sock", "wake") == {"accepted": True}
+        thread.join()
+
+
+def test_no_answer_ends_the_wait(control):
+    with pytest.raises(TimeoutError) as caught:
+        ask(control.path, "wake", timeout=0.05)
+    assert caught.value.strerror
+
+
+@pytest.mark.parametrize("number", [1, 2, 100])
+def test_what_is_no_socket_costs_nothing(control, number):
+    before = set(os.listdir("/proc/self/fd"))
+    rights = array.array("i", [0] * number)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
+        client.connect(str(control.path))
+        with answered(control):
+            client.sendmsg([b'{"do": "wake"}'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+    assert set(os.listdir("/proc/self/fd")) == before
+    with answered(control):
+        assert ask(control.path, "wake") == {"accepted": True}
+
+
+def test_a_sender_that_does_not_read_holds_nobody_up(control):
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with ours, theirs, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
+        client.connect(str(control.path))
+        for _ in range(1000):  # more than a socket's queue
+            with answered(control):
+                socket.send_fds(client, [b'{"do": "wake"}'], [theirs.fileno()])
