@@ -6,33 +6,27 @@ from dataclasses import replace
 from typing import Any
 
 from django_workerguard.policy import message as m
-from django_workerguard.policy.backoff import back_off
-from django_workerguard.policy.outlier import MARK_EVERY, WINDOW, outliers, slow_workers
+from django_workerguard.policy.readings import counted, measured, timed
 from django_workerguard.policy.reason import Reason, Rule
 from django_workerguard.policy.recycle import recycled
 from django_workerguard.policy.room import awaited, weighed
+from django_workerguard.policy.strikes import STABLE, died, failed, killed, next_try, refused, struck
 from django_workerguard.policy.view import (
     Counts,
     Durations,
     Fleet,
     Policy,
     Record,
-    Refusal,
-    Retry,
     StandIn,
     State,
     Stop,
     Worker,
 )
 
-STABLE = 10.0  # seconds of being ready after which a death is not an early one
-CLEAN_STABLE = 1.0  # the same for a worker that left with exit code 0
-FRESH = 10.0  # seconds after min-worker-lifetime in which a kill comes right after the load
 NOT_ENDED_AFTER = 5.0  # seconds after SIGKILL until a process that the kernel has not ended counts as ended
 BY_ITSELF = Reason(
     Rule.LEFT, "the arbiter did not ask it to: it stopped by itself, or another process sent it a signal"
 )
-MOST_RETRIES = 20  # of a reload whose configuration cannot be used
 
 
 def fold(policy: Policy, fleet: Fleet, message: m.Message) -> Fleet:
@@ -56,7 +50,7 @@ def _folded(policy: Policy, fleet: Fleet, message: m.Message) -> Fleet:
         case m.Observed():
             return _observed(policy, fleet, message)
         case m.Measured():
-            return _measured(policy, fleet, message)
+            return measured(policy, fleet, message)
         case m.RoomMeasured(free, pressure):
             return replace(fleet, free=free, pressure=pressure)
         case m.Weighed(seat, size):
@@ -64,7 +58,7 @@ def _folded(policy: Policy, fleet: Fleet, message: m.Message) -> Fleet:
         case m.RoomAwaited(lacks, at):
             return awaited(policy, fleet, lacks, at)
         case m.Timed():
-            return _timed(policy, fleet, message)
+            return timed(policy, fleet, message)
         case m.LoadFailed(failure):
             return replace(fleet, last_failure=failure)
         case m.Exited():
@@ -91,7 +85,7 @@ def _folded(policy: Policy, fleet: Fleet, message: m.Message) -> Fleet:
             refusal = fleet.refusal and replace(fleet.refusal, next_try=None)
             return replace(fleet, refusal=refusal)
         case m.ReloadRefused():
-            return _refused(policy, fleet, message)
+            return replace(fleet, refusal=refused(policy, fleet.refusal, message))
         case m.RecycleAsked(slot, reason):
             return _with_record(fleet, replace(fleet.record(slot), wanted_out=reason))
         case m.StopAsked(at, quick, exit_code, reason):
@@ -115,9 +109,9 @@ def _not_spawned(policy: Policy, fleet: Fleet, message: m.SpawnFailed) -> Fleet:
     if message.excused:
         return fleet
     if not slot:
-        record = _strike(policy, fleet.mold_record, at, transient=True)
+        record = struck(policy, fleet.mold_record, at, transient=True)
         return replace(fleet, mold_record=replace(record, not_spawned=record.not_spawned + 1))
-    record = _strike(policy, fleet.record(slot), at, transient=True)
+    record = struck(policy, fleet.record(slot), at, transient=True)
     by_mold = asked is not None and asked.mold is not None and not message.memory
     record = replace(
         record,
@@ -223,7 +217,7 @@ def _observed(policy: Policy, fleet: Fleet, message: m.Observed) -> Fleet:
     workers = dict(fleet.workers)  # one copy for all readings
     for reading in message.readings:
         if reading.seat in workers:
-            workers[reading.seat] = _counted(workers[reading.seat], reading, message.at)
+            workers[reading.seat] = counted(workers[reading.seat], reading, message.at)
         elif reading.seat == fleet.stand_in.seat and not _is_late(fleet.stand_in.killed, message.at):
             fleet = replace(fleet, stand_in=replace(fleet.stand_in, on_duty=reading.on_duty))
     fleet = replace(fleet, workers=workers)
@@ -264,8 +258,11 @@ def _without_stand_in(policy: Policy, stand_in: StandIn, seat: int | None, at: f
     if seat is not None and seat == stand_in.not_ended:
         return replace(stand_in, not_ended=None)
     strikes = stand_in.strikes + 1
-    wait = _wait(policy, strikes, slot=0, transient=True)
-    return StandIn(strikes=strikes, next_try=at + wait, not_ended=stand_in.not_ended)
+    return StandIn(
+        strikes=strikes,
+        next_try=next_try(policy, strikes, at, slot=0, transient=True),
+        not_ended=stand_in.not_ended,
+    )
 
 
 def _is_late(killed: float | None, at: float) -> bool:
@@ -297,33 +294,6 @@ def _changed_mold(policy: Policy, fleet: Fleet, reading: m.Reading, at: float) -
     return fleet
 
 
-def _counted(worker: Worker, reading: m.Reading, at: float) -> Worker:
-    """Take in what a worker counts; it costs nothing where no number has changed."""
-    on_duty = reading.on_duty if worker.state in (State.UNLOADED, State.RETIRING) else worker.on_duty
-    new = (reading.beat, reading.requests, reading.errors, reading.memory_errors, reading.in_flight)
-    old = (worker.beat, worker.requests, worker.errors, worker.memory_errors, worker.in_flight)
-    hard = (reading.overdue, reading.waiting, reading.long, reading.stalled)
-    if (
-        new == old
-        and on_duty == worker.on_duty
-        and hard == (worker.overdue, worker.waiting, worker.long, worker.stalled)
-    ):
-        return worker
-    return worker.having(
-        beat=reading.beat,
-        beat_seen=at if reading.beat != worker.beat else worker.beat_seen,
-        requests=reading.requests,
-        errors=reading.errors,
-        memory_errors=reading.memory_errors,
-        in_flight=reading.in_flight,
-        overdue=reading.overdue,
-        waiting=reading.waiting,
-        long=reading.long,
-        stalled=reading.stalled,
-        on_duty=on_duty,
-    )
-
-
 def _changed_state(policy: Policy, fleet: Fleet, reading: m.Reading, at: float) -> Fleet:
     worker = fleet.workers[reading.seat]
     if reading.state is None or worker.state is State.RETIRING or worker.aborted is not None:
@@ -347,7 +317,7 @@ def _left(policy: Policy, fleet: Fleet, worker: Worker, at: float) -> Fleet:
     if fleet.stop is not None:  # Ctrl+C and some supervisors signal the workers together with the arbiter
         return _asked(fleet, worker.seat, Reason(Rule.STOP), at, quick=False)
     if worker.state is State.READY:
-        fleet = _with_record(fleet, _died(policy, fleet.record(worker.slot), worker, at, clean=True))
+        fleet = _with_record(fleet, died(policy, fleet.record(worker.slot), worker, at, clean=True))
     return _asked(fleet, worker.seat, BY_ITSELF, at, quick=False)
 
 
@@ -371,40 +341,6 @@ def _became_ready(fleet: Fleet, worker: Worker) -> Fleet:
     )
 
 
-def _measured(policy: Policy, fleet: Fleet, message: m.Measured) -> Fleet:
-    workers = dict(fleet.workers)
-    for seat, resident in message.rss:
-        if seat in workers and resident:
-            workers[seat] = _sized(policy, workers[seat], resident, message.at)
-    fleet = replace(fleet, workers=workers, backlog=message.backlog)
-    return replace(fleet, outliers=outliers(policy, fleet, message.at))
-
-
-def _timed(policy: Policy, fleet: Fleet, message: m.Timed) -> Fleet:
-    workers = dict(fleet.workers)
-    for seat, counts in message.counts:
-        if seat in workers and workers[seat].durations:
-            marks = (*workers[seat].durations, Durations(message.at, counts))
-            recent = tuple(mark for mark in marks if message.at - mark.at <= WINDOW)
-            workers[seat] = workers[seat].having(durations=recent)
-    fleet = replace(fleet, workers=workers)
-    return replace(fleet, slow=slow_workers(policy, fleet, message.bounds, message.at))
-
-
-def _sized(policy: Policy, worker: Worker, resident: int, at: float) -> Worker:
-    over = policy.reload_on_rss and resident >= policy.reload_on_rss
-    at_first = worker.rss_at_first or (resident if worker.ready_at is not None else 0)
-    marks = worker.marks
-    if marks and at - marks[-1].at >= MARK_EVERY:
-        marks = (*marks, Counts(at, worker.requests, worker.errors))
-        marks = tuple(mark for mark in marks if at - mark.at <= WINDOW)
-    rss_over = worker.rss_over + 1 if over else 0
-    old = (worker.rss, worker.rss_over, worker.rss_at_first, worker.marks)
-    if old == (resident, rss_over, at_first, marks):
-        return worker
-    return worker.having(rss=resident, rss_over=rss_over, rss_at_first=at_first, marks=marks)
-
-
 def _exited(policy: Policy, fleet: Fleet, message: m.Exited) -> Fleet:
     worker = fleet.workers.get(message.seat)
     if worker is None:
@@ -418,8 +354,8 @@ def _exited(policy: Policy, fleet: Fleet, message: m.Exited) -> Fleet:
         case State.RETIRING:
             return fleet
         case State.READY | State.UNLOADED:
-            record = _died(policy, fleet.record(worker.slot), worker, at, clean=message.clean)
-            return _with_record(fleet, _killed(policy, record, worker, at))
+            record = died(policy, fleet.record(worker.slot), worker, at, clean=message.clean)
+            return _with_record(fleet, killed(policy, record, worker, at))
         case _:
             return _failed_load(policy, fleet, worker, message)
 
@@ -437,33 +373,16 @@ def _mold_exited(policy: Policy, fleet: Fleet, message: m.Exited) -> Fleet:
         case State.RETIRING | State.UNFIT:
             return fleet
         case State.READY:
-            record = _died(policy, fleet.mold_record, mold, message.at, clean=message.clean)
+            record = died(policy, fleet.mold_record, mold, message.at, clean=message.clean)
             return replace(fleet, mold_record=record)
         case _:
             return _mold_failed(policy, fleet, mold, message)
 
 
 def _mold_failed(policy: Policy, fleet: Fleet, mold: Worker, message: m.Exited) -> Fleet:
-    record = _failed(policy, fleet.mold_record, mold, message)
+    record = failed(policy, fleet.mold_record, mold, message)
     fleet = replace(fleet, mold_record=record, load_failed=True, failed_ordinal=fleet.spawns)
     return _strike_canary(policy, fleet, 0, message.at, transient=message.transient)
-
-
-def _died(policy: Policy, record: Record, worker: Worker, at: float, *, clean: bool) -> Record:
-    lived = at - (worker.ready_at if worker.ready_at is not None else worker.since)
-    if lived >= (CLEAN_STABLE if clean else STABLE):
-        return replace(record, strikes=0, next_try=at, wanted_out=None)
-    # the first early death is replaced at once, the next ones wait
-    wait = _wait(policy, record.strikes, slot=record.slot, transient=True)
-    return replace(record, strikes=record.strikes + 1, next_try=at + wait, wanted_out=None)
-
-
-def _killed(policy: Policy, record: Record, worker: Worker, at: float) -> Record:
-    """Count the kills of evil-reload-on-rss that came right after the load: two show that they lead nowhere."""
-    if worker.reason is None or worker.reason.rule is not Rule.EVIL_RELOAD_ON_RSS or worker.ready_at is None:
-        return record
-    fresh = at - worker.ready_at < policy.min_worker_lifetime + FRESH
-    return replace(record, evil_kills=record.evil_kills + 1 if fresh else 0)
 
 
 def _failed_load(policy: Policy, fleet: Fleet, worker: Worker, message: m.Exited) -> Fleet:
@@ -471,23 +390,11 @@ def _failed_load(policy: Policy, fleet: Fleet, worker: Worker, message: m.Exited
     incumbent = fleet.incumbent(worker.slot)
     if incumbent is not None and incumbent.ready_at is not None and message.at - incumbent.ready_at >= STABLE:
         record = replace(record, strikes=record.failures)  # what was before it became ready is over
-    record = _failed(policy, record, worker, message)
+    record = failed(policy, record, worker, message)
     fleet = replace(fleet, load_failed=True, failed_ordinal=fleet.spawns)
     if worker.generation == fleet.generation:
         fleet = _strike_canary(policy, fleet, worker.slot, message.at, transient=message.transient)
     return _with_record(fleet, record)
-
-
-def _failed(policy: Policy, record: Record, worker: Worker, message: m.Exited) -> Record:
-    """Count a failed load."""
-    record = _strike(policy, record, message.at, transient=message.transient)
-    return replace(
-        record,
-        failures=record.failures + 1,
-        timeouts=record.timeouts + 1 if worker.aborted is not None else 0,
-        superseded_after=0.0,
-        no_memory=record.no_memory + 1 if message.memory else 0,
-    )
 
 
 def _strike_canary(policy: Policy, fleet: Fleet, slot: int, at: float, *, transient: bool) -> Fleet:
@@ -495,30 +402,16 @@ def _strike_canary(policy: Policy, fleet: Fleet, slot: int, at: float, *, transi
     if not _serves_on(fleet):
         return fleet
     strikes = fleet.canary_strikes + 1
-    wait = _wait(policy, strikes, slot=slot, transient=transient)
-    return replace(fleet, canary_strikes=strikes, canary_next_try=at + wait)
+    return replace(
+        fleet,
+        canary_strikes=strikes,
+        canary_next_try=next_try(policy, strikes, at, slot=slot, transient=transient),
+    )
 
 
 def _serves_on(fleet: Fleet) -> bool:
     """Say whether a worker serves that the newest generation is to replace, in this slot or in another."""
     return any(worker.generation < fleet.generation for worker in fleet.of(State.READY))
-
-
-def _strike(policy: Policy, record: Record, at: float, *, transient: bool) -> Record:
-    strikes = record.strikes + 1
-    wait = _wait(policy, strikes, slot=record.slot, transient=transient)
-    return replace(record, strikes=strikes, next_try=at + wait)
-
-
-def _wait(policy: Policy, strikes: int, *, slot: int, transient: bool) -> float:
-    return back_off(
-        strikes,
-        slot=slot,
-        first=policy.load_retry_delay,
-        longest=policy.load_retry_max_delay,
-        transient=transient,
-        seed=policy.seed,
-    )
 
 
 def _new_generation(fleet: Fleet, at: float, target: int | None) -> Fleet:
@@ -542,21 +435,6 @@ def _new_generation(fleet: Fleet, at: float, target: int | None) -> Fleet:
         next_target=target,
         refusal=None,
     )
-
-
-def _refused(policy: Policy, fleet: Fleet, message: m.ReloadRefused) -> Fleet:
-    """Have the reload tried again: a file may have been half written, or memory may be short."""
-    strikes = 1 if fleet.refusal is None else fleet.refusal.strikes + 1
-    tries = {Retry.ALWAYS: strikes, Retry.SEVERAL: MOST_RETRIES, Retry.NEVER: 0}[message.retry]
-    wait = _wait(policy, strikes, slot=0, transient=True)
-    refusal = Refusal(
-        reason=message.reason,
-        at=message.at,
-        strikes=strikes,
-        retry=message.retry,
-        next_try=message.at + wait if strikes <= tries else None,
-    )
-    return replace(fleet, refusal=refusal)
 
 
 def _duty(fleet: Fleet, seat: int, at: float, *, on: bool) -> Fleet:

@@ -13,9 +13,9 @@ from django_workerguard.policy import action as a
 from django_workerguard.policy import message as m
 from django_workerguard.policy.backoff import back_off, load_timeout
 from django_workerguard.policy.failure import is_transient
-from django_workerguard.policy.fold import MOST_RETRIES
 from django_workerguard.policy.plan import ABORT_GRACE, KILL_AGAIN, next_deadline, plan
 from django_workerguard.policy.reason import Reason, Rule
+from django_workerguard.policy.strikes import MOST_RETRIES
 from django_workerguard.policy.view import Fleet, Policy, Retry, State, Stop
 from django_workerguard.probe.clock import AwakeClock
 from tests.unit.fleets import POLICY, Start, ready_fleet, told
