@@ -12,6 +12,9 @@ from tests import components
 # the modules that tests share have assertions too
 pytest.register_assert_rewrite("tests.browser", "tests.process")
 
+# tests change modules faster than the time in a .pyc file can tell; `make test` compiles what does not change
+os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+
 # No clock decides. CI has the same examples every time; everywhere else they are drawn anew.
 settings.register_profile(
     "workerguard", deadline=None, derandomize=bool(os.environ.get("WORKERGUARD_REQUIRE_ALL"))

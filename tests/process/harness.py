@@ -107,7 +107,7 @@ class Faults:
 
     def used_up(self, place: str) -> bool:
         """Say whether the last of the counted faults was taken."""
-        return (self.directory / place).read_text().endswith(" 0")
+        return (self.directory / place).read_text().rstrip().endswith(" 0")
 
     def clear(self) -> None:
         for path in self.directory.iterdir():

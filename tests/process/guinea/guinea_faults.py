@@ -21,14 +21,14 @@ def taken(place: str) -> str | None:
     try:
         with Path(directory, place).open("r+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            kind, _, times = file.read().partition(" ")
+            text = file.read()
+            kind, _, times = text.partition(" ")
             if not times:
                 return kind
             if int(times) <= 0:
                 return None
-            file.seek(0)
-            file.truncate()
-            file.write(f"{kind} {int(times) - 1}")
+            # in one write of the same length: the process may be killed at any moment
+            os.pwrite(file.fileno(), f"{kind} {int(times) - 1}".ljust(len(text)).encode(), 0)
             return kind
     except FileNotFoundError:
         return None
