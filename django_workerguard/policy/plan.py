@@ -280,7 +280,7 @@ def _break_before_make(policy: Policy, fleet: Fleet, now: float) -> Iterator[Ret
     if not starved or fleet.frozen or fleet.ready - 1 < max(policy.min_loaded, 1):
         return
     largest = max(starved, key=lambda w: (w.rss, -w.ordinal))
-    reason = _why_out(policy, fleet, largest, now)
+    reason = _why_out_first(policy, fleet, largest, now)
     if reason:
         reason = reason.adding("it leaves first, because there was no memory for a successor beside it")
         yield Retire(largest.seat, reason, makes_room=True)
@@ -299,14 +299,40 @@ def _make_room(policy: Policy, fleet: Fleet, incumbents: list[Worker], now: floa
     there = [w for w in incumbents if w.state in (State.READY, State.UNLOADED) and w.aborted is None]
     away = fleet.target - len(there)
     room = min(policy.away - away, fleet.ready - 1 if fleet.target > 1 else 1)
-    reasons = ((worker, _why_out(policy, fleet, worker, now)) for worker in there)
+    if not fleet.proven:  # who leaves makes room for the canary
+        room = min(room, 1 - away)
+    reasons = ((worker, _why_out_first(policy, fleet, worker, now)) for worker in there)
     return [Retire(worker.seat, reason) for worker, reason in reasons if reason][: max(0, room)]
+
+
+def _why_out_first(policy: Policy, fleet: Fleet, incumbent: Worker, now: float) -> Reason | None:
+    """Return the reason for which an incumbent is to leave before its successor starts; None if it is not.
+
+    It does not leave for a new generation that cannot be started now: an old mold would fork it again.
+    """
+    if incumbent.generation < fleet.generation and not _can_roll(policy, fleet, now):
+        return _why_recycled(policy, fleet, incumbent, now)
+    return _why_out(policy, fleet, incumbent, now)
+
+
+def _can_roll(policy: Policy, fleet: Fleet, now: float) -> bool:
+    """Say whether a worker of the newest generation may be started in place of an older one."""
+    trying = any(w.generation == fleet.generation for w in fleet.of(*COMING))
+    return (
+        fleet.canary_next_try <= now
+        and (fleet.proven or not trying)  # the first of a new generation is the canary
+        and mold.source_of_successor(policy, fleet, now) is not None
+    )
 
 
 def _why_out(policy: Policy, fleet: Fleet, incumbent: Worker, now: float) -> Reason | None:
     """Return the reason for which an incumbent is to be replaced; None if it is not."""
     if incumbent.generation < fleet.generation:
         return Reason(Rule.RELOAD, f"generation {incumbent.generation} of {fleet.generation}")
+    return _why_recycled(policy, fleet, incumbent, now)
+
+
+def _why_recycled(policy: Policy, fleet: Fleet, incumbent: Worker, now: float) -> Reason | None:
     decided = fleet.record(incumbent.slot).wanted_out
     return decided or (why_due(policy, fleet, incumbent, now) if incumbent.state is State.READY else None)
 
@@ -319,7 +345,9 @@ def _spawns(policy: Policy, fleet: Fleet, now: float, *, making_room: bool) -> I
     # while a worker leaves to make room in memory, no load begins beside a worker that serves
     making_room = making_room or any(worker.makes_room for worker in fleet.of(State.RETIRING))
     first, successor = mold.source(policy, fleet, now), mold.source_of_successor(policy, fleet, now)
-    empty = [(slot, None, first) for slot in _empty(policy, fleet, now)]
+    slots = _empty(policy, fleet, now)
+    canary = _canary(policy, fleet, slots, now)
+    empty = [(slot, None, successor if slot == canary else first) for slot in slots]
     due = [] if making_room else [(*pair, successor) for pair in _to_succeed(policy, fleet, now)]
     unfit = mold.convertible(policy, fleet, now)
     budget = Budget(policy, fleet, now)
@@ -381,6 +409,16 @@ def _empty(policy: Policy, fleet: Fleet, now: float) -> list[int]:
         if slot not in taken and fleet.record(slot).next_try <= now
     ]
     return sorted(due, key=lambda slot: (fleet.record(slot).last_spawn, slot))
+
+
+def _canary(policy: Policy, fleet: Fleet, empty: list[int], now: float) -> int | None:
+    """Return the slot that tries the newest generation where nothing is started beside an incumbent; None if none does.
+
+    A slot in which it has failed gets a worker of the older generation first, if there is a mold that forks it.
+    """
+    if policy.surge or not _can_roll(policy, fleet, now):
+        return None
+    return next((slot for slot in empty if not fleet.record(slot).failures), None)
 
 
 def _to_succeed(policy: Policy, fleet: Fleet, now: float) -> list[tuple[int, Reason]]:

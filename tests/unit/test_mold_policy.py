@@ -76,6 +76,39 @@ def test_a_reload_rolls_once_the_new_mold_is_ready_and_the_old_one_leaves_after_
     assert (spawn.slot, spawn.generation, spawn.mold) == (1, 1, MOLD), "the old mold has the code that serves"
 
 
+def test_without_a_surge_a_reload_waits_for_its_mold_and_one_worker_at_a_time_tries_it():
+    policy = Policy(load="mold", load_concurrency=2, stand_in=False, timeout=0.0, surge=0, away=3)
+    fleet = told(
+        served(3, policy=policy), m.GenerationStarted(20.0), m.MoldSpawned(NEXT_MOLD, 501, 2, 60.0, 20.0)
+    )
+    assert plan(policy, fleet, 20.5) == (), "no worker leaves for a mold that still loads"
+
+    # the first load of the new mold fails, and the next one does not
+    fleet = told(fleet, m.Exited(NEXT_MOLD, 21.0, transient=True), policy=policy)
+    again = max(fleet.canary_next_try, fleet.mold_record.next_try)
+    fleet = told(fleet, m.MoldSpawned(NEXT_MOLD, 502, 2, 60.0, again), policy=policy)
+    fleet = told(fleet, m.Observed((m.Reading(NEXT_MOLD, State.READY, 0),), again), policy=policy)
+    (out,) = plan(policy, fleet, again)
+    assert (type(out), out.reason.rule) == (a.Retire, Rule.RELOAD), "one alone makes room for the first try"
+
+    fleet = told(fleet, m.Asked(out.seat, out.reason, again), policy=policy)
+    assert plan(policy, fleet, again) == ()
+    fleet = told(fleet, m.Exited(out.seat, again, clean=True), policy=policy)
+    (spawn,) = plan(policy, fleet, again)
+    assert (spawn.generation, spawn.mold) == (2, NEXT_MOLD)
+    fleet = told(fleet, Start(spawn.slot, 9, 900, 60.0, again, mold=NEXT_MOLD), policy=policy)
+    assert plan(policy, fleet, again) == ()
+
+    failed = told(fleet, m.Exited(9, again + 1, transient=False), policy=policy)
+    for at in (failed.record(spawn.slot).next_try, max(failed.canary_next_try, again + 60)):
+        (spawn,) = plan(policy, failed, at)
+        assert (spawn.generation, spawn.mold) == (1, MOLD), "a slot in which it failed gets its old code back"
+
+    proven = told(fleet, m.Observed((m.Reading(9, State.READY, 1),), again + 1), policy=policy)
+    rest = [one for one in plan(policy, proven, again + 1) if isinstance(one, a.Retire) and one.seat < MOLD]
+    assert len(rest) == 2, "then as many leave at once as may be away"
+
+
 def test_a_mold_that_does_not_fork_in_time_is_killed_and_nothing_else_happens():
     fleet = told(served(), m.Exited(1, 20.0), m.Spawning(1, 9, 1, 60.0, 20.0, mold=MOLD))
     assert plan(POLICY, fleet, 20.0 + FORK_TIMEOUT) == ()

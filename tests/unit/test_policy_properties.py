@@ -508,7 +508,10 @@ def test_it_heals_when_the_cause_is_gone(policy, target, history):
         assert world.fleet.ready == world.fleet.target
     else:
         assert world.fleet.ready >= world.fleet.target - 1, "one at a time is away"
-        assert most == world.fleet.target or policy.max_worker_lifetime <= 3 * target, "and comes back"
+        assert most == world.fleet.target or policy.max_worker_lifetime <= 3 * world.fleet.target, (
+            "and comes back"
+        )
+    assert {worker.generation for worker in world.fleet.of(State.READY)} <= {world.fleet.generation}
     assert not any(world.duty.values()), "who stood in has stopped"
 
 
@@ -538,6 +541,11 @@ def test_failing_loads_are_bounded_by_the_back_off_and_starve_no_slot(policy, ta
     1,
     [("fail", 0, 1.0), ("load", 0, 1.0), ("stay", 0, 1.0)],
 )
+@example(  # workers of the old generation left for the new one, and came back from the old mold for ever
+    Policy(load="mold", load_concurrency=2, surge=0, stand_in=False, load_retry_max_delay=2.0),
+    2,
+    [("reload", 0, 1.0)],
+)
 def test_processes_that_cannot_be_killed_keep_no_slot_empty(policy, target, history):
     policy = replace(policy, timeout=10.0, load_timeout=5.0, max_worker_lifetime=0.0, max_requests=0)
     world = simulate(replace(policy, reload_on_rss=0, evil_reload_on_rss=0), target, history)
@@ -551,6 +559,7 @@ def test_processes_that_cannot_be_killed_keep_no_slot_empty(policy, target, hist
         world.turn()
         check_invariants(world)
     assert world.fleet.ready == world.fleet.target
+    assert {worker.generation for worker in world.fleet.of(State.READY)} == {world.fleet.generation}
 
 
 shortages = st.lists(
