@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from django_workerguard.policy import message as m
+from django_workerguard.policy.mold import old_mold
 from django_workerguard.policy.readings import counted, measured, timed
 from django_workerguard.policy.reason import Reason, Rule
 from django_workerguard.policy.recycle import recycled
@@ -394,11 +395,13 @@ def _failed_load(policy: Policy, fleet: Fleet, worker: Worker, message: m.Exited
     fleet = replace(fleet, load_failed=True, failed_ordinal=fleet.spawns)
     if worker.generation == fleet.generation:
         fleet = _strike_canary(policy, fleet, worker.slot, message.at, transient=message.transient)
+        if old_mold(policy, fleet, message.at) is not None:  # it has the code that serves
+            record = replace(record, next_try=message.at)
     return _with_record(fleet, record)
 
 
 def _strike_canary(policy: Policy, fleet: Fleet, slot: int, at: float, *, transient: bool) -> Fleet:
-    """Have the newest generation wait, while workers that it is to replace serve on."""
+    """Have the newest generation wait, while the code that it is to replace serves on."""
     if not _serves_on(fleet):
         return fleet
     strikes = fleet.canary_strikes + 1
@@ -410,8 +413,9 @@ def _strike_canary(policy: Policy, fleet: Fleet, slot: int, at: float, *, transi
 
 
 def _serves_on(fleet: Fleet) -> bool:
-    """Say whether a worker serves that the newest generation is to replace, in this slot or in another."""
-    return any(worker.generation < fleet.generation for worker in fleet.of(State.READY))
+    """Say whether an older generation has a worker that serves, in any slot, or a mold that forks one."""
+    there = (*fleet.workers.values(), *fleet.molds.values())
+    return any(one.generation < fleet.generation and one.state is State.READY for one in there)
 
 
 def _new_generation(fleet: Fleet, at: float, target: int | None) -> Fleet:

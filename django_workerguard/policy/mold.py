@@ -34,15 +34,17 @@ def is_lazy(policy: Policy, fleet: Fleet) -> bool:
 
 
 def source(policy: Policy, fleet: Fleet, now: float) -> Source | None:
-    """Return where the worker of an empty slot comes from; None: it waits for the mold.
+    """Return where the worker of an empty slot comes from; None: it waits for the mold."""
+    older = old_mold(policy, fleet, now)
+    return Source(older.generation, older.seat) if older else _newest_source(policy, fleet, now)
 
-    While the server is frozen it is the old mold: the new one has loaded, but no worker that it forks becomes ready.
-    """
+
+def old_mold(policy: Policy, fleet: Fleet, now: float) -> Worker | None:
+    """Return the mold that forks while the server is frozen: no worker that the new one forks becomes ready."""
     older = [mold for mold in _able(fleet, now) if mold.generation < fleet.generation]
-    if fleet.frozen and older and not is_lazy(policy, fleet):
-        mold = max(older, key=lambda mold: mold.generation)
-        return Source(mold.generation, mold.seat)
-    return _newest_source(policy, fleet, now)
+    if not older or not fleet.frozen or is_lazy(policy, fleet):
+        return None
+    return max(older, key=lambda mold: mold.generation)
 
 
 def _newest_source(policy: Policy, fleet: Fleet, now: float) -> Source | None:

@@ -100,13 +100,30 @@ def test_without_a_surge_a_reload_waits_for_its_mold_and_one_worker_at_a_time_tr
     assert plan(policy, fleet, again) == ()
 
     failed = told(fleet, m.Exited(9, again + 1, transient=False), policy=policy)
-    for at in (failed.record(spawn.slot).next_try, max(failed.canary_next_try, again + 60)):
+    for at in (again + 1, again + 60):
         (spawn,) = plan(policy, failed, at)
         assert (spawn.generation, spawn.mold) == (1, MOLD), "a slot in which it failed gets its old code back"
 
     proven = told(fleet, m.Observed((m.Reading(9, State.READY, 1),), again + 1), policy=policy)
     rest = [one for one in plan(policy, proven, again + 1) if isinstance(one, a.Retire) and one.seat < MOLD]
     assert len(rest) == 2, "then as many leave at once as may be away"
+
+
+def test_a_server_of_one_worker_gets_its_old_code_back_from_the_old_mold():
+    policy = Policy(load="mold", load_concurrency=2, stand_in=False, timeout=0.0, surge=0)
+    fleet = told(
+        served(1, policy=policy), m.GenerationStarted(20.0), m.MoldSpawned(NEXT_MOLD, 501, 2, 60.0, 20.0)
+    )
+    fleet = told(fleet, m.Observed((m.Reading(NEXT_MOLD, State.READY, 0),), 20.5), policy=policy)
+    (out,) = plan(policy, fleet, 20.5)
+    fleet = told(
+        fleet, m.Asked(out.seat, out.reason, 20.5), m.Exited(out.seat, 21.0, clean=True), policy=policy
+    )
+    fleet = told(fleet, Start(1, 9, 900, 60.0, 21.0, mold=NEXT_MOLD), policy=policy)
+    fleet = told(fleet, m.Exited(9, 21.5, transient=False), policy=policy)
+    assert fleet.frozen
+    (spawn,) = plan(policy, fleet, 21.5)
+    assert (spawn.generation, spawn.mold) == (1, MOLD)
 
 
 def test_a_mold_that_does_not_fork_in_time_is_killed_and_nothing_else_happens():

@@ -516,6 +516,79 @@ def test_it_heals_when_the_cause_is_gone(policy, target, history):
     assert not any(world.duty.values()), "who stood in has stopped"
 
 
+@settings(max_examples=60, deadline=None)
+@given(policies, st.integers(1, 6), chances)
+def test_a_fleet_that_has_healed_is_left_alone(policy, target, history):
+    policy = replace(policy, max_worker_lifetime=0.0, max_requests=0, reload_on_rss=0, evil_reload_on_rss=0)
+    world = simulate(policy, target, history)
+    world.free = None
+    world.hanging.clear()
+    for _ in range(300):
+        go_on(world)
+        for seat in [worker.seat for worker in world.fleet.of(State.UNLOADED)]:
+            world.exit(seat)
+        world.now += 1.0
+        world.turn()
+    assert world.fleet.is_rolled
+    assert not world.fleet.reloading
+    for _ in range(20):
+        go_on(world)
+        world.now += 30.0 if not policy.timeout else 1.0
+        assert world.turn() == ()
+
+
+@settings(max_examples=60, deadline=None)
+@given(policies, st.integers(1, 6), st.booleans(), st.booleans())
+def test_a_generation_that_cannot_be_loaded_costs_at_most_the_first_that_tries_it(
+    policy, target, mold_loads, transient
+):
+    """Its loads fail, or its mold loads and the workers fail that are forked from it. Then the code is mended."""
+    policy = replace(
+        policy,
+        never_give_up=True,
+        max_worker_lifetime=0.0,
+        max_requests=0,
+        load_timeout=0.0,
+        need_app="worker",
+    )
+    world = World(policy, Fleet(target=target))
+    for _ in range(40):
+        go_on(world)
+        world.now += 0.5
+        world.turn()
+    assert world.fleet.is_rolled
+    world.tell(m.GenerationStarted(world.now))
+    empty_since = {}
+    for _ in range(600):
+        newest = world.fleet.generation
+        for seat, mold in list(world.fleet.molds.items()):
+            if mold.generation == newest and mold.state is State.LOADING and not mold_loads:
+                world.exit(seat, transient=transient)
+        for seat, worker in list(world.fleet.workers.items()):
+            if worker.generation == newest:
+                world.exit(seat, transient=transient)
+        go_on(world)
+        world.now += 0.5
+        world.turn()
+        check_invariants(world)
+        before = world.seen[-1][0]
+        ready = {worker.slot: worker.generation for worker in before.of(State.READY)}
+        assert newest not in ready.values()
+        assert len(ready) >= target - (0 if policy.surge else 1)
+        empty_since = {
+            slot: empty_since.get(slot, world.now) for slot in range(1, target + 1) if slot not in ready
+        }
+        if policy.load != "lazy":
+            assert all(world.now - since <= 2.0 for since in empty_since.values()), (
+                "the old mold has the code that serves"
+            )
+    for _ in range(400):
+        go_on(world)
+        world.now += 0.5
+        world.turn()
+    assert world.fleet.is_rolled
+
+
 @settings(max_examples=40, deadline=None)
 @given(policies, st.integers(1, 6), st.booleans())
 def test_failing_loads_are_bounded_by_the_back_off_and_starve_no_slot(policy, target, transient):
