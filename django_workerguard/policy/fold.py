@@ -395,7 +395,7 @@ def _failed_load(policy: Policy, fleet: Fleet, worker: Worker, message: m.Exited
     fleet = replace(fleet, load_failed=True, failed_ordinal=fleet.spawns)
     if worker.generation == fleet.generation:
         fleet = _strike_canary(policy, fleet, worker.slot, message.at, transient=message.transient)
-        if old_mold(policy, fleet, message.at) is not None:  # it has the code that serves
+        if old_mold(fleet, message.at) is not None:  # it has the code that serves
             record = replace(record, next_try=message.at)
     return _with_record(fleet, record)
 

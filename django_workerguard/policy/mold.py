@@ -35,16 +35,14 @@ def is_lazy(policy: Policy, fleet: Fleet) -> bool:
 
 def source(policy: Policy, fleet: Fleet, now: float) -> Source | None:
     """Return where the worker of an empty slot comes from; None: it waits for the mold."""
-    older = old_mold(policy, fleet, now)
+    older = old_mold(fleet, now)
     return Source(older.generation, older.seat) if older else _newest_source(policy, fleet, now)
 
 
-def old_mold(policy: Policy, fleet: Fleet, now: float) -> Worker | None:
-    """Return the mold that forks while the server is frozen: no worker that the new one forks becomes ready."""
+def old_mold(fleet: Fleet, now: float) -> Worker | None:
+    """Return the mold that forks while the server is frozen, because no worker of the newest generation becomes ready."""
     older = [mold for mold in _able(fleet, now) if mold.generation < fleet.generation]
-    if not older or not fleet.frozen or is_lazy(policy, fleet):
-        return None
-    return max(older, key=lambda mold: mold.generation)
+    return max(older, key=lambda mold: mold.generation, default=None) if fleet.frozen else None
 
 
 def _newest_source(policy: Policy, fleet: Fleet, now: float) -> Source | None:

@@ -538,11 +538,12 @@ def test_a_fleet_that_has_healed_is_left_alone(policy, target, history):
 
 
 @settings(max_examples=60, deadline=None)
-@given(policies, st.integers(1, 6), st.booleans(), st.booleans())
+@given(policies, st.integers(1, 6), st.sampled_from(["fails", "loads", "is unfit"]), st.booleans())
+@example(Policy(load="auto", surge=0, load_concurrency=2, stand_in=False), 1, "is unfit", False)
 def test_a_generation_that_cannot_be_loaded_costs_at_most_the_first_that_tries_it(
-    policy, target, mold_loads, transient
+    policy, target, the_mold, transient
 ):
-    """Its loads fail, or its mold loads and the workers fail that are forked from it. Then the code is mended."""
+    """Its loads fail, also those of workers that are forked from its mold. Then the code is mended."""
     policy = replace(
         policy,
         never_give_up=True,
@@ -562,8 +563,10 @@ def test_a_generation_that_cannot_be_loaded_costs_at_most_the_first_that_tries_i
     for _ in range(600):
         newest = world.fleet.generation
         for seat, mold in list(world.fleet.molds.items()):
-            if mold.generation == newest and mold.state is State.LOADING and not mold_loads:
+            if mold.generation == newest and mold.state is State.LOADING and the_mold == "fails":
                 world.exit(seat, transient=transient)
+            elif mold.generation == newest and mold.state is State.LOADING and the_mold == "is unfit":
+                world.said[seat] = State.UNFIT
         for seat, worker in list(world.fleet.workers.items()):
             if worker.generation == newest:
                 world.exit(seat, transient=transient)
