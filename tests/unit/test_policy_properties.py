@@ -765,6 +765,9 @@ def test_every_stop_ends_within_its_mercy_whatever_the_workers_do(policy, target
     """Nobody leaves by itself, nobody listens to SIGTERM: only SIGKILL ends anybody."""
     world = simulate(replace(policy, drain_delay=drain, timeout=0.0), target, history)
     world.frozen.clear()
+    for process in (*world.fleet.workers.values(), *world.fleet.molds.values()):
+        if process.killed is not None:  # what it was frozen in is over
+            world.exit(process.seat)
     world.tell(m.StopAsked(world.now, quick))
     bound = (
         world.now
