@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from django_workerguard.arbiter.exits import Exit, leave_word
 from django_workerguard.arbiter.oom_kills import OOMKills
 from django_workerguard.arbiter.rate_limit import RateLimit
 from django_workerguard.arbiter.seats import Seats
+from django_workerguard.config.output import say
 from django_workerguard.config.text import in_megabytes, plain
 from django_workerguard.policy.failure import Failure
 from django_workerguard.policy.reason import DEPARTURES, Killer, Reason, Rule
@@ -100,8 +100,7 @@ class EventLog:
             said = failure is not None and failure.message and failure.message in reason
             more = "" if said else str(failure or "")
             why = "; ".join(filter(None, (reason, more)))
-            with contextlib.suppress(OSError):  # a full disk must not keep it from ending
-                sys.stderr.write(f"Error: {why.splitlines()[0]}\n")
+            say(f"Error: {why.splitlines()[0]}")
             leave_word(why)
 
     def gave_up(self, reason: Reason) -> None:

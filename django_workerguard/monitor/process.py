@@ -13,6 +13,7 @@ import socket
 import sys
 
 from django_workerguard.config.memfd import read_all
+from django_workerguard.config.output import say
 from django_workerguard.errors import ExitCode, WorkerguardError
 from django_workerguard.monitor.answers import Answers
 from django_workerguard.monitor.http import POLL, Server
@@ -27,7 +28,7 @@ def main() -> None:
     try:
         _serve()
     except (WorkerguardError, OSError) as error:
-        sys.stderr.write(f"Error: the monitor cannot serve: {error}\n")
+        say(f"Error: the monitor cannot serve: {error}")
         sys.exit(ExitCode.UNEXPECTED)
 
 

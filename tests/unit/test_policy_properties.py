@@ -538,6 +538,35 @@ def test_a_fleet_that_has_healed_is_left_alone(policy, target, history):
 
 
 @settings(max_examples=60, deadline=None)
+@given(policies, policies, st.integers(1, 6), chances, chances)
+def test_a_reload_with_other_options_comes_to_an_end(before, after, target, history, later):
+    """Whatever was under way under the options before, and whatever happens after."""
+    world = simulate(before, target, history)
+    world.tell(m.GenerationStarted(world.now))
+    world.policy = replace(
+        after,
+        never_give_up=True,
+        max_worker_lifetime=0.0,
+        max_requests=0,
+        reload_on_rss=0,
+        evil_reload_on_rss=0,
+    )
+    for what, which, wait in later:
+        chance(world, what, which)
+        world.now += wait
+        world.turn()
+    world.free = None
+    world.hanging.clear()
+    for _ in range(300):
+        go_on(world)
+        for seat in [worker.seat for worker in world.fleet.of(State.UNLOADED)]:
+            world.exit(seat)
+        world.now += 1.0
+        world.turn()
+    assert world.fleet.is_rolled
+
+
+@settings(max_examples=60, deadline=None)
 @given(policies, st.integers(1, 6), st.sampled_from(["fails", "loads", "is unfit"]), st.booleans())
 @example(Policy(load="auto", surge=0, load_concurrency=2, stand_in=False), 1, "is unfit", False)
 def test_a_generation_that_cannot_be_loaded_costs_at_most_the_first_that_tries_it(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from celery.worker.worker import WorkController
 from django_workerguard.contrib.celery import versions
 from django_workerguard.contrib.celery.pools import GuardedAsynPool, GuardedBlockingPool
 from django_workerguard.contrib.celery.prefork import TaskPool
+from django_workerguard.errors import ExitCode
 
 SIGNATURES = {
     billiard_pool.Worker.after_fork: "(self)",
@@ -151,3 +154,12 @@ def test_the_extra_asks_for_what_is_supported():
         first, last = releases[0], releases[-1]
         assert f"{package}>={'.'.join(first)},<{last[0]}.{int(last[1]) + 1}" in asked
     assert versions.unsupported() == ""
+
+
+def test_an_unsupported_version_keeps_its_exit_code_where_its_error_cannot_be_written():
+    refused = "from django_workerguard.contrib.celery import versions; versions.SUPPORTED = {'celery': ()}"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", f"{refused}; versions.require_supported()"], stderr=full, timeout=60
+        )
+    assert done.returncode == ExitCode.USAGE

@@ -9,7 +9,6 @@ import contextlib
 import gc
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from celery.concurrency import prefork
 from celery.utils.log import get_logger
 
 from django_workerguard.conf import settings_layer
+from django_workerguard.config.output import show_error
 from django_workerguard.config.resolve import resolve_pool
 from django_workerguard.contrib.celery import remote_control  # noqa: F401 - registers them
 from django_workerguard.contrib.celery.consumer_pulse import Pulse
@@ -46,8 +46,7 @@ class TaskPool(prefork.TaskPool):
         try:
             self._prepare()
         except WorkerguardError as error:
-            sys.stderr.write(f"Error: {error}\n")
-            raise SystemExit(error.exit_code) from None
+            raise SystemExit(show_error(error)) from None
 
     def _prepare(self) -> None:
         if not self.forking_enable:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from importlib.metadata import PackageNotFoundError, version
 
+from django_workerguard.config.output import say
 from django_workerguard.errors import ExitCode
 
 SUPPORTED = {"celery": (("5", "5"), ("5", "6"), ("5", "7")), "billiard": (("4", "3"),)}
@@ -29,8 +29,8 @@ def require_supported() -> None:
     """End the worker with an error if Celery or billiard is not supported."""
     problems = unsupported()
     if problems:
-        sys.stderr.write(
+        say(
             f"Error: the guard of Celery's pool cannot be used with {problems}. "
-            "Install a supported version, or remove guard(app) or CELERY_WORKER_POOL to run unguarded.\n"
+            "Install a supported version, or remove guard(app) or CELERY_WORKER_POOL to run unguarded."
         )
         raise SystemExit(ExitCode.USAGE)
