@@ -358,20 +358,21 @@ def test_a_reload_takes_another_address_and_another_token(serve, tmp_path):
     server.signal(signal.SIGHUP)
     server.wait_event("reloaded", count=2)
     assert not first.exists()
+    server._poll("the monitor at the second address", lambda: len(monitors(server)) == 1, 20)
     assert ask(f"unix:{second}", "/metrics").status == 403
     assert ask(f"unix:{second}", "/metrics", BEARER).status == 200
 
     configure(f"unix:{second}")
     server.signal(signal.SIGHUP)
     server.wait_event("reloaded", count=3)
+    server._poll("the monitor with the other token", lambda: len(monitors(server)) == 1, 20)
     assert ask(f"unix:{second}", "/metrics").status == 200, "the token alone has changed"
-    assert len(monitors(server)) == 1
 
     configure("")
     server.signal(signal.SIGHUP)
     server.wait_event("reloaded", count=4)
     assert not second.exists()
-    assert monitors(server) == []
+    server._poll("no monitor", lambda: monitors(server) == [], 20)
     assert "the monitor (pid" not in server.log, "none has ended by itself"
 
 
