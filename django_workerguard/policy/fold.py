@@ -282,7 +282,13 @@ def _changed_mold(policy: Policy, fleet: Fleet, reading: m.Reading, at: float) -
         case State.READY:
             fleet = _change(fleet, mold.seat, ready_at=at)
             record = replace(
-                fleet.mold_record, failures=0, timeouts=0, no_memory=0, not_spawned=0, squeezed=0
+                fleet.mold_record,
+                failures=0,
+                timeouts=0,
+                no_memory=0,
+                not_spawned=0,
+                superseded_after=0.0,
+                squeezed=0,
             )
             return replace(fleet, mold_record=record, unfit=False) if newest else fleet
         case State.UNFIT if newest:
@@ -325,7 +331,14 @@ def _left(policy: Policy, fleet: Fleet, worker: Worker, at: float) -> Fleet:
 def _became_ready(fleet: Fleet, worker: Worker) -> Fleet:
     record = fleet.record(worker.slot)
     record = replace(
-        record, failures=0, timeouts=0, no_memory=0, next_try=0.0, superseded_after=0.0, squeezed=0
+        record,
+        failures=0,
+        old_failures=0,
+        timeouts=0,
+        no_memory=0,
+        next_try=0.0,
+        superseded_after=0.0,
+        squeezed=0,
     )
     fleet = _with_record(fleet, record)
     if worker.generation == fleet.generation:
@@ -381,7 +394,7 @@ def _mold_exited(policy: Policy, fleet: Fleet, message: m.Exited) -> Fleet:
 
 
 def _mold_failed(policy: Policy, fleet: Fleet, mold: Worker, message: m.Exited) -> Fleet:
-    record = failed(policy, fleet.mold_record, mold, message)
+    record = failed(policy, fleet.mold_record, mold, message, fleet.generation)
     fleet = replace(fleet, mold_record=record, load_failed=True, failed_ordinal=fleet.spawns)
     return _strike_canary(policy, fleet, 0, message.at, transient=message.transient)
 
@@ -391,7 +404,7 @@ def _failed_load(policy: Policy, fleet: Fleet, worker: Worker, message: m.Exited
     incumbent = fleet.incumbent(worker.slot)
     if incumbent is not None and incumbent.ready_at is not None and message.at - incumbent.ready_at >= STABLE:
         record = replace(record, strikes=record.failures)  # what was before it became ready is over
-    record = failed(policy, record, worker, message)
+    record = failed(policy, record, worker, message, fleet.generation)
     fleet = replace(fleet, load_failed=True, failed_ordinal=fleet.spawns)
     if worker.generation == fleet.generation:
         fleet = _strike_canary(policy, fleet, worker.slot, message.at, transient=message.transient)
@@ -422,7 +435,15 @@ def _new_generation(fleet: Fleet, at: float, target: int | None) -> Fleet:
     """The back-off belongs to the load of a generation: new code is tried at once."""
     records = {
         slot: replace(
-            record, failures=0, strikes=0, timeouts=0, no_memory=0, evil_kills=0, next_try=at, squeezed=0
+            record,
+            failures=0,
+            old_failures=0,
+            strikes=0,
+            timeouts=0,
+            no_memory=0,
+            evil_kills=0,
+            next_try=at,
+            squeezed=0,
         )
         for slot, record in fleet.records.items()
     }
@@ -430,7 +451,7 @@ def _new_generation(fleet: Fleet, at: float, target: int | None) -> Fleet:
         fleet,
         generation=fleet.generation + 1,
         records=records,
-        mold_record=Record(slot=0, next_try=at),
+        mold_record=Record(slot=0, next_try=at, superseded_after=fleet.mold_record.superseded_after),
         unfit=False,
         canary_strikes=0,
         canary_next_try=0.0,
@@ -448,7 +469,11 @@ def _duty(fleet: Fleet, seat: int, at: float, *, on: bool) -> Fleet:
 
 
 def _asked(fleet: Fleet, seat: int, reason: Reason, at: float, *, quick: bool) -> Fleet:
-    if seat in fleet.molds:
+    mold = fleet.molds.get(seat)
+    if mold is not None:
+        if mold.state in (State.LOADING, State.LOADED) and mold.generation < fleet.generation:
+            record = replace(fleet.mold_record, superseded_after=at - mold.spawned)
+            fleet = replace(fleet, mold_record=record)
         return _change(
             fleet, seat, state=State.RETIRING, since=at, asked_to_leave=at, reason=reason, quick=quick
         )

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from django_workerguard.policy.action import Kill, Retire, SpawnMold
 from django_workerguard.policy.backoff import load_timeout
 from django_workerguard.policy.reason import Reason, Rule
+from django_workerguard.policy.strikes import has_had_its_time
 from django_workerguard.policy.view import Fleet, Policy, State, Worker
 from django_workerguard.values import value_class
 
@@ -108,18 +109,18 @@ def convertible(policy: Policy, fleet: Fleet, now: float) -> Worker | None:
     return None if mold.killed is not None or mold.seat in _late(fleet, now) else mold
 
 
-def departures(policy: Policy, fleet: Fleet) -> Iterator[Retire]:
+def departures(policy: Policy, fleet: Fleet, now: float) -> Iterator[Retire]:
     """Yield the molds that leave: from which no worker will be forked any more, and which has nothing in hand."""
     busy = {worker.mold for worker in fleet.workers.values() if worker.state is State.SPAWNING}
     for mold in sorted(fleet.molds.values(), key=lambda mold: mold.ordinal):
         if mold.seat in busy or mold.state in (State.RETIRING, State.FAILED) or mold.aborted is not None:
             continue
-        reason = _why_out(policy, fleet, mold)
+        reason = _why_out(policy, fleet, mold, now)
         if reason is not None:
             yield Retire(mold.seat, reason, quick=True)
 
 
-def _why_out(policy: Policy, fleet: Fleet, mold: Worker) -> Reason | None:
+def _why_out(policy: Policy, fleet: Fleet, mold: Worker, now: float) -> Reason | None:
     current = newest(fleet)
     if mold is current:
         if policy.load == "lazy":
@@ -129,7 +130,8 @@ def _why_out(policy: Policy, fleet: Fleet, mold: Worker) -> Reason | None:
         return None
     # the mold of the workers that are ready stays until one of the newest generation is: it alone has their code
     is_theirs = any(worker.generation == mold.generation for worker in fleet.of(State.READY))
-    superseded = bool(fleet.ready) and (mold.state in LOADING or not is_theirs)
+    had_its_time = bool(fleet.ready) or has_had_its_time(mold, fleet.mold_record, now)
+    superseded = had_its_time if mold.state in LOADING else fleet.ready and not is_theirs
     if superseded or fleet.proven:
         return Reason(Rule.NEWER_MOLD, f"generation {fleet.generation} has begun")
     return None

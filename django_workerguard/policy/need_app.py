@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from django_workerguard.policy.mold import old_mold
 from django_workerguard.policy.reason import Reason, Rule
 from django_workerguard.policy.view import Fleet, Policy
 
@@ -18,7 +19,7 @@ def why_give_up(policy: Policy, fleet: Fleet, now: float) -> Reason | None:
         text = f"load=mold, but no worker can be forked from the application: {hazards}"
         return Reason(Rule.UNFIT, text).adding("remove these, or set load=auto")
     slots = range(1, fleet.target + 1)
-    used_up = [slot for slot in slots if _used_up(policy, fleet, slot)]
+    used_up = [slot for slot in slots if _used_up(policy, fleet, slot, now)]
     if policy.need_app == "server" and used_up:
         return _no_app(policy, f"slot {used_up[0]} could not load")
     if policy.need_app == "worker" and not fleet.ever_ready and len(used_up) == len(slots):
@@ -31,7 +32,13 @@ def _no_app(policy: Policy, what: str) -> Reason:
     return Reason(Rule.NEED_APP, f"{what} the application in {tries} tries (need-app={policy.need_app})")
 
 
-def _used_up(policy: Policy, fleet: Fleet, slot: int) -> bool:
-    """Return whether a slot without a worker has used up its tries, its own or those of the mold."""
-    failures = max(fleet.record(slot).failures, fleet.mold_record.failures)
+def _used_up(policy: Policy, fleet: Fleet, slot: int, now: float) -> bool:
+    """Return whether a slot without a worker has used up its tries, its own or those of the mold.
+
+    While an old mold forks, a new generation that cannot be loaded costs the slot nothing.
+    """
+    record = fleet.record(slot)
+    failures = max(record.failures, fleet.mold_record.failures)
+    if old_mold(fleet, now) is not None:
+        failures = record.old_failures
     return failures >= policy.load_retries and fleet.incumbent(slot) is None

@@ -35,12 +35,13 @@ def struck(policy: Policy, record: Record, at: float, *, transient: bool) -> Rec
     )
 
 
-def failed(policy: Policy, record: Record, worker: Worker, message: m.Exited) -> Record:
-    """Count a failed load."""
+def failed(policy: Policy, record: Record, worker: Worker, message: m.Exited, newest: int) -> Record:
+    """Count a failed load. ``newest``: the newest generation."""
     record = struck(policy, record, message.at, transient=message.transient)
     return replace(
         record,
         failures=record.failures + 1,
+        old_failures=record.old_failures + (worker.generation < newest),
         timeouts=record.timeouts + 1 if worker.aborted is not None else 0,
         superseded_after=0.0,
         no_memory=record.no_memory + 1 if message.memory else 0,
@@ -67,6 +68,15 @@ def killed(policy: Policy, record: Record, worker: Worker, at: float) -> Record:
         return record
     fresh = at - worker.ready_at < policy.min_worker_lifetime + FRESH
     return replace(record, evil_kills=record.evil_kills + 1 if fresh else 0)
+
+
+def has_had_its_time(process: Worker, record: Record, now: float) -> bool:
+    """Say whether a load may be taken away where no worker is ready, because a newer generation has begun.
+
+    Each load gets at least twice the time of the one that was taken away before it. Reloads that come faster than a load
+    would otherwise keep the slot empty for ever.
+    """
+    return now - process.spawned >= 2 * record.superseded_after
 
 
 def refused(policy: Policy, refusal: Refusal | None, message: m.ReloadRefused) -> Refusal:

@@ -160,6 +160,7 @@ class Record:
 
     slot: int
     failures: int = 0  # failed loads in a row
+    old_failures: int = 0  # of these, those of workers of an older generation
     strikes: int = 0  # failed loads, failed forks and early deaths in a row
     timeouts: int = 0  # loads in a row that timed out
     next_try: float = 0.0

@@ -26,6 +26,7 @@ from django_workerguard.policy.plan import (
 )
 from django_workerguard.policy.reason import Reason, Rule
 from django_workerguard.policy.room import FIRST_WAIT, UNMEASURED, kind_of, need
+from django_workerguard.policy.strikes import STABLE
 from django_workerguard.policy.view import SERVING_OR_COMING, Fleet, Policy, Retry, State
 
 STARTS = (a.Spawn, a.SpawnMold, a.Convert, a.SpawnStandIn, a.Duty, a.Admit)
@@ -569,18 +570,14 @@ def test_a_reload_with_other_options_comes_to_an_end(before, after, target, hist
 @settings(max_examples=60, deadline=None)
 @given(policies, st.integers(1, 6), st.sampled_from(["fails", "loads", "is unfit"]), st.booleans())
 @example(Policy(load="auto", surge=0, load_concurrency=2, stand_in=False), 1, "is unfit", False)
+@example(Policy(load="mold", load_concurrency=2, stand_in=False), 2, "fails", False)
 def test_a_generation_that_cannot_be_loaded_costs_at_most_the_first_that_tries_it(
     policy, target, the_mold, transient
 ):
     """Its loads fail, also those of workers that are forked from its mold. Then the code is mended."""
-    policy = replace(
-        policy,
-        never_give_up=True,
-        max_worker_lifetime=0.0,
-        max_requests=0,
-        load_timeout=0.0,
-        need_app="worker",
-    )
+    lazy = policy.load == "lazy"
+    policy = replace(policy, max_worker_lifetime=0.0, max_requests=0, load_timeout=0.0)
+    policy = replace(policy, need_app="worker" if lazy else "server")
     world = World(policy, Fleet(target=target))
     for _ in range(40):
         go_on(world)
@@ -589,7 +586,12 @@ def test_a_generation_that_cannot_be_loaded_costs_at_most_the_first_that_tries_i
     assert world.fleet.is_rolled
     world.tell(m.GenerationStarted(world.now))
     empty_since = {}
-    for _ in range(600):
+    killed = -5
+    for number in range(600):
+        old = [worker for worker in world.fleet.of(State.READY) if world.now - worker.ready_at >= STABLE]
+        if number % 50 == 49 and old and not lazy:
+            world.exit(old[0].seat)
+            killed = number
         newest = world.fleet.generation
         for seat, mold in list(world.fleet.molds.items()):
             if mold.generation == newest and mold.state is State.LOADING and the_mold == "fails":
@@ -606,18 +608,48 @@ def test_a_generation_that_cannot_be_loaded_costs_at_most_the_first_that_tries_i
         before = world.seen[-1][0]
         ready = {worker.slot: worker.generation for worker in before.of(State.READY)}
         assert newest not in ready.values()
-        assert len(ready) >= target - (0 if policy.surge else 1)
+        assert len(ready) >= target - (not policy.surge) - (number - killed < 5)
         empty_since = {
             slot: empty_since.get(slot, world.now) for slot in range(1, target + 1) if slot not in ready
         }
-        if policy.load != "lazy":
+        if not lazy:
             assert all(world.now - since <= 2.0 for since in empty_since.values()), (
                 "the old mold has the code that serves"
             )
+    assert world.given_up is None
     for _ in range(400):
         go_on(world)
         world.now += 0.5
         world.turn()
+    assert world.fleet.is_rolled
+
+
+@settings(max_examples=60, deadline=None)
+@given(policies, st.integers(1, 6), st.lists(st.floats(0.1, 20), max_size=4))
+@example(Policy(load="mold", load_concurrency=1, stand_in=False), 2, [1.5])
+def test_code_that_hangs_is_taken_away_by_a_reload_though_nothing_limits_its_load(policy, target, waits):
+    """No load ends by itself, and several reloads do not help. Then the code is mended."""
+    policy = replace(policy, max_worker_lifetime=0.0, max_requests=0, load_timeout=0.0, need_app="worker")
+    world = World(policy, Fleet(target=target))
+    for wait in (0.5, *waits):
+        for _ in range(max(1, int(2 * wait))):
+            for seat in [seat for seat, mold in world.forks.items() if mold not in world.frozen]:
+                world.there(seat)
+            world.now += 0.5
+            world.turn()
+            check_invariants(world)
+        world.tell(m.GenerationStarted(world.now))
+    for _ in range(200):
+        hangs = {
+            one.seat
+            for one in (*world.fleet.workers.values(), *world.fleet.molds.values())
+            if one.generation < world.fleet.generation
+        }
+        go_on(world, hangs)
+        world.frozen.clear()  # they hang, but can be killed
+        world.now += 0.5
+        world.turn()
+        check_invariants(world)
     assert world.fleet.is_rolled
 
 
