@@ -295,11 +295,17 @@ def _make_room(policy: Policy, fleet: Fleet, incumbents: list[Worker], now: floa
     """Retire due workers: at most `away` are missing at once, and the last ready worker stays."""
     there = [w for w in incumbents if w.state in (State.READY, State.UNLOADED) and w.aborted is None]
     away = fleet.target - len(there)
-    room = min(policy.away - away, fleet.ready - 1 if fleet.target > 1 else 1)
+    room = policy.away - away
     if not fleet.proven:  # who leaves makes room for the canary
         room = min(room, 1 - away)
-    reasons = ((worker, _why_out_first(policy, fleet, worker, now)) for worker in there)
-    return [Retire(worker.seat, reason) for worker, reason in reasons if reason][: max(0, room)]
+    spare = fleet.ready - 1 if fleet.target > 1 else 1
+    leaving: list[Retire] = []
+    for worker in sorted(there, key=lambda w: w.state is State.READY):  # who serves nothing goes first
+        reason = _why_out_first(policy, fleet, worker, now)
+        if reason and len(leaving) < room and (spare > 0 or worker.state is State.UNLOADED):
+            spare -= worker.state is State.READY
+            leaving.append(Retire(worker.seat, reason))
+    return leaving
 
 
 def _why_out_first(policy: Policy, fleet: Fleet, incumbent: Worker, now: float) -> Reason | None:
@@ -351,7 +357,7 @@ def _spawns(policy: Policy, fleet: Fleet, now: float, *, making_room: bool) -> I
     for slot, reason, source in (*empty, *due):
         if source is None:
             continue
-        record, chosen = fleet.record(slot), mold.or_by_itself(fleet, slot, source)
+        chosen = mold.or_by_itself(fleet, slot, source)
         kind = "load" if chosen.mold is None else "fork"
         if unfit is None and not budget.admits(slot, kind):
             continue
@@ -366,9 +372,8 @@ def _spawns(policy: Policy, fleet: Fleet, now: float, *, making_room: bool) -> I
         yield Spawn(
             slot,
             chosen.generation,
-            load_timeout(policy.load_timeout, record.timeouts),
-            # beside an incumbent it would only be a second one that cannot serve
-            stay=policy.need_app == "off" and not reason and record.failures + 1 >= policy.load_retries,
+            load_timeout(policy.load_timeout, fleet.record(slot).timeouts),
+            stay=_may_stay(policy, fleet, slot, reason),
             reason=reason,
             mold=chosen.mold,
         )
@@ -377,6 +382,17 @@ def _spawns(policy: Policy, fleet: Fleet, now: float, *, making_room: bool) -> I
         yield started
     if budget.has_changed:
         yield AwaitRoom(tuple(budget.lacks))
+
+
+def _may_stay(policy: Policy, fleet: Fleet, slot: int, reason: Reason | None) -> bool:
+    """Say whether the next worker of a slot stays, as need-app=off has it, if it cannot load.
+
+    Not beside an incumbent, where it would only be a second one that cannot serve, nor as the first of a new generation
+    while an older one serves: the reload is tried again.
+    """
+    if policy.need_app != "off" or reason or (fleet.ready and not fleet.proven):
+        return False
+    return fleet.record(slot).failures + 1 >= policy.load_retries
 
 
 def _room(policy: Policy, fleet: Fleet) -> int:

@@ -330,6 +330,23 @@ def test_whoever_loads_older_code_makes_room_for_newer(state, surge, concurrency
     )
 
 
+def test_without_a_surge_no_worker_of_a_new_generation_stays_unloaded_while_an_older_one_serves():
+    policy = Policy(surge=0, need_app="off", load_retries=1, stand_in=False, timeout=0.0)
+    fleet = told(ready_fleet(3, policy=policy), m.GenerationStarted(20.0), policy=policy)
+    (out,) = plan(policy, fleet, 20.0)
+    fleet = told(
+        fleet, m.Asked(out.seat, out.reason, 20.0), m.Exited(out.seat, 20.1, clean=True), policy=policy
+    )
+    (spawn,) = plan(policy, fleet, 20.1)
+    assert not spawn.stay
+    fleet = told(
+        fleet, Start(out.seat, 5, 105, 60.0, 20.2), m.Exited(5, 20.5, transient=False), policy=policy
+    )
+    assert fleet.frozen
+    (spawn,) = plan(policy, fleet, 100.0)
+    assert (spawn.slot, spawn.stay) == (out.seat, False), "the others serve on"
+
+
 def test_without_a_surge_a_load_that_fails_freezes_the_reload_as_with_one():
     policy = Policy(surge=0, stand_in=False, timeout=0.0)
     fleet = told(ready_fleet(2, policy=policy), m.GenerationStarted(20.0), policy=policy)
