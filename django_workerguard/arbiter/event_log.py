@@ -402,7 +402,9 @@ class EventLog:
         self, worker: Worker, end: Exit, dump: str, seats: Seats, now: float
     ) -> tuple[Cause, Failure]:
         report = seats.report(worker.seat)
-        if "error" in report:
+        if (
+            "error" in report and worker.aborted is None
+        ):  # after that an error only tells how the load was interrupted
             cause = cause_of(seats, worker.seat)
             return cause, self._failed(worker, report["error"], kind_of_failure(cause), report)
         killer = self._killer(worker, end, now)
@@ -413,7 +415,10 @@ class EventLog:
             if killer is Killer.OUT_OF_MEMORY
             else "died"
         )
-        failure = self._failed(worker, describe(worker, end, dump, report.get("step"), killer), kind, report)
+        stacks = dump or report.get("error", {}).get("traceback", "")
+        failure = self._failed(
+            worker, describe(worker, end, stacks, report.get("step"), killer), kind, report
+        )
         cause = Cause.TRANSIENT if worker.aborted is not None or end.transient else Cause.NONE
         return cause | (Cause.MEMORY if killer is Killer.OUT_OF_MEMORY else Cause.NONE), failure
 
