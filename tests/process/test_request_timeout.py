@@ -92,10 +92,9 @@ def assert_only_the_requests_that_hang_are_lost(server: Server, worker_class: st
     assert least >= 3
     assert any(status != 200 for status in hanging), "a worker was replaced for it"
     lost = [event["path"] for event in since.events("request-lost")]
-    if (
-        worker_class != "asgi"
-    ):  # a loop that is blocked has requests that it has not read, or has answered but not ended
-        assert lost.count("/") == failed
+    if worker_class != "asgi":  # a loop that is blocked has requests that it has not read
+        # a worker may be aborted between the last byte of an answer and the end of its request
+        assert failed <= lost.count("/") <= failed + len(since.events("aborted"))
     assert lost.count(path) == sum(status != 200 for status in hanging)
 
 
