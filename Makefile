@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 EXAMPLE := $(BIN)/python example_project/manage.py
 ADDRPORT ?= 127.0.0.1:8000
 # the process tests wait more than they compute
-JOBS ?= 9
+JOBS ?= 7
 
 # install DIRECTORY,PACKAGES: by uv, which needs a quarter of pip's time; by pip where uv fails: it does not read pip's settings
 install = $(1)/bin/python -m pip install --quiet --disable-pip-version-check uv \
