@@ -147,7 +147,9 @@ class ControlSocket:
         with contextlib.suppress(BlockingIOError):
             while len(requests) < MOST_AT_ONCE:
                 data, ancillary, _, address = self._socket.recvmsg(
-                    MAX_MESSAGE, socket.CMSG_SPACE(CREDENTIALS.size) + socket.CMSG_SPACE(DESCRIPTOR.size)
+                    MAX_MESSAGE,
+                    socket.CMSG_SPACE(CREDENTIALS.size) + socket.CMSG_SPACE(DESCRIPTOR.size),
+                    socket.MSG_CMSG_CLOEXEC,
                 )
                 pid, uid = _credentials(ancillary)
                 answers = _socket_for_answers(ancillary)

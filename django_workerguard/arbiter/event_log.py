@@ -402,9 +402,8 @@ class EventLog:
         self, worker: Worker, end: Exit, dump: str, seats: Seats, now: float
     ) -> tuple[Cause, Failure]:
         report = seats.report(worker.seat)
-        if (
-            "error" in report and worker.aborted is None
-        ):  # after that an error only tells how the load was interrupted
+        # what an aborted worker reports only tells how its load was interrupted
+        if "error" in report and worker.aborted is None:
             cause = cause_of(seats, worker.seat)
             return cause, self._failed(worker, report["error"], kind_of_failure(cause), report)
         killer = self._killer(worker, end, now)

@@ -349,6 +349,7 @@ def _became_ready(fleet: Fleet, worker: Worker) -> Fleet:
     return replace(
         fleet,
         ever_ready=True,
+        served=max(fleet.served, worker.generation),
         nobody_ready_since=None,
         last_failure=None,
         load_failed=fleet.load_failed and not healed,
@@ -415,7 +416,7 @@ def _failed_load(policy: Policy, fleet: Fleet, worker: Worker, message: m.Exited
 
 def _strike_canary(policy: Policy, fleet: Fleet, slot: int, at: float, *, transient: bool) -> Fleet:
     """Have the newest generation wait, while the code that it is to replace serves on."""
-    if not _serves_on(fleet):
+    if not fleet.old_code_serves:
         return fleet
     strikes = fleet.canary_strikes + 1
     return replace(
@@ -423,12 +424,6 @@ def _strike_canary(policy: Policy, fleet: Fleet, slot: int, at: float, *, transi
         canary_strikes=strikes,
         canary_next_try=next_try(policy, strikes, at, slot=slot, transient=transient),
     )
-
-
-def _serves_on(fleet: Fleet) -> bool:
-    """Say whether an older generation has a worker that serves, in any slot, or a mold that forks one."""
-    there = (*fleet.workers.values(), *fleet.molds.values())
-    return any(one.generation < fleet.generation and one.state is State.READY for one in there)
 
 
 def _new_generation(fleet: Fleet, at: float, target: int | None) -> Fleet:
@@ -447,6 +442,9 @@ def _new_generation(fleet: Fleet, at: float, target: int | None) -> Fleet:
         )
         for slot, record in fleet.records.items()
     }
+    for slot, record in records.items():  # whether a worker is of an older generation is seen anew
+        if record.wanted_out is not None and record.wanted_out.rule is Rule.RELOAD:
+            records[slot] = replace(record, wanted_out=None)
     return replace(
         fleet,
         generation=fleet.generation + 1,

@@ -42,7 +42,7 @@ def source(policy: Policy, fleet: Fleet, now: float) -> Source | None:
 
 def old_mold(fleet: Fleet, now: float) -> Worker | None:
     """Return the mold that forks while the server is frozen, because no worker of the newest generation becomes ready."""
-    older = [mold for mold in _able(fleet, now) if mold.generation < fleet.generation]
+    older = [mold for mold in _able(fleet, now) if fleet.is_old_code(mold)]
     return max(older, key=lambda mold: mold.generation, default=None) if fleet.frozen else None
 
 

@@ -38,7 +38,8 @@ def _used_up(policy: Policy, fleet: Fleet, slot: int, now: float) -> bool:
     While an old mold forks, a new generation that cannot be loaded costs the slot nothing.
     """
     record = fleet.record(slot)
-    failures = max(record.failures, fleet.mold_record.failures)
     if old_mold(fleet, now) is not None:
         failures = record.old_failures
+    else:
+        failures = max(record.failures, fleet.mold_record.failures)
     return failures >= policy.load_retries and fleet.incumbent(slot) is None

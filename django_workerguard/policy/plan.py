@@ -387,10 +387,10 @@ def _spawns(policy: Policy, fleet: Fleet, now: float, *, making_room: bool) -> I
 def _may_stay(policy: Policy, fleet: Fleet, slot: int, reason: Reason | None) -> bool:
     """Say whether the next worker of a slot stays, as need-app=off has it, if it cannot load.
 
-    Not beside an incumbent, where it would only be a second one that cannot serve, nor as the first of a new generation
-    while an older one serves: the reload is tried again.
+    Not beside an incumbent, where it would only be a second one that cannot serve, nor while a reload is not proven and the
+    old code serves: both are tried again.
     """
-    if policy.need_app != "off" or reason or (fleet.ready and not fleet.proven):
+    if policy.need_app != "off" or reason or (fleet.old_code_serves and not fleet.proven):
         return False
     return fleet.record(slot).failures + 1 >= policy.load_retries
 
@@ -425,13 +425,15 @@ def _empty(policy: Policy, fleet: Fleet, now: float) -> list[int]:
 
 
 def _canary(policy: Policy, fleet: Fleet, empty: list[int], now: float) -> int | None:
-    """Return the slot that tries the newest generation where nothing is started beside an incumbent; None if none does.
+    """Return the empty slot that tries the newest generation though an old mold could fork; None if none does.
 
-    A slot in which it has failed gets a worker of the older generation first, if there is a mold that forks it.
+    With a surge it is tried beside an incumbent, if there is a ready one. A slot in which the new code has failed gets the
+    old code next, and the other way round.
     """
-    if policy.surge or not _can_roll(policy, fleet, now):
+    if (policy.surge and fleet.ready) or not _can_roll(policy, fleet, now):
         return None
-    return next((slot for slot in empty if not fleet.record(slot).failures), None)
+    records = (fleet.record(slot) for slot in empty)
+    return next((one.slot for one in records if 2 * one.old_failures >= one.failures), None)
 
 
 def _to_succeed(policy: Policy, fleet: Fleet, now: float) -> list[tuple[int, Reason]]:

@@ -248,6 +248,7 @@ class Fleet:
     mold_record: Record = Record(slot=0)  # of the newest generation's molds
     unfit: bool = False  # no worker can be forked from the newest generation's mold
     ever_ready: bool = False
+    served: int = 0  # the newest generation of which a worker has been ready
     nobody_ready_since: float | None = 0.0
     load_failed: bool = False  # and no worker spawned after it has become ready
     last_failure: Failure | None = None  # of the last load that failed, until one succeeds
@@ -351,6 +352,16 @@ class Fleet:
     def proven(self) -> bool:
         """Say whether a worker of the newest generation has become ready."""
         return any(w.generation == self.generation for w in self.of(State.READY))
+
+    def is_old_code(self, process: Worker) -> bool:
+        """Say whether a process is of an older generation, and one of which a worker has been ready."""
+        return process.generation < self.generation and process.generation <= self.served
+
+    @cached_property
+    def old_code_serves(self) -> bool:
+        """Say whether the code that the newest generation is to replace has a ready worker, or a mold that can fork one."""
+        there = (*self.workers.values(), *self.molds.values())
+        return any(one.state is State.READY and self.is_old_code(one) for one in there)
 
     @property
     def frozen(self) -> bool:

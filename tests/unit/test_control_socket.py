@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import gc
 import json
 import os
 import select
@@ -45,8 +46,10 @@ def answered(control: ControlSocket, *descriptors: int) -> Iterator[None]:
 
     thread = threading.Thread(target=answer)
     thread.start()
-    yield
-    thread.join()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 def test_an_answer_reaches_another_network_namespace(control):
@@ -96,6 +99,7 @@ def test_no_answer_ends_the_wait(control):
 
 @pytest.mark.parametrize("number", [1, 2, 100])
 def test_what_is_no_socket_costs_nothing(control, number):
+    gc.collect()  # what other tests have left
     before = set(os.listdir("/proc/self/fd"))
     rights = array.array("i", [0] * number)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:

@@ -627,6 +627,62 @@ def test_a_generation_that_cannot_be_loaded_costs_at_most_the_first_that_tries_i
 
 
 @settings(max_examples=60, deadline=None)
+@given(policies, st.integers(1, 6), st.integers(0, 3), st.sampled_from([0, 3, 60]), st.booleans())
+@example(Policy(load="mold", need_app="worker", surge=0, stand_in=False, timeout=0.0), 1, 0, 3, True)
+@example(Policy(load="mold", need_app="off", surge=0, stand_in=False, timeout=0.0), 1, 0, 3, False)
+@example(Policy(load="mold", need_app="worker", surge=1, stand_in=False, timeout=0.0), 1, 1, 60, True)
+@example(Policy(load="mold", need_app="off", surge=0, stand_in=False, timeout=0.0), 1, 1, 60, True)
+@example(Policy(load="mold", need_app="off", surge=0, stand_in=False, timeout=0.0), 1, 2, 0, True)
+def test_code_that_can_be_loaded_is_found_whatever_cannot(policy, target, served, outage, mold_loads):
+    """Generations from ``served`` on cannot be loaded: the last one can, after an outage of so many turns.
+
+    Those before, which have served, cannot be loaded any more either. With 0 no worker was ever ready.
+    """
+    policy = replace(policy, never_give_up=True, max_worker_lifetime=0.0, max_requests=0, load_timeout=0.0)
+    world = World(policy, Fleet(target=target))
+
+    def turns(number: int, *good: int) -> None:
+        for _ in range(number):
+            for seat, mold in list(world.fleet.molds.items()):
+                if mold.generation not in good and mold.state is State.LOADING and not mold_loads:
+                    world.exit(seat)
+            stays = (
+                {one.slot for one in world.seen[-1][2] if isinstance(one, a.Spawn) and one.stay}
+                if world.seen
+                else ()
+            )
+            unloaded = {worker.seat for worker in world.fleet.of(State.UNLOADED)}
+            for seat, worker in list(world.fleet.workers.items()):
+                if worker.generation in good or worker.state not in (State.SPAWNING, State.LOADING):
+                    continue
+                if worker.slot in stays:
+                    if seat in world.forks:
+                        world.there(seat)
+                    world.said[seat] = State.UNLOADED
+                    unloaded.add(seat)
+                else:
+                    world.exit(seat)
+            go_on(world, unloaded)
+            world.frozen.clear()
+            world.now += 0.5
+            world.turn()
+
+    for generation in range(1, served + 1):
+        turns(60, generation)
+        world.tell(m.GenerationStarted(world.now))
+    turns(20)
+    world.tell(m.GenerationStarted(world.now))
+    for worker in world.fleet.of(State.READY)[:outage]:
+        world.exit(worker.seat)
+    turns(outage)
+    starts = sum(len(times) for times in world.spawned_at.values())
+    turns(int(4 * (policy.load_retry_max_delay + 2) * (target + 2)), world.fleet.generation)
+    assert world.fleet.is_rolled
+    starts = sum(len(times) for times in world.spawned_at.values()) - starts
+    assert starts <= 12 * target + 12, "no churn"
+
+
+@settings(max_examples=60, deadline=None)
 @given(policies, st.integers(1, 6), st.lists(st.floats(0.1, 20), max_size=4))
 @example(Policy(load="mold", load_concurrency=1, stand_in=False), 2, [1.5])
 def test_code_that_hangs_is_taken_away_by_a_reload_though_nothing_limits_its_load(policy, target, waits):
