@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests import components
 
@@ -17,7 +17,10 @@ os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
 # No clock decides. CI has the same examples every time; everywhere else they are drawn anew.
 settings.register_profile(
-    "workerguard", deadline=None, derandomize=bool(os.environ.get("WORKERGUARD_REQUIRE_ALL"))
+    "workerguard",
+    deadline=None,
+    derandomize=bool(os.environ.get("WORKERGUARD_REQUIRE_ALL")),
+    suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("workerguard")
 

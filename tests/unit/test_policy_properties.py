@@ -626,19 +626,18 @@ def test_a_generation_that_cannot_be_loaded_costs_at_most_the_first_that_tries_i
     assert world.fleet.is_rolled
 
 
-@settings(max_examples=60, deadline=None)
-@given(policies, st.integers(1, 6), st.integers(0, 3), st.sampled_from([0, 3, 60]), st.booleans())
-@example(Policy(load="mold", need_app="worker", surge=0, stand_in=False, timeout=0.0), 1, 0, 3, True)
-@example(Policy(load="mold", need_app="off", surge=0, stand_in=False, timeout=0.0), 1, 0, 3, False)
-@example(Policy(load="mold", need_app="worker", surge=1, stand_in=False, timeout=0.0), 1, 1, 60, True)
-@example(Policy(load="mold", need_app="off", surge=0, stand_in=False, timeout=0.0), 1, 1, 60, True)
-@example(Policy(load="mold", need_app="off", surge=0, stand_in=False, timeout=0.0), 1, 2, 0, True)
-def test_code_that_can_be_loaded_is_found_whatever_cannot(policy, target, served, outage, mold_loads):
+@pytest.mark.parametrize("need_app", ["worker", "off"])
+@pytest.mark.parametrize("surge", [0, 1])
+@pytest.mark.parametrize("target", [1, 2])
+@pytest.mark.parametrize("history", [(0, 3, True), (0, 3, False), (1, 60, True), (2, 0, True), (2, 60, True)])
+def test_code_that_can_be_loaded_is_found_whatever_cannot(need_app, surge, target, history):
     """Generations from ``served`` on cannot be loaded: the last one can, after an outage of so many turns.
 
     Those before, which have served, cannot be loaded any more either. With 0 no worker was ever ready.
     """
-    policy = replace(policy, never_give_up=True, max_worker_lifetime=0.0, max_requests=0, load_timeout=0.0)
+    served, outage, mold_loads = history
+    policy = Policy(load="mold", need_app=need_app, surge=surge, load_concurrency=2, stand_in=False)
+    policy = replace(policy, never_give_up=True, load_timeout=0.0, timeout=0.0)
     world = World(policy, Fleet(target=target))
 
     def turns(number: int, *good: int) -> None:
@@ -675,6 +674,10 @@ def test_code_that_can_be_loaded_is_found_whatever_cannot(policy, target, served
     for worker in world.fleet.of(State.READY)[:outage]:
         world.exit(worker.seat)
     turns(outage)
+    for worker in world.fleet.of(
+        State.UNLOADED
+    ):  # with need-app=off they stay until they are replaced by hand
+        world.exit(worker.seat)
     starts = sum(len(times) for times in world.spawned_at.values())
     turns(int(4 * (policy.load_retry_max_delay + 2) * (target + 2)), world.fleet.generation)
     assert world.fleet.is_rolled
