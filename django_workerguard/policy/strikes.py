@@ -16,7 +16,7 @@ MOST_RETRIES = 20  # of a reload whose configuration cannot be used
 
 
 def next_try(policy: Policy, strikes: int, at: float, *, slot: int, transient: bool) -> float:
-    """Return the time of the next try after so many strikes in a row, the last of them at ``at``."""
+    """Return when the next try may begin. ``strikes``: the failures in a row; ``at``: the time of the last one."""
     return at + back_off(
         strikes,
         slot=slot,

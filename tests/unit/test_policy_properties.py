@@ -440,6 +440,12 @@ def go_on(world: World, frozen: Iterable[int] = ()) -> None:
             world.said[seat] = State.LOADED
 
 
+def end_unloaded(world: World) -> None:
+    """End the workers that stay unloaded, as need-app=off has it: nothing else replaces them."""
+    for worker in world.fleet.of(State.UNLOADED):
+        world.exit(worker.seat)
+
+
 MOLDS_IN_ORDER = ("mold-ready", "mold-dies", "mold-forks")
 SIZES = {"load": 100, "fork": 20, "mold": 120}
 
@@ -502,8 +508,7 @@ def test_it_heals_when_the_cause_is_gone(policy, target, history):
     most = 0
     for number in range(200):
         go_on(world)
-        for seat in [worker.seat for worker in world.fleet.of(State.UNLOADED)]:
-            world.exit(seat)
+        end_unloaded(world)
         world.now += 1.0
         world.turn()
         most = max(most, world.fleet.ready if number >= 100 else 0)
@@ -527,8 +532,7 @@ def test_a_fleet_that_has_healed_is_left_alone(policy, target, history):
     world.hanging.clear()
     for _ in range(300):
         go_on(world)
-        for seat in [worker.seat for worker in world.fleet.of(State.UNLOADED)]:
-            world.exit(seat)
+        end_unloaded(world)
         world.now += 1.0
         world.turn()
     assert world.fleet.is_rolled
@@ -631,9 +635,10 @@ def test_a_generation_that_cannot_be_loaded_costs_at_most_the_first_that_tries_i
 @pytest.mark.parametrize("target", [1, 2])
 @pytest.mark.parametrize("history", [(0, 3, True), (0, 3, False), (1, 60, True), (2, 0, True), (2, 60, True)])
 def test_code_that_can_be_loaded_is_found_whatever_cannot(need_app, surge, target, history):
-    """Generations from ``served`` on cannot be loaded: the last one can, after an outage of so many turns.
+    """Only the last generation can be loaded in the end. ``history``: what comes before.
 
-    Those before, which have served, cannot be loaded any more either. With 0 no worker was ever ready.
+    First so many generations become ready. Then one cannot be loaded, and a reload begins the last one. For so many turns
+    nothing can be loaded, as while a database is away. ``mold_loads``: what fails are the workers, and not their mold.
     """
     served, outage, mold_loads = history
     policy = Policy(load="mold", need_app=need_app, surge=surge, load_concurrency=2, stand_in=False)
@@ -674,10 +679,7 @@ def test_code_that_can_be_loaded_is_found_whatever_cannot(need_app, surge, targe
     for worker in world.fleet.of(State.READY)[:outage]:
         world.exit(worker.seat)
     turns(outage)
-    for worker in world.fleet.of(
-        State.UNLOADED
-    ):  # with need-app=off they stay until they are replaced by hand
-        world.exit(worker.seat)
+    end_unloaded(world)
     starts = sum(len(times) for times in world.spawned_at.values())
     turns(int(4 * (policy.load_retry_max_delay + 2) * (target + 2)), world.fleet.generation)
     assert world.fleet.is_rolled
