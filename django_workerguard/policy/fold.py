@@ -78,13 +78,13 @@ def _folded(policy: Policy, fleet: Fleet, message: m.Message) -> Fleet:
             return replace(fleet, stand_in=replace(fleet.stand_in, seat=seat, pid=pid, next_try=0.0))
         case m.StandInGone(at, seat):
             return replace(fleet, stand_in=_without_stand_in(policy, fleet.stand_in, seat, at))
-        case m.TargetChanged(target):
-            return replace(fleet, target=target, next_target=None)
+        case m.TargetChanged(target, by_hand):
+            return replace(fleet, target=target, next_target=None, scaled=fleet.scaled or by_hand)
         case m.GenerationStarted(at, target):
             return _new_generation(fleet, at, target)
-        case m.ReloadBegun():
+        case m.ReloadBegun(retry):
             refusal = fleet.refusal and replace(fleet.refusal, next_try=None)
-            return replace(fleet, refusal=refusal)
+            return replace(fleet, refusal=refusal, scaled=fleet.scaled and retry)
         case m.ReloadRefused():
             return replace(fleet, refusal=refused(policy, fleet.refusal, message))
         case m.RecycleAsked(slot, reason):
@@ -455,7 +455,7 @@ def _new_generation(fleet: Fleet, at: float, target: int | None) -> Fleet:
         canary_next_try=0.0,
         load_failed=False,
         reloading=True,
-        next_target=target,
+        next_target=None if fleet.scaled else target,
         refusal=None,
     )
 

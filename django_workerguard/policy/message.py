@@ -224,9 +224,10 @@ class StandInGone:
 
 @value_class
 class TargetChanged:
-    """Another number of workers was asked for."""
+    """Another number of workers was asked for, ``by_hand`` or by what the server has measured."""
 
     target: int
+    by_hand: bool = True
 
 
 @value_class
@@ -239,7 +240,12 @@ class GenerationStarted:
 
 @value_class
 class ReloadBegun:
-    """A reload reads its settings and its configuration; `GenerationStarted` or `ReloadRefused` follows."""
+    """A reload reads its settings and its configuration; `GenerationStarted` or `ReloadRefused` follows.
+
+    ``retry``: nobody has asked for it; the last one was refused.
+    """
+
+    retry: bool = False
 
 
 @value_class

@@ -257,6 +257,7 @@ class Fleet:
     canary_next_try: float = 0.0
     reloading: bool = False  # until every worker is of the newest generation
     next_target: int | None = None  # from when the new generation has proved itself
+    scaled: bool = False  # by hand, since somebody asked for a reload: its configuration does not undo that
     refusal: Refusal | None = None  # until a reload begins a generation
     last_evil: float | None = None  # when evil-reload-on-rss killed last
     outliers: Mapping[int, Reason] = field(

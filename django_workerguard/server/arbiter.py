@@ -489,7 +489,7 @@ class GuardedArbiter(Arbiter):
         self._children.signal(seat, signal.SIGQUIT if quick else signal.SIGTERM)
 
     def reload_again(self) -> None:
-        self._reload.begin("retry of a refused reload")
+        self._reload.retry()
 
     def close_listeners(self) -> None:
         listeners, self.LISTENERS = self.LISTENERS, []

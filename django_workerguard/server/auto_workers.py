@@ -15,7 +15,7 @@ ASKED_BY = "workers=auto"
 class AutoWorkers:
     """Chooses the number of workers once for each generation, and again when a limit has changed."""
 
-    def __init__(self, tracker: Tracker, *, scale: Callable[[int, str], str | None]) -> None:
+    def __init__(self, tracker: Tracker, *, scale: Callable[..., str | None]) -> None:
         self._tracker = tracker
         self._scale = scale
         self._looked: float | None = None
@@ -42,4 +42,4 @@ class AutoWorkers:
         self._basis = basis
         log("workers=auto: %d workers: %s", choice.workers, choice.reasoning)
         if choice.workers != fleet.target:
-            self._scale(choice.workers, ASKED_BY)
+            self._scale(choice.workers, ASKED_BY, by_hand=False)

@@ -54,6 +54,14 @@ class Reload:
         if self._tracker.fleet.stop is not None:
             return "the server is stopping"
         self._tracker.tell(m.ReloadBegun())
+        return self._begin(asked_by)
+
+    def retry(self) -> None:
+        """Begin a reload that was refused once more."""
+        self._tracker.tell(m.ReloadBegun(retry=True))
+        self._begin("retry of a refused reload")
+
+    def _begin(self, asked_by: str) -> str | None:
         if self._process is not None:  # its answer would be out of date
             self._again = asked_by
             self._process.give_up()
@@ -81,7 +89,7 @@ class Reload:
             process.drop()
             again, self._again = self._again, ""
             if again:
-                self.begin(again)
+                self._begin(again)
             else:
                 self._refuse(
                     f"the kernel does not end process {process.pid}, which reads the settings",
@@ -97,7 +105,8 @@ class Reload:
         again, self._again = self._again, ""
         if again or self._tracker.fleet.stop is not None:
             process.drop()
-            self.begin(again)
+            if again and self._tracker.fleet.stop is None:
+                self._begin(again)
             return True
         try:
             handover = process.conclude()
@@ -174,10 +183,11 @@ class Reload:
         host, tracker = self._host, self._tracker
         host.follow_options()
         host.START_CTX["cwd"] = app.handover.directory or host.START_CTX["cwd"]
-        if app.auto_workers:  # chosen when the new code has been measured; until then the number stays
-            host.num_workers = tracker.fleet.target
+        # workers=auto chooses when the new code has been measured; until then the number stays
         target = None if app.auto_workers else app.cfg.workers
         tracker.tell(m.GenerationStarted(self._clock(), target))  # before what may fail
+        if tracker.fleet.next_target is None:
+            host.num_workers = tracker.fleet.target
         for line in app.warnings:
             host.log.warning("%s", line)
         host.log.reopen_files()

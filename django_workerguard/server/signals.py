@@ -89,14 +89,14 @@ class Signals:
         tracker.tell(m.StopAsked(self._clock(), quick or again))
         tracker.event_log.stopping(quick=quick, drain_delay=tracker.policy.drain_delay)
 
-    def scale(self, target: int, asked_by: str) -> str | None:
+    def scale(self, target: int, asked_by: str, *, by_hand: bool = True) -> str | None:
         """Change the target. Return why it is refused, or None."""
         slots, quorum = self._host.board.layout.slots, self._tracker.policy.min_loaded
         if not 1 <= target <= slots:
             return self._no_scale(f"it can be 1 to {slots}", asked_by)
         if target < quorum:
             return self._no_scale(f"the quorum (min-loaded) needs {quorum} workers", asked_by)
-        self._tracker.tell(m.TargetChanged(target))
+        self._tracker.tell(m.TargetChanged(target, by_hand))
         self._host.num_workers = target
         self._tracker.event_log.scaled(target, asked_by)
         return None

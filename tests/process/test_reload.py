@@ -430,6 +430,21 @@ def test_a_refused_reload_is_shown_and_tried_again(serve, subtests):
         assert len(since.events("reload-refused")) == 1
 
 
+def test_the_retry_of_a_refused_reload_keeps_the_number_that_was_asked_for_meanwhile(serve):
+    server = serve("--load-retry-max-delay", "1s", project_copy=True)
+    server.wait_ready()
+    since, path = Since(server), server.project / "gunicorn.conf.py"
+    path.write_text("workers =")
+    server.signal(signal.SIGHUP)
+    since.wait("reload-refused")
+    assert order(server, "scale", "3", "--wait").returncode == ExitCode.OK
+    path.unlink()
+    since.wait("reloaded")
+    server.wait("three are ready", lambda status: (status["target"], status["ready"]) == (3, 3))
+    assert order(server, "reload", "--wait").returncode == ExitCode.OK
+    assert server.status()["target"] == 2, "a reload that is asked for takes the number of the configuration"
+
+
 def test_a_load_of_older_code_that_hangs_makes_room_for_a_reload(serve, faults):
     faults.set("ready", "hang")
     server = serve("--load-timeout", "0", "--load-concurrency", "1", project_copy=True)

@@ -21,6 +21,7 @@ from django_workerguard.probe.clock import AwakeClock
 from tests.unit.fleets import POLICY, Start, ready_fleet, told
 
 MB = 1 << 20
+REFUSED = m.ReloadRefused("no settings", 21.0, Retry.ALWAYS)
 
 
 @given(st.integers(1, 200), st.integers(1, 64), st.floats(0.01, 10), st.floats(10, 100), st.booleans())
@@ -372,11 +373,38 @@ def test_a_refused_reload_is_tried_again_until_one_begins_a_generation():
     assert a.Reload() in plan(policy, refused, first)
     assert a.Reload() not in plan(policy, told(refused, m.StopAsked(first), policy=policy), first)
 
-    reading = told(refused, m.ReloadBegun(), policy=policy)
+    reading = told(refused, m.ReloadBegun(retry=True), policy=policy)
     assert a.Reload() not in plan(policy, reading, 1000.0), "it is being tried"
     again = told(reading, m.ReloadRefused("no settings", 30.0, Retry.ALWAYS), policy=policy)
     assert again.refusal.next_try - 30.0 > first - 20.0, "each wait is longer"
     assert told(again, m.GenerationStarted(31.0), policy=policy).refusal is None
+
+
+@pytest.mark.parametrize(
+    ("messages", "target"),
+    [
+        ((m.ReloadBegun(), m.TargetChanged(3)), 3),
+        ((m.ReloadBegun(), m.TargetChanged(3), REFUSED, m.ReloadBegun(retry=True)), 3),
+        ((m.ReloadBegun(), REFUSED, m.TargetChanged(3), m.ReloadBegun(retry=True)), 3),
+        ((m.ReloadBegun(), REFUSED, m.TargetChanged(3), m.ReloadBegun()), 2),
+        ((m.TargetChanged(3), m.ReloadBegun()), 2),
+        ((m.ReloadBegun(), m.TargetChanged(3, by_hand=False)), 2),
+        ((m.ReloadBegun(), m.TargetChanged(3), m.GenerationStarted(22.0), m.ReloadBegun()), 2),
+    ],
+    ids=[
+        "while the settings are read",
+        "and then refused",
+        "while it is refused",
+        "and then asked for again",
+        "before the reload",
+        "by what was measured",
+        "for the reload before",
+    ],
+)
+def test_a_number_asked_for_after_the_reload_counts_and_not_the_configurations(messages, target):
+    policy = Policy(stand_in=False)
+    fleet = told(ready_fleet(2, policy=policy), *messages, m.GenerationStarted(30.0, 2), policy=policy)
+    assert (fleet.next_target or fleet.target) == target
 
 
 def test_a_configuration_that_cannot_be_used_is_tried_again_for_some_time():
@@ -385,7 +413,8 @@ def test_a_configuration_that_cannot_be_used_is_tried_again_for_some_time():
     fleet = told(ready_fleet(1, policy=policy), m.ReloadRefused("1 / 0", now, Retry.SEVERAL), policy=policy)
     while fleet.refusal.next_try is not None:
         now, tries = fleet.refusal.next_try, tries + 1
-        fleet = told(fleet, m.ReloadBegun(), m.ReloadRefused("1 / 0", now, Retry.SEVERAL), policy=policy)
+        refused = m.ReloadRefused("1 / 0", now, Retry.SEVERAL)
+        fleet = told(fleet, m.ReloadBegun(retry=True), refused, policy=policy)
     assert tries == MOST_RETRIES
     assert now - 20.0 > 300, "minutes, in which a deployment ends"
 

@@ -229,7 +229,7 @@ class World:
             case a.Reload():
                 assert self.fleet.refusal
                 assert self.fleet.refusal.retry is not Retry.NEVER
-                self.tell(m.ReloadBegun())
+                self.tell(m.ReloadBegun(retry=True))
             case a.CloseListeners():
                 self.tell(m.ListenersClosed(self.now))
             case a.GiveUp(code, reason):
