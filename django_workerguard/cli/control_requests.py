@@ -55,11 +55,11 @@ def reload(parsed: argparse.Namespace) -> int:
 def recycle(parsed: argparse.Namespace) -> int:
     """Replace the worker of one slot, or of every slot."""
     server = choose(parsed, here=Path(here()))[-1]
-    slots = [slot for slot in snapshot(server.board)["slots"] if parsed.all or slot["slot"] == parsed.slot]
-    pids = [slot["pid"] for slot in slots if slot["pid"]]
-    following = Recycle(_load(server), slots=[slot["slot"] for slot in slots], pids=pids)
+    workers = {slot["slot"]: slot["pid"] for slot in snapshot(server.board)["slots"] if slot["pid"]}
+    if not parsed.all:
+        workers = {slot: pid for slot, pid in workers.items() if slot == parsed.slot}
     arguments = {"all": True} if parsed.all else {"slot": parsed.slot}
-    return _request(parsed, server, following.take, do="recycle", **arguments)
+    return _request(parsed, server, Recycle(_load(server), workers).take, do="recycle", **arguments)
 
 
 def scale(parsed: argparse.Namespace) -> int:

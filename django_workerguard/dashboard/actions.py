@@ -92,8 +92,7 @@ def _follow(board: Board, action: Action) -> Callable[[Event], Outcome | None]:
     load = LoadKind.NAMES[min(board.words[Header.LOAD], len(LoadKind.NAMES) - 1)]
     if action.do == "reload":
         return Reload(load).take
-    pids: Sequence[int] = [action.pid] if action.pid else []
-    return Recycle(load, slots=[action.slot], pids=pids).take
+    return Recycle(load, {action.slot: action.pid} if action.pid else {}).take
 
 
 def _verdict(action: Action, outcome: Outcome | None) -> tuple[str, str]:

@@ -62,21 +62,34 @@ class Reload:
 
 
 class Recycle:
-    """Follows the replacement of the workers with these pids, in these slots."""
+    """Follows the replacement of workers. ``workers``: the pids of those that are to leave, by slot.
 
-    def __init__(self, load: str, *, slots: Iterable[int], pids: Iterable[int]) -> None:
+    It is done when they have ended and each slot has had another worker that was ready: before or, as with ``surge=0``,
+    after that.
+    """
+
+    def __init__(self, load: str, workers: Mapping[int, int]) -> None:
         self._load = load
-        self._slots = {MOLD, *slots}  # without a mold there is no replacement either
-        self._old_pids = set(pids)
+        self._workers = workers
+        self._leaving = set(workers.values())
+        self._open = set(workers)  # slots without a replacement
 
     def take(self, event: Event) -> Outcome | None:
         """Take the next event. Return the outcome once it is known."""
-        failed = failure(event, self._load) if event.get("slot") in self._slots else None
+        slot, pid = event.get("slot"), event.get("pid")
+        # without a mold there is no replacement either
+        failed = failure(event, self._load) if slot == MOLD or slot in self._workers else None
         if failed is not None:
             return failed
-        if event.get("event") in ("exited", "not-ended", "load-failed"):
-            self._old_pids.discard(event.get("pid", 0))
-        return None if self._old_pids else Outcome("done", "recycle: done.", event)
+        match event.get("event"):
+            case "ready" if pid != self._workers.get(slot):
+                self._open.discard(slot)
+            case "exited" | "not-ended":
+                self._leaving.discard(pid)
+        target = event.get("target")
+        if isinstance(target, int):  # slots above it get none
+            self._open = {slot for slot in self._open if slot <= target}
+        return None if self._leaving or self._open else Outcome("done", "recycle: done.", event)
 
 
 def failure(event: Event, load: str) -> Outcome | None:

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from django_workerguard.errors import ExitCode
+from tests.journal import least_ready
 from tests.process.clients import PAUSE, OneRequest, in_flight
+from tests.process.commands import workerguard
 from tests.process.harness import Server, Since, threads, wait_whole
 
 
@@ -123,6 +125,35 @@ def test_need_app_off_and_drain_delay(worker_class, serve, faults, subtests):
         assert server.get("/health/ready/").status == 503
         assert server.get("/health/live/").status == 200
         assert server.wait_exit() == 0
+
+
+def test_without_a_surge_an_unloaded_worker_is_the_first_to_be_replaced(serve, faults, subtests):
+    server = serve("--need-app", "off", "--load-retries", "1", "--surge", "0", workers=3)
+    server.wait_ready()
+
+    def unload_one() -> None:
+        faults.set("ready", "memory")
+        os.kill(server.slot(1)["pid"], signal.SIGKILL)
+        server.wait("unloaded", lambda status: status["slots"][0]["state"] == "unloaded")
+
+    with subtests.test("recycle"):
+        unload_one()
+        faults.clear()
+        assert workerguard("recycle", "1", "--wait", run_dir=server.run_dir).returncode == ExitCode.OK
+    with subtests.test("a reload"):
+        unload_one()
+        ready = [server.slot(number)["pid"] for number in (2, 3)]
+        server.signal(signal.SIGHUP)
+        server.wait("frozen", lambda status: status["arbiter"]["frozen"])
+        assert server.status()["ready"] == 2
+        assert [server.slot(number)["pid"] for number in (2, 3)] == ready, (
+            "none of the ready workers has left for code that cannot be loaded"
+        )
+        faults.clear()
+        server.wait_event("reloaded")
+        server.wait_ready()
+    assert server.statuses(10) == {200: 10}
+    assert least_ready(server.events()) == 2
 
 
 def test_need_app_server_ends_the_server_with_22(serve, faults):

@@ -214,8 +214,8 @@ def is_asked_through_celerys_own_broker(worker: PoolWorker) -> None:
     assert fewest_there(worker.events(), before) == 3
     refused = worker.run(*worker.command("control", "guard_recycle", "77", "--timeout", "5"))
     assert "there is no slot 77" in refused.stdout
-    assert worker.workerguard("recycle", "1", "--celery").returncode == 0
-    worker.wait("slot 1 replaced", lambda: len(worker.events("ready")) == 6)
+    assert worker.workerguard("recycle", "1", "--celery", "--wait").returncode == 0
+    assert len(worker.events("ready")) == 6, "done when the child that follows is ready"
     assert worker.workerguard("reload", "--celery").returncode == 65
 
 

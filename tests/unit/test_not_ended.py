@@ -62,7 +62,8 @@ def all_ready(tracker: Tracker) -> None:
 
 
 def test_a_recycle_is_over_when_the_old_worker_has_ended_or_cannot():
-    following = Recycle("lazy", slots=[1], pids=[101])
+    following = Recycle("lazy", {1: 101})
+    assert following.take({"event": "ready", "slot": 1, "pid": 102}) is None
     assert following.take({"event": "killed", "slot": 1, "pid": 101}) is None
     event = {"event": "not-ended", "slot": 1, "pid": 101}
     assert following.take(event) == Outcome("done", "recycle: done.", event)
