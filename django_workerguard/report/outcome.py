@@ -76,7 +76,7 @@ class Recycle:
 
     def take(self, event: Event) -> Outcome | None:
         """Take the next event. Return the outcome once it is known."""
-        slot, pid = event.get("slot"), event.get("pid")
+        slot, pid = event.get("slot", -1), event.get("pid")
         # without a mold there is no replacement either
         failed = failure(event, self._load) if slot == MOLD or slot in self._workers else None
         if failed is not None:
