@@ -283,7 +283,12 @@ def test_a_reload_is_followed_to_the_verdict_of_the_command(worker):
             ],
             "Error: slot 1: the load failed in step app: E: m",
         ),
-        ("do=recycle&slot=1&pid=4321", [{"event": "exited", "slot": 1, "pid": 4321}], "recycle: done."),
+        ("do=recycle&slot=1&pid=4321", [{"event": "exited", "slot": 1, "pid": 4321}], "recycle: accepted"),
+        (
+            "do=recycle&slot=1&pid=4321",
+            [{"event": "ready", "slot": 1, "pid": 4322}, {"event": "exited", "slot": 1, "pid": 4321}],
+            "recycle: done.",
+        ),
         (
             "do=recycle&slot=1&pid=4321",
             [{"event": "spawn-failed", "slot": 1, "reason": "no memory"}],
