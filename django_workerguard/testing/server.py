@@ -240,8 +240,15 @@ class GuardedServer:
         self._fault.unlink(missing_ok=True)
 
     def kill_worker(self, slot: int = 1) -> int:
-        """Kill the worker of a slot with SIGKILL, as the kernel's OOM killer does, and return its pid."""
-        pid: int = self.slot(slot)["pid"]
+        """Kill the worker of a slot with SIGKILL, as the kernel's OOM killer does, and return its pid.
+
+        Waits while the slot has none. Raises WaitError and ProcessLookupError.
+        """
+
+        def pid_of(status: dict[str, Any]) -> int:
+            return next((one["pid"] for one in status["slots"] if one["slot"] == slot and one["pid"]), 0)
+
+        pid = pid_of(self.wait(f"a worker in slot {slot}", pid_of))
         os.kill(pid, signal.SIGKILL)
         return pid
 

@@ -67,6 +67,7 @@ def test_any_worker_tells_the_same_and_counters_survive_the_worker(server):
     victim = server.slot(1)["pid"]
     os.kill(victim, signal.SIGKILL)
     server.wait_event("ready", lambda event: event["slot"] == 1 and event["pid"] != victim)
+    server.wait("the board counts it", lambda status: status["tallies"]["exits"]["sigkill"] == 1)
     after, _ = scrape(server, openmetrics=True)
     for key, value in before.items():
         if key[0].endswith("_total"):
