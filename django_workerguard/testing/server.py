@@ -174,12 +174,18 @@ class GuardedServer:
     def wait_event(
         self, name: str, matching: Callable[[dict[str, Any]], Any] = bool, count: int = 1
     ) -> dict[str, Any]:
-        """Wait for ``count`` matching events of a name, and return the last of them."""
+        """Wait for ``count`` matching events of a name, and return the last of them.
+
+        The status, the metrics and the pages are then as new as that event.
+        """
         matches: list[dict[str, Any]] = []
 
         def is_met() -> bool:
-            matches[:] = [event for event in self.events(name) if matching(event)]
-            return len(matches) >= count
+            with self.board() as board:
+                matches[:] = [
+                    event for event in read_events(board) if event.get("event") == name and matching(event)
+                ]
+                return len(matches) >= count and (_is_shown(board, matches[-1]) or self._has_ended)
 
         self._poll(f"event {name}", lambda: self._look(f"event {name}", is_met), TIMEOUT)
         return matches[-1]
@@ -205,6 +211,10 @@ class GuardedServer:
                 raise WaitError(f"{what}: not within {timeout:g} s\n{self._last_state()}{self.log}")
             time.sleep(pause)
             pause = min(longest, pause * 1.2)
+
+    @property
+    def _has_ended(self) -> bool:
+        return self.process is None or self.process.poll() is not None
 
     def _last_state(self) -> str:
         with contextlib.suppress(OSError, ValueError, KeyError):
@@ -354,3 +364,10 @@ class UnixConnection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
+
+
+def _is_shown(board: Board, event: Mapping[str, Any]) -> bool:
+    """Say whether the arbiter has published its state since it wrote an event."""
+    published: float = board.words[Header.BEAT] / 1e9
+    age: float = time.time() - event["at"]  # before the other clock, so that a pause makes the event no older
+    return published >= time.monotonic() - age
