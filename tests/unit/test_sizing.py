@@ -115,7 +115,7 @@ def test_it_chooses_again_for_a_new_limit_and_not_for_the_use_of_a_neighbour(mon
         memory_limits=(80 * MB, 900 * MB),
     )
     asked: list[int] = []
-    auto = AutoWorkers(tracker, scale=lambda number, by: asked.append(number))
+    auto = AutoWorkers(tracker, scale=lambda number, by, by_hand: asked.append(number))
 
     def look(now: float, **changes: object) -> list[int]:
         vars(tracker).update(changes)
