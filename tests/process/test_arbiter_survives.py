@@ -29,6 +29,7 @@ from tests.process.limits import (
     limit_file,
     limit_processes,
 )
+from tests.process.room import inside
 
 
 def kill(pid: int) -> None:
@@ -213,7 +214,7 @@ def test_a_worker_that_the_kernel_kills_for_want_of_memory(serve, tmp_path, memo
         f"    if os.path.exists({str(tmp_path / 'confined')!r}):\n"
         f"        open({str(procs)!r}, 'w').write('0')\n"
     )
-    server = serve("-c", str(conf))
+    server = serve("-c", str(conf), prefix=inside(memory_cgroup.parent))
     server.wait_ready()
     victim, _ = server.pids()
 

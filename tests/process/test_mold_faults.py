@@ -25,6 +25,7 @@ from tests.process.limits import (
     limit_processes,
 )
 from tests.process.molds import HOOKS, SHORTAGES, is_zombie, mold_of, newborn, serve_mold, wait_whole
+from tests.process.room import inside
 
 
 def replaced(server, gone: int) -> None:
@@ -240,7 +241,7 @@ def assert_a_mold_whose_load_ends_its_process_costs_no_worker(server, faults, ki
 
 @pytest.mark.needs("root")
 def test_a_mold_that_the_kernel_kills_for_want_of_memory_costs_no_worker(serve, faults, memory_cgroup):
-    server = serve_mold(serve)
+    server = serve_mold(serve, prefix=inside(memory_cgroup.parent))
     before = server.pids()
     limit_file(memory_cgroup).write_text(str(6 << 20))
     faults.set("settings", "wait")
