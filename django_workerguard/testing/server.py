@@ -370,4 +370,5 @@ def _is_shown(board: Board, event: Mapping[str, Any]) -> bool:
     """Say whether the arbiter has published its state since it wrote an event."""
     published: float = board.words[Header.BEAT] / 1e9
     age: float = time.time() - event["at"]  # before the other clock, so that a pause makes the event no older
-    return published >= time.monotonic() - age
+    is_whole = not board.words[Header.CHANGES] % 2  # the time is written first
+    return is_whole and published >= time.monotonic() - age

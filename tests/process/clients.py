@@ -8,6 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from http.client import HTTPException
+from typing import Any
 
 from django_workerguard.scoreboard.in_hand import requests_of_servers
 from tests.process.harness import Reply, Server, UnixConnection
@@ -143,6 +144,12 @@ class OneRequest(threading.Thread):
             self.reply = self._server.get(self._path, timeout=60)
         except OSError:
             self.reply = None
+
+
+def ended(slot: dict[str, Any]) -> int:
+    """Return how many requests of a slot have ended; -1 while one is in hand, which may have been counted already."""
+    requests: int = slot["requests"]
+    return -1 if slot["in_flight"] else requests
 
 
 def in_flight(status: dict) -> bool:

@@ -25,6 +25,7 @@ __all__ = [
     "Since",
     "UnixConnection",
     "WaitError",
+    "assert_answered_by",
     "assert_healed",
     "threads",
     "wait_whole",
@@ -118,6 +119,14 @@ def wait_whole(server: Server, workers: int = 2) -> None:
     """Wait until all workers of a server are ready, and it has no other child than them and the stand-in."""
     server.wait_ready(workers)
     server._poll("no other child", lambda: len(children(server.arbiter)) == workers + 1, TIMEOUT)
+
+
+def assert_answered_by(server: Server, pids: set[int], failed: dict[str, Any]) -> None:
+    """Ask some requests after a load has failed. A load that began after it may have succeeded meanwhile."""
+    replies = [server.get("/") for _ in range(10)]
+    assert {reply.status for reply in replies} == {200}
+    later = {event["pid"] for event in server.events("spawned") if event["number"] > failed["number"]}
+    assert {reply.pid for reply in replies} <= pids | later
 
 
 def assert_healed(server: Server, arbiter: int) -> None:

@@ -17,6 +17,6 @@ ALERTS = DOCS / "prometheus" / "alerts.yml"
 
 
 def names(text: str) -> list[str]:
-    """Return the series of a text of metrics, but for those that each scrape of a worker adds to."""
-    lines = text.splitlines()
+    """Return the series of a text of metrics, but for those that each scrape of a worker adds to, and that come with time."""
+    lines = [line for line in text.splitlines() if "workerguard_utilisation" not in line]
     return [line.rpartition(" ")[0] for line in lines if "workerguard_request_duration" not in line]

@@ -151,6 +151,11 @@ class PoolWorker:
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "celery", "-A", "pool_app", *arguments]
 
+    def ask(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Ask this worker through its own broker; with a destination Celery returns as soon as it has the answer."""
+        node = f"pool@{socket.gethostname()}"
+        return self.run(*self.command(*words, "--destination", node, "--timeout", "30"))
+
     def start(self) -> PoolWorker:
         self.log_path = self.directory / "log"
         log = self.log_path.open("ab")

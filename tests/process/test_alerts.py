@@ -27,7 +27,7 @@ from tests.process.pools import PoolWorker, free_port
 from tests.process.room import inside
 
 FASTER = 30
-SILENCE = 3  # seconds, in place of 30
+SILENCE = 6  # seconds, in place of 30
 SECONDS = {"s": 1, "m": 60}
 
 pytestmark = [pytest.mark.needs("promtool"), pytest.mark.usefixtures("guinea_pages")]

@@ -18,13 +18,12 @@ from django_workerguard.errors import ExitCode
 from django_workerguard.report.findings import assess
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import Header
-from django_workerguard.scoreboard.layout import ABOUT_WORDS, TEXT_WORDS, Seat, Slot
+from django_workerguard.scoreboard.layout import ABOUT_WORDS, TEXT_WORDS, Seat, SeatKind, Slot
 from tests.process.harness import Faults, Server, Since, WaitError, assert_healed, wait_whole
 from tests.process.limits import (
     AS_STRANGER,
     STRANGER,
     address_space,
-    children,
     limit,
     limit_file,
     limit_processes,
@@ -43,9 +42,14 @@ def assert_served_by_others(server: Server, victim: int) -> None:
 
 
 def stand_in_of(server: Server) -> set[int]:
-    status = server.status()
-    workers = {slot[key] for slot in status["slots"] for key in ("pid", "successor")}
-    return children(server.arbiter) - workers
+    with server.board() as board:
+        seats = [board.layout.seat(number) for number in range(board.layout.seats)]
+        pids = [
+            board.words[seat + Seat.PID]
+            for seat in seats
+            if board.words[seat + Seat.KIND] == SeatKind.STAND_IN
+        ]
+        return set(pids) - {0}
 
 
 # no process, no memory, no descriptor

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from django_workerguard.errors import ExitCode
-from tests.process.harness import TIMEOUT, WORKER_CLASSES
+from tests.process.harness import LONG_ENOUGH, TIMEOUT, WORKER_CLASSES
 from tests.process.short_starts import SERVE
 
 FIT = "Workers can be forked from the application."
@@ -115,17 +115,19 @@ def test_a_load_that_ends_its_process_is_no_success(project, code, said, load):
 @pytest.mark.parametrize("load", ["lazy", "mold"])
 def test_a_load_that_hangs_is_ended_with_its_stacks(project, load):
     project.write("guinea_urls.py", "import time\ntime.sleep(3600)")
-    outcome = project.run("--check", "--load", load, "--load-timeout", "3s")
+    outcome = project.run("--check", "--load", load, "--load-timeout", LONG_ENOUGH)
     assert outcome.code == ExitCode.LOAD_FAILED
-    assert "the load failed in step urlconf: load-timeout: 3 s" in outcome.error
+    assert "the load failed in step urlconf: load-timeout: 8 s" in outcome.error
     assert "guinea_urls.py" in outcome.err
 
 
 def test_a_worker_that_hangs_after_its_fork_is_ended_with_its_stacks(project):
     project.write("hang.py", "import time\ndef probe(): time.sleep(3600)")
-    outcome = project.run("--check", "--load", "mold", "--load-probe", "hang.probe", "--load-timeout", "3s")
+    outcome = project.run(
+        "--check", "--load", "mold", "--load-probe", "hang.probe", "--load-timeout", LONG_ENOUGH
+    )
     assert outcome.code == ExitCode.LOAD_FAILED
-    assert "the load failed in step probe:hang.probe: load-timeout: 3 s" in outcome.error
+    assert "the load failed in step probe:hang.probe: load-timeout: 8 s" in outcome.error
     assert "hang.py" in outcome.err
     assert FIT in outcome.out
 
@@ -133,9 +135,9 @@ def test_a_worker_that_hangs_after_its_fork_is_ended_with_its_stacks(project):
 @pytest.mark.parametrize("load", ["lazy", "mold"])
 def test_a_load_that_hangs_in_c_is_ended_with_its_stacks(project, load):
     project.write("guinea_urls.py", "import ctypes\nctypes.PyDLL(None).sleep(3600)")
-    outcome = project.run("--check", "--load", load, "--load-timeout", "3s")
+    outcome = project.run("--check", "--load", load, "--load-timeout", LONG_ENOUGH)
     assert outcome.code == ExitCode.LOAD_FAILED
-    assert "the load failed in step urlconf: load-timeout: 3 s" in outcome.error
+    assert "the load failed in step urlconf: load-timeout: 8 s" in outcome.error
     assert "guinea_urls.py" in outcome.err
 
 

@@ -296,9 +296,12 @@ def on_terminal(server, *, columns: int, **environ: str) -> str:
     )
     assert done.returncode == 0
     os.close(theirs)
-    shown = os.read(ours, 65536).decode().replace("\r\n", "\n")
+    shown = b""
+    with contextlib.suppress(OSError):  # once all of it has been read
+        while part := os.read(ours, 65536):
+            shown += part
     os.close(ours)
-    return shown
+    return shown.decode().replace("\r\n", "\n")
 
 
 def test_watch_is_a_live_screen_on_a_terminal(serve, faults):

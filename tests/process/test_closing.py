@@ -9,7 +9,7 @@ import pytest
 
 from tests.process.harness import Server
 
-CLIENTS = 8  # gunicorn would wait two seconds for each
+CLIENTS = 12  # gunicorn would wait two seconds for each
 REQUESTS = {
     "a probe": b"GET /health/live/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
     "a page": b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
@@ -36,7 +36,7 @@ def answers_to_clients_that_stay(server: Server, request: bytes, length: int) ->
             client.connect(str(server.socket_path))
             client.sendall(request)
             client.settimeout(20)
-        assert server.get("/", timeout=CLIENTS).status == 200, "it comes after all of them"
+        assert server.get("/", timeout=CLIENTS + 4).status == 200, "it comes after all of them"
         return {client.recv(length) for client in clients}
 
 
@@ -64,7 +64,7 @@ def test_a_stand_in_is_not_held_by_clients_that_do_not_close(serve, faults):
             client = stack.enter_context(socket.socket(socket.AF_UNIX))
             client.connect(str(server.socket_path))
             client.sendall(REQUESTS["an unread form"])
-        assert server.get("/", timeout=CLIENTS).status == 503
+        assert server.get("/", timeout=CLIENTS + 4).status == 503
 
 
 @pytest.mark.parametrize("worker_class", ["sync", "gthread"])
@@ -77,7 +77,7 @@ def test_clients_that_send_nothing_hold_nobody(worker_class, serve):
     with ExitStack() as stack:
         for _ in range(CLIENTS):
             client = stack.enter_context(socket.create_connection(address))
-        assert server.get("/health/ready/", timeout=CLIENTS).status == 200
+        assert server.get("/health/ready/", timeout=CLIENTS + 4).status == 200
         client.sendall(REQUESTS["a page"])
         client.settimeout(20)
         assert client.recv(12) == b"HTTP/1.1 200", "it may send later"

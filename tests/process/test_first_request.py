@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from django_workerguard.scoreboard.layout import Seat
-from tests.process.harness import ROOT, Server
+from tests.process.harness import ROOT, TIMEOUT, Server
 
 CONF = Path(__file__).parent / "imports_conf.py"
 EXAMPLE = ROOT / "example_project"
@@ -31,7 +32,8 @@ def imported_after_ready(server: Server, record: Path) -> set[str]:
 
 def ask_every_worker(server: Server, path: str) -> None:
     before = {slot["slot"]: slot["requests"] for slot in server.status()["slots"]}
-    for _ in range(200):
+    deadline = time.monotonic() + TIMEOUT
+    while time.monotonic() < deadline:
         assert server.get(path).status < 500
         now = {slot["slot"]: slot["requests"] for slot in server.status()["slots"]}
         if all(now[slot] > before[slot] for slot in now):

@@ -39,7 +39,7 @@ def test_a_hangup_of_every_process_costs_no_worker_and_no_request(worker_class, 
     server.wait_ready()
     answers: list[int] = []
     threads = [
-        threading.Thread(target=lambda: answers.append(server.get("/slow?seconds=2").status))
+        threading.Thread(target=lambda: answers.append(server.get("/slow?seconds=6").status))
         for _ in range(2)
     ]
     for thread in threads:

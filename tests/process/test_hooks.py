@@ -182,8 +182,12 @@ def assert_hooks_of_requests(server: Server, notes: Notes, worker_class: str) ->
             return Counter(note.about["status"] for note in notes.of("post_request"))
 
         server.wait("their statuses", lambda _: statuses() == {200: 5, 500: 1})
-    counted = server.wait("the count", lambda status: sum(slot["requests"] for slot in status["slots"]) == 6)
-    assert sum(slot["errors_5xx"] for slot in counted["slots"]) == 1, "beside the hooks, the count goes on"
+    server.wait(  # beside the hooks
+        "the count",
+        lambda status: (
+            [sum(slot[name] for slot in status["slots"]) for name in ("requests", "errors_5xx")] == [6, 1]
+        ),
+    )
 
 
 def assert_hooks_of_an_interrupted_worker(server: Server, notes: Notes, number: signal.Signals) -> None:
@@ -202,7 +206,10 @@ def assert_hooks_of_a_load_that_is_ended(server: Server, notes: Notes, faults: F
     faults.set("ready", "hang", 1)
     victim = server.pids()[0]
     os.kill(victim, signal.SIGKILL)
-    loading = server.wait("a load", lambda status: status["slots"][0]["step"] == "app")["slots"][0]["pid"]
+    status = server.wait(
+        "the hang", lambda status: faults.used_up("ready") and status["slots"][0]["pid"] not in (None, victim)
+    )
+    loading = status["slots"][0]["pid"]
     os.kill(loading, signal.SIGTERM)
     since.wait("load-failed")
     ended = [note for note in notes.of("worker_exit") if note.pid == loading]
@@ -227,10 +234,10 @@ def end_workers_in_every_way(server: Server, notes: Notes, faults: Faults) -> se
     since, seen = Since(server), set()
 
     def kill(number: int) -> None:
-        slot = server.slot(1)
-        os.kill(slot["pid"], number)
-        status = server.wait("another", lambda status: status["slots"][0]["pid"] not in (slot["pid"], None))
-        seen.add(status["slots"][0]["pid"])
+        status = server.wait("a process", lambda status: status["slots"][0]["pid"])
+        since = Since(server)
+        os.kill(status["slots"][0]["pid"], number)
+        seen.add(since.wait("spawned", lambda event: event["slot"] == 1)["pid"])
 
     kill(signal.SIGKILL)
     since.wait("ready")
@@ -310,7 +317,7 @@ def test_hooks_that_exit_in_the_running_arbiter_and_a_worker_that_is_aborted(
 ) -> None:
     notes.conf.write_text(notes.conf.read_text() + FAILING)
     # a timeout that no worker on a busy machine needs
-    server: Server = serve("--timeout", "5", "-c", str(notes.conf), environ=notes.environ)
+    server: Server = serve("--timeout", "10", "-c", str(notes.conf), environ=notes.environ)
     wait_whole(server)
 
     with subtests.test("a pre_fork hook that exits costs its worker alone"):
@@ -410,8 +417,8 @@ def test_reload_serves_nothing_from_broken_code_and_again_from_mended(worker_cla
             )
             # a worker that leaves may still accept for a moment, with the code from before
             server._poll("no answer from old code", lambda: answer_or_none(server) in (None, 503), 60)
-            assert "Traceback" in server.log[begin:]
             since.wait("load-failed", count=4)
+            assert "Traceback" in server.log[begin:]
             assert server.status()["ready"] == 0
 
             views.write_text(whole)

@@ -67,7 +67,7 @@ def test_counters_survive_the_worker_and_streams_count_until_they_end(worker_cla
     server.wait_ready()
     server.statuses(5, "/")
     server.statuses(3, "/broken")
-    stream = threading.Thread(target=server.get, args=("/stream?lines=6",))
+    stream = threading.Thread(target=server.get, args=("/stream?lines=30",))
     stream.start()
     server.wait("a stream in flight", lambda status: status["slots"][0]["in_flight"] == 1)
     stream.join()

@@ -86,15 +86,15 @@ def test_without_a_stand_in_connections_wait(serve, faults):
     faults.set("ready", "memory", 2)
     kill_all(server)
     client = OneRequest(server, "/")
-    server.wait_ready()
-    client.join(20)
+    server.wait_event("ready", count=2)
+    client.join(60)
     assert client.reply is not None
     assert client.reply.status == 200
 
 
 @pytest.mark.timeout(300)
 def test_need_app_off_and_drain_delay(worker_class, serve, faults, subtests):
-    server = serve("-k", worker_class, "--need-app", "off", "--load-retries", "1", "--drain-delay", "2s")
+    server = serve("-k", worker_class, "--need-app", "off", "--load-retries", "1", "--drain-delay", "60s")
     wait_whole(server)
 
     with subtests.test("need-app off keeps the unloaded worker out of the way"):
@@ -124,6 +124,7 @@ def test_need_app_off_and_drain_delay(worker_class, serve, faults, subtests):
         assert server.get("/").status == 200
         assert server.get("/health/ready/").status == 503
         assert server.get("/health/live/").status == 200
+        server.signal(signal.SIGINT)  # it has been long enough
         assert server.wait_exit() == 0
 
 
@@ -185,7 +186,7 @@ def test_give_up_after(serve, faults):
 
 @pytest.mark.timeout(300)
 def test_the_first_probe_and_a_stop_that_is_bounded_by_mercy(worker_class, serve, subtests):
-    server = serve("--worker-reload-mercy", "6s", "--", "-k", worker_class, *threads(worker_class))
+    server = serve("--worker-reload-mercy", "15s", "--", "-k", worker_class, *threads(worker_class))
 
     def first_answer() -> int:
         try:
@@ -204,44 +205,44 @@ def test_the_first_probe_and_a_stop_that_is_bounded_by_mercy(worker_class, serve
     with subtests.test("a stop finishes a request in hand; mercy bounds it and shows the stacks"):
         OneRequest(server, "/slow?seconds=50")
         server.wait("a request in flight", in_flight)
-        client = OneRequest(server, "/slow?seconds=1.5")
+        client = OneRequest(server, "/slow?seconds=5")
         server.wait("two", lambda status: sum(slot["in_flight"] for slot in status["slots"]) == 2)
         server.signal(signal.SIGTERM)
-        assert server.wait_exit(20) == 0
+        assert server.wait_exit() == 0
         client.join(20)
         assert client.reply is not None
         assert client.reply.status == 200
-        assert "worker-reload-mercy: 6 s" in server.log
+        assert "worker-reload-mercy: 15 s" in server.log
         assert "guinea_app/views.py" in server.log
 
 
 @pytest.mark.timeout(300)
 def test_an_only_worker_that_leaves_and_a_quick_stop(worker_class, serve, subtests):
-    server = serve("-k", worker_class, workers=1)
+    server = serve("-k", worker_class, "--worker-reload-mercy", "60s", workers=1)
     wait_whole(server, 1)
 
     if worker_class == "gthread":
         with subtests.test("requests are counted on while a worker leaves"):
             server.statuses(5)
-            client = OneRequest(server, "/slow?seconds=8")
-            server.wait("a request in flight", in_flight)
+            client = OneRequest(server, "/slow?seconds=20")
+            server.wait("six", lambda status: status["slots"][0]["requests"] == 5 and in_flight(status))
             server.signal(signal.SIGHUP)
             server.wait_event("ready", count=2)
             status = server.wait("the successor alone", lambda status: status["slots"][0]["generation"] == 2)
             assert status["slots"][0]["requests"] >= 5
             assert status["slots"][0]["in_flight"] == 1, "what a leaving worker has in hand is shown"
-            client.join(20)
+            client.join(60)
             server.wait("six in all", lambda status: status["slots"][0]["requests"] == 6)
         wait_whole(server, 1)
 
     with subtests.test("a worker that is stopped by somebody else is succeeded while it drains"):
         since, before = Since(server), server.slot(1)["pid"]
-        client = OneRequest(server, "/slow?seconds=2")
+        client = OneRequest(server, "/slow?seconds=12")
         server.wait("a request in flight", in_flight)
         os.kill(before, signal.SIGTERM)
         ready = since.wait("ready")
-        exited = since.wait("exited")
-        client.join(20)
+        exited = since.wait("exited", lambda event: event["pid"] == before)
+        client.join(60)
         assert client.reply is not None
         assert (client.reply.status, client.reply.pid) == (200, before)
         assert ready["number"] < exited["number"], "the successor was ready before it had gone"
@@ -329,7 +330,7 @@ def test_an_arbiter_that_is_suspended_or_whose_log_is_moved_and_the_board_that_i
 ):
     log = tmp_path / "error.log"
     server = serve(
-        *("--timeout", "2", "--stand-in-after", "500ms", "--load-timeout", "3s"),
+        *("--timeout", "8", "--stand-in-after", "500ms", "--load-timeout", "6s"),
         *("--", "--error-logfile", str(log)),
     )
     wait_whole(server)
@@ -338,7 +339,7 @@ def test_an_arbiter_that_is_suspended_or_whose_log_is_moved_and_the_board_that_i
         since = Since(server)
         before, beat = server.pids(), server.status()["arbiter"]["beat_age"]
         server.signal(signal.SIGSTOP)
-        server.wait("silence", lambda status: status["arbiter"]["beat_age"] > 5)
+        server.wait("silence", lambda status: status["arbiter"]["beat_age"] > 12)
         server.signal(signal.SIGCONT)
         server.wait("ticks", lambda status: status["arbiter"]["beat_age"] < max(1.5, beat))
         assert server.pids() == before

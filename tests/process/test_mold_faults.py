@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.process.clients import load_on
-from tests.process.harness import ROOT, Since
+from tests.process.harness import ROOT, Since, assert_answered_by
 from tests.process.limits import (
     STRANGER,
     a_python_that_nobody_may_run,
@@ -131,8 +131,8 @@ def test_a_fork_in_the_mold_that_fails_with_eagain_is_retried_and_done_without(s
             assert server.log.count("no process can be started") == 1, "said once, not at every try"
             limit_processes(mold, "3")  # the mold, the other worker, and the process in between
             os.kill(alone["pid"], signal.SIGKILL)
-            server.wait_event("spawn-failed", count=3)
-            assert {server.get("/").pid for _ in range(6)} == {survivor}
+            failed = server.wait_event("spawn-failed", count=3)
+            assert_answered_by(server, {survivor}, failed)
             limit_processes(mold, "1000")
             replaced(server, alone["pid"])
             gone = server.kill_worker()
@@ -158,7 +158,7 @@ def test_a_mold_without_room_for_a_fork_is_asked_again_and_stays_fit(serve, subt
             os.kill(gone, signal.SIGKILL)
             failed = since.wait("spawn-failed")
             assert failed["reason"] == reason
-            assert {server.get("/").pid for _ in range(6)} == {survivor}
+            assert_answered_by(server, {survivor}, failed)
             limit(mold, what, before)
             replaced(server, gone)
             assert mold_of(server)["pid"] == mold

@@ -192,7 +192,7 @@ def wait_not_live(worker: PoolWorker) -> None:
 def terminates_a_task_that_is_revoked(worker: PoolWorker) -> None:
     worker.send("note", [1, 3600.0])
     worker.wait("it is in hand", lambda: _sum(worker, "in_flight") == 1)
-    active = json.loads(worker.run(*worker.command("inspect", "active", "--json", "--timeout", "5")).stdout)
+    active = json.loads(worker.ask("inspect", "active", "--json").stdout)
     ((task,),) = active.values()
     worker.run(*worker.command("control", "terminate", "SIGTERM", task["id"]))
     worker.wait("the child is replaced", lambda: task["worker_pid"] not in worker.pids())
@@ -203,16 +203,15 @@ def terminates_a_task_that_is_revoked(worker: PoolWorker) -> None:
 
 def is_asked_through_celerys_own_broker(worker: PoolWorker) -> None:
     before = set(worker.pids())
-    command = worker.command("inspect", "guard", "--json", "--timeout", "5")
-    (answer,) = json.loads(worker.run(*command).stdout).values()
+    (answer,) = json.loads(worker.ask("inspect", "guard", "--json").stdout).values()
     assert (answer["ready"], answer["target"]) == (4, 4)
-    accepted = worker.run(*worker.command("control", "guard_recycle", "2", "--timeout", "5"))
+    accepted = worker.ask("control", "guard_recycle", "2")
     assert "recycle of 2: accepted" in accepted.stdout
     worker.wait("slot 2 replaced", lambda: len(worker.events("ready")) == 1)
-    worker.run(*worker.command("control", "guard_recycle", "all", "--timeout", "5"))
+    worker.ask("control", "guard_recycle", "all")
     worker.wait("all replaced", lambda: len(worker.events("ready")) == 5 and not before & set(worker.pids()))
     assert fewest_there(worker.events(), before) == 3
-    refused = worker.run(*worker.command("control", "guard_recycle", "77", "--timeout", "5"))
+    refused = worker.ask("control", "guard_recycle", "77")
     assert "there is no slot 77" in refused.stdout
     assert worker.workerguard("recycle", "1", "--celery", "--wait").returncode == 0
     assert len(worker.events("ready")) == 6, "done when the child that follows is ready"
@@ -221,14 +220,14 @@ def is_asked_through_celerys_own_broker(worker: PoolWorker) -> None:
 
 def grows_and_shrinks_and_loses_nothing(worker: PoolWorker) -> None:
     worker.send("note", *([n, 0.05] for n in range(400)))
-    worker.run(*worker.command("control", "pool_grow", "2", "--timeout", "5"))
+    worker.ask("control", "pool_grow", "2")
     worker.wait_ready(6)
-    worker.run(*worker.command("control", "pool_shrink", "4", "--timeout", "5"))
+    worker.ask("control", "pool_shrink", "4")
     worker.wait_ready(2)
     worker.wait_ran(400)
     assert worker.ran() == {str(n): 1 for n in range(400)}
     assert worker.status()["target"] == 2
-    worker.run(*worker.command("control", "pool_grow", "2", "--timeout", "5"))
+    worker.ask("control", "pool_grow", "2")
     worker.wait_ready(4)
 
 
@@ -239,6 +238,7 @@ def has_an_idle_child_killed_that_stops_no_other(worker: PoolWorker) -> None:
         for pid in worker.pids()[:3]:
             os.kill(pid, signal.SIGKILL)
         worker.wait("successors", lambda ready=ready: len(worker.events("ready")) >= ready + 3)
+        worker.wait_ready()
     worker.send("note", *([n] for n in range(20)))
     worker.wait_ran(20)
 
@@ -473,7 +473,7 @@ def test_a_broker_that_is_away_is_no_reason_to_restart_and_children_are_looked_a
 def test_a_sigterm_to_every_process_of_the_group_loses_no_task(pool, broker):
     worker = pool(broker)
     worker.wait_ready()
-    worker.send("note", *([n, 4.0] for n in range(4)))
+    worker.send("note", *([n, 8.0] for n in range(4)))
     worker.wait("four in hand", lambda: _sum(worker, "in_flight") == 4)
     for pid in (*worker.pids(), worker.pid):
         os.kill(pid, signal.SIGTERM)
@@ -551,12 +551,12 @@ def test_limits_of_memory_and_of_mercy(pool, broker, subtests):
 
 @pytest.mark.needs("redis")
 def test_what_celery_ends_by_itself_is_no_crash(pool):
-    celery = {"CELERY_WORKER_MAX_TASKS_PER_CHILD": 1, "CELERY_TASK_TIME_LIMIT": 1}
+    celery = {"CELERY_WORKER_MAX_TASKS_PER_CHILD": 1, "CELERY_TASK_TIME_LIMIT": 6}
     worker = pool("redis", concurrency=1, celery=celery)
     worker.wait_ready()
     worker.send("note", *([n] for n in range(6)))
     worker.wait_ran(6)
-    worker.send("note", [6, 30.0])
+    worker.send("note", [6, 60.0])
     worker.wait("the time limit", lambda: [e for e in worker.events("retiring") if e["rule"] == "time-limit"])
     worker.send("note", *([n] for n in range(7, 12)))
     worker.wait_ran(11)

@@ -106,6 +106,7 @@ def run(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.timeout(400)
 def test_a_projects_own_tests(project):
     told = run(project, "-x")
     assert told.returncode == 0, told.stdout + told.stderr

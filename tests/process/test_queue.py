@@ -10,17 +10,17 @@ import time
 
 import pytest
 
-from tests.process.clients import Clients, in_hand
+from tests.process.clients import Clients, ended, in_hand
 from tests.process.harness import threads
 from tests.process.pools import free_port
 
-# a request that keeps a worker, or its event loop, from taking up another one, for 1.5 seconds
+# a request that keeps a worker, or its event loop, from taking up another one, for 6 seconds
 BUSY = {
-    "sync": "/slow?seconds=1.5",
-    "gthread": "/slow?seconds=1.5",
-    "gevent": "/hang?how=computing&seconds=1.5",
-    "asgi": "/blocked-loop?seconds=1.5",
-    "uvicorn_worker.UvicornWorker": "/blocked-loop?seconds=1.5",
+    "sync": "/slow?seconds=6",
+    "gthread": "/slow?seconds=6",
+    "gevent": "/hang?how=computing&seconds=6",
+    "asgi": "/blocked-loop?seconds=6",
+    "uvicorn_worker.UvicornWorker": "/blocked-loop?seconds=6",
 }
 
 
@@ -81,11 +81,11 @@ def waits(status: dict) -> tuple[int, float]:
 def test_a_request_that_has_waited_too_long_is_answered_503_and_one_that_was_reset_is_not_served(
     serve_tcp, worker_class
 ):
-    server, port = serve_tcp("--queue-timeout", "0.4", worker_class=worker_class)
+    server, port = serve_tcp("--queue-timeout", "2", worker_class=worker_class)
     assert ask(port).status == 200
     count, seconds = waits(server.status())
     assert count == 1
-    assert seconds < 0.4
+    assert seconds < 2
     busy = threading.Thread(target=ask, args=(port, BUSY[worker_class]))
     busy.start()
     wait_busy(server)
@@ -94,24 +94,24 @@ def test_a_request_that_has_waited_too_long_is_answered_503_and_one_that_was_res
     ask_and_reset(port)
     begun = time.monotonic()
     late = ask(port)
-    assert time.monotonic() - begun > 0.4
+    assert time.monotonic() - begun > 2
     assert (late.status, int(late.headers["Retry-After"]) > 0) == (503, True)
     busy.join()
     assert ask(port).status == 200
-    server.wait("all are counted", lambda status: status["slots"][0]["requests"] == 3)
-    slot = server.status()["slots"][0]
+    status = server.wait("all are counted", lambda status: ended(status["slots"][0]) == 3)
+    slot = status["slots"][0]
     assert (slot["shed"], slot["gone"], slot["errors_5xx"], slot["in_flight"]) == (1, 1, 0, 0)
     count, seconds = waits(server.status())
     assert count == 4, "the one that was reset did not wait to the end"
-    assert seconds > 0.4
-    assert in_hand(server) == []
+    assert seconds > 2
+    server.wait("an empty register", lambda _: in_hand(server) == [])
     lag = slot["loop_lag"]
     assert (lag is None) if worker_class not in ASYNCHRONOUS else lag > 0.4
 
 
 def test_a_health_url_is_answered_however_long_it_has_waited(serve_tcp):
-    server, port = serve_tcp("--queue-timeout", "0.2")
-    busy = threading.Thread(target=ask, args=(port, "/slow?seconds=1"))
+    server, port = serve_tcp("--queue-timeout", "2")
+    busy = threading.Thread(target=ask, args=(port, "/slow?seconds=6"))
     busy.start()
     wait_busy(server)
     assert ask(port, "/health/live/").status == 200
@@ -138,14 +138,14 @@ def test_a_proxy_on_a_unix_socket_can_say_since_when_a_request_has_waited(serve,
 
 @pytest.mark.parametrize(("allowed", "status"), [("127.0.0.0/8", 503), ("*", 503), ("10.0.0.1", 200)])
 def test_only_a_trusted_proxy_can_say_since_when(serve_tcp, allowed, status):
-    _, port = serve_tcp("--queue-timeout", "2", more=("--forwarded-allow-ips", allowed))
-    assert ask(port, X_Request_Start=since(3)).status == status
+    _, port = serve_tcp("--queue-timeout", "30", more=("--forwarded-allow-ips", allowed))
+    assert ask(port, X_Request_Start=since(60)).status == status
 
 
 def test_a_client_that_has_closed_its_side_still_gets_its_response(serve_tcp):
     server, port = serve_tcp()
     asking = Clients(server)
-    asking.ask("/slow?seconds=1")
+    asking.ask("/slow?seconds=6")
     wait_busy(server)
     with socket.create_connection(("127.0.0.1", port)) as client:
         client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")

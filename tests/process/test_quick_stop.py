@@ -21,10 +21,10 @@ def test_sigquit_ends_the_server_whatever_it_has_in_hand(worker_class, serve):
 def test_threads_answer_at_the_same_time(serve):
     server = serve("-k", "gthread", "--threads", "4", "-w", "1")
     server.wait_ready()
-    clients = [OneRequest(server, "/slow?seconds=2") for _ in range(4)]
+    clients = [OneRequest(server, "/slow?seconds=8") for _ in range(4)]
     server.wait("four in flight", lambda status: status["slots"][0]["in_flight"] == 4)
     for client in clients:
-        client.join(20)
+        client.join(40)
     assert [client.reply.status for client in clients] == [200] * 4
     server.wait("four counted", lambda status: status["slots"][0]["requests"] == 4)
 

@@ -225,7 +225,7 @@ def test_a_worker_that_is_slow_where_its_peers_are_not_is_reported_and_serves_on
 
 def test_the_lifetime_ends_a_worker_that_could_not_load(serve, faults):
     """uWSGI's second remedy for the incident, under need-app=off."""
-    server = serve("--need-app", "off", "--load-retries", "1", "--max-worker-lifetime", "3s")
+    server = serve("--need-app", "off", "--load-retries", "1", "--max-worker-lifetime", "12s")
     server.wait_ready()
     faults.set("ready", "memory")
     os.kill(server.slot(1)["pid"], signal.SIGKILL)

@@ -17,7 +17,7 @@ from django_workerguard.scoreboard.journal import read_events
 from tests.journal import least_ready
 from tests.process.clients import Load, OneRequest
 from tests.process.commands import order
-from tests.process.harness import TIMEOUT, Faults, Server, Since, wait_whole
+from tests.process.harness import LONG_ENOUGH, TIMEOUT, Faults, Server, Since, wait_whole
 
 
 def rolled(generation: int):
@@ -90,7 +90,8 @@ def test_a_second_arbiter_whose_code_cannot_be_loaded_answers_no_request(serve):
     server.wait(
         "unloaded workers of the second",
         lambda status: (
-            status["arbiter"]["pid"] != first and all(slot["state"] == "unloaded" for slot in status["slots"])
+            status["arbiter"]["pid"] != first
+            and [slot["state"] for slot in status["slots"]] == ["unloaded", "unloaded"]
         ),
     )
     assert server.statuses(200) == {200: 200}
@@ -124,7 +125,8 @@ def test_a_first_arbiter_that_has_lost_its_workers_answers_nothing_while_the_sec
     assert server.statuses(200) == {200: 200}
 
     os.kill(second, signal.SIGTERM)
-    server._poll("503 is answered", lambda: server.statuses(5) == {503: 5}, 30)
+    server._poll("the second has ended", lambda: not Path(f"/proc/{second}").exists(), 60)
+    server._poll("503 is answered", lambda: server.statuses(5) == {503: 5}, 60)
     urls.write_text(whole)
     assert order(server, "reload", "--wait").returncode == ExitCode.OK
     assert server.statuses(10) == {200: 10}
@@ -167,7 +169,7 @@ def test_a_changed_number_of_workers_counts_once_the_new_code_has_loaded(serve):
     assert server.status()["target"] == 1
     urls.write_text(whole)
     assert order(server, "reload", "--wait").returncode == ExitCode.OK
-    assert (server.status()["target"], server.status()["ready"]) == (4, 4)
+    server.wait("four workers", lambda status: (status["target"], status["ready"]) == (4, 4))
 
 
 WRONG = [  # a file, what is in it, and what is said
@@ -193,14 +195,21 @@ WRONG = [  # a file, what is in it, and what is said
 ]
 
 
+@pytest.mark.timeout(300)
+def test_what_is_wrong_changes_nothing(serve, subtests):
+    # one after the other, so none is tried again by itself
+    site = serve("--load-retry-delay", "1h", "--load-retry-max-delay", "1h", project_copy=True)
+    wait_settled(site)
+    for file, text, said in WRONG:
+        with subtests.test(text):
+            assert_refused(site, file, text, said)
+
+
 @pytest.mark.timeout(600)
 def test_reloads_and_commands(serve, faults, subtests):
     """One after the other on a server with a copy of the project, which is settled again after each."""
     site = serve(project_copy=True)
     wait_settled(site)
-    for file, text, said in WRONG:
-        with subtests.test(text):
-            assert_refused(site, file, text, said)
     for arguments, said in REFUSED.items():
         with subtests.test(" ".join(arguments)):
             outcome = order(site, *arguments)
@@ -245,10 +254,10 @@ def a_second_reload_supersedes_the_first(site: Server, faults: Faults) -> None:
     site.wait("the fault", lambda _: faults.used_up("ready"))
     site.signal(signal.SIGHUP)
     site.wait("the newest", rolled(generation + 2))
+    since.wait("reloaded", lambda event: event["generation"] == generation + 2)
     assert not Path(f"/proc/{stuck['pid']}").exists()
     assert not set(before) & set(site.pids())
     assert least_ready(site.events()) == 2
-    since.wait("reloaded", lambda event: event["generation"] == generation + 2)
 
 
 def a_second_reload_supersedes_one_that_hangs_in_the_settings(site: Server, faults: Faults) -> None:
@@ -260,7 +269,7 @@ def a_second_reload_supersedes_one_that_hangs_in_the_settings(site: Server, faul
     site.signal(signal.SIGHUP)
     site._poll("the settings are being read", started.exists, 60)
     settings.write_text(whole)
-    outcome = order(site, "reload", "--wait=30")
+    outcome = order(site, "reload", "--wait=50")
     assert outcome.returncode == ExitCode.OK, outcome
     assert since.events("reload-refused") == []
     assert site.status()["arbiter"]["generation"] == generation + 1
@@ -366,7 +375,7 @@ PARTS: dict[str, Callable[[Server, Faults], None]] = {
 
 
 def test_a_hang_in_the_settings_and_a_target_below_the_quorum_are_refused(serve, subtests):
-    server = serve("--load-timeout", "2s", "--min-loaded", "2", project_copy=True)
+    server = serve("--load-timeout", LONG_ENOUGH, "--min-loaded", "2", project_copy=True)
     server.wait_ready()
     with subtests.test("a target below the quorum"):
         outcome = order(server, "scale", "1", "--wait")
@@ -379,7 +388,7 @@ def test_a_hang_in_the_settings_and_a_target_below_the_quorum_are_refused(serve,
         (server.project / "guinea_settings.py").write_text("import time\ntime.sleep(3600)\n")
         outcome = order(server, "reload", "--wait")
         assert outcome.returncode == ExitCode.REFUSED
-        assert "its import did not end within 2 s" in outcome.stderr
+        assert "its import did not end within 8 s" in outcome.stderr
         assert server.statuses(4) == {200: 4}
 
 
@@ -451,7 +460,7 @@ def test_a_load_of_older_code_that_hangs_makes_room_for_a_reload(serve, faults):
     server.wait_event("spawned")
     server.wait("it hangs", lambda status: status["slots"][0]["step"] == "app")
     faults.clear()
-    outcome = order(server, "reload", "--wait=30")
+    outcome = order(server, "reload", "--wait=50")
     assert outcome.returncode == ExitCode.OK, outcome
     assert [slot["generation"] for slot in server.status()["slots"]] == [2, 2]
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.process import storm
 from tests.process.soak import OPTIONS, leaks, soak
 
 
+@pytest.mark.timeout(400)
 def test_fifty_replacements_leave_nothing_behind(serve, faults):
     server = serve(*OPTIONS)
     assert leaks(*soak(server, faults, 50, tell=print)) == []
     assert server.status()["arbiter"]["errors"] == 0
 
 
+@pytest.mark.timeout(400)
 def test_no_503_while_a_loaded_worker_is_there(serve, faults):
     server = serve(*storm.OPTIONS, workers=None)
     clients, lives, done = storm.storm(server, faults, seed=7, goes_on=lambda number: number < 40)

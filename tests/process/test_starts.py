@@ -63,11 +63,11 @@ def test_one_life_of_a_server_up_to_sigusr2(shop, subtests):
     whole = (shop.directory / "shop" / "settings.py").read_text()
     with subtests.test("the secrets of settings that cannot be imported are not shown"):
         assert_secrets_are_not_shown(shop, server)
-    shop.write("shop/settings.py", whole)
+    put_back(shop, server, whole)
 
     with subtests.test("no worker inherits what is read for a reload"):
         assert_no_worker_inherits_what_is_read(shop, server, whole)
-    shop.write("shop/settings.py", whole)
+    put_back(shop, server, whole)
 
     with subtests.test("SIGUSR2 reads everything anew"):
         old = server.arbiter
@@ -77,6 +77,18 @@ def test_one_life_of_a_server_up_to_sigusr2(shop, subtests):
         assert server.stop() == 0
         assert server.get("/").body == "two"
         assert reloads(server) == "two"
+
+
+def put_back(shop: Shop, server: Server, settings: str) -> None:
+    """Write the settings that can be used, and wait until the reload that was refused has been tried again."""
+    shop.write("shop/settings.py", settings)
+    server.wait(
+        "a retry",
+        lambda status: (
+            status["arbiter"]["refused_reload"] is None
+            and {slot["generation"] for slot in status["slots"]} == {status["arbiter"]["generation"]}
+        ),
+    )
 
 
 SECRET = "postgres://shop:hunter22@db/shop"

@@ -120,7 +120,7 @@ def test_timers_and_blocked_signals_of_the_settings_do_not_reach_the_arbiter(sho
 def test_a_timer_that_the_operator_has_set_still_ends_the_server(serve, tmp_path):
     shop = Shop(serve, WAYS["manage.py"], tmp_path / "shop")
     shop.make()
-    limited = "import os, signal, sys; signal.alarm(10); os.execvp(sys.argv[1], sys.argv[1:])"
+    limited = "import os, signal, sys; signal.alarm(30); os.execvp(sys.argv[1], sys.argv[1:])"
     server = shop.start(prefix=(sys.executable, "-c", limited))
     assert server.wait_exit() == -signal.SIGALRM
 

@@ -55,7 +55,7 @@ def test_it_ends_all_the_same(project, command, number, arguments, code):
     project.add_setting(SETTINGS.format(number=number))
     hanging = project.path / "hanging"
     with subprocess.Popen(
-        [sys.executable, *command, "--bind", "127.0.0.1:0", "--load-timeout", "5s", *arguments],
+        [sys.executable, *command, "--bind", "127.0.0.1:0", "--load-timeout", "12s", *arguments],
         cwd=project.path,
         env=project.environ,
         stdout=subprocess.DEVNULL,
@@ -74,7 +74,7 @@ def test_it_ends_all_the_same(project, command, number, arguments, code):
 
 @pytest.mark.timeout(120)
 def test_a_reload_goes_on_without_the_process_that_reads_the_settings(serve):
-    server = serve("--load-timeout", "2s", project_copy=True, workers=1)
+    server = serve("--load-timeout", "10s", project_copy=True, workers=1)
     server.wait_ready()
     settings = server.project / "guinea_settings.py"
     whole, reading = settings.read_text(), server.project / "reading"

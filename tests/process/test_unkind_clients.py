@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import socket
-from typing import Any
 
 import pytest
+
+from tests.process.clients import ended
 
 ASYNC = ["asgi", "uvicorn_worker.UvicornWorker"]
 REQUESTS = {
     "a slow view": b"GET /slow?seconds=1 HTTP/1.1\r\nHost: localhost\r\n\r\n",
     "half a form": b"POST /read HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nhalf",
 }
-
-
-def ended(slot: dict[str, Any]) -> int:
-    """Return how many requests have ended; -1 while one is in hand, which may have been counted already."""
-    requests: int = slot["requests"]
-    return -1 if slot["in_flight"] else requests
 
 
 @pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS.keys())

@@ -213,7 +213,7 @@ def test_another_worker_goes_on_when_the_keeper_dies_or_hangs(uwsgi, faults):
 
 
 def test_loads_that_hang_are_ended_and_slow_ones_are_not(uwsgi, faults):
-    server = uwsgi(*LAZY, WORKERGUARD_LOAD_TIMEOUT="4s")
+    server = uwsgi(*LAZY, WORKERGUARD_LOAD_TIMEOUT="12s")
     before = server.wait_ready(3)
     keeper = server.events("keeper")[-1]["slot"]
     number = next(slot["slot"] for slot in before["slots"] if slot["slot"] != keeper)

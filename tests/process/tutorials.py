@@ -124,13 +124,17 @@ class Reader:
         (self.directory / "mysite" / "urls.py").write_text(blocks("python")[1])
 
 
+def without_numbers(line: str) -> str:
+    """Return the shape of a line without the numbers of the last minute, which a start of more than ten seconds has."""
+    return shape(line).partition("; last minute")[0]
+
+
 def same_table(shown: list[str], table: list[str]) -> None:
     """Compare the first lines, without the findings, and the columns."""
     shown, table = ([line for line in lines if not FINDING.match(line)] for lines in (shown, table))
     first = [shape(lines[0]).split(" on ")[-1].partition(", up ")[0] for lines in (shown, table)]
     assert first[0] == first[1]
-    # a start that took more than ten seconds has numbers of the last minute
-    where = [shape(lines[1]).partition("; last minute")[0] for lines in (shown, table)]
+    where = [without_numbers(lines[1]) for lines in (shown, table)]
     assert where[0] == where[1]
     headings = [[line.split() for line in lines if line.startswith("SLOT")] for lines in (shown, table)]
     assert headings[0] == headings[1]

@@ -59,7 +59,7 @@ async def wait_in_the_shared_thread(receive, send):
     """Sleep in asgiref's thread, as a consumer of Channels that asks a database does."""
     await receive()
     await send({"type": "websocket.accept"})
-    await sync_to_async(time.sleep)(8)
+    await sync_to_async(time.sleep)(13)
     await send({"type": "websocket.close"})
 
 

@@ -217,13 +217,13 @@ async def pooled(request):
     return HttpResponse("pooled\n")
 
 
-@request_timeout(1)
+@request_timeout(4)
 def limited(request):
     time.sleep(float(request.GET.get("seconds", "30")))
     return HttpResponse("limited\n")
 
 
-@request_timeout(1)
+@request_timeout(4)
 async def extended(request):
     assert extend_deadline(0)
     await asyncio.sleep(float(request.GET.get("seconds", "3")))
