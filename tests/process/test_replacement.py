@@ -146,7 +146,7 @@ def assert_a_leaving_worker_that_is_busy_accepts_nothing(server: Server) -> None
     since = Since(server)
     before = server.slot(1)["pid"]
     with closing(UnixConnection(server.socket_path, 20)) as busy:
-        busy.request("GET", "/slow?seconds=12", headers={"Host": "localhost"})
+        busy.request("GET", "/slow?seconds=8", headers={"Host": "localhost"})
         server.signal(signal.SIGHUP)
         since.wait("retiring")
 
@@ -154,7 +154,7 @@ def assert_a_leaving_worker_that_is_busy_accepts_nothing(server: Server) -> None
             return {server.get("/").body for _ in range(50)}
 
         # gevent and asgi look once a second
-        server._poll("the busy worker accepts nothing", lambda: f"pid {before}\n" not in answered(), 10)
+        server._poll("the busy worker accepts nothing", lambda: f"pid {before}\n" not in answered(), 7)
         assert len(answered() - {f"pid {before}\n"}) == len(answered()) == 1
         assert answer(busy)
 

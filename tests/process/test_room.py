@@ -58,7 +58,7 @@ def test_a_reload_without_room_says_what_is_missing_and_goes_on_when_there_is_ro
     server.wait_ready()
     leave(server, memory_cgroup, PEAK // 2 * MB)
 
-    shown = order(server, "reload", "--wait=12").stdout
+    shown = order(server, "reload", "--wait=6").stdout
     assert re.search(r"no-room +slot=1 needed_bytes=\d+ available_bytes=\d+ missing_bytes=\d+", shown)
     status = server.wait(
         "a finding", lambda status: "no-room" in [finding.code for finding in assess(status)]
