@@ -51,8 +51,6 @@ class Reload:
 
     def begin(self, asked_by: str) -> str | None:
         """Begin a reload; one that is still reading its settings begins again. Return why it is refused, or None."""
-        if self._tracker.fleet.stop is not None:
-            return "the server is stopping"
         self._tracker.tell(m.ReloadBegun())
         return self._begin(asked_by)
 
@@ -62,6 +60,8 @@ class Reload:
         self._begin("retry of a refused reload")
 
     def _begin(self, asked_by: str) -> str | None:
+        if self._tracker.fleet.stop is not None:
+            return "the server is stopping"
         if self._process is not None:  # its answer would be out of date
             self._again = asked_by
             self._process.give_up()
@@ -105,7 +105,7 @@ class Reload:
         again, self._again = self._again, ""
         if again or self._tracker.fleet.stop is not None:
             process.drop()
-            if again and self._tracker.fleet.stop is None:
+            if again:
                 self._begin(again)
             return True
         try:
