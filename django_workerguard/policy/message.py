@@ -242,7 +242,7 @@ class GenerationStarted:
 class ReloadBegun:
     """A reload reads its settings and its configuration; `GenerationStarted` or `ReloadRefused` follows.
 
-    ``retry``: nobody has asked for it; the last one was refused.
+    ``retry``: the server tries again by itself, because the last reload was refused.
     """
 
     retry: bool = False

@@ -114,7 +114,7 @@ def is_stopped_and_continues_in_time(scene: Scene) -> None:
     scene.server.wait("it was asked", lambda status: status["slots"][0]["state"] == "loading")
     scene.kill_mold(signal.SIGCONT)
     scene.wait("ready")
-    assert mold_of(scene.server)["pid"] == scene.mold or scene.events("killed"), "on a very busy machine"
+    assert mold_of(scene.server)["pid"] == scene.mold
 
 
 # the mold cannot load

@@ -635,10 +635,10 @@ def test_a_generation_that_cannot_be_loaded_costs_at_most_the_first_that_tries_i
 @pytest.mark.parametrize("target", [1, 2])
 @pytest.mark.parametrize("history", [(0, 3, True), (0, 3, False), (1, 60, True), (2, 0, True), (2, 60, True)])
 def test_code_that_can_be_loaded_is_found_whatever_cannot(need_app, surge, target, history):
-    """Only the last generation can be loaded in the end. ``history``: what comes before.
+    """Some generations become ready, the next one cannot be loaded, and a reload begins the last one, which can.
 
-    First so many generations become ready. Then one cannot be loaded, and a reload begins the last one. For so many turns
-    nothing can be loaded, as while a database is away. ``mold_loads``: what fails are the workers, and not their mold.
+    ``history``: the number of generations that become ready; the turns in which nothing can be loaded, as while a database
+    is away; and whether the mold can be loaded even where a worker cannot.
     """
     served, outage, mold_loads = history
     policy = Policy(load="mold", need_app=need_app, surge=surge, load_concurrency=2, stand_in=False)
