@@ -114,7 +114,8 @@ class ControlSocket:
         finally:
             os.umask(before)
         if os.geteuid() == 0:
-            os.chown(self.path, self._owner, -1)  # root may use it whatever user owns it
+            # root may use it whatever user owns it; whoever may write to the directory may have put a link there
+            os.chown(self.path, self._owner, -1, follow_symlinks=False)
         self._file = self._identity()
 
     def _identity(self) -> tuple[int, int] | None:

@@ -57,6 +57,7 @@ class EventLog:
         self._reloading = False  # the same
         self._all_ready = False  # that all workers are ready
         self._requests = RateLimit(ASKED_MOST, ASKED_PERIOD)
+        self._scales = RateLimit(ASKED_MOST, ASKED_PERIOD)
 
     def own_error(self) -> None:
         """Write down the error that is being handled, which is the arbiter's own. There may be no memory even for this."""
@@ -131,16 +132,23 @@ class EventLog:
             extra={"action": "reload-refused"},
         )
 
-    def scaled(self, target: int, asked_by: str) -> None:
-        self._event("scaled", target=target, by=asked_by)
+    def scaled(self, target: int, asked_by: str, now: float) -> None:
+        self._limited_event("scaled", self._scales, now, target=target, by=asked_by)
 
     def asked(self, request: Request, refused: str | None, now: float) -> None:
-        if request.do == "wake" or not self._requests.take(now):
+        if request.do == "wake":
             return
         fields: dict[str, Any] = {"by_user": request.user} if request.user else {}
-        if self._requests.left_out:
-            fields["left_out"], self._requests.left_out = self._requests.left_out, 0
-        self._event("asked", do=request.do, by_pid=request.pid, by_uid=request.uid, refused=refused, **fields)
+        fields |= {"do": request.do, "by_pid": request.pid, "by_uid": request.uid, "refused": refused}
+        self._limited_event("asked", self._requests, now, **fields)
+
+    def _limited_event(self, event: str, limit: RateLimit, now: float, **fields: Any) -> None:
+        """Write an event that another process can cause as often as it likes, so that a flood does not wipe the journal."""
+        if not limit.take(now):
+            return
+        if limit.left_out:
+            fields["left_out"], limit.left_out = limit.left_out, 0
+        self._event(event, **fields)
 
     def restored(self, path: Path) -> None:
         self._event("restored", path=str(path))

@@ -47,7 +47,7 @@ class RunFiles:
             return
         self._looked = now
         path = self._board.path
-        if not self._is_there(path):
+        if not self._visible.is_at_its_path():
             self._restore(path, lambda: self._make_again(path))
         if control is not None and not control.is_there:
             self._restore(control.path, control.make_again)
@@ -67,16 +67,8 @@ class RunFiles:
         """Remove the board's file, if it is this server's, and look after it no more."""
         self._removed = True
         path = self._board.path
-        if path is not None and self._is_there(path):
+        if path is not None and self._visible.is_at_its_path():
             path.unlink(missing_ok=True)
-
-    def _is_there(self, path: Path) -> bool:
-        ours = os.fstat(self._visible.fd)
-        try:
-            there = os.lstat(path)
-        except OSError:
-            return False
-        return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
 
     def _make_again(self, path: Path) -> None:
         if self._directory is not None:

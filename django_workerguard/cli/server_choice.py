@@ -14,10 +14,13 @@ from django_workerguard.scoreboard.places import Server, find_servers, server_na
 def choose(parsed: argparse.Namespace, *, here: Path) -> list[Server]:
     """Return the server that is meant; two if one replaces the other after SIGUSR2, the new one last.
 
-    Raises NoServerError, and ConfigurationError if several servers could be meant.
+    One's own server goes before those of other users, whose names anybody can choose. Raises NoServerError, and
+    ConfigurationError if several servers could be meant.
     """
     kind = ServerKind.POOL if parsed.celery else ServerKind.WEB
-    return _one_family(candidates(parsed, kind, here=here))
+    servers = candidates(parsed, kind, here=here)
+    own = [server for server in servers if server.owner == os.geteuid()]
+    return _one_family(own or servers)
 
 
 def candidates(parsed: argparse.Namespace, kind: int, *, here: Path) -> list[Server]:

@@ -11,6 +11,7 @@ import os
 import re
 import traceback
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from django_workerguard.config.django_settings import all_settings
@@ -24,27 +25,81 @@ HARMLESS = re.compile(
     r"|(?:.*_)?KEY_PREFIX|.*_(?:NAME|PATH|DOMAIN|URL|HOST|HEADER|TIMEOUT|AGE|CLASS|CLASSES|MODEL|BACKENDS?)",
     re.IGNORECASE,
 )
+TOKEN = 20  # characters; so long a secret is a token, and not a name that something else may have
 SHORTEST = 4  # characters; replacing shorter values would hide half of every text
 DEEPEST = 6
 BRIEF = 160  # characters of a message that is one of several
 LONGEST = 4096  # characters of one line that are shown
-# the part before the word is bounded, so that the time grows only linearly with the length of the text
+FURTHEST = 256  # characters of a path that are read before and after a secret
+# All repetitions before a word are bounded, so that the time grows only linearly with the length of the text.
+_QUOTED = (
+    r"(?:[bfru]{0,2}(?:'''.*?(?:'''|$)|\"\"\".*?(?:\"\"\"|$)"
+    r"|'(?:\\.|[^'\\\n])*\\?'|\"(?:\\.|[^\"\\\n])*\\?\"))"
+)
+# The class of an exception before its message, as in "redis.exceptions.AuthenticationError: ", is no name of a secret,
+# unless the first word of the message has letters and digits: "TokenExpired: abc123" may show the token. The message of
+# a KeyError is the name of the key that is missing.
+_EXCEPTION = (
+    r"(?-i:(?:\w{0,64}\.){0,16}(?:KeyError|_?(?:"
+    r"(?:Bad|Duplicate|Expired|Invalid|Missing|NoSuch)[A-Z][A-Za-z0-9]{0,64}"
+    r"|(?=[A-Z])[A-Za-z0-9]{0,64}?(?:Error|Exception|Warning|Failed|Failure|Violation|Denied|Expired|Invalid|Missing"
+    r"|Required|Revoked|Mismatch|Exists?|NotFound|MultipleObjectsReturned|NotAuthenticated|Unauthorized|Interrupt))"
+    r"(?!:\s{0,8}(?=[^\s=:]{0,256}?\d)[^\s=:]{0,256}?[A-Za-z])):\s)"
+)
+_ANNOTATED = (  # as in "SECRET_KEY: str ="
+    r":\s{0,8}(?:[a-z]{1,16}\.)?(?:str|bytes|Any|Final|Optional|SecretStr)(?:\[[\w.| ]{0,32}\])?"
+    r"(?:\s{0,8}\|\s{0,8}None)?\s{0,8}="
+)
+_OF_SYSTEM_CHECK = r"\(\w{1,64}\.[A-Z]\d{3}\)"  # as in "auth.User.groups: (fields.E304) Reverse accessor"
 _ASSIGNMENT = re.compile(
-    r"(?P<name>['\"]?(?<![\w.-])[\w.-]{0,128}?(?:api_?key|auth|token|secret|pass|signature|key)[\w.-]{0,64}"
-    r"['\"]?\s{0,8}(?:=|:)\s{0,8}(?:(?:bearer|basic|token)\s+)?)"
-    r"(?P<value>'[^'\n]*'|\"[^\"\n]*\"|\([^)\n]*\)|\[[^\]\n]*\]|[^\s,;)}\]]+)",
+    rf"(?P<name>['\"]?(?<![\w.-])(?!{_EXCEPTION})"
+    r"[\w.-]{0,128}?(?:api_?key|auth|token|secret|pass|signature|key)[\w.-]{0,64}"
+    rf"['\"]?\]?\s{{0,8}}(?:{_ANNOTATED}|[:!=]?=>?|:)\s{{0,8}}(?:(?:bearer|basic|token)\s+)?)"
+    rf"(?P<value>{_QUOTED}+[\w'\"]*|(?!{_OF_SYSTEM_CHECK})(?:\([^)\n]*\)|\[[^\]\n]*\]|\{{[^}}\n]*\}}|[^\s,;)}}\]]+))",
     re.IGNORECASE,
 )
 _WORD = r"(?:password|passwd|passphrase|token|secret|api[-_ ]?key)"
+# A value that begins with "-" may be the next option. In a list of arguments it is hidden, unless it looks like one.
 _FLAG = re.compile(
-    rf"(?P<name>(?<![\w-])--?[\w-]{{0,64}}?{_WORD}[\w-]{{0,64}}\s{{1,8}})(?P<value>'[^'\n]*'|\"[^\"\n]*\"|[^\s'\"-]\S*)",
+    rf"(?P<name>(?<![\w-])--?[\w-]{{0,64}}?{_WORD}[\w-]{{0,64}}"
+    r"(?:\s{1,8}|['\"]\s{0,8},\s{0,8}(?!b?['\"]-(?:-[a-z]|[a-z]['\"]))(?=b?['\"])))"
+    rf"(?P<value>{_QUOTED}|[^\s'\"-]\S*)",
+    re.IGNORECASE,
+)
+_ARGUMENT = re.compile(  # one in a list, which may contain spaces: ['--password=a b']
+    rf"(?P<name>['\"]--?[\w-]{{0,64}}?{_WORD}[\w-]{{0,64}}=)(?P<value>[^'\"\n]+)",
+    re.IGNORECASE,
+)
+_PAIR = re.compile(  # as in ("password", "a b")
+    rf"(?P<name>[(\[]\s{{0,8}}b?['\"](?!-)[\w.-]{{0,64}}?(?:{_WORD}|authorization|signature|[-_]key)[\w.-]{{0,64}}['\"]"
+    rf"\s{{0,8}},\s{{0,8}})(?P<value>{_QUOTED})(?=\s{{0,8}},?\s{{0,8}}[)\]])",
     re.IGNORECASE,
 )
 _STATEMENT = re.compile(
-    rf"(?P<name>(?<![\w-]){_WORD}['\"]?\s{{1,8}}(?:is|was)\s{{1,8}})(?P<value>'[^'\n]*'|\"[^\"\n]*\"|\S+)",
+    rf"(?P<name>(?<![\w-]){_WORD}['\"]?\s{{1,8}}(?:is|was):?\s{{1,8}}"
+    r"(?:now\s{1,8}|(?:set|changed|reset)\s{1,8}to\s{1,8})?)"
+    rf"(?P<value>{_QUOTED}|\S+)",
     re.IGNORECASE,
 )
-_LITERAL = re.compile(r"'[^'\n]*'|\"[^\"\n]*\"")
+_LITERAL = re.compile(_QUOTED, re.IGNORECASE)
+_OPENING = re.compile(r"[bfru]{0,2}['\"]", re.IGNORECASE)
+_EMPTY = r"None|null|nil|undefined|True|False|\*+|\.\.\.|''|\"\"|\(\)|\[\]|\{\}"
+_NOTHING = re.compile(_EMPTY, re.IGNORECASE)
+# Also words that follow "the password is" or "--password" in messages. Everything else may be the password.
+_ORDINARY = re.compile(
+    rf"{_EMPTY}|an?|all|already|also|always|and|are|as|at|being|blank|by|cannot|changed|correct|created|deprecated"
+    r"|different|disabled|empty|entered|entirely|expired|for|found|from|given|in|incorrect|invalid|is|issued|malformed"
+    r"|mandatory|missing|must|needed|needs|never|no|not|of|on|only|optional|or|out|provided|refused|rejected|removed"
+    r"|required|requires|returned|revoked|set|short|similar|still|stored|supplied|that|the|to|too|unknown|unset"
+    r"|unsupported|used|valid|was|weak|with|wrong",
+    re.IGNORECASE,
+)
+# The beginning of a path up to a name in it. What follows "url: ", as in errors of urllib3, is no path of a file.
+_PATH_BEFORE = re.compile(
+    r"(?<![^\s'\"(\[<=,])(?<!url: )(?<!POST )(?<!GET )(?P<root>(?:~|\.{1,2})?/)?(?:[\w.+-]{1,64}/){0,32}\Z"
+)
+_PATH_AFTER = re.compile(r"(?![\w+-])(?>[\w./+-]*)(?![?=&@%#])")
+_SUFFIX = re.compile(r"\.\w{1,8}\.?\Z")
 _FRAME = re.compile(r"[\s|+-]*File \"[^\"]*\", line \d+")
 _CREDENTIALS = re.compile(
     r"(?P<scheme>\b[a-z][a-z0-9+.-]{0,32}://[^\s:/@'\"]{0,256}):[^\s'\"]+@", re.IGNORECASE
@@ -89,7 +144,7 @@ def redact(text: str, secrets: list[str], *, source: bool = False) -> str:
     """Replace secret values, ``password=…``, ``--password …``, "password is …" and credentials in URLs.
 
     ``source``: in lines of source code only literals are replaced, because ``token = read()`` shows no secret. The line
-    of a traceback that names file, line and function is kept.
+    of a traceback that names file, line and function is kept, and so are values that show nothing, such as ``None``.
     """
     in_source = source and _FRAME.match(text) is not None
     return "\n".join(
@@ -104,45 +159,76 @@ def _redacted(line: str, secrets: list[str], *, in_source: bool) -> str:
     line = _shortened(line)
     line = _BEARER.sub(rf"\g<scheme>{SUBSTITUTE}", line)
     line = _CREDENTIALS.sub(rf"\g<scheme>:{SUBSTITUTE}@", line)
-    line = _FLAG.sub(rf"\g<name>{SUBSTITUTE}", line)
-    line = _STATEMENT.sub(_unless_prose, line)
-    return _ASSIGNMENT.sub(_literal_only if in_source else rf"\g<name>{SUBSTITUTE}", line)
+    for pattern, kept in (
+        (_FLAG, _ORDINARY),
+        (_ARGUMENT, _NOTHING),
+        (_PAIR, _NOTHING),
+        (_STATEMENT, _ORDINARY),
+        (_ASSIGNMENT, _NOTHING),
+    ):
+        line = pattern.sub(partial(_hidden, kept=kept, in_source=in_source), line)
+    return line
 
 
 def _without(secret: str, line: str) -> str:
-    """Replace a secret: anywhere if it is unmistakable, else only as a whole value, not in a word or a path."""
+    """Replace a secret: anywhere if it is unmistakable, else only as a whole value, not in a word or a path.
+
+    An unmistakable secret of fewer than 20 characters is kept if it is the whole name of a directory or a file in the
+    path of a file, because a project may be called like its password. A longer one is replaced there too.
+    """
     if secret not in line:
         return line
-    if _is_unmistakable(secret):
+    if not _is_unmistakable(secret):
+        return re.sub(rf"(?<![\w./-]){re.escape(secret)}(?![\w/-]|\.\w)", SUBSTITUTE, line)
+    if len(secret) >= TOKEN or not re.fullmatch(r"[\w.+-]+", secret):
         return line.replace(secret, SUBSTITUTE)
-    return re.sub(rf"(?<![\w./-]){re.escape(secret)}(?![\w/-]|\.\w)", SUBSTITUTE, line)
+    return re.sub(re.escape(secret), _unless_in_path, line)
 
 
 def _is_unmistakable(secret: str) -> bool:
-    if len(secret) >= 20:
+    if len(secret) >= TOKEN:
         return "/" not in secret
     return len(secret) >= 8 and any(map(str.isdigit, secret)) and any(map(str.isalpha, secret))
 
 
-def _unless_prose(match: re.Match[str]) -> str:
-    """Keep "the token is wrong", because a lower-case word is not a secret."""
-    is_word = re.fullmatch(r"[a-z]+[.,;:!]?", match["value"])
-    return match[0] if is_word else match["name"] + SUBSTITUTE
+def _unless_in_path(match: re.Match[str]) -> str:
+    """Keep a name in the path of a file: an absolute path, or a relative one that ends in a suffix such as ``.py``.
+
+    "admin/hunter22" may be a user and a password, and the path of a URL may hold a token.
+    """
+    line, start, end = match.string, match.start(), match.end()
+    before = _PATH_BEFORE.search(line, max(0, start - FURTHEST), start)
+    after = _PATH_AFTER.match(line, end, end + FURTHEST)
+    if before is None or after is None:
+        return SUBSTITUTE
+    return match[0] if before["root"] or _SUFFIX.search(after[0]) else SUBSTITUTE
+
+
+def _hidden(match: re.Match[str], *, kept: re.Pattern[str], in_source: bool) -> str:
+    """Replace the value of a match, unless it is a word to keep, or code without a literal."""
+    value = match["value"]
+    if kept.fullmatch(value) or kept.fullmatch(value.rstrip(".,;:!?)]}'\"")):
+        return match[0]
+    if in_source and not _is_in_literal(match):
+        return match["name"] + _without_literals(value)
+    return match["name"] + SUBSTITUTE
+
+
+def _is_in_literal(match: re.Match[str]) -> bool:
+    before = match.string[: match.start("value")]
+    return before.count('"') % 2 == 1 or before.count("'") % 2 == 1
+
+
+def _without_literals(value: str) -> str:
+    """Replace a literal, or those in a tuple, list or dictionary."""
+    if value[0] in "([{":
+        return _LITERAL.sub(f"'{SUBSTITUTE}'", value)
+    return SUBSTITUTE if _OPENING.match(value) else value
 
 
 def _shortened(line: str) -> str:
     left_out = len(line) - LONGEST
     return f"{line[:LONGEST]}… ({left_out} characters more)" if left_out > 0 else line
-
-
-def _literal_only(match: re.Match[str]) -> str:
-    """Replace a value in a line of source only if it is, contains or is part of a literal."""
-    if match["value"][0] in "([":
-        return match["name"] + _LITERAL.sub(f"'{SUBSTITUTE}'", match["value"])
-    before = match.string[: match.start("value")]
-    inside = before.count('"') % 2 == 1 or before.count("'") % 2 == 1
-    literal = inside or match["value"][0] in "'\""
-    return match["name"] + SUBSTITUTE if literal else match[0]
 
 
 def _all_secrets(error: BaseException) -> list[str]:

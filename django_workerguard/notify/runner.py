@@ -86,7 +86,7 @@ class Notifier:
         message = _encoded(shot, notice)
         self._waiting.extend((target, message) for target in self._targets)
 
-    def give_up(self, shot: Mapping[str, Any], reason: Reason) -> None:
+    def give_up(self, shot: Mapping[str, Any], reason: Reason, now: float) -> None:
         """Start all receivers at once, because the server ends without an application. `finish` waits for them."""
         self._waiting.clear()
         if not self._targets:
@@ -94,7 +94,7 @@ class Notifier:
         finding = asdict(self._findings.gave_up(shot, str(reason)))
         message = _encoded(shot, {"appeared": [finding], "cleared": [], "standing": [finding]})
         for target in self._targets:
-            self._start(target, message, 0.0)
+            self._start(target, message, now)
 
     def _start(self, target: str, message: bytes, now: float) -> None:
         kind, _, rest = target.partition(":")

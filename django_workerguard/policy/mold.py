@@ -158,6 +158,6 @@ def _late(fleet: Fleet, now: float) -> set[int]:
     """Return the seats of the molds that were asked for a worker too long ago."""
     return {
         worker.mold
-        for worker in fleet.workers.values()
-        if worker.state is State.SPAWNING and worker.mold is not None and now - worker.spawned > FORK_TIMEOUT
+        for worker in fleet.of(State.SPAWNING)
+        if worker.mold is not None and now - worker.spawned > FORK_TIMEOUT
     }

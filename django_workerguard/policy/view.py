@@ -344,7 +344,7 @@ class Fleet:
         behind = incumbent is not None and incumbent.generation < self.generation
         return max(own, self.canary_next_try) if behind else own
 
-    @property
+    @cached_property
     def no_memory(self) -> bool:
         """Say whether the last load of any slot, or of the mold, failed because there was not enough memory."""
         return any(record.no_memory for record in (self.mold_record, *self.records.values()))

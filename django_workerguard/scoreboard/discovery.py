@@ -44,7 +44,7 @@ def search_directories(
     """List every directory that may have boards of this user's servers.
 
     ``others``: for root, add the directories of all users. Use it only for a server that is given by name, because any
-    user can make a file that looks like a board.
+    user can make a file that looks like a board. A link where every user may write is left out: no server uses it.
     """
     directories = [path for path, _ in run_directories(run_dir, environ=environ, uid=uid)]
     if run_dir is None:
@@ -56,7 +56,10 @@ def search_directories(
                 directories += [
                     f"{parent}/{name}" for name in _names(parent) if name.startswith("workerguard-")
                 ]
-    return list(dict.fromkeys(directories))
+    shared = (f"{SHARED_MEMORY}/", f"{temporary_directory(environ)}/") if run_dir is None else ()
+    return [
+        path for path in dict.fromkeys(directories) if not (path.startswith(shared) and os.path.islink(path))
+    ]
 
 
 def board_paths(

@@ -502,7 +502,7 @@ class GuardedArbiter(Arbiter):
 
     def give_up(self, code: int, reason: Reason) -> None:
         """Tell the receivers of notices at once: there may be no later."""
-        self._notifier.give_up(snapshot(self.board), reason)
+        self._notifier.give_up(snapshot(self.board), reason, self._clock())
 
     def end(self, code: int, reason: Reason | None) -> None:
         self._notifier.finish(FAREWELL)

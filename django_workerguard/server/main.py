@@ -73,7 +73,7 @@ def _serve(app: GuardedApplication, handover_fd: int) -> None:
         GuardedArbiter(app, opened, handover_fd=handover_fd).run()
     finally:
         if os.getpid() == pid:
-            _remove(opened.board)
+            remove_files(opened.board)
 
 
 def _return_memory() -> None:
@@ -98,8 +98,9 @@ def _open(app: GuardedApplication, pid: int) -> Opened:
     return opened
 
 
-def _remove(board: Board) -> None:
-    if board.path is not None:
+def remove_files(board: Board) -> None:
+    """Remove the files of a server that could not remove them itself. The path may belong to another server by now."""
+    if board.path is not None and board.is_at_its_path():
         for path in (board.path, board.path.with_suffix(".sock")):
             with contextlib.suppress(OSError):
                 path.unlink()

@@ -96,9 +96,11 @@ class Signals:
             return self._no_scale(f"it can be 1 to {slots}", asked_by)
         if target < quorum:
             return self._no_scale(f"the quorum (min-loaded) needs {quorum} workers", asked_by)
+        has_changed = target != self._tracker.fleet.target
         self._tracker.tell(m.TargetChanged(target, by_hand))
         self._host.num_workers = target
-        self._tracker.event_log.scaled(target, asked_by)
+        if has_changed:
+            self._tracker.event_log.scaled(target, asked_by, self._clock())
         return None
 
     def _no_scale(self, why: str, asked_by: str) -> str:

@@ -65,7 +65,7 @@ class Arbiter:
             for word, more in ((Seat.BEAT, 1), (Seat.REQUESTS, requests), (Seat.ERRORS_5XX, errors)):
                 at = self.board.layout.seat(seat) + word
                 self.board.words[at] += more
-            self.board.words[self.board.layout.durations(seat) + HISTOGRAM_WORDS] += requests
+            self.board.words[self.board.layout.histograms(seat) + HISTOGRAM_WORDS] += requests
 
     def tick(self) -> float:
         """Run one tick a second later, and return its processor time in milliseconds."""

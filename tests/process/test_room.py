@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 
 import pytest
 
+from django_workerguard.errors import ExitCode
 from django_workerguard.report.findings import assess
 from tests.process.commands import order
 from tests.process.limits import limit_file
@@ -58,17 +60,20 @@ def test_a_reload_without_room_says_what_is_missing_and_goes_on_when_there_is_ro
     server.wait_ready()
     leave(server, memory_cgroup, PEAK // 2 * MB)
 
-    shown = order(server, "reload", "--wait=6").stdout
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(order, server, "reload", "--wait=50")
+        status = server.wait(
+            "a finding", lambda status: "no-room" in [finding.code for finding in assess(status)]
+        )
+        limit_file(memory_cgroup).write_text(str(4096 * MB))  # before it is tried even so
+        outcome = asked.result()
+    assert outcome.returncode == ExitCode.OK, outcome
+    shown = outcome.stdout
     assert re.search(r"no-room +slot=1 needed_bytes=\d+ available_bytes=\d+ missing_bytes=\d+", shown)
-    status = server.wait(
-        "a finding", lambda status: "no-room" in [finding.code for finding in assess(status)]
-    )
     waits = [slot for slot in status["slots"] if slot["no_room"]]
     assert [slot["state"] for slot in status["slots"]] == ["ready", "ready"], "the old ones serve"
     assert 0 < waits[0]["no_room"]["missing_bytes"] < waits[0]["no_room"]["needed_bytes"]
     assert 0 < waits[0]["next_try_in"] <= 10
-    limit_file(memory_cgroup).write_text(str(4096 * MB))
-    server.wait_event("reloaded")
     assert oom_kills(memory_cgroup) == 0
     assert not any(slot["no_room"] for slot in server.status()["slots"])
     assert server.stop() == 0

@@ -118,3 +118,19 @@ def test_a_sender_that_does_not_read_holds_nobody_up(control):
         for _ in range(1000):  # more than a socket's queue
             with answered(control):
                 socket.send_fds(client, [b'{"do": "wake"}'], [theirs.fileno()])
+
+
+@pytest.mark.needs("root")
+def test_the_socket_is_given_away_and_not_what_a_link_in_its_place_leads_to(tmp_path, monkeypatch):
+    path, treasure = tmp_path / "s.sock", tmp_path / "treasure"
+    treasure.touch()
+
+    def swap() -> int:  # another process of a user who may write to the directory
+        if path.is_socket():
+            path.unlink()
+            path.symlink_to(treasure)
+        return 0
+
+    monkeypatch.setattr(os, "geteuid", swap)
+    ControlSocket(path, owner=12345, allowed_uids=frozenset(), ring=False).close()
+    assert treasure.stat().st_uid == 0

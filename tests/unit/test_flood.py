@@ -32,3 +32,15 @@ def test_a_flood_of_requests_does_not_wipe_the_journal():
     tracker.event_log.asked(request, "no", 100.0 + ASKED_PERIOD)
     assert list(read_events(board))[-1]["left_out"] == 20_000 - ASKED_MOST
     board.close()
+
+
+def test_a_target_that_changes_all_the_time_does_not_wipe_the_journal():
+    board = Board.create(Layout(seats=2, slots=2), None)
+    tracker = Tracker(board, logging.getLogger("test"), Policy(), target=1)
+    for number in range(20_000):
+        tracker.event_log.scaled(1 + number % 2, "control", 100.0 + number / 1000)
+    scaled = [event for event in read_events(board) if event["event"] == "scaled"]
+    assert len(scaled) == ASKED_MOST
+    tracker.event_log.scaled(2, "control", 100.0 + ASKED_PERIOD)
+    assert list(read_events(board))[-1]["left_out"] == 20_000 - ASKED_MOST
+    board.close()

@@ -17,6 +17,7 @@ from django_workerguard.errors import ConfigurationError
 from django_workerguard.notify import runner
 from django_workerguard.notify.notice import SETTLED, Notices, message, subject
 from django_workerguard.notify.runner import Notifier
+from django_workerguard.policy.reason import Reason, Rule
 from django_workerguard.report.findings import Finding
 from tests.shots import ERROR, changed
 
@@ -206,3 +207,13 @@ def test_a_stop_is_no_news(phase):
     notifier = Notifier()
     notifier.configure(GuardOptions(notify=("command:true",)), Handover(), Log())
     assert ticks(notifier, leaving, 40.0) >= 40.0
+
+
+def test_giving_up_is_told_also_late_in_the_servers_life(notifier, tmp_path):
+    notifier._targets = (f"command:sh -c 'sleep 0.5; cat > {tmp_path}/told'",)
+    at = 1000.0
+    notifier.give_up(FAILING, Reason(Rule.GIVE_UP_AFTER), at)
+    notifier.tick(lambda: FAILING, at)  # the rest of the tick in which the server gives up
+    notifier.finish(10.0)
+    assert notifier.log.said == []
+    assert '"code": "gave-up"' in (tmp_path / "told").read_text()

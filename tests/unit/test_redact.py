@@ -26,6 +26,31 @@ HIDDEN = "hunter22hunter"
         f"the api key was '{HIDDEN}'",
         f'{{"auth": ("user", "{HIDDEN}")}}',
         f"auth=['user', '{HIDDEN}']",
+        f"auth={{'user': '{HIDDEN}'}}",
+        f"KeyError: password={HIDDEN}",
+        f"redis.exceptions.AuthenticationError: token={HIDDEN}",
+        f"TokenExpired: {HIDDEN}",
+        f"KEY_ERROR: {HIDDEN}",
+        f"SECRET_KEY: {HIDDEN}",
+        f"Command '['mysqldump', '--password', '{HIDDEN}', 'db']' returned non-zero exit status 2.",
+        f"ran: [b'mysqldump', b'--password', b'{HIDDEN}']",
+        f"ran: ['mysqldump', '--password', '-{HIDDEN}']",
+        f"ran: ['mysqldump', '--password=a, b {HIDDEN}', 'db']",
+        f"password=''{HIDDEN}''",
+        f"password='it''s {HIDDEN}'",
+        f"('password', '{HIDDEN}')",
+        f'[["token", "{HIDDEN}"]]',
+        f"headers: [(b'authorization', b'{HIDDEN}')]",
+        f"Password is: {HIDDEN}",
+        f"the password is now {HIDDEN}",
+        f"the password was changed to {HIDDEN}",
+        f"SECRET_KEY: str = '{HIDDEN}'",
+        f"token: typing.Final[str] = '{HIDDEN}'",
+        f"config['password'] = '{HIDDEN}'",
+        f"password == '{HIDDEN}'",
+        f"{{'password': 'it\\'s \"a\" {HIDDEN}'}}",
+        f'token = """a {HIDDEN}"""',
+        f"token = b'a {HIDDEN}'",
     ],
 )
 def test_it_is_hidden(text):
@@ -41,19 +66,158 @@ def test_it_is_hidden(text):
         "no such table: shop_book",
         "bearer authentication failed",
         "http://127.0.0.1:8000/a b@c",
+        "Invalid (the token is Wrong)",
+        "The password is too similar to the username.",
+        "This password is entirely numeric.",
+        "This password is too common.",
+        "Your password was changed. Your old password was entered incorrectly.",
+        "Requested token is expired, and the secret was set to the default",
+        "--password is required, and --token or --api-key must be given",
+        "['--no-password', '--host', 'db', '--token', '-v']",
+        "fields: ['username', 'password', 'email']",
+        "auth.User.groups: (fields.E304) Reverse accessor clashes",
     ],
 )
 def test_what_is_no_secret_stays(text):
     assert redact(text, []) == text
 
 
-@pytest.mark.parametrize("unit", ["A", "A.", "key", "a:", "http://a:", "pass-"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "KeyError: 'DATABASE_URL'",
+        "KeyError('SECRET_KEY')",
+        "  | builtins.KeyError: 'S3_BUCKET'",
+        "the settings cannot be imported: KeyError: 'DATABASE_URL'",
+        "AuthenticationError: invalid username or pair",
+        "redis.exceptions.AuthenticationError: WRONGPASS invalid",
+        "site.f.<locals>.TokenError: not now",
+        "smtplib.SMTPAuthenticationError: (535, b'not accepted')",
+        "InvalidKeyError: Could not read it",
+        "psycopg.errors.ForeignKeyViolation: insert or update",
+        "TokenExpired: sign in again",
+        "APIKeyMissing: set it",
+        "rest_framework.exceptions.AuthenticationFailed: Invalid header",
+        "django.contrib.auth.models.User.DoesNotExist: User matching query",
+        "django.contrib.auth.models.User.MultipleObjectsReturned: get() returned more",
+        "django.core.signing.BadSignature: No match",
+        "KeyboardInterrupt: by hand",
+    ],
+)
+def test_the_name_of_an_exception_is_no_name_of_a_secret(text):
+    assert redact(text, []) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "password is None",
+        "the token is True.",
+        "api_key=None",
+        "{'token': None, 'a': 1}",
+        '{"password": null}',
+        "connect(password='', token=False)",
+        f"['--password={SUBSTITUTE}', 'db']",
+        "tokens=[], secrets={}, keys=()",
+        "--password None",
+        "SECRET_KEY: ...",
+    ],
+)
+def test_a_value_that_shows_nothing_stays(text):
+    assert redact(text, []) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["Password is swordfish", "the token was swordfish, not abc", "Secret is Swordfish."]
+)
+def test_a_word_that_is_not_ordinary_is_hidden(text):
+    assert "swordfish" not in redact(text, []).lower()
+
+
+def redact_source(line: str) -> str:
+    """Return a line as it is shown below the frame of a traceback."""
+    frame = '  File "/srv/site/urls.py", line 3, in connect\n'
+    return redact(f"{frame}    {line}", [], source=True).removeprefix(f"{frame}    ")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "if token is None:",
+        "if token is other_token:",
+        "assert password is not expected",
+        "count = first --token second",
+        "def connect(token: str, password: str | None = None):",
+        "token: str = read()",
+        "config['password'] = read()",
+        'raise ValueError("the token is wrong")',
+        "connect(token, api_key=None)",
+        'parser.add_argument("--password", "-p")',
+        'form.get("password", "")',
+    ],
+)
+def test_a_line_of_source_without_a_literal_stays(line):
+    assert redact_source(line) == line
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f'if token is "{HIDDEN}":',
+        f'raise ValueError("password is {HIDDEN}")',
+        f'run("mysqldump --password {HIDDEN}")',
+        f'run(["mysqldump", "--password", "{HIDDEN}"])',
+        f'os.environ.get("API_TOKEN", "{HIDDEN}")',
+        f'SECRET_KEY: str = "{HIDDEN}"',
+        f'os.environ["SECRET_KEY"] = "{HIDDEN}"',
+        f'token = b"{HIDDEN}"',
+        f'auth = {{"user": "{HIDDEN}"}}',
+        f'log("auth=(user, {HIDDEN})")',
+        f'if token == "{HIDDEN}":',
+    ],
+)
+def test_a_literal_in_a_line_of_source_is_hidden(line):
+    assert HIDDEN not in redact_source(line)
+
+
+@pytest.mark.parametrize("unit", ["A", "A.", "key", "a:", "http://a:", "pass-", "InvalidA", "('token"])
 @pytest.mark.timeout(20)  # it took minutes where every place was a beginning
 def test_a_long_line_is_shortened(unit):
     text = "server said: " + unit * (200_000 // len(unit))
     told = redact(text, [])
     assert len(told) <= LONGEST + 40
     assert told.startswith("server said: ")
+
+
+@pytest.mark.parametrize("source", [False, True])
+@pytest.mark.parametrize(
+    "unit",
+    [
+        *("key='\\", "key=[", 'key="""', "key: str ", "key: str|None", "key: ", "key={", "key: (a.E00"),
+        *(
+            "KeyError: ",
+            "a.TokenError: ",
+            "TokenError: 111",
+            "-token ",
+            "'--token', ",
+            "'--token','-",
+            "'--token=",
+        ),
+        *("('token', '", "('token', b", "token is now ", "token was set to", "password is "),
+    ],
+)
+@pytest.mark.timeout(20)
+def test_a_long_line_of_what_begins_like_a_secret_is_shortened(unit, source):
+    text = '  File "a.py", line 3, in f\n' + unit * (200_000 // len(unit))
+    assert len(redact(text, [], source=source)) < len(text) / 2
+
+
+@pytest.mark.parametrize(
+    "unit", ["mysite2024", "/mysite2024", "mysite2024/", "/a/mysite2024.b", "a/" * 99 + "mysite2024"]
+)
+@pytest.mark.timeout(20)
+def test_a_secret_is_sought_in_a_long_line(unit):
+    assert len(redact(unit * (200_000 // len(unit)), ["mysite2024"])) <= LONGEST + 40
 
 
 def test_a_secret_is_hidden_before_a_line_is_cut_in_its_middle():
@@ -74,6 +238,51 @@ def test_a_secret_is_hidden_before_a_line_is_cut_in_its_middle():
 )
 def test_a_short_secret_is_hidden_as_a_whole_value_only(text, shown):
     assert redact(text, ["site"]) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "cannot read /srv/mysite2024/app.conf",
+        "cannot read '/srv/mysite2024'",
+        "in /etc/mysite2024.conf:12",
+        "PYTHONPATH=/srv/mysite2024:/srv/other",
+        "from ../mysite2024/app, ~/mysite2024/app and ./mysite2024",
+        "TemplateDoesNotExist: mysite2024/index.html.",
+        "static/mysite2024/app.css",
+    ],
+)
+def test_a_password_of_few_characters_stays_as_a_name_in_the_path_of_a_file(text):
+    assert redact(text, ["mysite2024"]) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://host/hooks/mysite2024/send",
+        "https://host/" + "a/" * 200 + "mysite2024/send",
+        "Max retries exceeded with url: /hooks/mysite2024/send",
+        "POST /hooks/mysite2024 failed",
+        "/hooks/mysite2024/send?x=1",
+        "/hooks/send/mysite2024?x=1",
+        "log in as admin/mysite2024 failed",
+        "log in as admin/mysite2024.",
+        "scott/mysite2024@db",
+        "/srv/mysite2024@db/x",
+        "host:mysite2024/x",
+        "/srv/my-mysite2024/app",
+        "/srv/mysite2024x/app",
+        "tried mysite2024, then gave up",
+    ],
+)
+def test_a_password_of_few_characters_is_hidden_elsewhere(text):
+    assert redact(text, ["mysite2024"]) == text.replace("mysite2024", SUBSTITUTE)
+
+
+@pytest.mark.parametrize("secret", ["123456:AAbbCCddEEffGGhh", "abcdefghijklmnopqrst", "ab/12cd34"])
+def test_a_token_and_a_secret_with_a_slash_are_hidden_in_every_path(secret):
+    assert secret not in redact(f"cannot open /srv/{secret}/send", [secret])
+    assert secret not in redact(f"https://api.telegram.org/bot{secret}/send", [secret])
 
 
 def test_the_frames_of_a_traceback_stay_as_they_are():

@@ -23,16 +23,19 @@ from django_workerguard.scoreboard.header import WORD, Header, ServerKind
 from django_workerguard.scoreboard.layout import ABOUT_WORDS, MAX_SEATS, Layout
 from django_workerguard.scoreboard.places import Opened, RunDirectory, find_servers, open_board, pools_of
 from django_workerguard.scoreboard.snapshot import snapshot
+from django_workerguard.server.main import remove_files
 
 STRANGER = 12345
 SMALL = Layout(seats=2, slots=2)
 root_only = pytest.mark.needs("root")
 
 
-def planted(directory: Path, name: str, *, uid: int, kind: int = ServerKind.WEB, **about: object) -> Path:
-    """Make a board that says it is a living server's, and give it to a user."""
+def planted(
+    directory: Path, name: str, *, uid: int, kind: int = ServerKind.WEB, pid: int = 0, **about: object
+) -> Path:
+    """Make a board that says it is a living server's, of this process or another, and give it to a user."""
     directory.mkdir(parents=True, exist_ok=True)
-    pid = os.getpid()
+    pid = pid or os.getpid()
     path = directory / f"{name}.{pid}.board"
     board = Board.create(SMALL, path, pid=pid, start=start_time(pid))
     board.words[Header.KIND] = kind
@@ -113,6 +116,25 @@ def test_a_servers_word_that_it_replaces_another_counts_beside_that_one_only(sha
 
 
 @root_only
+def test_ones_own_server_goes_before_another_users_of_the_same_name(shared):
+    planted(shared / "workerguard-0", "shop", uid=0)
+    planted(shared / f"workerguard-{STRANGER}", "shop", uid=STRANGER, pid=os.getppid())
+    (server,) = choose(asked(name="shop"), here=Path("/srv/shop"))
+    assert server.owner == 0
+    (server,) = choose(asked(name=f"shop.{os.getppid()}"), here=Path("/srv/shop"))
+    assert server.owner == STRANGER
+
+
+def test_a_link_in_a_place_where_everybody_may_write_leads_to_no_server(shared, tmp_path):
+    real = planted(tmp_path / "run" / "shop", "shop", uid=os.geteuid())
+    for uid in {os.geteuid(), STRANGER}:
+        (shared / f"workerguard-{uid}").symlink_to(real.parent)
+        assert list(find_servers(None, environ=os.environ, uid=os.geteuid(), others=True)) == []
+    (server,) = find_servers(str(real.parent), environ=os.environ, uid=os.geteuid())
+    assert server.name == "shop"
+
+
+@root_only
 def test_another_users_file_that_is_truncated_ends_a_read_and_not_the_process(shared):
     path = planted(shared / f"workerguard-{STRANGER}", "shop", uid=STRANGER)
     board = Board.open(path, others=True)
@@ -186,6 +208,18 @@ def test_a_board_that_was_removed_at_the_end_is_not_made_again(tmp_path):
     place.remove()
     place.restore_missing(None, 20.0)
     assert not path.exists()
+    board.close()
+
+
+def test_the_end_leaves_the_files_of_a_server_that_has_taken_the_place(tmp_path):
+    path = tmp_path / "shop.1.board"
+    board = Board.create(SMALL, path)
+    path.unlink()
+    for taken in (path, path.with_suffix(".sock")):
+        taken.touch()
+    remove_files(board)
+    assert path.exists()
+    assert path.with_suffix(".sock").exists()
     board.close()
 
 

@@ -164,7 +164,7 @@ class PoolArbiter:
         self._stack_requests.forget()
         if self._pool.target != tracker.fleet.target:
             tracker.tell(m.TargetChanged(self._pool.target))
-            tracker.event_log.scaled(self._pool.target, "Celery")
+            tracker.event_log.scaled(self._pool.target, "Celery", now)
         tracker.observe(now)
         tracker.measure(now)
         self._bury_dead()  # what could not be written down before
