@@ -14,8 +14,10 @@ from django_workerguard.conf import settings_layer
 from django_workerguard.config.django_settings import settings_module
 from django_workerguard.config.gunicorn_settings import setting_names
 from django_workerguard.config.options import OPTIONS
+from django_workerguard.config.redact import message_of
 from django_workerguard.config.resolve import POOL, SETTING, Layer, nearest, resolve_pool
 from django_workerguard.config.resolve import parse as parse_option
+from django_workerguard.config.text import plain
 from django_workerguard.errors import ConfigurationError
 
 MIDDLEWARE = "django_workerguard.middleware.GuardMiddleware"
@@ -115,7 +117,7 @@ def _callables(values: Mapping[str, Any]) -> Iterator[CheckMessage]:
             import_string(values[name].replace(":", "."))
         except Exception as error:  # any exception of the project's module: a check must not end the command
             yield Warning(
-                f"{name.upper()} cannot be imported: {error}",
+                f"{name.upper()} cannot be imported: {plain(message_of(error))}",
                 hint="Every page of the dashboard will fail. Set it to a callable, as module:callable.",
                 id="workerguard.W009",
             )

@@ -127,7 +127,7 @@ class EventLog:
         again = "" if wait is None else f" It is tried again in {wait:.1f} s."
         self._log.error(
             "Reload refused, nothing has changed: %s%s",
-            refusal.reason,
+            plain(refusal.reason),
             again,
             extra={"action": "reload-refused"},
         )

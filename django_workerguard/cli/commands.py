@@ -22,6 +22,7 @@ from django_workerguard.cli.server_choice import candidates, choose
 from django_workerguard.cli.stacks import show_stacks
 from django_workerguard.config.output import finish, show, show_error
 from django_workerguard.config.project_path import here
+from django_workerguard.config.text import plain
 from django_workerguard.config.units import seconds
 from django_workerguard.errors import ConfigurationError, ExitCode, NoServerError, WorkerguardError
 from django_workerguard.report.findings import with_findings
@@ -483,7 +484,7 @@ def _probe(parsed: argparse.Namespace) -> int:
     if not parsed.celery:
         return answer(parsed.kind, choose(parsed, here=Path(here()))[-1].board.vitals)
     pools = candidates(parsed, ServerKind.POOL, here=Path(here()))
-    return max(answer(parsed.kind, pool.board.vitals, of=pool.name) for pool in pools)
+    return max(answer(parsed.kind, pool.board.vitals, of=plain(pool.name)) for pool in pools)
 
 
 def _explain(parsed: argparse.Namespace) -> int:

@@ -28,6 +28,7 @@ HARMLESS = re.compile(
 TOKEN = 20  # characters; so long a secret is a token, and not a name that something else may have
 SHORTEST = 4  # characters; replacing shorter values would hide half of every text
 DEEPEST = 6
+MOST_CAUSES = 20
 BRIEF = 160  # characters of a message that is one of several
 LONGEST = 4096  # characters of one line that are shown
 FURTHEST = 256  # characters of a path that are read before and after a secret
@@ -132,6 +133,11 @@ def _place(error: BaseException) -> str:
         frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename
     ]
     return f" (line {frames[-1].lineno} of {frames[-1].filename})" if frames else ""
+
+
+def message_of(error: BaseException) -> str:
+    """Return the message of a failure without secrets. It may have several lines."""
+    return redact(str(error), _all_secrets(error))
 
 
 def describe_briefly(error: BaseException) -> tuple[str, str]:
@@ -250,10 +256,23 @@ def _secrets() -> Iterator[str]:
 
 def _secrets_of_modules(error: BaseException) -> Iterator[str]:
     """Yield the secrets that modules had set before their import failed, such as half-read settings."""
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        if frame.f_code.co_name == "<module>":
-            constants = {name: value for name, value in frame.f_globals.items() if name.isupper()}
-            yield from _values(constants, hidden=False, depth=0)
+    for one in _with_causes(error):
+        for frame, _ in traceback.walk_tb(one.__traceback__):
+            if frame.f_code.co_name == "<module>":
+                constants = {name: value for name, value in frame.f_globals.items() if name.isupper()}
+                yield from _values(constants, hidden=False, depth=0)
+
+
+def _with_causes(error: BaseException) -> list[BaseException]:
+    """Return a failure and those that it was raised from, or while they were handled: its text may quote them."""
+    found: list[BaseException] = []
+    waiting: list[BaseException | None] = [error]
+    while waiting and len(found) < MOST_CAUSES:
+        one = waiting.pop()
+        if one is not None and not any(one is other for other in found):
+            found.append(one)
+            waiting += [one.__cause__, one.__context__]
+    return found
 
 
 def _values(value: Any, *, hidden: bool, depth: int) -> Iterator[str]:

@@ -32,6 +32,7 @@ from django_workerguard.arbiter.oom_score import protect_arbiter
 from django_workerguard.arbiter.run_files import RunFiles
 from django_workerguard.arbiter.stack_requests import StackRequests
 from django_workerguard.arbiter.tracker import Tracker
+from django_workerguard.config.text import plain
 from django_workerguard.errors import ConfigurationError
 from django_workerguard.notify.runner import Notifier
 from django_workerguard.policy import message as m
@@ -229,10 +230,10 @@ class GuardedArbiter(Arbiter):
             handover_fd=self._handover_fd,
             socket_files=self._socket_files,
         )
-        self.log.info("configuration file: %s", self.app.read.file)
+        self.log.info("configuration file: %s", plain(str(self.app.read.file)))
         for line in (*self.app.warnings, self._board_warning, self._systemd.warning, stale):
             if line:
-                self.log.warning("%s", line)
+                self.log.warning("%s", plain(line))
         self.introduce()
         self._event_log.started(self.pid, self._addresses, self.cfg.workers)
 

@@ -112,9 +112,10 @@ def _show_load(process: Process, warmup: tuple[str, ...], output: Output) -> Non
     _show_steps(process, warmup, output)
     for step in process.report.get("steps", []):
         for part in step["skipped"]:
-            output.show(f"left out in step {step['name']}: {part['part']}: {part['type']}: {part['message']}")
+            text = f"left out in step {step['name']}: {part['part']}: {part['type']}: {part['message']}"
+            output.show(plain(text))
         for left in step["left"]:
-            output.show(f"left open by step {step['name']}: {left}")
+            output.show(plain(f"left open by step {step['name']}: {left}"))
 
 
 def _show_steps(process: Process, warmup: tuple[str, ...], output: Output) -> None:

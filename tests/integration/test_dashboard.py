@@ -398,6 +398,7 @@ def test_names_that_the_dashboard_has_no_file_of_are_not_kept(worker):
     for number in range(100):
         assert Client().get(f"/guard/assets/{number}.css").status_code == 404
     assert static_files._asset.cache_info().currsize == before
+    assert not hasattr(static_files.asset, "cache_info"), "it is asked for any name"
 
 
 def test_an_event_of_a_slot_is_read_once_however_often_the_slot_is_looked_at(worker, monkeypatch):

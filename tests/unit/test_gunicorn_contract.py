@@ -144,7 +144,7 @@ def test_a_guarded_class_is_not_guarded_again():
 def test_the_mixin_hides_no_attribute_of_a_worker_class_by_accident():
     meant = {"load_wsgi", "run", "notify", "handle_abort", "handle_abort_signal"}
     for cls in (Worker, ThreadWorker, ASGIWorker, UvicornWorker):
-        instance_names = set(inspect.getsource(cls.__init__).split("self.")) and {
+        instance_names = {
             part.split("=")[0].split(".")[0].strip()
             for part in inspect.getsource(cls.__init__).split("self.")[1:]
         }

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from gunicorn.util import load_class
 
 from django_workerguard.config.redact import LONGEST, SUBSTITUTE, _is_secret, redact
+from django_workerguard.server.configuration.early_options import problem_with
 
 HIDDEN = "hunter22hunter"
 
@@ -306,3 +308,18 @@ def test_names_of_what_is_no_secret(name):
 )
 def test_names_of_secrets(name):
     assert _is_secret(name)
+
+
+def test_a_class_that_cannot_be_imported_shows_no_secret_of_the_settings_that_it_read(tmp_path, monkeypatch):
+    lines = (
+        'API_KEY = "correct-horse"',
+        'raise ValueError("no postgres://shop:hunter22@db/shop, " + API_KEY)',
+    )
+    (tmp_path / "secretive.py").write_text("\n".join(lines))
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(RuntimeError) as caught:
+        load_class("secretive.Worker")
+    said = problem_with("secretive.Worker", caught.value)
+    assert "'secretive.Worker' cannot be imported: ValueError: no postgres://shop:" in said
+    assert "hunter22" not in said
+    assert "correct-horse" not in said

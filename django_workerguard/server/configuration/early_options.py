@@ -17,7 +17,7 @@ from gunicorn.config import Config
 from django_workerguard.config.environment import Changes
 from django_workerguard.config.gunicorn_settings import of_platform
 from django_workerguard.config.handover import Handover
-from django_workerguard.config.redact import in_short
+from django_workerguard.config.redact import in_short, message_of
 from django_workerguard.config.resolve import (
     COMMAND_LINE,
     CONFIG_FILE,
@@ -147,8 +147,11 @@ def _set(cfg: Config, name: str, layer: Layer) -> None:
 
 
 def problem_with(value: Any, error: Exception) -> str:
-    """Return gunicorn's objection to a value in one line. Its texts are not ours, so they are recognized by their beginning."""
-    problem = str(error).strip(" ].\n")
+    """Return gunicorn's objection to a value in one line, without secrets: the import of a class may quote settings.
+
+    Its texts are not ours, so they are recognized by their beginning.
+    """
+    problem = message_of(error).strip(" ].\n")
     if problem.startswith("invalid literal for int"):
         return f"{value!r} is not a whole number"
     if problem.startswith("class uri"):  # a whole traceback follows, whose last line is the cause

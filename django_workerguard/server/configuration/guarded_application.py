@@ -23,6 +23,7 @@ from django_workerguard.config.monitor_address import (
     MonitorSettings,
 )
 from django_workerguard.config.options import GuardOptions
+from django_workerguard.config.redact import message_of
 from django_workerguard.config.resolve import (
     CONFIG_FILE,
     SETTING,
@@ -147,7 +148,7 @@ class GuardedApplication(Application):
 
     def blame(self, error: Exception) -> ConfigurationError:
         """Turn gunicorn's error about a file into one that names the setting and where it was set. gunicorn names only the path."""
-        problem = str(error).removeprefix("Error: ")
+        problem = message_of(error).removeprefix("Error: ")
         for name, where in self.sources.items():
             value = str(self.cfg.settings[name].get())
             if "/" in value and (value in problem or os.path.dirname(value) in problem.split()):
