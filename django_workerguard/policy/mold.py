@@ -111,9 +111,12 @@ def convertible(policy: Policy, fleet: Fleet, now: float) -> Worker | None:
 
 def departures(policy: Policy, fleet: Fleet, now: float) -> Iterator[Retire]:
     """Yield the molds that leave: from which no worker will be forked any more, and which has nothing in hand."""
-    busy = {worker.mold for worker in fleet.workers.values() if worker.state is State.SPAWNING}
     for mold in sorted(fleet.molds.values(), key=lambda mold: mold.ordinal):
-        if mold.seat in busy or mold.state in (State.RETIRING, State.FAILED) or mold.aborted is not None:
+        if (
+            mold.seat in fleet.forks_since
+            or mold.state in (State.RETIRING, State.FAILED)
+            or mold.aborted is not None
+        ):
             continue
         reason = _why_out(policy, fleet, mold, now)
         if reason is not None:
@@ -156,8 +159,4 @@ def hung(fleet: Fleet, now: float) -> Iterator[Kill]:
 
 def _late(fleet: Fleet, now: float) -> set[int]:
     """Return the seats of the molds that were asked for a worker too long ago."""
-    return {
-        worker.mold
-        for worker in fleet.of(State.SPAWNING)
-        if worker.mold is not None and now - worker.spawned > FORK_TIMEOUT
-    }
+    return {seat for seat, since in fleet.forks_since.items() if now - since > FORK_TIMEOUT}

@@ -329,6 +329,15 @@ class Fleet:
         """The workers in any of these states."""
         return [worker for state in states for worker in self._by_state.get(state, ())]
 
+    @cached_property
+    def forks_since(self) -> Mapping[int, float]:
+        """Since when each mold has been asked for a worker that is not there yet, by the mold's seat."""
+        since: dict[int, float] = {}
+        for worker in self.of(State.SPAWNING):
+            if worker.mold is not None:
+                since[worker.mold] = min(worker.spawned, since.get(worker.mold, worker.spawned))
+        return since
+
     def due(self, slot: int) -> float:
         """When the slot may be tried again: its own back-off, and a reload's while an old worker serves on. 0: the mold's.
 

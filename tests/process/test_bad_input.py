@@ -406,7 +406,11 @@ def test_check_loads_the_application_once(project):
     outcome = project.run("--check")
     assert outcome.code == ExitCode.OK, outcome.err
     assert "The application loads" in outcome.out
-    assert [line.split()[0] for line in outcome.out.splitlines()[:3]] == ["app", "urlconf", "templates"]
+    steps = outcome.out.splitlines()[:3]
+    assert [line.split()[0] for line in steps] == ["app", "urlconf", "templates"]
+    for line in steps:
+        assert re.match(r"\w+ +\d+ ms +[\d.]+ MB peak +-?[\d.]+ MB kept", line), line
+    assert "   without it: --warmup " in steps[2], steps
     assert outcome.left == []
 
 
