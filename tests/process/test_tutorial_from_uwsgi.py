@@ -116,9 +116,10 @@ def test_from_uwsgi(administrator):
             reader.do("rm no-memory")
             time.sleep(1)
             shown.append(reader.answers(ask))
-            assert all(answers.keys() == page.keys() for answers, page in zip(shown, asked, strict=False)), (
-                shown
-            )
+            # the workers without an application are the fastest, and may answer all requests
+            assert all(
+                "500" in answers.keys() <= page.keys() for answers, page in zip(shown, asked, strict=False)
+            ), shown
 
             reader.install("django_workerguard.contrib.uwsgi")
             reader.do("kill -HUP $(cat uwsgi.pid)")
