@@ -114,7 +114,7 @@ class ControlSocket:
         finally:
             os.umask(before)
         if os.geteuid() == 0:
-            # root may use it whatever user owns it; whoever may write to the directory may have put a link there
+            # Root can use the socket although another user owns it. That user may have put a link in its place.
             os.chown(self.path, self._owner, -1, follow_symlinks=False)
         self._file = self._identity()
 
