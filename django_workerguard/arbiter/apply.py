@@ -8,11 +8,11 @@ from __future__ import annotations
 import signal
 from typing import Protocol
 
-from django_workerguard.arbiter.children import CannotStartError, Children
+from django_workerguard.arbiter.children import CannotStartError, Children, MoldUnreachableError
 from django_workerguard.arbiter.tracker import Tracker
 from django_workerguard.policy import action as a
 from django_workerguard.policy import message as m
-from django_workerguard.policy.reason import Reason
+from django_workerguard.policy.reason import Reason, Rule
 from django_workerguard.scoreboard.layout import Orders, SeatKind
 
 
@@ -96,7 +96,7 @@ class Applier:
             else:
                 self._children.ask(action.mold, start)
         except CannotStartError as error:
-            excused = action.mold is not None  # its end is on the way
+            excused = isinstance(error, MoldUnreachableError)
             self._tracker.not_spawned(action.slot, str(error), now, seat=seat, excused=excused)
 
     def _spawn_mold(self, action: a.SpawnMold, now: float) -> None:
@@ -111,9 +111,11 @@ class Applier:
     def _convert(self, action: a.Convert, now: float) -> None:
         try:
             self._children.convert(action.seat, action.slot)
-        except CannotStartError as error:
-            self._children.signal(action.seat, signal.SIGKILL)
+        except MoldUnreachableError as error:
             self._tracker.not_spawned(action.slot, str(error), now, excused=True)
+            self.apply(a.Kill(action.seat, Reason(Rule.UNFIT, str(error))), now)
+        except CannotStartError as error:
+            self._tracker.not_spawned(action.slot, str(error), now)
         else:
             self._tracker.converted(action, now)
 

@@ -5,6 +5,7 @@ Whatever makes the processes, gunicorn's fork or Celery's pool, is given as a `F
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Container, Iterable, Iterator
@@ -58,6 +59,21 @@ class CannotStartError(Exception):
     """No process could be started; the message says why."""
 
 
+class MoldUnreachableError(CannotStartError):
+    """The mold cannot be told what to do: its end is on the way."""
+
+
+@contextlib.contextmanager
+def cannot_start() -> Iterator[None]:
+    """Raise whatever fails in the block as CannotStartError."""
+    try:
+        yield
+    except CannotStartError:
+        raise
+    except Exception as error:
+        raise CannotStartError(str(error) or type(error).__name__) from error
+
+
 class Fork(Protocol):
     """How a server makes a process in a seat. ``orders``: what each child may do from its start."""
 
@@ -77,10 +93,13 @@ class MoldFork(Protocol):
     """How a server gets a worker from a mold."""
 
     def ask(self, mold: int, start: Start) -> Any:
-        """Ask the mold in a seat for a worker, and return the server's object for it. Raises what keeps it from being asked."""
+        """Ask the mold in a seat for a worker, and return the server's object for it.
+
+        Raises MoldUnreachableError, or what else keeps it from being asked.
+        """
 
     def convert(self, start: Start) -> Any:
-        """Have a mold become a worker, and return the server's object for it. Raises what keeps it from being told."""
+        """Have a mold become a worker, and return the server's object for it. Raises as `ask`."""
 
     def arrived(self, pid: int, worker: Any) -> None:
         """Take note of a worker that a mold has forked, or has become."""
@@ -115,13 +134,14 @@ class Children:
         """Start a child. Raises CannotStartError; its seat is free again then."""
         pid = 0
         try:
-            pid, worker = self._fork.fork(start, self._fork.handle(start), self._dumps(but=start))
-            child = self._children[pid] = Child(pid, start, worker)
-        except Exception as error:
+            with cannot_start():
+                pid, worker = self._fork.fork(start, self._fork.handle(start), self._dumps(but=start))
+                child = self._children[pid] = Child(pid, start, worker)
+        except CannotStartError:
             if pid:  # without a place in the table it would wait for its admission for ever
                 os.kill(pid, signal.SIGKILL)
             self._give_back(start)
-            raise CannotStartError(str(error) or type(error).__name__) from error
+            raise
         self._seats.adopt(start.seat, pid)
         return child
 
@@ -130,10 +150,11 @@ class Children:
     def ask(self, mold: int, start: Start) -> None:
         """Ask the mold in a seat for a worker. Raises CannotStartError; the worker's seat is free again then."""
         try:
-            self._asked[start.seat] = (start, mold, self._mold_fork.ask(mold, start))
-        except Exception as error:
+            with cannot_start():
+                self._asked[start.seat] = (start, mold, self._mold_fork.ask(mold, start))
+        except CannotStartError:
             self._give_back(start)
-            raise CannotStartError(str(error) or type(error).__name__) from error
+            raise
 
     def arrived(self, seat: int, pid: int) -> Child:
         """Take in the worker that a mold has forked for a seat. Raises CannotStartError if it is not a new child."""
@@ -159,14 +180,16 @@ class Children:
         """Return the workers that the mold in a seat was asked for and that are not there yet."""
         return [start for start, of, _ in self._asked.values() if of == mold]
 
+    def asked_molds(self) -> set[int]:
+        """Return the seats of the molds that were asked for workers which are not there yet."""
+        return {mold for _, mold, _ in self._asked.values()}
+
     def convert(self, seat: int, slot: int) -> None:
-        """Turn the mold in a seat into the worker of a slot. Raises CannotStartError if the mold cannot be told."""
+        """Turn the mold in a seat into the worker of a slot. Raises CannotStartError: it stays a mold then."""
         pid = self._seats.pids[seat]
         start = replace(self._children[pid].start, kind=SeatKind.WORKER, slot=slot)
-        try:
+        with cannot_start():
             worker = self._mold_fork.convert(start)
-        except Exception as error:
-            raise CannotStartError(str(error) or type(error).__name__) from error
         self._children[pid] = Child(pid, start, worker)
         self._mold_fork.arrived(pid, worker)
         self._seats.convert(seat, slot)

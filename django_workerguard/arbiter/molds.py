@@ -78,9 +78,12 @@ class Molds:
             self._tracker.not_spawned(
                 start.slot, refused, now, seat=start.seat, excused=excused, memory=memory
             )
-        for one in self._tracker.fleet.molds.values():
-            if one.not_ended:
-                self._give_up(one.seat, "the mold was killed, and the kernel does not end it", now)
+        molds = self._tracker.fleet.molds
+        for seat in self._children.asked_molds():
+            if seat not in molds:
+                self._give_up(seat, "the mold is gone", now)
+            elif molds[seat].not_ended:
+                self._give_up(seat, "the mold was killed, and the kernel does not end it", now)
 
     def gone(self, mold: Child, now: float) -> None:
         """Give up what a mold that has ended was asked for, and close its channel."""

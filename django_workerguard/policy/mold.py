@@ -101,12 +101,16 @@ def newest(fleet: Fleet) -> Worker | None:
     return next(molds, None)
 
 
-def convertible(policy: Policy, fleet: Fleet, now: float) -> Worker | None:
-    """Return the unfit mold that becomes a worker, if there is one. A mold that is killed does not become one."""
+def convertible(policy: Policy, fleet: Fleet) -> Worker | None:
+    """Return the unfit mold that becomes a worker, if there is one.
+
+    A mold that is killed does not become one, and neither does one that has still to answer for a fork: nobody would
+    answer for it then.
+    """
     mold = newest(fleet)
     if policy.load != "auto" or mold is None or mold.state is not State.UNFIT or mold.aborted is not None:
         return None
-    return None if mold.killed is not None or mold.seat in _late(fleet, now) else mold
+    return None if mold.killed is not None or mold.seat in fleet.forks_since else mold
 
 
 def departures(policy: Policy, fleet: Fleet, now: float) -> Iterator[Retire]:

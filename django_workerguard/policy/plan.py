@@ -352,7 +352,7 @@ def _spawns(policy: Policy, fleet: Fleet, now: float, *, making_room: bool) -> I
     canary = _canary(policy, fleet, slots, now)
     empty = [(slot, None, successor if slot == canary else first) for slot in slots]
     due = [] if making_room else [(*pair, successor) for pair in _to_succeed(policy, fleet, now)]
-    unfit = mold.convertible(policy, fleet, now)
+    unfit = mold.convertible(policy, fleet)
     budget = Budget(policy, fleet, now)
     for slot, reason, source in (*empty, *due):
         if source is None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from gunicorn import util
 
-from django_workerguard.arbiter.children import Start
+from django_workerguard.arbiter.children import MoldUnreachableError, Start
 from django_workerguard.arbiter.control_socket import ControlSocket, WakePipe
 from django_workerguard.arbiter.exits import exit_code_of
 from django_workerguard.arbiter.molds import Channels
@@ -116,15 +116,21 @@ class GunicornFork:
         """Run the hook, and ask a mold for a worker."""
         worker = self._prepare()
         descriptors = (start.dump_fd,) if start.dump_fd >= 0 else ()
-        self._channels.send(mold, {"fork": start.seat, "slot": start.slot}, descriptors)
+        self._send(mold, {"fork": start.seat, "slot": start.slot}, descriptors)
         return worker
 
     def convert(self, start: Start) -> Any:
         """Run the hook, and have a mold become a worker."""
         worker = self._prepare()
-        self._channels.send(start.seat, {"serve": start.slot})
+        self._send(start.seat, {"serve": start.slot})
         self._channels.close(start.seat)
         return worker
+
+    def _send(self, mold: int, message: dict[str, Any], descriptors: tuple[int, ...] = ()) -> None:
+        try:
+            self._channels.send(mold, message, descriptors)
+        except (OSError, KeyError) as error:
+            raise MoldUnreachableError(str(error) or type(error).__name__) from error
 
     def arrived(self, pid: int, worker: Any) -> None:
         worker.pid = pid

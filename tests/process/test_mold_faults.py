@@ -260,6 +260,25 @@ def test_a_mold_that_the_kernel_kills_for_want_of_memory_costs_no_worker(serve, 
     assert_whole(server)
 
 
+def test_a_hook_that_raises_before_a_fork_is_not_blamed_on_the_mold(serve, tmp_path):
+    conf, switch = tmp_path / "hook_conf.py", tmp_path / "switch"
+    hook = "def pre_fork(server, worker):\n    if os.path.exists({!r}):\n        raise OSError('no disk')\n"
+    conf.write_text("import os\n" + hook.format(str(switch)))
+    server = serve_mold(
+        serve, "-c", str(conf), guard=("--load-retry-delay", "2", "--load-retry-max-delay", "3")
+    )
+    mold, since = mold_of(server)["pid"], Since(server)
+    switch.touch()
+    server.kill_worker()
+    assert since.wait("spawn-failed", count=2)["reason"] == "no disk"
+    assert any(slot["not_spawned"] >= 2 for slot in server.status()["slots"])
+    assert since.events("not-forked") == []
+    switch.unlink()
+    wait_whole(server, 2, 1)
+    assert mold_of(server)["pid"] == mold
+    assert_whole(server)
+
+
 # pairs
 
 

@@ -9,10 +9,16 @@ import subprocess
 
 import pytest
 
-from django_workerguard.arbiter.children import CannotStartError, Children
+from django_workerguard.arbiter.children import CannotStartError, Children, MoldUnreachableError
 from django_workerguard.arbiter.event_log import EventLog
 from django_workerguard.arbiter.exits import Exit
+from django_workerguard.arbiter.molds import Channels, Molds
 from django_workerguard.arbiter.seats import Seats
+from django_workerguard.arbiter.tracker import Tracker
+from django_workerguard.policy import action as a
+from django_workerguard.policy import message as m
+from django_workerguard.policy.reason import Reason, Rule
+from django_workerguard.policy.view import Policy
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.layout import Layout, Orders, Seat, SeatKind
 
@@ -44,7 +50,7 @@ def children(fork):
     board = Board.create(Layout(seats=4, slots=2), None)
     seats = Seats(board)
     children = Children(seats, fork, EventLog(board, logging.getLogger("test")), mold_fork=fork)
-    children.seats = seats
+    children.seats, children.board = seats, board
     yield children
     board.close()
 
@@ -122,3 +128,34 @@ def test_a_worker_that_did_not_arrive_gives_its_seat_back(children):
     assert children.asked_of(MOLD) == []
     assert children.seats.pids == {}
     assert len(os.listdir("/proc/self/fd")) == open_before
+
+
+def test_a_hook_that_raises_is_not_the_fault_of_the_mold(children, fork, monkeypatch):
+    def refuse(mold, start):
+        raise raised
+
+    monkeypatch.setattr(fork, "ask", refuse)
+    for raised, kind in (
+        (RuntimeError("the pre_fork hook"), CannotStartError),
+        (MoldUnreachableError("Broken pipe"), MoldUnreachableError),
+    ):
+        with pytest.raises(CannotStartError, match=str(raised)) as caught:
+            children.ask(MOLD, children.reserve(SeatKind.WORKER, 1, 1, Orders.NONE))
+        assert caught.type is kind
+    assert (children.seats.pids, children.asked_molds()) == ({}, set())
+
+
+def test_what_was_asked_of_a_mold_that_has_become_a_worker_is_given_up(children):
+    tracker = Tracker(children.board, logging.getLogger("test"), Policy(load="auto"), target=2)
+    tracker.tell(m.MoldSpawned(MOLD, 500, 1, 60.0, 0.0))
+    start = children.reserve(SeatKind.WORKER, 2, 1, Orders.NONE)
+    tracker.spawning(a.Spawn(2, 1, 60.0, mold=MOLD), start.seat, 1.0)
+    children.ask(MOLD, start)
+    molds = Molds(tracker, children, Channels())
+    molds.receive(2.0)
+    assert children.asked_molds() == {MOLD}, "it may still answer"
+    tracker.tell(m.Converted(MOLD, 1, 2.0, Reason(Rule.UNFIT, "a thread")))
+    molds.receive(2.0)
+    assert children.asked_molds() == set()
+    assert tracker.fleet.all_in_slot(2) == []
+    assert tracker.fleet.record(2).not_spawned == 0, "the slot is not to blame"

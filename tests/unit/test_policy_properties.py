@@ -486,6 +486,11 @@ def check_invariants(world: World) -> None:
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(policies, st.integers(1, 6), chances)
+@example(  # a mold became a worker and left the second fork that it was asked for unanswered for ever
+    Policy(load="auto", load_concurrency=2, stand_in=False),
+    2,
+    [("mold-ready", 0, 1.0), ("mold-unfit", 0, 1.0), ("mold-forks-not", 0, 1.0), ("wait", 0, 1.0)],
+)
 @example(  # a mold that was killed for its late fork was made a worker at the same time
     Policy(load="auto", load_concurrency=2, surge=0, load_timeout=0.0, timeout=0.0, stand_in=False),
     2,
