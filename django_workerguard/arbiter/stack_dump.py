@@ -22,9 +22,10 @@ def open_dump() -> int:
 
 
 def read_dump(fd: int, offset: int = 0) -> str:
-    """Return the stacks that a process has dumped from an offset on; "" if it has dumped none."""
+    """Return the stacks that a process has dumped from an offset on, the latest if they are long; "" if it has dumped none."""
     if fd < 0:
         return ""
+    end = os.fstat(fd).st_size
+    begin = max(offset, end - LONGEST_DUMP)
     # never more than there is: the arbiter may have no memory for a large buffer
-    size = min(os.fstat(fd).st_size - offset, LONGEST_DUMP)
-    return os.pread(fd, max(0, size), offset).decode(errors="replace")
+    return os.pread(fd, max(0, end - begin), begin).decode(errors="replace")

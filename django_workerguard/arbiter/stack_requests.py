@@ -6,14 +6,14 @@ The child writes them into its file in memory, whenever it can: nothing here wai
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from django_workerguard.arbiter.children import Child, Children
 from django_workerguard.arbiter.control_socket import Request
-from django_workerguard.arbiter.seats import Seats
 from django_workerguard.arbiter.stack_dump import read_dump
+from django_workerguard.arbiter.tracker import Tracker
 from django_workerguard.scoreboard.layout import Seat, SeatKind, SeatState
-from django_workerguard.scoreboard.stack_format import FORCED_STACKS_SIGNAL, STACKS_SIGNAL
+from django_workerguard.scoreboard.stack_format import FORCE_AFTER, FORCED_STACKS_SIGNAL, STACKS_SIGNAL
 from django_workerguard.values import value_class
 
 KEEP = 10.0  # seconds for which the stacks can be read, before their file is emptied
@@ -34,11 +34,12 @@ class Asked:
 class StackRequests:
     """The requests for stacks that are under way."""
 
-    def __init__(self, children: Children, seats: Seats, *, clock: Callable[[], float]) -> None:
+    def __init__(self, children: Children, tracker: Tracker, *, clock: Callable[[], float]) -> None:
         self._children = children
-        self._seats = seats
+        self._tracker = tracker
         self._clock = clock
         self._asked: dict[int, float] = {}  # by pid: when it was asked last
+        self._forced: set[int] = set()  # pids of children that were aborted and did not end by it
 
     def respond(self, request: Request) -> str | None:
         """Ask a process for its stacks, and let the answer have the file into which it writes them; return why not."""
@@ -71,18 +72,30 @@ class StackRequests:
             return "it is the stand-in"
         if child.start.dump_fd < 0:
             return "it has no file for them, because no descriptor was free when it started"
-        if self._seats.word(seat, Seat.STATE) == SeatState.NONE:
+        if self._tracker.seats.word(seat, Seat.STATE) == SeatState.NONE:
             return "it is just starting"
         self._asked[child.pid] = self._clock()
         asked = Asked(child, os.fstat(child.start.dump_fd).st_size)
         self._children.signal(seat, FORCED_STACKS_SIGNAL if forced else STACKS_SIGNAL)
         return asked
 
-    def forget(self) -> None:
-        """Empty the files whose answers are old, so that the stacks of a later abort or crash stand alone."""
+    def tick(self) -> None:
+        """Take care of the children that were aborted, and forget old answers."""
         now = self._clock()
+        fleet = self._tracker.fleet
+        processes = (*fleet.workers.values(), *fleet.molds.values())
+        aborted = {one.pid: (one.seat, one.aborted) for one in processes if one.aborted is not None}
+        self._forced &= aborted.keys()
+        for pid, (seat, at) in aborted.items():
+            if pid not in self._forced and now - at >= FORCE_AFTER:
+                self._forced.add(pid)
+                self.ask(seat, forced=True)
+        self._forget(now, but=aborted)
+
+    def _forget(self, now: float, *, but: Container[int]) -> None:
+        """Empty the files whose answers are old, so that the stacks of a later abort or crash stand alone."""
         for pid in [pid for pid, at in self._asked.items() if now - at >= KEEP]:
             del self._asked[pid]
             child = self._children.by_pid(pid)
-            if child is not None:
+            if child is not None and pid not in but:
                 os.ftruncate(child.start.dump_fd, 0)

@@ -13,6 +13,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,7 +44,9 @@ def email(addresses: str, notice: dict[str, Any]) -> None:
     from django.core.mail import send_mail
 
     receivers = [address.strip() for address in addresses.split(",") if address.strip()]
-    send_mail(subject(notice), message(notice), None, receivers)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the site's deprecated settings are not the notice's
+        send_mail(subject(notice), message(notice), None, receivers)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -213,7 +213,7 @@ class GuardedArbiter(Arbiter):
             self, wake=self._wake, control=self._control, channels=channels, secrets=self._own_descriptors
         )
         self._children = Children(self._tracker.seats, fork, self._event_log, mold_fork=fork)
-        self._stack_requests = StackRequests(self._children, self._tracker.seats, clock=self._clock)
+        self._stack_requests = StackRequests(self._children, self._tracker, clock=self._clock)
         self._molds = Molds(self._tracker, self._children, channels)
         self._applier = Applier(self._tracker, self._children, self)
         self._burial = Burial(
@@ -361,7 +361,7 @@ class GuardedArbiter(Arbiter):
             lambda: self._tell_systemd(now),
             lambda: self._children.kill_strays(self._fleet.seats),
             self.manage_dirty_arbiter,
-            self._stack_requests.forget,
+            self._stack_requests.tick,
             self._look_for_slow_requests,
             self._look_for_touched_files,
             self._send_gauges,

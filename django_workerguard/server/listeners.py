@@ -80,7 +80,7 @@ def start_error(error: BaseException, app: GuardedApplication) -> ConfigurationE
     if not isinstance(error, SystemExit):
         problem = f"cannot listen at {', '.join(map(str, app.cfg.settings['bind'].get()))}: {error}"
         return ConfigurationError(problem, option="bind", where=where)
-    if not opening.f_locals.keys() >= NEEDED:  # another gunicorn
+    if not set(opening.f_locals) >= NEEDED:  # another gunicorn
         return CannotListenError("cannot listen", option="bind", where=where, hint="See the lines above.")
     return _cannot_listen(opening.f_locals, where)
 

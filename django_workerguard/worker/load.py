@@ -25,7 +25,7 @@ from django_workerguard.worker import garbage
 from django_workerguard.worker.current import CurrentWorker, set_current_worker
 from django_workerguard.worker.package_sources import changed_packages
 from django_workerguard.worker.seat_handle import SeatHandle
-from django_workerguard.worker.stacks import dump_at_abort, dump_concurrency, dump_on_request
+from django_workerguard.worker.stacks import dump_at_abort, dump_on_request
 
 # bytes of address space, never touched; released to have memory for reporting a failed load
 RESERVE = 4 << 20
@@ -197,7 +197,7 @@ def _direct_signals(handle: SeatHandle, on_stop: Callable[[], None]) -> Iterator
 
 
 def take_signals(handle: SeatHandle, on_stop: Callable[[], None]) -> None:
-    """Handle signals at once, and let SIGABRT dump the stack of every thread.
+    """Handle signals at once, and let SIGABRT dump every stack.
 
     asyncio worker classes queue signals until their event loop runs, and a load that hangs never starts it.
     """
@@ -208,14 +208,9 @@ def take_signals(handle: SeatHandle, on_stop: Callable[[], None]) -> None:
         finally:
             os._exit(ExitCode.OK)
 
-    def abort(number: int, _frame: FrameType | None) -> None:
-        dump_concurrency(handle.dump_fd)
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
-
     for number in DIRECT:
         signal.signal(number, leave)
-    signal.signal(signal.SIGABRT, abort)
+    signal.signal(signal.SIGABRT, signal.SIG_DFL)
     dump_stacks(handle)
 
 

@@ -2,9 +2,10 @@
 
 Python writes them, as soon as the main thread runs Python: every thread, greenlet and asyncio task. All other threads stand
 still meanwhile. faulthandler writes them in C, even while code in C holds the global interpreter lock. But if it reads
-the stack of a thread that runs on, it can crash the process: a main thread that waits in C for a database does not hold
-the lock. So it is asked only if Python has not answered, for the main thread alone, and for every thread only on gthread
-and at an abort. The form is that of faulthandler; `report.stacks` reads it.
+the stack of a thread that runs on, starts or ends, it can crash the process: a main thread that waits in C for a database
+does not hold the lock. So at an abort it writes the main thread alone, and Python the others. If Python has not answered,
+it is asked again: for the main thread, and on gthread for every thread. The form is that of faulthandler; `report.stacks`
+reads it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextvars import Context
 from itertools import islice
+from threading import get_ident
 from types import CodeType, FrameType
 from typing import Any, TextIO
 
@@ -29,18 +31,25 @@ MOST_STACKS = 1000  # greenlets and tasks
 
 
 def dump_at_abort(dump_fd: int) -> None:
-    """Have faulthandler dump the stack of every thread if this process is aborted or crashes. Call it in the main thread.
+    """Dump every stack if this process is aborted, and that of one thread if it crashes. Call it in the main thread.
 
-    What handles SIGABRT now is called after the dump.
+    What handles SIGABRT now is called after faulthandler's dump. If nothing does, Python writes the other stacks, and the
+    process ends.
     """
     if dump_fd < 0:
         return
+
+    def abort(number: int, _frame: FrameType | None) -> None:
+        dump_the_others(dump_fd)
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
     handler = signal.getsignal(signal.SIGABRT)
     # enabled already, by PYTHONFAULTHANDLER for example, faulthandler would not come before a handler that is newer
     faulthandler.disable()
     if handler is not None:  # the call before has brought back the handler that faulthandler had found
-        signal.signal(signal.SIGABRT, handler)
-    faulthandler.enable(file=dump_fd, all_threads=True)
+        signal.signal(signal.SIGABRT, abort if handler is signal.SIG_DFL else handler)
+    faulthandler.enable(file=dump_fd, all_threads=False)
 
 
 def dump_on_request(dump_fd: int) -> None:
@@ -58,7 +67,7 @@ def dump_on_request(dump_fd: int) -> None:
         return
 
     def dump(_number: int, frame: FrameType | None) -> None:
-        with contextlib.suppress(Exception), os.fdopen(os.dup(dump_fd), "a") as file:
+        with contextlib.suppress(Exception), open(dump_fd, "a", closefd=False) as file:
             _write_threads(file, frame)
             write_concurrency(file)
             file.write(f"{END}\n")
@@ -79,17 +88,30 @@ def _write_threads(file: TextIO, interrupted: FrameType | None) -> None:
     """Write the stack of every thread; of this one, which runs a signal handler, from the frame that was interrupted."""
     handlers = set(_frames(sys._getframe())) - set(_frames(interrupted))
     for identity, top in sys._current_frames().items():
-        kind, innermost = ("Current thread", interrupted) if top in handlers else ("Thread", top)
-        file.write(f"{kind} 0x{identity:016x} (most recent call first):\n")
-        file.writelines(_lines(_called_by(innermost)))
-        file.write("\n")
+        if top in handlers:
+            _write_thread(file, "Current thread", identity, interrupted)
+        else:
+            _write_thread(file, "Thread", identity, top)
 
 
-def dump_concurrency(dump_fd: int, loop: Any = None) -> None:
-    """Write what faulthandler cannot see, before this process is aborted. ``loop``: the event loop, if it is not running."""
-    if dump_fd >= 0:
-        with os.fdopen(os.dup(dump_fd), "a") as file:
-            write_concurrency(file, loop)
+def _write_thread(file: TextIO, kind: str, identity: int, innermost: FrameType | None) -> None:
+    file.write(f"{kind} 0x{identity:016x} (most recent call first):\n")
+    file.writelines(_lines(_called_by(innermost)))
+    file.write("\n")
+
+
+def dump_the_others(dump_fd: int, loop: Any = None) -> None:
+    """Write every stack but the calling thread's, before this process is aborted. Never raises.
+
+    ``loop``: the event loop, if it is not running.
+    """
+    if dump_fd < 0:
+        return
+    with contextlib.suppress(Exception), open(dump_fd, "a", closefd=False) as file:
+        for identity, top in sys._current_frames().items():
+            if identity != get_ident():
+                _write_thread(file, "Thread", identity, top)
+        write_concurrency(file, loop)
 
 
 def write_concurrency(file: TextIO, loop: Any = None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 import subprocess
 import sys
 
@@ -116,6 +117,36 @@ def test_a_question_for_its_stacks_does_not_end_a_worker_whose_site_handles_the_
     run = subprocess.run([sys.executable, "-c", SITE_WITH_A_HANDLER], capture_output=True, check=False)
     assert run.returncode == 0
     assert b"Stack (most recent call first):" in run.stdout, "code in C has written it"
+
+
+ABORTED_WHILE_THREADS_COME_AND_GO = """
+import _thread, os, signal, sys, threading, time
+from django_workerguard.worker.stacks import dump_at_abort, dump_the_others
+threading.Thread(target=threading.Event().wait, name="waits", daemon=True).start()
+def handle(number, frame):
+    dump_the_others(1)
+    os._exit(0)
+signal.signal(signal.SIGABRT, handle)
+dump_at_abort(1)
+def start():
+    while True:
+        _thread.start_new_thread(int, ())
+for _ in range(2):
+    _thread.start_new_thread(start, ())
+_thread.start_new_thread(lambda: (time.sleep(0.05), signal.pthread_kill(threading.main_thread().ident, signal.SIGABRT)), ())
+def waits_in_c():
+    time.sleep(10)
+waits_in_c()
+"""
+
+
+def test_an_abort_crashes_on_no_thread_that_starts_or_ends():
+    for _ in range(10):
+        command = [sys.executable, "-c", ABORTED_WHILE_THREADS_COME_AND_GO]
+        run = subprocess.run(command, capture_output=True, check=False, text=True)
+        assert run.returncode == 0, run.stdout[-500:]
+        assert "in waits_in_c" in run.stdout, "of the main thread, by code in C"
+        assert re.search(r"^Thread 0x.*\n.* in wait\n", run.stdout, re.MULTILINE), "of the others, by Python"
 
 
 TWO_THREADS = """

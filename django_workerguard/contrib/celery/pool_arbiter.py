@@ -109,7 +109,7 @@ class PoolArbiter:
         )
         keep_sources()
         self._children = Children(self._tracker.seats, self, self._tracker.event_log)
-        self._stack_requests = StackRequests(self._children, self._tracker.seats, clock=self._clock)
+        self._stack_requests = StackRequests(self._children, self._tracker, clock=self._clock)
         self._applier = Applier(self._tracker, self._children, self)
         self._burial = Burial(
             self._tracker, self._children, bury=self._bury, survives=self._survives, clock=self._clock
@@ -161,7 +161,7 @@ class PoolArbiter:
         now = self._clock()
         tracker = self._tracker
         tracker.serve(self._control, self._respond, now)
-        self._stack_requests.forget()
+        self._stack_requests.tick()
         if self._pool.target != tracker.fleet.target:
             tracker.tell(m.TargetChanged(self._pool.target))
             tracker.event_log.scaled(self._pool.target, "Celery", now)

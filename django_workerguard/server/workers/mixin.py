@@ -28,7 +28,7 @@ from django_workerguard.worker.after_fork import IgnoresHangup, die_with_parent,
 from django_workerguard.worker.current import current_worker
 from django_workerguard.worker.register import Register, current_register, set_current_register
 from django_workerguard.worker.seat_handle import SeatHandle
-from django_workerguard.worker.stacks import dump_concurrency, force_every_thread
+from django_workerguard.worker.stacks import dump_the_others, force_every_thread
 
 Step = Callable[[], None]
 # seconds for which the kernel holds a connection without data, if gunicorn's timeout sets no limit
@@ -299,11 +299,11 @@ class GuardMixin(IgnoresHangup):
         super().handle_abort_signal()  # type: ignore[misc]
 
     def _before_abort(self) -> None:
-        """Dump the stacks that faulthandler cannot see, of greenlets and tasks, and keep the requests in hand on record."""
+        """Dump the stacks that faulthandler leaves to Python, and keep the requests in hand on record."""
         register = current_register()
         if register is not None:
             register.keep()
-        dump_concurrency(self.seat_handle.dump_fd, getattr(self, "loop", None))
+        dump_the_others(self.seat_handle.dump_fd, getattr(self, "loop", None))
 
     def _announce_leaving_in_thread(self) -> None:
         try:

@@ -173,7 +173,7 @@ class GuardedASGI:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         status = 499  # the client went away; Django then returns without a response
-        is_begun = False
+        is_begun = is_left = False
 
         async def send_and_record(message: Any) -> None:
             nonlocal status, is_begun
@@ -196,6 +196,9 @@ class GuardedASGI:
         except Exception:
             status = 500
             raise
+        except SystemExit:
+            is_left = True
+            raise
         except BaseException:
             canceller = self._canceller
             if canceller is not None and canceller.has_cancelled(token):
@@ -207,8 +210,11 @@ class GuardedASGI:
                 status = 499  # cancelled: the client went away
             raise
         finally:
-            self._ended(status, start_of(token))
-            self._take_out(token)
+            if (
+                not is_left
+            ):  # the worker ends by a SystemExit, and the arbiter finds the request that is lost with it
+                self._ended(status, start_of(token))
+                self._take_out(token)
             self._answered.discard(token)
 
     async def _answer_late(self, send: Send) -> None:
