@@ -148,7 +148,7 @@ class Reload:
         retry = Retry.SEVERAL
         try:
             trial = ReloadTrial(before.inheritance)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._refuse(f"the modules of the site cannot be dropped: {in_short(error)}", asked_by)
             return None
         try:
@@ -162,7 +162,7 @@ class Reload:
             rewrite(self._handover_fd, handover)
             host.take_logger(candidate.cfg)
             host.setup(candidate)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             trial.take_back()
             self._restore(before)
             if not isinstance(error, ConfigurationError):
@@ -210,7 +210,7 @@ class Reload:
             self._host.setup(before)
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     """Return what an error says; one that is not ours without secrets."""
     return str(error) if isinstance(error, WorkerguardError) else in_short(error)
 

@@ -172,10 +172,23 @@ def test_a_changed_number_of_workers_counts_once_the_new_code_has_loaded(serve):
     server.wait("four workers", lambda status: (status["target"], status["ready"]) == (4, 4))
 
 
+# a configuration that imports a module of the site's, and a class in a module that ends the process
+EXITING = """
+import os, guinea_faults
+with open(os.path.join(os.path.dirname(__file__), "exiting.py"), "w") as module:
+    module.write("raise SystemExit('SECRET is missing')")
+{}
+"""
 WRONG = [  # a file, what is in it, and what is said
     ("gunicorn.conf.py", "timeout = 'soon'\n", "timeout: 'soon' is not a whole number"),
     ("gunicorn.conf.py", "1 / 0\n", "ZeroDivisionError"),
     ("gunicorn.conf.py", "raise SystemExit(3)\n", "SystemExit: 3"),
+    (
+        "gunicorn.conf.py",
+        EXITING.format("worker_class = 'exiting.Worker'"),
+        "worker-class: 'exiting.Worker' cannot be imported",
+    ),
+    ("gunicorn.conf.py", EXITING.format("logger_class = 'exiting.Logger'"), "SystemExit: SECRET is missing"),
     ("gunicorn.conf.py", "user = 65534\n", "user: a reload cannot change it"),
     ("gunicorn.conf.py", "pidfile = 'other.pid'\n", "pidfile: a reload cannot change it"),
     ("gunicorn.conf.py", "preload_app = True\n", "preload-app: it cannot be used here"),

@@ -139,14 +139,14 @@ class Sources:
 def _set(cfg: Config, name: str, layer: Layer) -> None:
     try:
         cfg.set(name, layer.values[name])
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         option = name.replace("_", "-")
         flag = next(flag for flag in cfg.settings[name].cli if flag.startswith("--"))
         problem = problem_with(layer.values[name], error)
         raise ConfigurationError(problem, option=option, where=layer.where(name, flag=flag)) from None
 
 
-def problem_with(value: Any, error: Exception) -> str:
+def problem_with(value: Any, error: BaseException) -> str:
     """Return gunicorn's objection to a value in one line, without secrets: the import of a class may quote settings.
 
     Its texts are not ours, so they are recognized by their beginning.
@@ -154,6 +154,8 @@ def problem_with(value: Any, error: Exception) -> str:
     problem = message_of(error).strip(" ].\n")
     if problem.startswith("invalid literal for int"):
         return f"{value!r} is not a whole number"
+    if isinstance(error, SystemExit):
+        return f"{value!r} cannot be imported: SystemExit: {problem}"
     if problem.startswith("class uri"):  # a whole traceback follows, whose last line is the cause
         return f"{value!r} cannot be imported: {problem.splitlines()[-1]}"
     return problem or f"{value!r} is not understood"

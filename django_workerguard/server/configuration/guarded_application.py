@@ -138,7 +138,7 @@ class GuardedApplication(Application):
                 self._conclude()
         except ConfigurationError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self.blame(error) from error
 
     def leave_environment(self) -> None:
@@ -146,7 +146,7 @@ class GuardedApplication(Application):
         changed = {*self.handover.environ, *self._by_file, *self.cfg.env}
         change(self._environ, {name: self.environ_found.get(name) for name in changed})
 
-    def blame(self, error: Exception) -> ConfigurationError:
+    def blame(self, error: BaseException) -> ConfigurationError:
         """Turn gunicorn's error about a file into one that names the setting and where it was set. gunicorn names only the path."""
         problem = message_of(error).removeprefix("Error: ")
         for name, where in self.sources.items():
@@ -204,7 +204,7 @@ class GuardedApplication(Application):
             value = 1 if self.auto_workers else value
         try:
             self.cfg.set(name, value)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             problem = problem_with(value, error)
             raise ConfigurationError(problem, option=name.replace("_", "-"), where=where) from None
         self.sources[name] = where
@@ -227,7 +227,7 @@ class GuardedApplication(Application):
         for name, attribute in READ.items():
             try:
                 getattr(self.cfg, attribute)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 value = self.cfg.settings[name].get()
                 raise ConfigurationError(
                     problem_with(value, error), option=name.replace("_", "-"), where=self.sources.get(name)
