@@ -489,7 +489,8 @@ def _asked(fleet: Fleet, seat: int, reason: Reason, at: float, *, quick: bool) -
     )
     record = replace(recycled(fleet.record(worker.slot), reason.rule, at), wanted_out=None, no_memory=0)
     before = fleet.workers[seat]
-    if before.state in (State.LOADING, State.LOADED) and before.generation < fleet.generation:
+    loads = before.state in (State.LOADING, State.LOADED) and before is fleet.incumbent(worker.slot)
+    if loads and before.generation < fleet.generation:
         record = replace(record, superseded_after=at - before.spawned)
     if fleet.successor(worker.slot) is None and reason.rule is not Rule.LEFT:
         record = replace(record, next_try=at)  # no successor loads yet: start it once the slot is empty

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from django_workerguard.policy.action import Kill, Retire, SpawnMold
 from django_workerguard.policy.backoff import load_timeout
 from django_workerguard.policy.reason import Reason, Rule
-from django_workerguard.policy.strikes import has_had_its_time
+from django_workerguard.policy.strikes import may_be_taken_away
 from django_workerguard.policy.view import Fleet, Policy, State, Worker
 from django_workerguard.values import value_class
 
@@ -137,8 +137,11 @@ def _why_out(policy: Policy, fleet: Fleet, mold: Worker, now: float) -> Reason |
         return None
     # the mold of the workers that are ready stays until one of the newest generation is: it alone has their code
     is_theirs = any(worker.generation == mold.generation for worker in fleet.of(State.READY))
-    had_its_time = bool(fleet.ready) or has_had_its_time(mold, fleet.mold_record, now)
-    superseded = had_its_time if mold.state in LOADING else fleet.ready and not is_theirs
+    if mold.state in LOADING:
+        superseded = fleet.ready >= fleet.target or may_be_taken_away(mold, fleet.mold_record, now)
+    else:
+        may_still_fork = fleet.ready < fleet.target and (current is None or current.state is not State.READY)
+        superseded = bool(fleet.ready) and not is_theirs and not may_still_fork
     if superseded or fleet.proven:
         return Reason(Rule.NEWER_MOLD, f"generation {fleet.generation} has begun")
     return None

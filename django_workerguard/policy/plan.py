@@ -33,7 +33,7 @@ from django_workerguard.policy.need_app import why_give_up
 from django_workerguard.policy.reason import Reason, Rule
 from django_workerguard.policy.recycle import NO_ROOM, due_at, named, only_overdue, why_due, why_kill
 from django_workerguard.policy.room import COMING, Budget, is_pressed
-from django_workerguard.policy.strikes import has_had_its_time
+from django_workerguard.policy.strikes import may_be_taken_away
 from django_workerguard.policy.view import Fleet, Policy, State, Stop, Worker
 
 # seconds between a stack dump and SIGKILL: a machine that is short of memory is slow
@@ -256,11 +256,11 @@ def _departures(policy: Policy, fleet: Fleet, now: float) -> Iterator[Retire]:
 
 
 def _is_superseded(fleet: Fleet, worker: Worker, now: float) -> bool:
-    """Say whether a load is to be taken away because a newer generation has begun: it may hang in older code."""
+    """Say whether a load is to be taken away because a newer generation has begun."""
     incumbent = fleet.incumbent(worker.slot)
     if incumbent is not None and incumbent.state is State.READY:
         return True
-    return has_had_its_time(worker, fleet.record(worker.slot), now)
+    return may_be_taken_away(worker, fleet.record(worker.slot), now)
 
 
 def _break_before_make(policy: Policy, fleet: Fleet, now: float) -> Iterator[Retire]:

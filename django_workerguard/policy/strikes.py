@@ -13,6 +13,7 @@ STABLE = 10.0  # seconds of being ready after which a death is not an early one
 CLEAN_STABLE = 1.0  # the same for a worker that left with exit code 0
 FRESH = 10.0  # seconds after min-worker-lifetime in which a kill comes right after the load
 MOST_RETRIES = 20  # of a reload whose configuration cannot be used
+LEAST = 10.0  # seconds for a load that follows one which a reload has taken away
 
 
 def next_try(policy: Policy, strikes: int, at: float, *, slot: int, transient: bool) -> float:
@@ -70,13 +71,15 @@ def killed(policy: Policy, record: Record, worker: Worker, at: float) -> Record:
     return replace(record, evil_kills=record.evil_kills + 1 if fresh else 0)
 
 
-def has_had_its_time(process: Worker, record: Record, now: float) -> bool:
-    """Say whether a load may be taken away where no worker is ready, because a newer generation has begun.
+def may_be_taken_away(process: Worker, record: Record, now: float) -> bool:
+    """Say whether a load in older code, which may hang, is ended where no worker is ready. A reload has begun.
 
-    Each load gets at least twice the time of the one that was taken away before it. Reloads that come faster than a load
-    would otherwise keep the slot empty for ever.
+    The load after it goes on to its end, or to its load timeout, in whatever code: reloads that come faster than a load
+    would otherwise keep the slot empty for ever. Without a load timeout each load gets twice the time of the one before.
     """
-    return now - process.spawned >= 2 * record.superseded_after
+    if not record.superseded_after:
+        return True
+    return not process.load_timeout and now - process.spawned >= max(LEAST, 2 * record.superseded_after)
 
 
 def refused(policy: Policy, refusal: Refusal | None, message: m.ReloadRefused) -> Refusal:
