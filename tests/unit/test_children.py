@@ -14,7 +14,7 @@ from django_workerguard.arbiter.event_log import EventLog
 from django_workerguard.arbiter.exits import Exit
 from django_workerguard.arbiter.seats import Seats
 from django_workerguard.scoreboard.board import Board
-from django_workerguard.scoreboard.layout import Layout, Orders, Seat, SeatKind
+from django_workerguard.scoreboard.layout import LARGEST_WORD, Layout, Orders, Seat, SeatKind
 
 MOLD = 7  # a seat
 
@@ -122,3 +122,12 @@ def test_a_worker_that_did_not_arrive_gives_its_seat_back(children):
     assert children.asked_of(MOLD) == []
     assert children.seats.pids == {}
     assert len(os.listdir("/proc/self/fd")) == open_before
+
+
+def test_a_mold_that_has_damaged_its_counter_of_forks_can_fork_on(children):
+    board = children.seats._board
+    children.seats.pids[0] = 100
+    word = board.layout.seat(0) + Seat.FORKS
+    board.words[word] = LARGEST_WORD
+    children.seats.forked(1, 0)
+    assert board.words[word] == LARGEST_WORD
