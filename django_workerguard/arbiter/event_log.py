@@ -352,14 +352,15 @@ class EventLog:
             return self._exited_loading(worker, end, dump, seats, now)
         killer = self._killer(worker, end, now)
         kind = kind_of_exit(worker, end, killer)
-        self._tallies.count("exits", kind)
-        if kind == Rule.EVIL_RELOAD_ON_RSS:
-            self._tallies.count("recycles", kind)
-        self._lost_requests(worker, kind)
         threads = seats.report(worker.seat).get("threads")  # that the process did not wait for
         leaving = worker.state is State.RETIRING
         if not worker.not_ended and (worker.aborted is not None or (not end.clean and not leaving)):
             self._board.write_last_error(worker.slot, describe(worker, end, dump, None, killer))
+        # what may fail comes before: it is tried again, and counted once
+        self._tallies.count("exits", kind)
+        if kind == Rule.EVIL_RELOAD_ON_RSS:
+            self._tallies.count("recycles", kind)
+        self._lost_requests(worker, kind)
         self._about(
             "exited",
             worker,
@@ -438,10 +439,10 @@ class EventLog:
         return Killer.OUT_OF_MEMORY if self._oom_kills.claim(now) else Killer.UNKNOWN
 
     def _failed(self, worker: Worker, error: dict[str, Any], kind: str, report: dict[str, Any]) -> Failure:
-        self._tallies.count("load_failures", kind)
         error = {key: plain(value) if isinstance(value, str) else value for key, value in error.items()}
         # the seat is another's soon, and how far the load got belongs to why it failed
         self._board.write_last_error(worker.slot, error, steps=report.get("steps", []))
+        self._tallies.count("load_failures", kind)
         failure = Failure(*(str(error.get(key) or "") for key in ("type", "message", "step", "traceback")))
         self._about("load-failed", worker, type=failure.kind, message=failure.message, step=failure.step)
         if failure == self._logged:

@@ -168,7 +168,7 @@ class Publisher:
         return max(0, end - self._seats.word(worker.seat, Seat.SPAWNED)) if end else 0
 
     def fold(self, slot: int, seat: int) -> None:
-        """Add a gone process's counters to its slot, so that they survive it."""
+        """Move a gone process's counters to its slot, so that they survive it and are counted once."""
         words, at = self._board.words, self._board.layout.slot(slot)
         visible = seat + 1 in (words[at + Slot.SEAT], words[at + Slot.SUCCESSOR])
         if words[at + Slot.SEAT] == seat + 1:
@@ -183,9 +183,10 @@ class Publisher:
                 count = self._seats.word(seat, counted)
                 self._gone[slot, total] = _sum(self._gone.get((slot, total), 0), count)
                 words[at + total] = _sum(words[at + total], count if visible else 0)
-        words[at + Slot.EXITS] = _sum(words[at + Slot.EXITS], 1)
+                words[self._board.layout.seat(seat) + counted] = 0
         self._fold_histograms(slot, seat)
         fold_views(self._board, slot, seat, self._seats.word(seat, Seat.GENERATION))
+        words[at + Slot.EXITS] = _sum(words[at + Slot.EXITS], 1)
 
     def _fold_histograms(self, slot: int, seat: int) -> None:
         words, layout = self._board.words, self._board.layout

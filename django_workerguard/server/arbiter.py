@@ -217,7 +217,12 @@ class GuardedArbiter(Arbiter):
         self._molds = Molds(self._tracker, self._children, channels)
         self._applier = Applier(self._tracker, self._children, self)
         self._burial = Burial(
-            self._tracker, self._children, bury=self._bury, survives=self._survives, clock=self._clock
+            self._tracker,
+            self._children,
+            bury=self._bury,
+            survives=self._survives,
+            clock=self._clock,
+            close_channel=channels.close,
         )
         self._signals = Signals(
             self,
@@ -553,8 +558,8 @@ class GuardedArbiter(Arbiter):
         """Take a dead child out of the fleet, and write down how it ended."""
         now = self._clock()
         if child.start.kind is SeatKind.STAND_IN:
-            self._tracker.tell(m.StandInGone(now, child.seat))
             self._event_log.stand_in_gone(end, stopping=self._fleet.stop is not None)
+            self._tracker.tell(m.StandInGone(now, child.seat))
             return
         if child.start.kind is SeatKind.MOLD:
             self._molds.gone(child, now)
