@@ -32,13 +32,14 @@ from django_workerguard.scoreboard.layout import (
     Seat,
     Slot,
 )
+from django_workerguard.scoreboard.report_text import as_json, fit
 from django_workerguard.scoreboard.sanitise import clean_about, clean_report
 
 READ_ATTEMPTS = 50
 MAP_FIXED = 0x10  # Linux; the module mmap does not name it
 MAX_WORD = (1 << 64) - 1  # of a word
 RELEASE_BYTES = 64
-MOST_HAZARDS = 20  # in a report that is too long
+REPORT_BYTES = (TEXT_WORDS - 2) * WORD
 
 
 class BoardError(WorkerguardError):
@@ -255,7 +256,7 @@ class Board:
 
     def write_json(self, offset: int, capacity: int, value: Any) -> None:
         """Write a JSON document into a text region; it must fit."""
-        self.write_text(offset, capacity, json.dumps(value, separators=(",", ":")).encode())
+        self.write_text(offset, capacity, as_json(value))
 
     def read_json(self, offset: int, capacity: int) -> Any:
         """Read a JSON document; None if there is no valid one. The caller must not change it.
@@ -303,14 +304,14 @@ class Board:
 
     def write_seat_report(self, index: int, report: dict[str, Any]) -> None:
         """Write the report of the worker in a seat: the steps of its load, and its error."""
-        self.write_json(self.seat_text(index), TEXT_WORDS, fit(report, TEXT_WORDS))
+        self.write_json(self.seat_text(index), TEXT_WORDS, fit(report, REPORT_BYTES))
 
     def read_seat_report(self, index: int) -> dict[str, Any]:
         return clean_report(self.read_json(self.seat_text(index), TEXT_WORDS))
 
     def write_last_error(self, slot: int, error: dict[str, Any], *, steps: Sequence[Any] = ()) -> None:
         """Write why the last process of a slot ended unexpectedly, with the steps that its load completed."""
-        fitted = fit({"error": error, "steps": list(steps)}, TEXT_WORDS)
+        fitted = fit({"error": error, "steps": list(steps)}, REPORT_BYTES)
         self.write_json(self.slot_text(slot), TEXT_WORDS, {**fitted["error"], "steps": fitted["steps"]})
 
     def read_last_error(self, slot: int) -> dict[str, Any] | None:
@@ -388,41 +389,6 @@ def is_held(path: Path, *, others: bool = False) -> bool:
 def _next_sequence(sequence: int) -> int:
     """Return the next even sequence; after the largest word, which a defective worker may have written, it is 0."""
     return ((sequence | 1) + 1) & MAX_WORD
-
-
-def fit(report: dict[str, Any], capacity: int) -> dict[str, Any]:
-    """Shorten a report until it fits: its traceback from the top, then the other texts; or its hazards. Pure."""
-    room = (capacity - 2) * WORD
-    excess = len(json.dumps(report, separators=(",", ":"))) - room
-    error = report.get("error")
-    if excess <= 0:
-        return report
-    if not isinstance(error, dict):
-        return {"steps": report.get("steps", [])[-20:], "hazards": _first(report.get("hazards", []))}
-    shortened = dict(error)
-    for field, keep in (("traceback", 2000), ("message", 500)):
-        value = str(shortened.get(field, ""))
-        encoded = len(json.dumps(value))
-        if excess > 0 and encoded > keep:
-            # JSON escapes take up to six bytes a character, so cut in proportion to the encoded length
-            share = max(0.0, 1 - (excess + 64) / encoded)
-            shortened[field] = "…" + value[len(value) - int(len(value) * share * 0.9) :]
-            excess -= encoded - len(json.dumps(shortened[field]))
-    steps = report.get("steps", [])
-    return (
-        {**report, "error": shortened}
-        if excess <= 0
-        else {"steps": steps[-20:], "error": _without_traceback(error)}
-    )
-
-
-def _first(hazards: list[str]) -> list[str]:
-    shown = [hazard[:200] for hazard in hazards[:MOST_HAZARDS]]
-    return [*shown, f"and {len(hazards) - len(shown)} more"] if len(hazards) > len(shown) else shown
-
-
-def _without_traceback(error: dict[str, Any]) -> dict[str, Any]:
-    return {key: str(value)[:200] for key, value in error.items() if key != "traceback"} | {"traceback": ""}
 
 
 def _check(fd: int, path: Path) -> Layout:
