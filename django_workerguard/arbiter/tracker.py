@@ -30,6 +30,7 @@ from django_workerguard.scoreboard.layout import Cause
 
 MEASURE_EVERY = 1.0  # seconds
 TIME_EVERY = 10.0  # seconds
+NOT_DONE = "an error in the server: see its log"
 STEP = 1 << 20  # bytes, in which the memory that is left is counted
 
 
@@ -133,13 +134,18 @@ class Tracker:
     def serve(
         self, control: ControlSocket | None, respond: Callable[[Request], str | None], now: float
     ) -> None:
-        """Answer the control requests that wait. ``respond`` does what one asks for, and returns why not."""
+        """Answer the control requests that wait, each by itself. ``respond`` does what one asks for, and returns why not."""
         if control is None:
             return
         for request in control.requests():
-            refused = request.refused or respond(request)
-            self.event_log.asked(request, refused, now)
-            control.answer(request, refused)
+            refused: str | None = NOT_DONE
+            try:
+                refused = request.refused or respond(request)
+                self.event_log.asked(request, refused, now)
+            except Exception:
+                self.event_log.own_error()
+            finally:
+                control.answer(request, refused)
 
     # what the arbiter has done
 
