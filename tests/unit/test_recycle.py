@@ -425,3 +425,14 @@ def test_the_kills_of_evil_reload_on_rss_are_counted_as_recycles():
     for at in (100.0, 200.0, 300.0):
         fleet = told(fleet, m.Killed(1, Reason(Rule.EVIL_RELOAD_ON_RSS, ""), at, evil=True))
     assert recycled_often(fleet.record(1), 300.0) is Rule.EVIL_RELOAD_ON_RSS
+
+
+@pytest.mark.parametrize("surge", [0, 1])
+def test_a_plan_retires_no_worker_twice(surge):
+    policy = Policy(surge=surge, max_worker_lifetime=30.0, **BASE)
+    fleet = ready_fleet(2, policy=policy)
+    fleet = told(fleet, Start(1, 1, 101, 60.0, 0.0), policy=policy)
+    fleet = told(fleet, m.Observed((m.Reading(1, State.UNLOADED, 1),), 1.0), policy=policy)
+    fleet = told(fleet, m.GenerationStarted(50.0, 2), policy=policy)
+    retired = [action.seat for action in plan(policy, fleet, 60.0) if isinstance(action, a.Retire)]
+    assert retired == [1]
