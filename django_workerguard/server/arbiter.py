@@ -31,12 +31,13 @@ from django_workerguard.arbiter.molds import Channels, Molds
 from django_workerguard.arbiter.oom_score import protect_arbiter
 from django_workerguard.arbiter.run_files import RunFiles
 from django_workerguard.arbiter.stack_requests import StackRequests
+from django_workerguard.arbiter.steps import act, run_steps
 from django_workerguard.arbiter.tracker import Tracker
 from django_workerguard.config.text import plain
 from django_workerguard.errors import ConfigurationError
 from django_workerguard.notify.runner import Notifier
 from django_workerguard.policy import message as m
-from django_workerguard.policy.plan import next_deadline, plan
+from django_workerguard.policy.plan import next_deadline
 from django_workerguard.policy.reason import Reason
 from django_workerguard.policy.view import Fleet
 from django_workerguard.probe.clock import AwakeClock, monotonic_ns
@@ -359,7 +360,7 @@ class GuardedArbiter(Arbiter):
             lambda: self._tracker.observe(now),
             self._look_at_second_arbiter,  # when it is known whether a worker is ready, and before 503 is answered
             lambda: self._tracker.measure(now, self.LISTENERS),
-            self._act,
+            lambda: act(self._survives, self._tracker, self._applier, self._clock()),
             lambda: self._look_at_sizes(now),
             lambda: self._tracker.publish(self._clock(), phase=self._phase()),
             lambda: self._run_files.restore_missing(self._control, now),
@@ -373,17 +374,7 @@ class GuardedArbiter(Arbiter):
             lambda: self._notifier.tick(lambda: snapshot(self.board), now),
             lambda: self._run_monitor(now),
         )
-        went_well = [self._survives(step) for step in steps]  # every one of them
-        return all(went_well)
-
-    def _act(self) -> None:
-        """Apply the plan. If one action fails, the others are still applied.
-
-        Its time is later than that of every message of this tick: a slot whose worker was just buried is due now.
-        """
-        now = self._clock()
-        for action in plan(self._tracker.policy, self._fleet, now):
-            self._survives(self._applier.apply, action, now)
+        return run_steps(self._survives, steps)
 
     def _look_at_sizes(self, now: float) -> None:
         if not self.app.auto_workers:
