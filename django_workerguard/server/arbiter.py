@@ -412,10 +412,10 @@ class GuardedArbiter(Arbiter):
 
     def _promote(self) -> None:
         before = self.master_pid
-        self.maybe_promote_master()
+        self._survives(self.maybe_promote_master)  # the directory of the pid file may be gone
         if before and not self.master_pid:  # the arbiter that was sent SIGUSR2 has ended
-            self.follow_options()
-            self._systemd.main_pid(self.pid)
+            self._survives(self.follow_options)
+            self._survives(self._systemd.main_pid, self.pid)
 
     def follow_options(self) -> None:
         """Decide by the options of the configuration.
