@@ -265,9 +265,10 @@ class GuardedArbiter(Arbiter):
         return [str(one) for one in self.LISTENERS]
 
     def _own_descriptors(self) -> Iterator[int]:
-        """Yield the descriptors with secrets in them, which no child gets."""
+        """Yield the descriptors that no child gets: those with secrets in them, and a lock."""
         yield self._handover_fd
         yield self._reload.fd
+        yield from self._run_files.descriptors()
         if self._monitor is not None:
             yield self._monitor.surrender()
 

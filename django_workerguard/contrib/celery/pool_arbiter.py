@@ -221,7 +221,8 @@ class PoolArbiter:
 
     def fork(self, start: Start, handle: SeatHandle, others: Iterable[int]) -> tuple[int, None]:
         control = () if self._control is None else (self._control.fileno(),)
-        pid: int = self._pool.fork_child(start.slot - 1, handle, (*control, *others))
+        not_its = (*control, *self._run_files.descriptors(), *others)
+        pid: int = self._pool.fork_child(start.slot - 1, handle, not_its)
         return pid, None
 
     # what has happened
