@@ -167,7 +167,7 @@ class Server:
     name: str
     pid: int
     board: Board
-    project: str
+    project: str  # "": not known, because it is just starting or its description is too long
 
     @property
     def kind(self) -> int:
@@ -217,23 +217,28 @@ def find_servers(
             discovery.server_label(path).rpartition(".")[0],
             board.words[Header.PID],
             board,
-            str(about.get("project", "/")),
+            str(about.get("project", "")),
         )
 
 
-def is_same_tree(project: Path, here: Path) -> bool:
-    """Return whether a directory is a server's project, or inside or around it."""
+def is_same_tree(project: str, here: str) -> bool:
+    """Return whether a directory is a server's project, or inside or around it; "" is near to nothing."""
     return any(
         one == other or one in other.parents or other in one.parents
-        for one in {project, Path(os.path.realpath(project))}
-        for other in {here, Path(os.path.realpath(here))}
+        for one in as_paths(project)
+        for other in as_paths(here)
     )
+
+
+def as_paths(project: str) -> set[Path]:
+    """Return a project's directory, as it is given and without links; none if it is not known."""
+    return {Path(project), Path(os.path.realpath(project))} if project else set()
 
 
 def pools_of(project: str, run_dir: str | None, *, environ: Mapping[str, str], uid: int) -> list[Server]:
     """Return the running Celery pools of a project, on this host."""
     pools = find_servers(run_dir, environ=environ, uid=uid, kind=ServerKind.POOL, others=run_dir is not None)
-    return [server for server in pools if is_same_tree(Path(server.project), Path(project))]
+    return [server for server in pools if is_same_tree(server.project, project)]
 
 
 def unreadable(
