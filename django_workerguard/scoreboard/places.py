@@ -17,7 +17,7 @@ from django_workerguard.config.memfd import write_error
 from django_workerguard.errors import ConfigurationError
 from django_workerguard.probe.process import is_alive, start_time
 from django_workerguard.scoreboard import discovery
-from django_workerguard.scoreboard.board import Board, BoardError, is_held
+from django_workerguard.scoreboard.board import Board, BoardError, is_held, remove_unheld
 from django_workerguard.scoreboard.header import Header, ServerKind
 from django_workerguard.scoreboard.layout import Layout
 from django_workerguard.values import value_class
@@ -149,10 +149,10 @@ def remove_stale_files(directory: Path) -> None:
     arbiter may run in another container that shares this directory.
     """
     for path in (*directory.glob("*.board"), *directory.glob("*.new")):
-        if _BOARD.fullmatch(path.with_suffix(".board").name) and not is_held(path):
-            for stale in (path, path.with_suffix(".sock")):
-                with contextlib.suppress(OSError):
-                    stale.unlink()
+        if _BOARD.fullmatch(path.with_suffix(".board").name):
+            # a server whose board is being made again goes on using its socket
+            beside = [path.with_suffix(".sock")] if path.suffix == ".board" else []
+            remove_unheld(path, *beside)
 
 
 def is_live(board: Board) -> bool:
