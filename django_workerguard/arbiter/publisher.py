@@ -206,12 +206,9 @@ class Publisher:
             at, of = self._board.layout.sample(slot, index), self._board.layout.slot(slot)
             worker = fleet.incumbent(slot)
             words[at + Sample.AT] = int(time.time())
-            words[at + Sample.STATE] = words[of + Slot.STATE]
-            words[at + Sample.GENERATION] = words[of + Slot.GENERATION]
             for sample, folded, counted in (
                 (Sample.REQUESTS, words[of + Slot.REQUESTS], Seat.REQUESTS),
                 (Sample.ERRORS_5XX, words[of + Slot.ERRORS_5XX], Seat.ERRORS_5XX),
-                (Sample.IN_FLIGHT, 0, Seat.IN_FLIGHT),
                 (Sample.RSS, 0, Seat.RSS),
             ):
                 words[at + sample] = _sum(folded, self._seats.word(worker.seat, counted) if worker else 0)
