@@ -82,11 +82,11 @@ def test_a_burial_that_is_tried_again_counts_once(fleet, monkeypatch):
     tracker.publish(0.5, phase=Phase.SERVING)
     board.words[seat + Seat.REQUESTS] = 100
     board.words[seat + Seat.ERRORS_5XX] = 7
-    failures = [None, None]
+    failures = [1, 1, 2, 2]  # of the worker that was ready, and of the one whose load failed
 
     def write_last_error(slot, error, *, steps=()):
-        if slot == 1 and failures:
-            failures.pop()
+        if slot in failures:
+            failures.remove(slot)
             raise MemoryError
 
     monkeypatch.setattr(board, "write_last_error", write_last_error)
@@ -104,7 +104,8 @@ def test_a_burial_that_is_tried_again_counts_once(fleet, monkeypatch):
         assert (board.words[at + Slot.REQUESTS], board.words[at + Slot.ERRORS_5XX]) == (100, 7)
         assert board.words[at + Slot.EXITS] == 1
     assert not children.dead()
-    assert sum(board.read_tallies()["exits"].values()) == 2, "one for each child"
+    for tally, count in (("exits", 2), ("load_failures", 1)):
+        assert sum(board.read_tallies()[tally].values()) == count
     (event,) = [one for one in read_events(board) if one["event"] == "exited" and one["slot"] == 1]
     assert (event["requests"], event["errors_5xx"]) == (100, 7)
 
