@@ -44,7 +44,8 @@ def current_options() -> GuardOptions:
 def pool_snapshots() -> list[dict[str, Any]]:
     """Return snapshots of this project's guarded Celery pools on this host that this user may read."""
     worker = current_worker()
-    project = str(worker.board.read_about().get("project", "/")) if worker is not None else here()
+    about = worker.board.read_about() if worker is not None else {}
+    project = str(about.get("project") or here())
     # outside a guarded worker the options come from the settings alone, but the environment has precedence
     run_dir = current_options().run_dir if worker is not None else None
     run_dir = run_dir or os.environ.get("WORKERGUARD_RUN_DIR") or current_options().run_dir

@@ -145,7 +145,6 @@ class Fleet:
             total += int(40 + 30 * math.sin(number / 17 + slot) + 9 * (number * 7919 % 5))
             at = layout.sample(slot, number % SAMPLES)
             words[at + Sample.AT] = int(self.now - 10 * (taken - number - 1))
-            words[at + Sample.STATE] = SlotState.READY
             words[at + Sample.REQUESTS] = total
             words[at + Sample.RSS] = ((61 + slot % 7) << 20) + grows * number // max(1, taken)
         words[self.seat(slot) + Seat.REQUESTS] = total

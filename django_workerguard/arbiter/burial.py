@@ -8,6 +8,7 @@ from django_workerguard.arbiter.children import Child, Children
 from django_workerguard.arbiter.exits import Exit
 from django_workerguard.arbiter.tracker import Tracker
 from django_workerguard.policy import message as m
+from django_workerguard.scoreboard.layout import SeatKind
 
 MOST_TRIES = 3  # to write down how a child ended
 
@@ -23,13 +24,18 @@ class Burial:
         bury: Callable[[Child, Exit], None],
         survives: Callable[..., bool],
         clock: Callable[[], float],
+        close_channel: Callable[[int], None] = lambda _seat: None,
     ) -> None:
-        """``bury`` writes down the end of one child; ``survives`` runs a step, and returns whether it succeeded."""
+        """``bury`` writes down the end of one child; ``survives`` runs a step, and returns whether it succeeded.
+
+        ``close_channel``: to the mold in a seat, if there is one.
+        """
         self._tracker = tracker
         self._children = children
         self._bury = bury
         self._survives = survives
         self._clock = clock
+        self._close_channel = close_channel
         self._tries: dict[int, int] = {}  # by pid: failed tries
 
     def run(self) -> Iterator[Child]:
@@ -48,7 +54,15 @@ class Burial:
     def _gave_up(self, child: Child) -> bool:
         """After MOST_TRIES free the slot without a record, so that it heals; return whether that was done."""
         tries = self._tries[child.pid] = self._tries.get(child.pid, 0) + 1
-        if tries < MOST_TRIES:
-            return False
-        self._tracker.tell(m.Exited(child.seat, self._clock()))
-        return True
+        return tries >= MOST_TRIES and self._survives(self._give_up, child)
+
+    def _give_up(self, child: Child) -> None:
+        now = self._clock()
+        for start in self._children.asked_of(child.seat):  # of a mold
+            self._children.did_not_arrive(start.seat)
+            self._tracker.tell(m.SpawnFailed(start.slot, now, start.seat, excused=True))
+        self._close_channel(child.seat)
+        if child.start.kind is SeatKind.STAND_IN:
+            self._tracker.tell(m.StandInGone(now, child.seat))
+        else:
+            self._tracker.given_up(child.seat, now)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -122,6 +122,7 @@ class Children:
         self._asked: dict[int, tuple[Start, int, Any]] = {}
         # by pid: how processes ended that were not known, while some are asked for
         self._early: dict[int, Exit] = {}
+        self._killed: set[int] = set()  # the pids of strays
 
     def reserve(self, kind: SeatKind, slot: int, generation: int, orders: Orders) -> Start:
         """Reserve what a child needs. Raises CannotStartError if there is no free seat."""
@@ -244,26 +245,29 @@ class Children:
 
     def signal(self, seat: int, number: int) -> None:
         """Send a signal to the child in a seat. Nothing happens if it has ended: its burial is on the way."""
-        pid = self._seats.pids.get(seat)
-        if not pid:
-            return
-        try:
-            signal_main_thread(pid, number)
-        except ProcessLookupError:
-            return
-        except PermissionError as error:
-            self._event_log.signal_denied(pid, error)
+        if pid := self._seats.pids.get(seat):
+            self._send(signal_main_thread, pid, number)
 
     def signal_all(self, number: int) -> None:
         """Send a signal to every child."""
         for pid in self._children:
-            os.kill(pid, number)
+            self._send(os.kill, pid, number)
 
     def kill_strays(self, known: Container[int | None]) -> None:
-        """Kill children in seats that the fleet does not know: their start was broken off after the fork."""
-        for child in self._children.values():
-            if child.seat not in known:
-                os.kill(child.pid, signal.SIGKILL)
+        """Kill, once each, children in seats that the fleet does not know: their start was broken off after the fork."""
+        strays = {pid for pid, child in self._children.items() if child.seat not in known}
+        for pid in strays - self._killed:
+            self._send(os.kill, pid, signal.SIGKILL)
+        self._killed = strays
+
+    def _send(self, send: Callable[[int, int], None], pid: int, number: int) -> None:
+        """Send a signal to a child, unless it has ended or is another user's."""
+        try:
+            send(pid, number)
+        except ProcessLookupError:
+            return
+        except PermissionError as error:
+            self._event_log.signal_denied(pid, error)
 
     def end(self) -> None:
         """Kill and collect every child that is left, unless the kernel does not end it."""

@@ -14,6 +14,7 @@ import os
 import socket
 import struct
 from array import array
+from collections.abc import Iterator
 from dataclasses import field
 from pathlib import Path
 from typing import Any
@@ -142,42 +143,49 @@ class ControlSocket:
         """Give the descriptor up, in a child: it must not be closed again when its number is another's."""
         return self._socket.detach()
 
-    def requests(self) -> list[Request]:
-        """Return the requests that wait, at most MOST_AT_ONCE; what is not allowed or not understood is refused."""
-        requests: list[Request] = []
-        with contextlib.suppress(BlockingIOError):
-            while len(requests) < MOST_AT_ONCE:
+    def requests(self) -> Iterator[Request]:
+        """Yield the requests that wait, at most MOST_AT_ONCE; what is not allowed or not understood is refused."""
+        for _ in range(MOST_AT_ONCE):
+            try:
                 data, ancillary, _, address = self._socket.recvmsg(
                     MAX_MESSAGE,
                     socket.CMSG_SPACE(CREDENTIALS.size) + socket.CMSG_SPACE(DESCRIPTOR.size),
                     socket.MSG_CMSG_CLOEXEC,
                 )
-                pid, uid = _credentials(ancillary)
-                answers = _socket_for_answers(ancillary)
-                do, arguments = _parsed(data)
-                refused = None if do else "not a request"
-                if uid not in self._allowed:
-                    refused = f"user {uid} may not control this server"
-                requests.append(Request(do, arguments, pid, uid, address, answers, refused))
-        return requests
+            except BlockingIOError:
+                return
+            pid, uid = _credentials(ancillary)
+            answers = _socket_for_answers(ancillary)
+            do, arguments = _parsed(data)
+            refused = None if do else "not a request"
+            if uid not in self._allowed:
+                refused = f"user {uid} may not control this server"
+            yield Request(do, arguments, pid, uid, address, answers, refused)
 
     def answer(self, request: Request, refused: str | None) -> None:
+        """Answer a request, and close what came with it and what goes with the answer."""
+        try:
+            with contextlib.suppress(OSError, TypeError):  # the sender may have ended
+                self._send(request, refused)
+        finally:
+            for fd in request.descriptors:
+                with contextlib.suppress(OSError):
+                    os.close(fd)
+            if request.answers is not None:
+                request.answers.close()
+
+    def _send(self, request: Request, refused: str | None) -> None:
         content = (
             {"accepted": True, **request.more} if refused is None else {"accepted": False, "reason": refused}
         )
-        with contextlib.suppress(OSError, TypeError):  # the sender may have ended
-            # not `socket.send_fds`, which ignores the address on some versions of Python
-            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", request.descriptors))
-            ancillary = [rights] if request.descriptors else []
-            data = [json.dumps(content).encode()]
-            if request.answers is not None:
-                request.answers.sendmsg(data, ancillary, socket.MSG_DONTWAIT)
-            else:
-                self._socket.sendmsg(data, ancillary, socket.MSG_DONTWAIT, request.address)
-        for fd in request.descriptors:
-            os.close(fd)
+        # not `socket.send_fds`, which ignores the address on some versions of Python
+        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", request.descriptors))
+        ancillary = [rights] if request.descriptors and refused is None else []
+        data = [json.dumps(content).encode()]
         if request.answers is not None:
-            request.answers.close()
+            request.answers.sendmsg(data, ancillary, socket.MSG_DONTWAIT)
+        else:
+            self._socket.sendmsg(data, ancillary, socket.MSG_DONTWAIT, request.address)
 
     def close(self) -> None:
         """Close the socket, and remove its file unless that is another server's by now."""

@@ -348,18 +348,18 @@ class EventLog:
     ) -> tuple[Cause, Failure | None]:
         """Write down a process that is gone; return of what kind the cause was, and the failure of a load."""
         if worker.state in LOADING:
-            self._tallies.count("exits", "load-failed")
             return self._exited_loading(worker, end, dump, seats, now)
         killer = self._killer(worker, end, now)
         kind = kind_of_exit(worker, end, killer)
-        self._tallies.count("exits", kind)
-        if kind == Rule.EVIL_RELOAD_ON_RSS:
-            self._tallies.count("recycles", kind)
-        self._lost_requests(worker, kind)
         threads = seats.report(worker.seat).get("threads")  # that the process did not wait for
         leaving = worker.state is State.RETIRING
         if not worker.not_ended and (worker.aborted is not None or (not end.clean and not leaving)):
             self._board.write_last_error(worker.slot, describe(worker, end, dump, None, killer))
+        # what may fail comes before: it is tried again, and counted once
+        self._tallies.count("exits", kind)
+        if kind == Rule.EVIL_RELOAD_ON_RSS:
+            self._tallies.count("recycles", kind)
+        self._lost_requests(worker, kind)
         self._about(
             "exited",
             worker,
@@ -413,7 +413,9 @@ class EventLog:
         # what an aborted worker reports only tells how its load was interrupted
         if "error" in report and worker.aborted is None:
             cause = cause_of(seats, worker.seat)
-            return cause, self._failed(worker, report["error"], kind_of_failure(cause), report)
+            return cause, self._failed(
+                worker, report["error"], kind_of_failure(cause), report, has_ended=True
+            )
         killer = self._killer(worker, end, now)
         kind = (
             "timeout"
@@ -423,9 +425,8 @@ class EventLog:
             else "died"
         )
         stacks = dump or report.get("error", {}).get("traceback", "")
-        failure = self._failed(
-            worker, describe(worker, end, stacks, report.get("step"), killer), kind, report
-        )
+        error = describe(worker, end, stacks, report.get("step"), killer)
+        failure = self._failed(worker, error, kind, report, has_ended=True)
         cause = Cause.TRANSIENT if worker.aborted is not None or end.transient else Cause.NONE
         return cause | (Cause.MEMORY if killer is Killer.OUT_OF_MEMORY else Cause.NONE), failure
 
@@ -437,11 +438,22 @@ class EventLog:
             return Killer.ARBITER
         return Killer.OUT_OF_MEMORY if self._oom_kills.claim(now) else Killer.UNKNOWN
 
-    def _failed(self, worker: Worker, error: dict[str, Any], kind: str, report: dict[str, Any]) -> Failure:
-        self._tallies.count("load_failures", kind)
+    def _failed(
+        self,
+        worker: Worker,
+        error: dict[str, Any],
+        kind: str,
+        report: dict[str, Any],
+        *,
+        has_ended: bool = False,
+    ) -> Failure:
         error = {key: plain(value) if isinstance(value, str) else value for key, value in error.items()}
         # the seat is another's soon, and how far the load got belongs to why it failed
         self._board.write_last_error(worker.slot, error, steps=report.get("steps", []))
+        # what may fail comes before: it is tried again, and counted once
+        self._tallies.count("load_failures", kind)
+        if has_ended:
+            self._tallies.count("exits", "load-failed")
         failure = Failure(*(str(error.get(key) or "") for key in ("type", "message", "step", "traceback")))
         self._about("load-failed", worker, type=failure.kind, message=failure.message, step=failure.step)
         if failure == self._logged:

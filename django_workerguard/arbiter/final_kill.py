@@ -19,7 +19,7 @@ def kill_and_collect(pids: Iterable[int], *, patience: float = PATIENCE) -> None
     """
     left = set(pids)
     for pid in left:
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # it has ended, or is another user's
             os.kill(pid, signal.SIGKILL)
     deadline = time.monotonic() + patience
     while left := {pid for pid in left if not _is_collected(pid)}:

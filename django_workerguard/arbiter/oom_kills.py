@@ -15,8 +15,11 @@ KEPT = 2.0  # seconds after which a counted kill is another process's, unless a 
 class OOMKills:
     """The kernel's kills that no ended process has accounted for yet."""
 
-    def __init__(self, count: Callable[[], int], *, is_dying: Callable[[], bool]) -> None:
-        """``count`` returns how often the kernel has killed so far, ``is_dying`` whether a child is ending."""
+    def __init__(self, count: Callable[[], int | None], *, is_dying: Callable[[], bool]) -> None:
+        """``count`` returns how often the kernel has killed so far; None if that cannot be read now.
+
+        ``is_dying`` returns whether a child is ending.
+        """
         self._count = count
         self._is_dying = is_dying
         self._seen = count()
@@ -25,8 +28,10 @@ class OOMKills:
     def update(self, now: float) -> None:
         """Add the kills that the kernel has counted since, and drop old ones: their victims were other processes."""
         count = self._count()
-        self._unclaimed.extend([now] * max(0, count - self._seen))
-        self._seen = count
+        if count is not None:
+            if self._seen is not None:
+                self._unclaimed.extend([now] * max(0, count - self._seen))
+            self._seen = count
         while self._unclaimed and now - self._unclaimed[0] > KEPT and not self._is_dying():
             self._unclaimed.popleft()
 

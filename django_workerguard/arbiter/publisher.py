@@ -168,7 +168,7 @@ class Publisher:
         return max(0, end - self._seats.word(worker.seat, Seat.SPAWNED)) if end else 0
 
     def fold(self, slot: int, seat: int) -> None:
-        """Add a gone process's counters to its slot, so that they survive it."""
+        """Move a gone process's counters to its slot, so that they survive it and are counted once."""
         words, at = self._board.words, self._board.layout.slot(slot)
         visible = seat + 1 in (words[at + Slot.SEAT], words[at + Slot.SUCCESSOR])
         if words[at + Slot.SEAT] == seat + 1:
@@ -183,9 +183,10 @@ class Publisher:
                 count = self._seats.word(seat, counted)
                 self._gone[slot, total] = _sum(self._gone.get((slot, total), 0), count)
                 words[at + total] = _sum(words[at + total], count if visible else 0)
-        words[at + Slot.EXITS] = _sum(words[at + Slot.EXITS], 1)
+                words[self._board.layout.seat(seat) + counted] = 0
         self._fold_histograms(slot, seat)
         fold_views(self._board, slot, seat, self._seats.word(seat, Seat.GENERATION))
+        words[at + Slot.EXITS] = _sum(words[at + Slot.EXITS], 1)
 
     def _fold_histograms(self, slot: int, seat: int) -> None:
         words, layout = self._board.words, self._board.layout
@@ -205,12 +206,9 @@ class Publisher:
             at, of = self._board.layout.sample(slot, index), self._board.layout.slot(slot)
             worker = fleet.incumbent(slot)
             words[at + Sample.AT] = int(time.time())
-            words[at + Sample.STATE] = words[of + Slot.STATE]
-            words[at + Sample.GENERATION] = words[of + Slot.GENERATION]
             for sample, folded, counted in (
                 (Sample.REQUESTS, words[of + Slot.REQUESTS], Seat.REQUESTS),
                 (Sample.ERRORS_5XX, words[of + Slot.ERRORS_5XX], Seat.ERRORS_5XX),
-                (Sample.IN_FLIGHT, 0, Seat.IN_FLIGHT),
                 (Sample.RSS, 0, Seat.RSS),
             ):
                 words[at + sample] = _sum(folded, self._seats.word(worker.seat, counted) if worker else 0)

@@ -7,7 +7,7 @@ the workers, so it stays as it is; a new file gets a copy of it at every tick.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from django_workerguard.arbiter.control_socket import ControlSocket
@@ -69,6 +69,11 @@ class RunFiles:
         path = self._board.path
         if path is not None and self._visible.is_at_its_path():
             path.unlink(missing_ok=True)
+
+    def descriptors(self) -> Iterator[int]:
+        """Yield the descriptor of a copy, which no child gets: a child that outlives the arbiter must not hold its lock."""
+        if self._visible is not self._board:
+            yield self._visible.fd
 
     def _make_again(self, path: Path) -> None:
         if self._directory is not None:

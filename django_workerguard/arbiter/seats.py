@@ -16,7 +16,14 @@ from django_workerguard.probe.process import resident_bytes, start_time
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.durations import bucket_counts
 from django_workerguard.scoreboard.in_hand import older_than, overdue
-from django_workerguard.scoreboard.layout import DURATIONS_WORDS, Orders, Seat, SeatKind, SeatState
+from django_workerguard.scoreboard.layout import (
+    DURATIONS_WORDS,
+    LARGEST_WORD,
+    Orders,
+    Seat,
+    SeatKind,
+    SeatState,
+)
 
 STATES: dict[int, State] = {
     SeatState.LOADING: State.LOADING,
@@ -43,7 +50,7 @@ class Seats:
     def forked(self, index: int, mold: int) -> None:
         """Note that the process in a seat was forked from the mold in another."""
         self._write(index, Seat.MOLD, self.pids[mold])
-        self._write(mold, Seat.FORKS, self.word(mold, Seat.FORKS) + 1)
+        self._write(mold, Seat.FORKS, min(self.word(mold, Seat.FORKS) + 1, LARGEST_WORD))
 
     def take(self, kind: SeatKind, *, slot: int, generation: int, orders: Orders) -> int | None:
         """Reserve and reset a free seat, and return its index; None where all are taken."""

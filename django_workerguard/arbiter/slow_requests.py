@@ -11,12 +11,11 @@ from django_workerguard.probe.clock import monotonic_ns
 from django_workerguard.report.stacks import read_stacks, shortened, stacks_of
 from django_workerguard.scoreboard.in_hand import NO_LIMIT, InHand, older_than, requests_in_hand
 from django_workerguard.scoreboard.layout import Seat
-from django_workerguard.scoreboard.stack_format import END, FORCE_AFTER
+from django_workerguard.scoreboard.stack_format import AwaitedDump, Step
 from django_workerguard.values import value_class
 
 EVERY = 1.0  # seconds between two stacks of the whole server
 SHORT_STACK = 150  # characters of a stack in an event; the log has the whole
-PATIENCE = 1.0  # seconds in which a worker writes its stacks
 
 
 @value_class
@@ -24,9 +23,9 @@ class _Pending:
     """A worker that was asked for its stacks because of a request."""
 
     request: InHand
+    pid: int
     asked: Asked | None  # None: it could not be asked
-    at: float
-    is_forced: bool = False
+    awaited: AwaitedDump
 
 
 class SlowRequests:
@@ -63,7 +62,12 @@ class SlowRequests:
         self._left_out += len(found) - 1
         self._last = now
         asked = self._stack_requests.ask(oldest.seat)
-        self._pending = _Pending(oldest, asked if isinstance(asked, Asked) else None, now)
+        self._pending = _Pending(
+            oldest,
+            self._tracker.fleet.workers[oldest.seat].pid,
+            asked if isinstance(asked, Asked) else None,
+            AwaitedDump(now),
+        )
 
     def _slow(self, limit: float) -> list[InHand]:
         now = monotonic_ns()
@@ -80,30 +84,28 @@ class SlowRequests:
         return any(request.started == one.started for one in in_hand)
 
     def _write(self, pending: _Pending, now: float) -> None:
-        dump = pending.asked.read() if pending.asked else ""
-        if pending.asked and END not in dump:
-            if (
-                not pending.is_forced
-                and now - pending.at >= FORCE_AFTER
-                and self._is_in_hand(pending.request)
-            ):
-                self._stack_requests.ask(pending.request.seat, forced=True)
-                self._pending = replace(pending, at=now, is_forced=True)
-                return
-            if now - pending.at < PATIENCE:
+        worker, dump = self._tracker.fleet.process(pending.request.seat), ""
+        if worker is None or worker.pid != pending.pid:  # it has ended, and its file is closed
+            self._pending = None
+            return
+        if pending.asked is not None:
+            dump = pending.asked.read()
+            awaited, step = pending.awaited.seen(dump, now)
+            if step is Step.WAIT or (step is Step.FORCE and self._is_in_hand(pending.request)):
+                if step is Step.FORCE:
+                    self._stack_requests.ask(pending.request.seat, forced=True)
+                self._pending = replace(pending, awaited=awaited)
                 return
         self._pending = None
-        worker = self._tracker.fleet.process(pending.request.seat)
-        if worker is not None:
-            board = self._tracker.board
-            main = board.words[board.layout.seat(pending.request.seat) + Seat.MAIN_THREAD]
-            stacks = stacks_of(pending.request, read_stacks(dump, main=main))
-            frames = [frame for stack in stacks for frame in stack.frames]
-            self._tracker.event_log.slow_request(
-                worker,
-                pending.request,
-                frames=frames,
-                short=shortened(stacks, SHORT_STACK),
-                left_out=self._left_out,
-            )
-            self._left_out = 0
+        board = self._tracker.board
+        main = board.words[board.layout.seat(pending.request.seat) + Seat.MAIN_THREAD]
+        stacks = stacks_of(pending.request, read_stacks(dump, main=main))
+        frames = [frame for stack in stacks for frame in stack.frames]
+        self._tracker.event_log.slow_request(
+            worker,
+            pending.request,
+            frames=frames,
+            short=shortened(stacks, SHORT_STACK),
+            left_out=self._left_out,
+        )
+        self._left_out = 0

@@ -21,7 +21,7 @@ from django_workerguard.policy import message as m
 from django_workerguard.policy.backoff import seed_of
 from django_workerguard.policy.fold import fold
 from django_workerguard.policy.reason import Reason, Rule
-from django_workerguard.policy.view import Fleet, Policy, Retry, State
+from django_workerguard.policy.view import Fleet, Policy, Retry, State, Worker
 from django_workerguard.probe.headroom import HeadroomReader
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.durations import bounds_of
@@ -30,6 +30,7 @@ from django_workerguard.scoreboard.layout import Cause
 
 MEASURE_EVERY = 1.0  # seconds
 TIME_EVERY = 10.0  # seconds
+NOT_DONE = "an error in the server: see its log"
 STEP = 1 << 20  # bytes, in which the memory that is left is counted
 
 
@@ -49,6 +50,7 @@ class Tracker:
         self.memory_limits: tuple[int, ...] = ()  # bytes, of every level of the cgroups
         self._measured = 0.0
         self._timed = 0.0
+        self._folded: dict[int, Worker] = {}  # by pid: processes that are gone, with what they had counted
 
     def follow(self, policy: Policy) -> None:
         """Decide by these options from now on."""
@@ -132,13 +134,18 @@ class Tracker:
     def serve(
         self, control: ControlSocket | None, respond: Callable[[Request], str | None], now: float
     ) -> None:
-        """Answer the control requests that wait. ``respond`` does what one asks for, and returns why not."""
+        """Answer the control requests that wait, each by itself. ``respond`` does what one asks for, and returns why not."""
         if control is None:
             return
         for request in control.requests():
-            refused = request.refused or respond(request)
-            self.event_log.asked(request, refused, now)
-            control.answer(request, refused)
+            refused: str | None = NOT_DONE
+            try:
+                refused = request.refused or respond(request)
+                self.event_log.asked(request, refused, now)
+            except Exception:
+                self.event_log.own_error()
+            finally:
+                control.answer(request, refused)
 
     # what the arbiter has done
 
@@ -219,20 +226,38 @@ class Tracker:
         self.event_log.killed(self.fleet.process(action.seat), action.reason)
 
     def buried(self, seat: int, end: Exit, dump: str, now: float) -> None:
-        """Take a worker that has ended out of the fleet; its last words have been observed."""
+        """Take a worker that has ended out of the fleet; its last words have been observed. It may be tried again."""
         gone = self.fleet.process(seat)
         if gone is None:
             return
-        if not gone.is_mold:
-            # before the event is written: who reads that it has ended also finds what it has counted
-            with self._change():
-                self._publisher.fold(gone.slot, seat)
-        cause, failure = self.event_log.exited(gone, end, dump, self.seats, now=now)
+        # before the event is written: who reads that it has ended also finds what it has counted
+        self._fold(gone)
+        # the seat counts nothing any more, should this be tried again
+        cause, failure = self.event_log.exited(self._folded[gone.pid], end, dump, self.seats, now=now)
         if failure is not None:
             self.tell(m.LoadFailed(failure))
         transient, memory = bool(cause & Cause.TRANSIENT), bool(cause & Cause.MEMORY)
         self.tell(m.Exited(seat, now, clean=end.clean, transient=transient, memory=memory))
+        del self._folded[gone.pid]
         self.event_log.next_try(self.fleet, gone, now)
+
+    def given_up(self, seat: int, now: float) -> None:
+        """Take a worker that has ended out of the fleet, although its end cannot be written down."""
+        gone = self.fleet.process(seat)
+        if gone is None:
+            return
+        self.tell(m.Exited(seat, now))
+        self._fold(gone)
+        del self._folded[gone.pid]
+
+    def _fold(self, gone: Worker) -> None:
+        """Count once what a process has counted that is gone."""
+        if gone.pid in self._folded:
+            return
+        if not gone.is_mold:
+            with self._change():
+                self._publisher.fold(gone.slot, gone.seat)
+        self._folded[gone.pid] = gone
 
     def recycle(self, arguments: dict[str, Any], asked_by: str) -> str | None:
         """Have one slot's worker replaced, or every slot's; return why not."""

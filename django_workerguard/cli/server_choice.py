@@ -8,7 +8,7 @@ from pathlib import Path
 
 from django_workerguard.errors import ConfigurationError, NoServerError
 from django_workerguard.scoreboard.header import ServerKind
-from django_workerguard.scoreboard.places import Server, find_servers, server_name, unreadable
+from django_workerguard.scoreboard.places import Server, as_paths, find_servers, server_name, unreadable
 
 
 def choose(parsed: argparse.Namespace, *, here: Path) -> list[Server]:
@@ -50,7 +50,7 @@ def _nearest(servers: list[Server], here: Path) -> list[Server]:
     """Return the servers of the project around this directory: the directory itself, else the closest above, else below."""
     by_project: dict[Path, list[Server]] = {}
     for server in servers:
-        for project in {Path(server.project), Path(os.path.realpath(server.project))}:
+        for project in as_paths(server.project):
             by_project.setdefault(project, []).append(server)
     for directory in (here, *here.parents):
         if directory in by_project:
@@ -86,4 +86,4 @@ def _one_family(servers: list[Server]) -> list[Server]:
 
 
 def _labels(servers: list[Server]) -> str:
-    return ", ".join(f"{server.label} ({server.project})" for server in servers)
+    return ", ".join(f"{server.label} ({server.project or 'project unknown'})" for server in servers)

@@ -18,10 +18,8 @@ from django_workerguard.report.stacks import read_stacks, render
 from django_workerguard.scoreboard.in_hand import requests_in_hand, workers_in_seats
 from django_workerguard.scoreboard.layout import Seat
 from django_workerguard.scoreboard.places import Server
-from django_workerguard.scoreboard.stack_format import END, FORCE_AFTER
+from django_workerguard.scoreboard.stack_format import END, PATIENCE, AwaitedDump, Step
 
-PATIENCE = 3.0  # seconds for the first line
-QUIET = 0.3  # seconds without a further line, after which the rest is not waited for: the worker may run code in C
 LONGEST = 4 << 20  # bytes
 POLL = 0.01  # seconds
 
@@ -41,15 +39,7 @@ def _stacks(server: Server, seat: int, *, everything: bool) -> str:
     pid, main = server.board.words[at + Seat.PID], server.board.words[at + Seat.MAIN_THREAD]
     requests = requests_in_hand(server.board, seat)
     now = monotonic_ns()
-    answer, fd = send(server, "stacks", {"pid": pid})
-    try:
-        dump = _wait_for_dump(fd, answer["offset"], FORCE_AFTER)
-        if not dump:
-            _, again = send(server, "stacks", {"pid": pid, "forced": True})
-            os.close(again)
-            dump = _wait_for_dump(fd, answer["offset"], PATIENCE - FORCE_AFTER)
-    finally:
-        os.close(fd)
+    dump = _ask(server, pid)
     if not dump:
         raise TimedOutError(
             f"pid {pid} has written nothing within {PATIENCE:g} s: it is stopped, or blocks all signals, or waits in the "
@@ -65,17 +55,21 @@ def _stacks(server: Server, seat: int, *, everything: bool) -> str:
     return f"{head}\n\n{render(read_stacks(dump, main=main), requests, now, everything=everything)}{rest}"
 
 
-def _wait_for_dump(fd: int, offset: int, patience: float) -> str:
-    """Return what the worker has written once it is complete, or nothing more comes; "" if nothing came in time."""
-    deadline, size, changed = time.monotonic() + patience, 0, time.monotonic()
-    while True:
-        now, data = time.monotonic(), os.pread(fd, LONGEST, offset)
-        if len(data) != size:
-            size, changed = len(data), now
-        is_over = now - changed > QUIET if data else now > deadline
-        if is_over or END.encode() in data:
-            return data.decode(errors="replace")
-        time.sleep(POLL)
+def _ask(server: Server, pid: int) -> str:
+    """Return what a worker writes; "" if nothing came in time."""
+    answer, fd = send(server, "stacks", {"pid": pid})
+    try:
+        awaited, step = AwaitedDump(time.monotonic()), Step.WAIT
+        while step is not Step.DONE:
+            if step is Step.FORCE:
+                _, again = send(server, "stacks", {"pid": pid, "forced": True})
+                os.close(again)
+            time.sleep(POLL)
+            dump = os.pread(fd, LONGEST, answer["offset"]).decode(errors="replace")
+            awaited, step = awaited.seen(dump, time.monotonic())
+    finally:
+        os.close(fd)
+    return dump
 
 
 def _state(pid: int) -> str:

@@ -177,7 +177,7 @@ class Monitor:
     def _end_process(self) -> None:
         if self._pid:
             self._ended_by_us.add(self._pid)
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(self._pid, signal.SIGTERM)  # it still answers what it has accepted
             self._pid = 0
 

@@ -114,11 +114,15 @@ def recent_durations(worker: Worker, now: float) -> tuple[int, ...]:
 
 
 def recent(worker: Worker, now: float) -> tuple[int, int]:
-    """Return the requests and the 5xx of the last minute, or since the worker was ready."""
+    """Return the requests and the 5xx of the last minute, or since the worker was ready; never more 5xx than requests.
+
+    The counters may contradict each other: a worker may damage its own, and one is read after the other.
+    """
     first = next((mark for mark in worker.marks if now - mark.at <= WINDOW), None)
     if first is None:
         return 0, 0
-    return worker.requests - first.requests, worker.errors - first.errors
+    requests = max(0, worker.requests - first.requests)
+    return requests, min(requests, max(0, worker.errors - first.errors))
 
 
 @value_class

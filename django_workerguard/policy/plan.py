@@ -8,7 +8,7 @@ starved.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 
 from django_workerguard.errors import ExitCode
 from django_workerguard.policy import mold
@@ -224,7 +224,16 @@ def _emergency(policy: Policy, fleet: Fleet, now: float) -> Iterator[Action]:
         yield Kill(worker.seat, reason, evil=True)
 
 
-def _departures(policy: Policy, fleet: Fleet, now: float) -> Iterator[Retire]:
+def _departures(policy: Policy, fleet: Fleet, now: float) -> list[Retire]:
+    """Return the retirements; of two reasons for one worker, the first counts."""
+    leaving: dict[int, Retire] = {}
+    for retire in _not_needed(policy, fleet, now):
+        leaving.setdefault(retire.seat, retire)
+    return [*leaving.values(), *_break_before_make(policy, fleet, now, leaving=leaving)]
+
+
+def _not_needed(policy: Policy, fleet: Fleet, now: float) -> Iterator[Retire]:
+    """Retire workers that are to go in any case, because they have a successor or serve no request."""
     spare = fleet.ready - fleet.target  # slots: one may have a worker and its successor
     for worker in reversed(_in_order(fleet.workers.values())):
         if worker.slot <= fleet.target or worker.state in (State.SPAWNING, State.RETIRING, State.FAILED):
@@ -252,7 +261,6 @@ def _departures(policy: Policy, fleet: Fleet, now: float) -> Iterator[Retire]:
             worker
         ]:  # it serves no request, so it need not wait for a successor
             yield Retire(worker.seat, reason)
-    yield from _break_before_make(policy, fleet, now)
 
 
 def _is_superseded(fleet: Fleet, worker: Worker, now: float) -> bool:
@@ -263,15 +271,21 @@ def _is_superseded(fleet: Fleet, worker: Worker, now: float) -> bool:
     return may_be_taken_away(worker, fleet.record(worker.slot), now)
 
 
-def _break_before_make(policy: Policy, fleet: Fleet, now: float) -> Iterator[Retire]:
-    """Retire before the successor starts: if `surge` is 0, or if there was no memory for a successor."""
+def _break_before_make(
+    policy: Policy, fleet: Fleet, now: float, *, leaving: Container[int]
+) -> Iterator[Retire]:
+    """Retire before the successor starts: if `surge` is 0, or if there was no memory for a successor.
+
+    ``leaving``: seats whose workers this plan retires already.
+    """
     workers = (fleet.incumbent(slot) for slot in range(1, fleet.target + 1))
-    incumbents = _in_order(worker for worker in workers if worker is not None)  # the longest there first
+    # the longest there first
+    incumbents = _in_order(one for one in workers if one is not None and one.seat not in leaving)
     if policy.surge == 0:
         yield from _make_room(policy, fleet, incumbents, now)
         return
-    leaving = any(not worker.not_ended for worker in fleet.of(State.RETIRING))
-    if leaving or fleet.of(*COMING) or len(incumbents) < fleet.target:
+    some_leave = any(not worker.not_ended for worker in fleet.of(State.RETIRING))
+    if some_leave or fleet.of(*COMING) or len(incumbents) < fleet.target:
         return
     starved = [w for w in incumbents if _is_starved(fleet, w.slot) and w.state is State.READY]
     if not starved or fleet.frozen or fleet.ready - 1 < max(policy.min_loaded, 1):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import os
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
 PROC = Path("/proc/self")
+NOT_NOW = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # errors that say nothing of the file
 NO_LIMIT_V1 = 1 << 60  # bytes; cgroup v1 reports "no limit" as a number near 2**63
 
 
@@ -21,22 +23,28 @@ def cpus(*, root: Path = CGROUP, proc: Path = PROC) -> int:
     return max(1, min(allowed, math.ceil(quota))) if quota else allowed
 
 
-def oom_kills(*, root: Path = CGROUP, proc: Path = PROC) -> int:
-    """Return the number of OOM kills in this cgroup (v2, v1), or on this machine if the cgroup does not count them."""
-    v2 = counter(groups_v2(root=root, proc=proc)[0] / "memory.events", "oom_kill")
-    if v2 is not None:
-        return v2
-    group = groups_v1("memory", root=root, proc=proc)[0]
-    # each cgroup counts only its own kills
-    paths = (group / "memory.oom_control", *group.glob("*/memory.oom_control"))
-    v1 = [kills for path in paths if (kills := counter(path, "oom_kill")) is not None]
-    return sum(v1) if v1 else counter(proc.parent / "vmstat", "oom_kill") or 0
+def oom_kills(*, root: Path = CGROUP, proc: Path = PROC) -> int | None:
+    """Return the number of OOM kills in this cgroup (v2, v1), or on this machine if the cgroup does not count them.
+
+    None if it cannot be read now, for example because no descriptor is free: another file would count other kills.
+    """
+    try:
+        v2 = counter(groups_v2(root=root, proc=proc)[0] / "memory.events", "oom_kill")
+        if v2 is not None:
+            return v2
+        group = groups_v1("memory", root=root, proc=proc)[0]
+        # each cgroup counts only its own kills
+        paths = (group / "memory.oom_control", *group.glob("*/memory.oom_control"))
+        v1 = [kills for path in paths if (kills := counter(path, "oom_kill")) is not None]
+        return sum(v1) if v1 else counter(proc.parent / "vmstat", "oom_kill") or 0
+    except OSError:
+        return None
 
 
 def counter(path: Path, name: str) -> int | None:
-    """Return the number from the line ``name number`` of a file; None if there is no such line."""
-    with contextlib.suppress(OSError, ValueError):
-        for line in path.read_text().splitlines():
+    """Return the number from the line ``name number`` of a file; None if there is no such line. Raises as `_text` does."""
+    with contextlib.suppress(ValueError):
+        for line in _text(path).splitlines():
             if line.startswith(f"{name} "):
                 return int(line.split()[1])
     return None
@@ -64,25 +72,32 @@ def _with_parents(root: Path, inside: str) -> list[Path]:
 
 def _path_of(controller: str, *, proc: Path) -> str:
     """Return the path of this process's cgroup for a controller; "" is the controller of v2."""
-    try:
-        lines = [line.split(":", 2) for line in (proc / "cgroup").read_text().splitlines()]
-    except (OSError, ValueError):
-        return "/"
+    lines = [line.split(":", 2) for line in _text(proc / "cgroup").splitlines()]
     return next((line[2] for line in lines if len(line) == 3 and controller in line[1].split(",")), "/")
 
 
 def _quota_v2(group: Path) -> float | None:
     try:
-        quota, period = (group / "cpu.max").read_text().split()
+        quota, period = _text(group / "cpu.max").split()
         return None if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError, ZeroDivisionError):
+    except (ValueError, ZeroDivisionError):
         return None
 
 
 def _quota_v1(group: Path) -> float | None:
     try:
-        quota = int((group / "cpu.cfs_quota_us").read_text())
-        period = int((group / "cpu.cfs_period_us").read_text())
+        quota = int(_text(group / "cpu.cfs_quota_us"))
+        period = int(_text(group / "cpu.cfs_period_us"))
         return quota / period if quota > 0 and period > 0 else None
-    except (OSError, ValueError):
+    except ValueError:
         return None
+
+
+def _text(path: Path) -> str:
+    """Return the text of a file; "" if there is none. Raises OSError if only a want of descriptors or memory hides it."""
+    try:
+        return path.read_text(errors="replace")
+    except OSError as error:
+        if error.errno in NOT_NOW:
+            raise
+        return ""

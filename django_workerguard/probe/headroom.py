@@ -66,14 +66,15 @@ class HeadroomReader:
 
     def _find(self) -> None:
         """Find the cgroups, unless this process is still in those that were found before."""
-        names = _content(f"{self._proc}/cgroup") or b""
-        if names == self._names:
+        read = _content(f"{self._proc}/cgroup")
+        names = read or b""
+        if names == self._names or (read is None and self._levels):  # it cannot be read now
             return
-        self._names = names
         v2 = groups_v2(root=self._root, proc=self._proc)
         self._levels = [(_v2, str(group)) for group in v2 if (group / "memory.max").exists()]
         v1 = groups_v1("memory", root=self._root, proc=self._proc)
         self._levels += [(_v1, str(group)) for group in v1 if (group / "memory.limit_in_bytes").exists()]
+        self._names = names
         own = f"{v2[0]}/memory.pressure"
         self._pressure = own if os.path.exists(own) else f"{self._machine}/pressure/memory"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import json
 import mmap
@@ -32,13 +33,16 @@ from django_workerguard.scoreboard.layout import (
     Seat,
     Slot,
 )
+from django_workerguard.scoreboard.report_text import as_json, fit
 from django_workerguard.scoreboard.sanitise import clean_about, clean_report
 
 READ_ATTEMPTS = 50
+MAKE_ATTEMPTS = 50
+MAKE_PAUSE = 0.01  # seconds between two attempts
 MAP_FIXED = 0x10  # Linux; the module mmap does not name it
 MAX_WORD = (1 << 64) - 1  # of a word
 RELEASE_BYTES = 64
-MOST_HAZARDS = 20  # in a report that is too long
+REPORT_BYTES = (TEXT_WORDS - 2) * WORD
 
 
 class BoardError(WorkerguardError):
@@ -75,22 +79,17 @@ class Board:
         if path is not None and is_held(path):
             raise FileExistsError(17, "another server holds a scoreboard of this name")
         unfinished = path.with_suffix(".new") if path is not None else None
-        if unfinished is None:
-            fd = open_anonymous("workerguard")
-        else:
-            fd = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fd = open_anonymous("workerguard") if unfinished is None else _make_locked(unfinished)
         try:
-            # held until the arbiter ends: see `places.remove_stale_files`
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.posix_fallocate(fd, 0, layout.size)
             board = cls(_map_to_write(fd, layout.size), layout, fd=fd, path=path)
             board._write_identity(pid, start)
             if unfinished is not None and path is not None:
                 unfinished.rename(path)
         except OSError:
-            os.close(fd)
             if unfinished is not None:
                 unfinished.unlink(missing_ok=True)
+            os.close(fd)
             raise
         return board
 
@@ -155,10 +154,9 @@ class Board:
     def try_lock(self) -> bool:
         """Take the file's lock if no other process holds it; return whether this process holds it now."""
         try:
-            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return _lock(self.fd)
         except OSError:
             return False
-        return True
 
     def unlock(self) -> None:
         """Give up the file's lock."""
@@ -166,11 +164,7 @@ class Board:
 
     def is_at_its_path(self) -> bool:
         """Return whether readers find this board at its path: its file was neither removed nor replaced."""
-        try:
-            there, ours = os.lstat(self.path or ""), os.fstat(self.fd)
-        except OSError:
-            return False
-        return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
+        return self.path is not None and _is_at(self.path, self.fd)
 
     def refresh(self) -> None:
         """Read a copy again; a mapping is always up to date. Raises BoardError if the file was truncated."""
@@ -255,7 +249,7 @@ class Board:
 
     def write_json(self, offset: int, capacity: int, value: Any) -> None:
         """Write a JSON document into a text region; it must fit."""
-        self.write_text(offset, capacity, json.dumps(value, separators=(",", ":")).encode())
+        self.write_text(offset, capacity, as_json(value))
 
     def read_json(self, offset: int, capacity: int) -> Any:
         """Read a JSON document; None if there is no valid one. The caller must not change it.
@@ -303,14 +297,14 @@ class Board:
 
     def write_seat_report(self, index: int, report: dict[str, Any]) -> None:
         """Write the report of the worker in a seat: the steps of its load, and its error."""
-        self.write_json(self.seat_text(index), TEXT_WORDS, fit(report, TEXT_WORDS))
+        self.write_json(self.seat_text(index), TEXT_WORDS, fit(report, REPORT_BYTES))
 
     def read_seat_report(self, index: int) -> dict[str, Any]:
         return clean_report(self.read_json(self.seat_text(index), TEXT_WORDS))
 
     def write_last_error(self, slot: int, error: dict[str, Any], *, steps: Sequence[Any] = ()) -> None:
         """Write why the last process of a slot ended unexpectedly, with the steps that its load completed."""
-        fitted = fit({"error": error, "steps": list(steps)}, TEXT_WORDS)
+        fitted = fit({"error": error, "steps": list(steps)}, REPORT_BYTES)
         self.write_json(self.slot_text(slot), TEXT_WORDS, {**fitted["error"], "steps": fitted["steps"]})
 
     def read_last_error(self, slot: int) -> dict[str, Any] | None:
@@ -377,52 +371,67 @@ def is_held(path: Path, *, others: bool = False) -> bool:
     except OSError:
         return True
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return not _lock(fd)
     except OSError:
         return True
     finally:
         os.close(fd)
-    return False
+
+
+def remove_unheld(path: Path, *beside: Path) -> None:
+    """Remove a file that no process holds, and what belongs to it. Its lock is held meanwhile: see `_make_locked`."""
+    with contextlib.suppress(OSError):
+        fd = open_file(str(path), os.O_RDWR)
+        try:
+            if _lock(fd) and _is_at(path, fd):
+                for one in (path, *beside):
+                    one.unlink(missing_ok=True)
+        finally:
+            os.close(fd)
+
+
+def _make_locked(path: Path) -> int:
+    """Make a file whose lock is held until the arbiter ends, and return its descriptor. Raises OSError.
+
+    Before it is locked, the start of another server may remove it, or hold its lock for a moment to find out whether it
+    may: see `remove_unheld`.
+    """
+    for _ in range(MAKE_ATTEMPTS):
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            if _lock(fd) and _is_at(path, fd):
+                return fd
+            path.unlink(missing_ok=True)
+        except OSError:
+            path.unlink(missing_ok=True)
+            os.close(fd)
+            raise
+        os.close(fd)
+        time.sleep(MAKE_PAUSE)
+    raise BlockingIOError(errno.EWOULDBLOCK, "another process removes it or holds its lock")
+
+
+def _lock(fd: int) -> bool:
+    """Take the lock of a file if no other process holds it; return whether this process holds it now. Raises OSError."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_at(path: Path, fd: int) -> bool:
+    """Return whether a descriptor is of the file at a path."""
+    try:
+        there, ours = os.lstat(path), os.fstat(fd)
+    except OSError:
+        return False
+    return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
 
 
 def _next_sequence(sequence: int) -> int:
     """Return the next even sequence; after the largest word, which a defective worker may have written, it is 0."""
     return ((sequence | 1) + 1) & MAX_WORD
-
-
-def fit(report: dict[str, Any], capacity: int) -> dict[str, Any]:
-    """Shorten a report until it fits: its traceback from the top, then the other texts; or its hazards. Pure."""
-    room = (capacity - 2) * WORD
-    excess = len(json.dumps(report, separators=(",", ":"))) - room
-    error = report.get("error")
-    if excess <= 0:
-        return report
-    if not isinstance(error, dict):
-        return {"steps": report.get("steps", [])[-20:], "hazards": _first(report.get("hazards", []))}
-    shortened = dict(error)
-    for field, keep in (("traceback", 2000), ("message", 500)):
-        value = str(shortened.get(field, ""))
-        encoded = len(json.dumps(value))
-        if excess > 0 and encoded > keep:
-            # JSON escapes take up to six bytes a character, so cut in proportion to the encoded length
-            share = max(0.0, 1 - (excess + 64) / encoded)
-            shortened[field] = "…" + value[len(value) - int(len(value) * share * 0.9) :]
-            excess -= encoded - len(json.dumps(shortened[field]))
-    steps = report.get("steps", [])
-    return (
-        {**report, "error": shortened}
-        if excess <= 0
-        else {"steps": steps[-20:], "error": _without_traceback(error)}
-    )
-
-
-def _first(hazards: list[str]) -> list[str]:
-    shown = [hazard[:200] for hazard in hazards[:MOST_HAZARDS]]
-    return [*shown, f"and {len(hazards) - len(shown)} more"] if len(hazards) > len(shown) else shown
-
-
-def _without_traceback(error: dict[str, Any]) -> dict[str, Any]:
-    return {key: str(value)[:200] for key, value in error.items() if key != "traceback"} | {"traceback": ""}
 
 
 def _check(fd: int, path: Path) -> Layout:

@@ -212,12 +212,9 @@ class Sample(IntEnum):
     """Words of one sample of one slot; the arbiter writes all of them."""
 
     AT = 0  # Unix time, s
-    STATE = 1
     REQUESTS = 2
     ERRORS_5XX = 3
-    IN_FLIGHT = 4
-    RSS = 5
-    GENERATION = 6
+    RSS = 5  # bytes
 
 
 VIEWS_WORDS = TABLE_WORDS + VIEWS * ViewRow.WORDS

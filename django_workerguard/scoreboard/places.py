@@ -17,7 +17,7 @@ from django_workerguard.config.memfd import write_error
 from django_workerguard.errors import ConfigurationError
 from django_workerguard.probe.process import is_alive, start_time
 from django_workerguard.scoreboard import discovery
-from django_workerguard.scoreboard.board import Board, BoardError, is_held
+from django_workerguard.scoreboard.board import Board, BoardError, is_held, remove_unheld
 from django_workerguard.scoreboard.header import Header, ServerKind
 from django_workerguard.scoreboard.layout import Layout
 from django_workerguard.values import value_class
@@ -149,10 +149,10 @@ def remove_stale_files(directory: Path) -> None:
     arbiter may run in another container that shares this directory.
     """
     for path in (*directory.glob("*.board"), *directory.glob("*.new")):
-        if _BOARD.fullmatch(path.with_suffix(".board").name) and not is_held(path):
-            for stale in (path, path.with_suffix(".sock")):
-                with contextlib.suppress(OSError):
-                    stale.unlink()
+        if _BOARD.fullmatch(path.with_suffix(".board").name):
+            # a server whose board is being made again goes on using its socket
+            beside = [path.with_suffix(".sock")] if path.suffix == ".board" else []
+            remove_unheld(path, *beside)
 
 
 def is_live(board: Board) -> bool:
@@ -167,7 +167,7 @@ class Server:
     name: str
     pid: int
     board: Board
-    project: str
+    project: str  # "": not known, because it is just starting or its description is too long
 
     @property
     def kind(self) -> int:
@@ -217,23 +217,28 @@ def find_servers(
             discovery.server_label(path).rpartition(".")[0],
             board.words[Header.PID],
             board,
-            str(about.get("project", "/")),
+            str(about.get("project", "")),
         )
 
 
-def is_same_tree(project: Path, here: Path) -> bool:
-    """Return whether a directory is a server's project, or inside or around it."""
+def is_same_tree(project: str, here: str) -> bool:
+    """Return whether a directory is a server's project, or inside or around it; "" is near to nothing."""
     return any(
         one == other or one in other.parents or other in one.parents
-        for one in {project, Path(os.path.realpath(project))}
-        for other in {here, Path(os.path.realpath(here))}
+        for one in as_paths(project)
+        for other in as_paths(here)
     )
+
+
+def as_paths(project: str) -> set[Path]:
+    """Return a project's directory, as it is given and without links; none if it is not known."""
+    return {Path(project), Path(os.path.realpath(project))} if project else set()
 
 
 def pools_of(project: str, run_dir: str | None, *, environ: Mapping[str, str], uid: int) -> list[Server]:
     """Return the running Celery pools of a project, on this host."""
     pools = find_servers(run_dir, environ=environ, uid=uid, kind=ServerKind.POOL, others=run_dir is not None)
-    return [server for server in pools if is_same_tree(Path(server.project), Path(project))]
+    return [server for server in pools if is_same_tree(server.project, project)]
 
 
 def unreadable(

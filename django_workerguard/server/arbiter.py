@@ -31,12 +31,13 @@ from django_workerguard.arbiter.molds import Channels, Molds
 from django_workerguard.arbiter.oom_score import protect_arbiter
 from django_workerguard.arbiter.run_files import RunFiles
 from django_workerguard.arbiter.stack_requests import StackRequests
+from django_workerguard.arbiter.steps import act, run_steps
 from django_workerguard.arbiter.tracker import Tracker
 from django_workerguard.config.text import plain
 from django_workerguard.errors import ConfigurationError
 from django_workerguard.notify.runner import Notifier
 from django_workerguard.policy import message as m
-from django_workerguard.policy.plan import next_deadline, plan
+from django_workerguard.policy.plan import next_deadline
 from django_workerguard.policy.reason import Reason
 from django_workerguard.policy.view import Fleet
 from django_workerguard.probe.clock import AwakeClock, monotonic_ns
@@ -217,7 +218,12 @@ class GuardedArbiter(Arbiter):
         self._molds = Molds(self._tracker, self._children, channels)
         self._applier = Applier(self._tracker, self._children, self)
         self._burial = Burial(
-            self._tracker, self._children, bury=self._bury, survives=self._survives, clock=self._clock
+            self._tracker,
+            self._children,
+            bury=self._bury,
+            survives=self._survives,
+            clock=self._clock,
+            close_channel=channels.close,
         )
         self._signals = Signals(
             self,
@@ -259,9 +265,10 @@ class GuardedArbiter(Arbiter):
         return [str(one) for one in self.LISTENERS]
 
     def _own_descriptors(self) -> Iterator[int]:
-        """Yield the descriptors with secrets in them, which no child gets."""
+        """Yield the descriptors that no child gets: those with secrets in them, and a lock."""
         yield self._handover_fd
         yield self._reload.fd
+        yield from self._run_files.descriptors()
         if self._monitor is not None:
             yield self._monitor.surrender()
 
@@ -354,7 +361,7 @@ class GuardedArbiter(Arbiter):
             lambda: self._tracker.observe(now),
             self._look_at_second_arbiter,  # when it is known whether a worker is ready, and before 503 is answered
             lambda: self._tracker.measure(now, self.LISTENERS),
-            self._act,
+            lambda: act(self._survives, self._tracker, self._applier, self._clock()),
             lambda: self._look_at_sizes(now),
             lambda: self._tracker.publish(self._clock(), phase=self._phase()),
             lambda: self._run_files.restore_missing(self._control, now),
@@ -368,17 +375,7 @@ class GuardedArbiter(Arbiter):
             lambda: self._notifier.tick(lambda: snapshot(self.board), now),
             lambda: self._run_monitor(now),
         )
-        went_well = [self._survives(step) for step in steps]  # every one of them
-        return all(went_well)
-
-    def _act(self) -> None:
-        """Apply the plan. If one action fails, the others are still applied.
-
-        Its time is later than that of every message of this tick: a slot whose worker was just buried is due now.
-        """
-        now = self._clock()
-        for action in plan(self._tracker.policy, self._fleet, now):
-            self._survives(self._applier.apply, action, now)
+        return run_steps(self._survives, steps)
 
     def _look_at_sizes(self, now: float) -> None:
         if not self.app.auto_workers:
@@ -416,10 +413,10 @@ class GuardedArbiter(Arbiter):
 
     def _promote(self) -> None:
         before = self.master_pid
-        self.maybe_promote_master()
+        self._survives(self.maybe_promote_master)  # the directory of the pid file may be gone
         if before and not self.master_pid:  # the arbiter that was sent SIGUSR2 has ended
-            self.follow_options()
-            self._systemd.main_pid(self.pid)
+            self._survives(self.follow_options)
+            self._survives(self._systemd.main_pid, self.pid)
 
     def follow_options(self) -> None:
         """Decide by the options of the configuration.
@@ -553,8 +550,8 @@ class GuardedArbiter(Arbiter):
         """Take a dead child out of the fleet, and write down how it ended."""
         now = self._clock()
         if child.start.kind is SeatKind.STAND_IN:
-            self._tracker.tell(m.StandInGone(now, child.seat))
             self._event_log.stand_in_gone(end, stopping=self._fleet.stop is not None)
+            self._tracker.tell(m.StandInGone(now, child.seat))
             return
         if child.start.kind is SeatKind.MOLD:
             self._molds.gone(child, now)

@@ -12,6 +12,7 @@ from django_workerguard.errors import AlreadyRunningError
 from django_workerguard.probe.process import started_at
 
 SERVERS = (b"gunicorn", b"django_workerguard")
+LARGEST_PID = (1 << 31) - 1
 SLACK = 2.0  # seconds: the start of a process and the time of a file are of different clocks
 
 
@@ -38,9 +39,11 @@ def remove_stale(path: str, *, where: str | None) -> str | None:
 
 def _why_stale(pid: int, written: float) -> str | None:
     """Say why a process cannot be the server of the file; "" if it may be, None if the process has ended."""
+    if not 0 < pid <= LARGEST_PID:  # gunicorn would send its signal to a group of processes
+        return f"{pid} is no pid"
     try:
         os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
+    except ProcessLookupError:
         return None
     except PermissionError:
         pass  # another user's

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from django_workerguard.arbiter.children import CannotStartError, Children, MoldUnreachableError
 from django_workerguard.arbiter.event_log import EventLog
 from django_workerguard.arbiter.exits import Exit
+from django_workerguard.arbiter.final_kill import kill_and_collect
 from django_workerguard.arbiter.molds import Channels, Molds
 from django_workerguard.arbiter.seats import Seats
 from django_workerguard.arbiter.tracker import Tracker
@@ -20,7 +23,7 @@ from django_workerguard.policy import message as m
 from django_workerguard.policy.reason import Reason, Rule
 from django_workerguard.policy.view import Policy
 from django_workerguard.scoreboard.board import Board
-from django_workerguard.scoreboard.layout import Layout, Orders, Seat, SeatKind
+from django_workerguard.scoreboard.layout import LARGEST_WORD, Layout, Orders, Seat, SeatKind
 
 MOLD = 7  # a seat
 
@@ -159,3 +162,65 @@ def test_what_was_asked_of_a_mold_that_has_become_a_worker_is_given_up(children)
     assert children.asked_molds() == set()
     assert tracker.fleet.all_in_slot(2) == []
     assert tracker.fleet.record(2).not_spawned == 0, "the slot is not to blame"
+
+
+def test_a_mold_that_has_damaged_its_counter_of_forks_can_fork_on(children):
+    board = children.seats._board
+    children.seats.pids[0] = 100
+    word = board.layout.seat(0) + Seat.FORKS
+    board.words[word] = LARGEST_WORD
+    children.seats.forked(1, 0)
+    assert board.words[word] == LARGEST_WORD
+
+
+@pytest.fixture
+def denied(monkeypatch):
+    """Pids to which the kernel refuses every signal, as it does of a child that has become another user's."""
+    refused, kill = set(), os.kill
+
+    def kill_others(pid, number):
+        if pid in refused:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        kill(pid, number)
+
+    monkeypatch.setattr(os, "kill", kill_others)
+    yield refused
+    refused.clear()
+
+
+@pytest.fixture
+def other_process():
+    started = subprocess.Popen(["sleep", "60"])
+    yield started
+    started.kill()
+    started.wait()
+
+
+def test_a_child_that_may_not_be_signalled_keeps_no_signal_from_the_others(
+    children, process, other_process, denied
+):
+    for one in (process, other_process):
+        children.arrived(asked(children), one.pid)
+    denied.add(process.pid)
+    children.signal_all(signal.SIGTERM)
+    assert other_process.wait(10) == -signal.SIGTERM
+
+
+def test_a_stray_is_killed_once_and_keeps_no_other_alive(children, process, other_process, denied, caplog):
+    for one in (process, other_process):
+        children.arrived(asked(children), one.pid)
+    denied.add(process.pid)
+    children.kill_strays(())
+    children.kill_strays(())
+    assert other_process.wait(10) == -signal.SIGKILL
+    assert len(caplog.records) == 1, "each stray is sent one signal"
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_at_the_end_a_child_that_may_not_be_killed_keeps_no_other_alive(
+    process, other_process, denied, which
+):
+    pids = [process.pid, other_process.pid]
+    denied.add(pids.pop(which))
+    kill_and_collect([*denied, *pids], patience=1.0)
+    assert not Path(f"/proc/{pids[0]}").exists()

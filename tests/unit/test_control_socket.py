@@ -6,6 +6,7 @@ import array
 import contextlib
 import gc
 import json
+import logging
 import os
 import select
 import socket
@@ -17,8 +18,12 @@ from pathlib import Path
 
 import pytest
 
-from django_workerguard.arbiter.control_socket import ControlSocket
+from django_workerguard.arbiter.control_socket import ControlSocket, Request
+from django_workerguard.arbiter.tracker import Tracker
+from django_workerguard.policy.view import Policy
+from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.control_client import MAX_MESSAGE, ask, ask_for_file
+from django_workerguard.scoreboard.layout import Layout
 from tests.components import leave_out
 
 ASK = (
@@ -134,3 +139,55 @@ def test_the_socket_is_given_away_and_not_what_a_link_in_its_place_leads_to(tmp_
     monkeypatch.setattr(os, "geteuid", swap)
     ControlSocket(path, owner=12345, allowed_uids=frozenset(), ring=False).close()
     assert treasure.stat().st_uid == 0
+
+
+def asking(control: ControlSocket, *names: str) -> list[socket.socket]:
+    """Send requests at once, and return where each is answered."""
+    clients = []
+    for name in names:
+        client = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        client.bind(f"{control.path}.{len(clients)}")
+        client.settimeout(5)
+        client.sendto(json.dumps({"do": name}).encode(), str(control.path))
+        clients.append(client)
+    return clients
+
+
+@pytest.mark.parametrize("error", [MemoryError, OSError])
+def test_a_request_that_fails_takes_no_other_request_with_it(control, error):
+    board = Board.create(Layout(seats=4, slots=2), None)
+    tracker = Tracker(board, logging.getLogger("test"), Policy(), target=2)
+    clients = asking(control, "stacks", "recycle", "wake")
+    opened = []
+
+    def respond(request: Request) -> str | None:
+        request.descriptors.append(os.open("/dev/null", os.O_RDONLY))
+        opened.extend(request.descriptors)
+        if request.do == "stacks":
+            raise error
+        return None
+
+    tracker.serve(control, respond, 1.0)
+    answers = [json.loads(client.recv(MAX_MESSAGE)) for client in clients]
+    assert answers == [
+        {"accepted": False, "reason": "an error in the server: see its log"},
+        {"accepted": True},
+        {"accepted": True},
+    ]
+    assert len(opened) == 3
+    assert not [fd for fd in opened if os.path.exists(f"/proc/self/fd/{fd}")]
+    for client in clients:
+        client.close()
+    board.close()
+
+
+def test_what_goes_with_an_answer_is_closed_even_if_it_cannot_be_answered(control):
+    (client,) = asking(control, "stacks")
+    (request,) = control.requests()
+    request.more["offset"] = control  # no JSON
+    request.descriptors.append(os.open("/dev/null", os.O_RDONLY))
+    request.descriptors.insert(0, -1)
+    with contextlib.suppress(OSError):
+        control.answer(request, None)
+    assert not os.path.exists(f"/proc/self/fd/{request.descriptors[1]}")
+    client.close()

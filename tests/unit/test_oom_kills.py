@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 
 import pytest
 
 from django_workerguard.arbiter.oom_kills import KEPT, OOMKills
+from django_workerguard.probe.cgroup import oom_kills
 from django_workerguard.probe.process import is_dying
 
 
 class Kernel:
-    kills = 3
+    kills: int | None = 3
 
-    def __call__(self) -> int:
+    def __call__(self) -> int | None:
         return self.kills
 
 
@@ -76,3 +78,27 @@ def test_a_counter_that_goes_back_counts_nothing():
     kills = OOMKills(kernel, is_dying=lambda: False)
     kernel.kills = 0
     assert not kills.claim(1.0)
+
+
+def test_a_count_that_cannot_be_read_changes_nothing():
+    kernel = Kernel()
+    kernel.kills = None
+    kills = OOMKills(kernel, is_dying=lambda: False)
+    kernel.kills = 3
+    assert not kills.claim(1.0), "they were counted before the server looked for the first time"
+    kernel.kills = None
+    assert not kills.claim(2.0)
+    kernel.kills = 3
+    assert not kills.claim(3.0)
+    kernel.kills = 4
+    assert kills.claim(4.0)
+
+
+def test_without_a_free_descriptor_the_count_is_not_known():
+    limits, read = resource.getrlimit(resource.RLIMIT_NOFILE), oom_kills()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        assert oom_kills() is None
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert oom_kills() == read is not None

@@ -120,6 +120,8 @@ class World:
         for asked in [seat for seat, mold in self.forks.items() if self.fleet.molds[mold].not_ended]:
             self.not_there(asked, excused=True)
         actions = plan(self.policy, self.fleet, self.now)
+        retired = [action.seat for action in actions if isinstance(action, a.Retire)]
+        assert len(retired) == len(set(retired)), "no plan names a seat twice"
         self.seen.append((self.fleet, self.now, actions))
         for action in actions:
             self.apply(action)

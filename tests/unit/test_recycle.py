@@ -14,6 +14,7 @@ from django_workerguard.policy.plan import next_deadline, plan
 from django_workerguard.policy.reason import Reason, Rule
 from django_workerguard.policy.recycle import is_stalled, is_stuck, lifetime, recycled_often, why_due
 from django_workerguard.policy.view import Fleet, Policy, State
+from django_workerguard.scoreboard.layout import LARGEST_WORD
 from tests.unit.fleets import Start, ready_fleet, told
 
 MB = 1 << 20
@@ -201,6 +202,29 @@ def test_a_worker_is_compared_with_the_healthier_half_of_its_peers(rates):
         half = peers[: (len(peers) + 1) // 2]
         expected = f"{sum(errors for _, errors in half)} of {sum(requests for requests, _ in half)} of its"
         assert expected in reason.text
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, LARGEST_WORD), st.integers(0, LARGEST_WORD)), min_size=2, max_size=8)
+)
+def test_counters_of_any_value_can_be_compared(rates):
+    """A worker may have damaged its own, and its errors are read after its requests."""
+    fleet = fleet_with(rates, policy=OUTLIERS)
+    assert all(
+        errors <= requests for requests, errors in (recent(one, 20.0) for one in fleet.workers.values())
+    )
+    outliers(OUTLIERS, fleet, 20.0)
+
+
+def test_counters_that_have_fallen_show_no_requests():
+    fleet = fleet_with([(100, 100), (100, 0)], policy=OUTLIERS)
+    fleet = told(fleet, m.Measured(((1, MB), (2, MB)), 20.0), policy=OUTLIERS)
+    fleet = counted(fleet, 1, at=21.0, policy=OUTLIERS)
+    assert min(recent(fleet.workers[1], 79.0)) == 0
+
+
+def test_more_errors_than_requests_make_no_outlier_of_the_peers():
+    assert standing_out([(60, 60), (60, 62)], policy=OUTLIERS) == []
 
 
 def test_a_seat_that_is_free_again_has_no_outlier_in_it():
@@ -401,3 +425,14 @@ def test_the_kills_of_evil_reload_on_rss_are_counted_as_recycles():
     for at in (100.0, 200.0, 300.0):
         fleet = told(fleet, m.Killed(1, Reason(Rule.EVIL_RELOAD_ON_RSS, ""), at, evil=True))
     assert recycled_often(fleet.record(1), 300.0) is Rule.EVIL_RELOAD_ON_RSS
+
+
+@pytest.mark.parametrize("surge", [0, 1])
+def test_a_plan_retires_no_worker_twice(surge):
+    policy = Policy(surge=surge, max_worker_lifetime=30.0, **BASE)
+    fleet = ready_fleet(2, policy=policy)
+    fleet = told(fleet, Start(1, 1, 101, 60.0, 0.0), policy=policy)
+    fleet = told(fleet, m.Observed((m.Reading(1, State.UNLOADED, 1),), 1.0), policy=policy)
+    fleet = told(fleet, m.GenerationStarted(50.0, 2), policy=policy)
+    retired = [action.seat for action in plan(policy, fleet, 60.0) if isinstance(action, a.Retire)]
+    assert retired == [1]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from django_workerguard.probe.process import start_time
 from django_workerguard.scoreboard import discovery
-from django_workerguard.scoreboard.board import Board, BoardError, fit, is_held
+from django_workerguard.scoreboard.board import REPORT_BYTES, Board, BoardError, is_held
 from django_workerguard.scoreboard.header import MAGIC, Header, Vitals
 from django_workerguard.scoreboard.journal import read_events, write_event
 from django_workerguard.scoreboard.layout import (
@@ -30,6 +30,7 @@ from django_workerguard.scoreboard.layout import (
     layout_for,
 )
 from django_workerguard.scoreboard.places import open_board, remove_stale_files, server_name
+from django_workerguard.scoreboard.report_text import fit
 from django_workerguard.scoreboard.snapshot import snapshot
 from django_workerguard.scoreboard.tallies import LOAD_SECONDS, MAX_COUNT, TALLIES
 
@@ -104,7 +105,7 @@ def test_a_report_of_any_size_fits(trace, message, names):
 
 def test_a_long_traceback_keeps_its_end():
     trace = "first\n" + "line\n" * 10_000 + "the cause"
-    fitted = fit({"steps": [], "error": {"type": "X", "message": "m", "traceback": trace}}, TEXT_WORDS)
+    fitted = fit({"steps": [], "error": {"type": "X", "message": "m", "traceback": trace}}, REPORT_BYTES)
     assert fitted["error"]["traceback"].endswith("the cause")
 
 

@@ -10,6 +10,7 @@ import math
 import os
 import threading
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,13 @@ from django_workerguard.arbiter.control_socket import Request, open_beside
 from django_workerguard.arbiter.exits import Exit
 from django_workerguard.arbiter.run_files import RunFiles
 from django_workerguard.arbiter.stack_requests import StackRequests
+from django_workerguard.arbiter.steps import act, run_steps
 from django_workerguard.arbiter.tracker import Tracker
 from django_workerguard.config.load_request import LoadRequest
 from django_workerguard.config.options import GuardOptions
 from django_workerguard.config.project_path import here
 from django_workerguard.policy import action as a
 from django_workerguard.policy import message as m
-from django_workerguard.policy.plan import plan
 from django_workerguard.policy.reason import Reason, Rule
 from django_workerguard.policy.view import Policy, State
 from django_workerguard.probe import cgroup
@@ -146,7 +147,7 @@ class PoolArbiter:
         """Look at the children, decide, and do it. An error in it costs one tick."""
         with self._lock:
             self._pool = pool
-            self._survives(self._tick)
+            self._tick()
 
     def _survives(self, step: Callable[..., Any], *arguments: Any) -> bool:
         """Run a step. An error in it is logged; return whether there was none."""
@@ -158,28 +159,32 @@ class PoolArbiter:
         return True
 
     def _tick(self) -> None:
-        now = self._clock()
-        tracker = self._tracker
-        tracker.serve(self._control, self._respond, now)
-        self._stack_requests.tick()
-        if self._pool.target != tracker.fleet.target:
-            tracker.tell(m.TargetChanged(self._pool.target))
-            tracker.event_log.scaled(self._pool.target, "Celery", now)
-        tracker.observe(now)
-        tracker.measure(now)
-        self._bury_dead()  # what could not be written down before
-        if not self._stopping and tracker.fleet.stop is None:
-            now = (
-                self._clock()
-            )  # later than that of every burial: a slot whose child was just buried is due now
-            for action in plan(tracker.policy, tracker.fleet, now):
-                self._survives(self._applier.apply, action, now)
-        self._publish()
+        now, tracker = self._clock(), self._tracker
+        steps: tuple[Callable[[], Any], ...] = (
+            lambda: tracker.serve(self._control, self._respond, now),
+            self._stack_requests.tick,
+            lambda: self._follow_target(now),
+            lambda: tracker.observe(now),
+            lambda: tracker.measure(now),
+            self._bury_dead,  # what could not be written down before
+            self._act,
+            self._publish,
+            lambda: self._run_files.restore_missing(self._control, now),
+        )
+        run_steps(self._survives, steps)
+
+    def _follow_target(self, now: float) -> None:
+        if self._pool.target != self._tracker.fleet.target:
+            self._tracker.tell(m.TargetChanged(self._pool.target))
+            self._tracker.event_log.scaled(self._pool.target, "Celery", now)
+
+    def _act(self) -> None:
+        if not self._stopping and self._tracker.fleet.stop is None:
+            act(self._survives, self._tracker, self._applier, self._clock())
 
     def _publish(self) -> None:
         phase = Phase.STOPPING if self._stopping or self._tracker.fleet.stop else Phase.SERVING
         self._tracker.publish(self._clock(), phase=phase, beat=self._pulse)
-        self._run_files.restore_missing(self._control, self._clock())
 
     # what the actions need
 
@@ -216,7 +221,8 @@ class PoolArbiter:
 
     def fork(self, start: Start, handle: SeatHandle, others: Iterable[int]) -> tuple[int, None]:
         control = () if self._control is None else (self._control.fileno(),)
-        pid: int = self._pool.fork_child(start.slot - 1, handle, (*control, *others))
+        not_its = (*control, *self._run_files.descriptors(), *others)
+        pid: int = self._pool.fork_child(start.slot - 1, handle, not_its)
         return pid, None
 
     # what has happened
@@ -273,17 +279,21 @@ class PoolArbiter:
         with self._lock:
             if not self._stopping:
                 self._stopping = True
-                self._tracker.event_log.stopping(quick=False, drain_delay=0.0)
-                self._publish()
+                log_it = partial(self._tracker.event_log.stopping, quick=False, drain_delay=0.0)
+                run_steps(self._survives, (log_it, self._publish))
 
     def publish_while_closing(self) -> None:
         """Publish the state while the pool is being closed."""
         with self._lock:
             self.pulse()
             now = self._clock()
-            self._tracker.observe(now)
-            self._tracker.measure(now)
-            self._publish()
+            steps: tuple[Callable[[], Any], ...] = (
+                lambda: self._tracker.observe(now),
+                lambda: self._tracker.measure(now),
+                self._publish,
+                lambda: self._run_files.restore_missing(self._control, now),
+            )
+            run_steps(self._survives, steps)
 
     def let_end(self, pid: int) -> None:
         """Have a child take the SIGTERM that Celery is about to send it."""

@@ -233,11 +233,8 @@ class Publisher:
             is_there = words[slot + Slot.SEAT] != 0
             for field, value in (
                 (Sample.AT, now),
-                (Sample.STATE, words[slot + Slot.STATE]),
-                (Sample.GENERATION, GENERATION),
                 (Sample.REQUESTS, worker.requests_before + worker.requests),
                 (Sample.ERRORS_5XX, words[slot + Slot.ERRORS_5XX] + is_there * words[seat + Seat.ERRORS_5XX]),
-                (Sample.IN_FLIGHT, is_there * words[seat + Seat.IN_FLIGHT]),
                 (Sample.RSS, is_there * words[seat + Seat.RSS]),
             ):
                 words[at + field] = value
