@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register  # noqa: A004
-from django.urls import Resolver404, resolve
+from django.urls import converters, get_resolver
 from django.utils.module_loading import import_string
 
 from django_workerguard.conf import settings_layer
@@ -206,13 +206,35 @@ def check_health_path(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
         "or set HEALTH_PATH to the path at which it is included."
     )
     try:
-        match = resolve(path)
-    except Resolver404:
+        leads_to = _place_of(path, [get_resolver()])
+    except Exception:  # Django's own check reports a broken URLconf
+        return []
+    if leads_to is None:
         text = f"HEALTH_PATH {path!r} is not in the URLconf: the probes answer at this path, but the list of checks does not."
         return [Warning(text, hint=hint, id="workerguard.W004")]
-    if "workerguard" not in match.app_names:
-        text = (
-            f"HEALTH_PATH {path!r} leads to {match.view_name or match.func}, which is not the guard's view."
-        )
+    apps, view = leads_to
+    if "workerguard" not in apps:
+        text = f"HEALTH_PATH {path!r} leads to {view}, which is not the guard's view."
         return [Warning(text, hint=hint, id="workerguard.W005")]
     return []
+
+
+def _place_of(path: str, entries: Iterable[Any]) -> tuple[list[str], str] | None:
+    """Return the app names of the first entry that matches a path, and the view's name; None if there is none.
+
+    A pattern with a converter of the site's is passed over: the converter may ask a database.
+    """
+    for entry in entries:
+        pattern = entry.pattern
+        if any(type(one).__module__ != converters.__name__ for one in pattern.converters.values()):
+            continue
+        match = pattern.match(path)
+        if match is None:
+            continue
+        if not hasattr(entry, "url_patterns"):
+            return [], entry.name or entry.lookup_str
+        if inner := _place_of(match[0], entry.url_patterns):
+            apps, view = inner
+            name = f"{entry.namespace}:{view}" if entry.namespace else view
+            return [entry.app_name or "", *apps], name
+    return None
