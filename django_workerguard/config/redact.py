@@ -114,7 +114,7 @@ def describe_failure(error: BaseException) -> dict[str, Any]:
     lines = traceback.format_exception(error)
     return {
         "type": type(error).__name__,
-        "message": redact(str(error), secrets),
+        "message": redact(_text(error), secrets),
         "traceback": "".join(redact(line, secrets, source=True) for line in lines),
     }
 
@@ -123,9 +123,17 @@ def in_short(error: BaseException) -> str:
     """Return a failure in one line, with the file and the line, without secrets."""
     secrets = _all_secrets(error)
     if isinstance(error, OSError):
-        return plain(redact(error.strerror or str(error), secrets))
-    text = redact(" ".join(f"{type(error).__name__}: {error}".split()), secrets)
+        reason = error.strerror
+        return plain(redact(reason if type(reason) is str and reason else _text(error), secrets))
+    text = redact(" ".join(f"{type(error).__name__}: {_text(error)}".split()), secrets)
     return plain(text if isinstance(error, SyntaxError) else text + _place(error))
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return "<exception str() failed>"  # as in a traceback
 
 
 def _place(error: BaseException) -> str:
@@ -137,12 +145,12 @@ def _place(error: BaseException) -> str:
 
 def message_of(error: BaseException) -> str:
     """Return the message of a failure without secrets. It may have several lines."""
-    return redact(str(error), _all_secrets(error))
+    return redact(_text(error), _all_secrets(error))
 
 
 def describe_briefly(error: BaseException) -> tuple[str, str]:
     """Return the type of a failure and the first line of its message, redacted and short."""
-    lines = redact(str(error), _all_secrets(error)).strip().splitlines() or [""]
+    lines = redact(_text(error), _all_secrets(error)).strip().splitlines() or [""]
     return type(error).__name__, lines[0][:BRIEF]
 
 
@@ -259,7 +267,7 @@ def _secrets_of_modules(error: BaseException) -> Iterator[str]:
     for one in _with_causes(error):
         for frame, _ in traceback.walk_tb(one.__traceback__):
             if frame.f_code.co_name == "<module>":
-                constants = {name: value for name, value in frame.f_globals.items() if name.isupper()}
+                constants = {name: value for name, value in list(frame.f_globals.items()) if name.isupper()}
                 yield from _values(constants, hidden=False, depth=0)
 
 
@@ -276,20 +284,25 @@ def _with_causes(error: BaseException) -> list[BaseException]:
 
 
 def _values(value: Any, *, hidden: bool, depth: int) -> Iterator[str]:
-    """Yield every string under a secret name."""
+    """Yield every string under a secret name. A value that cannot be read is passed over.
+
+    Types are looked up by ``type``: `isinstance` asks a lazy object for its class, and so makes it evaluate itself.
+    """
     if depth > DEEPEST:
         return
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            secret = hidden or (isinstance(key, str) and _is_secret(key))
-            yield from _values(inner, hidden=secret and not _is_dotted(inner), depth=depth + 1)
-    elif isinstance(value, list | tuple | set | frozenset):
-        for inner in value:
-            yield from _values(inner, hidden=hidden and not _is_dotted(inner), depth=depth + 1)
-    elif hidden and isinstance(value, str) and len(value) >= SHORTEST:
-        yield value
+    kind = type(value)
+    with contextlib.suppress(Exception):
+        if issubclass(kind, Mapping):
+            for key, inner in value.items():
+                secret = hidden or (issubclass(type(key), str) and _is_secret(key))
+                yield from _values(inner, hidden=secret and not _is_dotted(inner), depth=depth + 1)
+        elif issubclass(kind, list | tuple | set | frozenset):
+            for inner in value:
+                yield from _values(inner, hidden=hidden and not _is_dotted(inner), depth=depth + 1)
+        elif hidden and issubclass(kind, str) and len(value) >= SHORTEST:
+            yield value
 
 
 def _is_dotted(value: Any) -> bool:
     """Return whether a value is the name of a class, as in AUTHENTICATION_BACKENDS: that is not a secret."""
-    return isinstance(value, str) and bool(re.fullmatch(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+", value))
+    return issubclass(type(value), str) and bool(re.fullmatch(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+", value))

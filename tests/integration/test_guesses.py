@@ -288,3 +288,33 @@ def test_a_setting_that_cannot_be_read_is_no_failure(load):
     (part,) = result["steps"]["lazy"]["skipped"]
     assert part["message"].startswith("refused: ****")
     assert len(result["steps"]["urlconf"]["left"]) == 2
+
+
+def test_the_sentinel_asks_no_lazy_setting(load):
+    result = load(
+        """
+        import sys
+        from django.utils.functional import SimpleLazyObject
+
+        def ask():
+            print("the vault was asked", file=sys.stderr)
+            raise RuntimeError("the vault is closed")
+
+        API_TOKEN = SimpleLazyObject(ask)
+        SEARCH = {"HOSTS": [("search", SimpleLazyObject(ask)), SimpleLazyObject(ask)], "PORT": SimpleLazyObject(ask)}
+        EMAIL_BACKEND = "site_broken.Backend"
+        """,
+        files={
+            "site_urls": """
+                import socket
+                listener = socket.create_server(("127.0.0.1", 0))
+                client = socket.create_connection(listener.getsockname())
+                urlpatterns = []
+            """,
+            "site_broken": "raise RuntimeError('out of order')",
+        },
+    )
+    (part,) = result["steps"]["lazy"]["skipped"]
+    assert part["message"] == "out of order"
+    assert len(result["steps"]["urlconf"]["left"]) == 2
+    assert "the vault was asked" not in result["stderr"]

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import pytest
 from gunicorn.util import load_class
 
-from django_workerguard.config.redact import LONGEST, SUBSTITUTE, _is_secret, redact
+from django_workerguard.config.redact import (
+    LONGEST,
+    SUBSTITUTE,
+    _is_secret,
+    describe_briefly,
+    describe_failure,
+    in_short,
+    message_of,
+    redact,
+)
 from django_workerguard.server.configuration.early_options import problem_with
 
 HIDDEN = "hunter22hunter"
@@ -323,3 +334,48 @@ def test_a_class_that_cannot_be_imported_shows_no_secret_of_the_settings_that_it
     assert "'secretive.Worker' cannot be imported: ValueError: no postgres://shop:" in said
     assert "hunter22" not in said
     assert "correct-horse" not in said
+
+
+LAZY_SETTINGS = """
+from collections.abc import Mapping
+from django.utils.functional import SimpleLazyObject
+
+asked = []
+def ask():
+    asked.append("the vault")
+    raise RuntimeError("the vault is closed")
+
+class Broken(Mapping):
+    def __getitem__(self, key): return ask()
+    def __iter__(self): return ask()
+    def __len__(self): return ask()
+
+API_VAULT = SimpleLazyObject(ask)
+CREDENTIALS = {"token": SimpleLazyObject(ask), SimpleLazyObject(lambda: "lazy"): 1, "password": ["hunter22hunter"]}
+BROKEN = Broken()
+Z_TOKEN = "correct-horse"
+error = ValueError("refused: " + Z_TOKEN + ", hunter22hunter")
+error.asked = asked
+raise error
+"""
+
+
+def test_half_read_settings_are_searched_for_secrets_without_asking_a_lazy_object(tmp_path, monkeypatch):
+    (tmp_path / "lazy_settings.py").write_text(LAZY_SETTINGS)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match="refused") as caught:
+        import_module("lazy_settings")
+    shown = in_short(caught.value)
+    assert f"ValueError: refused: {SUBSTITUTE}, {SUBSTITUTE}" in shown
+    assert len(caught.value.asked) <= 1  # by the mapping, which is no lazy object of Django's
+
+
+class UnprintableError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("the vault is closed")
+
+
+@pytest.mark.parametrize("describe", [in_short, message_of, describe_failure, describe_briefly])
+def test_an_error_whose_message_cannot_be_made_is_described(describe):
+    shown = str(describe(UnprintableError()))
+    assert "<exception str() failed>" in shown
