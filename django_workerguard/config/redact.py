@@ -27,6 +27,7 @@ HARMLESS = re.compile(
 )
 TOKEN = 20  # characters; so long a secret is a token, and not a name that something else may have
 SHORTEST = 4  # characters; replacing shorter values would hide half of every text
+SHORTEST_LINE = 8  # characters of a line of a secret that has several
 DEEPEST = 6
 MOST_CAUSES = 20
 BRIEF = 160  # characters of a message that is one of several
@@ -105,6 +106,11 @@ _FRAME = re.compile(r"[\s|+-]*File \"[^\"]*\", line \d+")
 _CREDENTIALS = re.compile(
     r"(?P<scheme>\b[a-z][a-z0-9+.-]{0,32}://[^\s:/@'\"]{0,256}):[^\s'\"]+@", re.IGNORECASE
 )
+# a user name so long is a token, with or without a password after it
+_TOKEN_AS_USER = re.compile(
+    rf"(?P<scheme>\b[a-z][a-z0-9+.-]{{0,32}}://)[^\s:/@'\"]{{{TOKEN},}}(?=@|:[^\s/@'\"]*@)", re.IGNORECASE
+)
+_LINE_BREAK = re.compile(r"[\r\n]|\\[rn]")  # as it is, and as in a repr or in an .env file
 _BEARER = re.compile(r"(?P<scheme>\b(?:bearer|basic)\s+)(?=\S*\d)[\w.~+/=-]{8,}", re.IGNORECASE)
 
 
@@ -172,6 +178,7 @@ def _redacted(line: str, secrets: list[str], *, in_source: bool) -> str:
         line = _without(secret, line)
     line = _shortened(line)
     line = _BEARER.sub(rf"\g<scheme>{SUBSTITUTE}", line)
+    line = _TOKEN_AS_USER.sub(rf"\g<scheme>{SUBSTITUTE}", line)
     line = _CREDENTIALS.sub(rf"\g<scheme>:{SUBSTITUTE}@", line)
     for pattern, kept in (
         (_FLAG, _ORDINARY),
@@ -185,7 +192,7 @@ def _redacted(line: str, secrets: list[str], *, in_source: bool) -> str:
 
 
 def _without(secret: str, line: str) -> str:
-    """Replace a secret: anywhere if it is unmistakable, else only as a whole value, not in a word or a path.
+    """Replace a secret: anywhere if it is unmistakable, else only as a whole value or line, not in a word or a path.
 
     An unmistakable secret of fewer than 20 characters is kept if it is the whole name of a directory or a file in the
     path of a file, because a project may be called like its password. A longer one is replaced there too.
@@ -193,7 +200,8 @@ def _without(secret: str, line: str) -> str:
     if secret not in line:
         return line
     if not _is_unmistakable(secret):
-        return re.sub(rf"(?<![\w./-]){re.escape(secret)}(?![\w/-]|\.\w)", SUBSTITUTE, line)
+        before = r"(?:(?<![\w./-])|(?<=\\[rn]))"
+        return re.sub(rf"{before}{re.escape(secret)}(?![\w/-]|\.\w)", SUBSTITUTE, line)
     if len(secret) >= TOKEN or not re.fullmatch(r"[\w.+-]+", secret):
         return line.replace(secret, SUBSTITUTE)
     return re.sub(re.escape(secret), _unless_in_path, line)
@@ -256,8 +264,8 @@ def _is_secret(name: str) -> bool:
 
 def _secrets() -> Iterator[str]:
     for name, value in os.environ.items():
-        if _is_secret(name) and len(value) >= SHORTEST:
-            yield value
+        if _is_secret(name):
+            yield from _forms(value)
     with contextlib.suppress(Exception):
         yield from _values(all_settings(), hidden=False, depth=0)
 
@@ -299,10 +307,34 @@ def _values(value: Any, *, hidden: bool, depth: int) -> Iterator[str]:
         elif issubclass(kind, list | tuple | set | frozenset):
             for inner in value:
                 yield from _values(inner, hidden=hidden and not _is_dotted(inner), depth=depth + 1)
-        elif hidden and issubclass(kind, str) and len(value) >= SHORTEST:
-            yield value
+        elif hidden and issubclass(kind, str | bytes | bytearray):
+            yield from _forms(value)
+
+
+def _forms(secret: str | bytes | bytearray) -> Iterator[str]:
+    """Yield a secret in each form that a text may show: as it is, as in a repr, and its lines one by one."""
+    if isinstance(secret, str):
+        forms = (str.__str__(secret), repr(str.__str__(secret))[1:-1])
+    else:
+        forms = (secret.decode(errors="replace"), repr(bytes(secret))[2:-1])
+    for form in forms:
+        if len(form) >= SHORTEST:
+            yield form
+        lines = map(str.strip, _LINE_BREAK.split(form))
+        yield from (line for line in lines if len(line) >= SHORTEST_LINE)
 
 
 def _is_dotted(value: Any) -> bool:
-    """Return whether a value is the name of a class, as in AUTHENTICATION_BACKENDS: that is not a secret."""
-    return issubclass(type(value), str) and bool(re.fullmatch(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+", value))
+    """Return whether a value is the name of a class, as in AUTHENTICATION_BACKENDS: that is not a secret.
+
+    The names of modules are in lower case, and the parts of a token with dots are not, or are long and have digits.
+    """
+    if not issubclass(type(value), str):
+        return False
+    parts = value.split(".")
+    return (
+        len(parts) > 1
+        and all(part.isidentifier() for part in parts)
+        and all(part == part.lower() for part in parts[:-1])
+        and not any(len(part) >= TOKEN and any(map(str.isdigit, part)) for part in parts)
+    )
