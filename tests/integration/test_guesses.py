@@ -158,10 +158,33 @@ def test_a_spare_database_without_its_driver(load):
     assert skipped(result) == {"DATABASES: legacy": "ImproperlyConfigured"}
 
 
+@pytest.mark.parametrize(
+    ("settings", "part"),
+    [
+        ("CACHES = {'default': {'BACKEND': 'site_broken.Cache'}}", "CACHES: default"),
+        ("DATABASES = {'default': {'ENGINE': 'site_broken'}}", "DATABASES: default"),
+    ],
+)
+def test_a_default_that_no_request_uses_is_left_out_and_the_site_answers(load, settings, part):
+    result = load(
+        f"{settings}\nINSTALLED_APPS = ['django_workerguard']",
+        files={
+            "site_broken": "raise ImportError('no driver')",
+            "site_urls": """
+                from django.http import HttpResponse
+                from django.urls import path
+                urlpatterns = [path("", lambda request: HttpResponse("index"))]
+            """,
+        },
+        warmup_path=["/"],
+    )
+    assert part in skipped(result)
+    assert "warmup:/" in result["steps"]
+
+
 DUMMY = "'default': {'BACKEND': 'django.core.cache.backends.dummy.DummyCache'}"
 NEEDED = {
     "atomic-requests": "DATABASES['legacy'] = {'ENGINE': 'site_broken', 'ATOMIC_REQUESTS': True}",
-    "default-cache": "CACHES = {'default': {'BACKEND': 'site_broken.Cache'}}",
     "page-cache": f"""
         MIDDLEWARE = ['django.middleware.cache.UpdateCacheMiddleware']
         CACHE_MIDDLEWARE_ALIAS = 'pages'
@@ -173,6 +196,18 @@ NEEDED = {
         SESSION_CACHE_ALIAS = 'sessions'
         CACHES = {{{DUMMY}, 'sessions': {{'BACKEND': 'site_broken.Cache'}}}}
     """,
+    "session-cache-default": """
+        MIDDLEWARE = ['django.contrib.sessions.middleware.SessionMiddleware']
+        SESSION_ENGINE = 'django.contrib.sessions.backends.cached_db'
+        CACHES = {'default': {'BACKEND': 'site_broken.Cache'}}
+    """,
+    "session-cache-without-an-entry": f"""
+        MIDDLEWARE = ['django.contrib.sessions.middleware.SessionMiddleware']
+        SESSION_ENGINE = 'django.contrib.sessions.backends.cache'
+        SESSION_CACHE_ALIAS = 'sessions'
+        CACHES = {{{DUMMY}}}
+    """,
+    "models": "DATABASES = {'default': {'ENGINE': 'site_broken'}}",
     "middleware": "MIDDLEWARE = ['site_broken.Middleware']",
     "urlconf": "ROOT_URLCONF = 'site_broken'",
     "templates": "TEMPLATES = [{'BACKEND': 'site_broken.Engine'}]",
