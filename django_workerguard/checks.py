@@ -25,6 +25,8 @@ REFUSED = {
     "PRELOAD_APP": 'Remove it, and set "LOAD": "auto": one process loads the application, and the workers are forked from it.',
     "REUSE_PORT": "Remove it. The options reference gives the reason.",
     "DAEMON": "Remove it, and use systemd, a container or nohup.",
+    "CONFIG": "Name the file with --config on the command line or with WORKERGUARD_CONFIG in the environment: it is read "
+    "before the settings.",
 }
 
 
@@ -88,7 +90,7 @@ def _contradictions(setting: Mapping[str, Any], values: Mapping[str, Any]) -> It
     for key, hint in REFUSED.items():
         if setting.get(key):
             yield Error(
-                f"{key} cannot be used with serve_guarded.",
+                f"{key} cannot be set in WORKERGUARD.",
                 hint=hint,
                 id="workerguard.E005",
             )
