@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-from dataclasses import asdict, field, fields
+from dataclasses import asdict, field
 from typing import Any
 
 from django_workerguard.config.memfd import need_written, read_all, write_all
 from django_workerguard.errors import ConfigurationError
-from django_workerguard.values import value_class
+from django_workerguard.values import from_known, value_class
 
 VERSION = 2
 STOP_SIGNALS = (
@@ -111,5 +111,4 @@ def read(fd: int) -> Handover:
 
 def decoded(data: bytes) -> Handover:
     """Return the handover without the fields that this release does not know."""
-    known = {one.name for one in fields(Handover)}
-    return Handover(**{name: value for name, value in json.loads(data).items() if name in known})
+    return from_known(Handover, json.loads(data))
