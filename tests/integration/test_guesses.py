@@ -269,6 +269,48 @@ def test_a_connection_that_an_app_opens_in_ready_is_closed_after_the_load(load, 
     assert (result["opened"], result["open"]) == (1, [])
 
 
+def test_a_connection_of_a_cache_that_is_used_in_ready_is_closed_although_the_cache_does_not_close_it(load):
+    """As Django's cache for Redis: it has a pool of connections, and its close() does nothing."""
+    result = load(
+        "INSTALLED_APPS += ['site_app']\nCACHES = {'default': {'BACKEND': 'site_cache.Cache'}}",
+        files={
+            "site_cache": """
+                import socket, weakref
+                from django.core.cache.backends.locmem import LocMemCache
+
+                opened = weakref.WeakSet()
+
+                class Cache(LocMemCache):
+                    def __init__(self, *arguments):
+                        super().__init__(*arguments)
+                        self.sockets = socket.socketpair()
+                        opened.update(self.sockets)
+            """,
+            "site_app/__init__": "",
+            "site_app/apps": """
+                from django.apps import AppConfig
+
+                class Config(AppConfig):
+                    name = "site_app"
+
+                    def ready(self):
+                        from django.core.cache import cache
+                        cache.set("found", True)
+            """,
+            "site_probe": """
+                import site_cache
+                from django.core.cache import cache
+
+                def closed():
+                    assert not site_cache.opened
+                    assert cache.get("found")
+            """,
+        },
+        load_probe=("site_probe:closed",),
+    )
+    assert result["failure"] is None, result["failure"]["traceback"]
+
+
 def test_what_is_known_to_be_harmless_is_no_finding(load):
     result = load(
         "INSTALLED_APPS += ['site_app']",
