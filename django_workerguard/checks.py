@@ -14,7 +14,7 @@ from django_workerguard.conf import settings_layer
 from django_workerguard.config.django_settings import settings_module
 from django_workerguard.config.gunicorn_settings import setting_names
 from django_workerguard.config.options import OPTIONS
-from django_workerguard.config.redact import message_of
+from django_workerguard.config.redact import describe_briefly, message_of
 from django_workerguard.config.resolve import POOL, SETTING, Layer, nearest, resolve_pool
 from django_workerguard.config.resolve import parse as parse_option
 from django_workerguard.config.text import plain
@@ -69,6 +69,12 @@ def _values(setting: Mapping[str, Any], values: dict[str, Any]) -> Iterator[Chec
             values[field] = parse_option(option, setting[option.key], layer.where(field))
         except ConfigurationError as error:
             yield Error(str(error), hint=option.help, id="workerguard.E003")
+        except Exception as error:  # a lazy object of the site: a check must not end the command
+            yield Error(
+                f"{option.key} cannot be read: {plain(': '.join(describe_briefly(error)))}",
+                hint=option.help,
+                id="workerguard.E003",
+            )
 
 
 def _pool(setting: Mapping[str, Any]) -> Iterator[CheckMessage]:
@@ -201,7 +207,7 @@ def check_health_path(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
         path = (
             parse_option(option, setting.get(option.key), option.key) if isinstance(setting, Mapping) else ""
         )
-    except ConfigurationError:
+    except Exception:
         return []  # E003 reports it
     hint = (
         f'Add path("{path.lstrip("/")}", include("django_workerguard.urls")) to the URLconf, '

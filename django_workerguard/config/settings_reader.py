@@ -14,7 +14,6 @@ import runpy
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -87,7 +86,7 @@ def main(arguments: Sequence[str]) -> NoReturn:
         answer = read(request)
     except BaseException as error:
         answer = Answer(error=in_short(error))
-    write_all(fd, json.dumps(asdict(answer), default=plain).encode())
+    write_all(fd, json.dumps(vars(answer), default=plain).encode())
     standard_streams.flush()
     os._exit(0)
 

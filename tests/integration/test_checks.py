@@ -8,6 +8,7 @@ import pytest
 from django.core.checks import run_checks
 from django.test import override_settings
 from django.urls import converters
+from django.utils.functional import SimpleLazyObject
 
 from django_workerguard.checks import check_health_path
 from django_workerguard.management.commands.serve_guarded import Command
@@ -101,6 +102,15 @@ def test_an_access_rule_that_cannot_be_imported_ends_no_command(tmp_path, monkey
     messages = found(WORKERGUARD={"DASHBOARD_ACCESS": "site_rules:allowed"})
     sys.modules.pop("site_rules", None)
     assert "DASHBOARD_ACCESS cannot be imported" in messages["workerguard.W009"]
+
+
+def test_a_lazy_value_that_raises_ends_no_command():
+    def ask():
+        raise RuntimeError("the vault is closed")
+
+    messages = found(WORKERGUARD={"HEALTH_PATH": SimpleLazyObject(ask)})
+    assert messages.keys() == {"workerguard.E003"}
+    assert "HEALTH_PATH cannot be read: RuntimeError: the vault is closed" in messages["workerguard.E003"]
 
 
 def test_a_secret_is_not_repeated():

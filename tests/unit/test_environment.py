@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from django.utils.functional import SimpleLazyObject
 
 from django_workerguard.config import handover as crossing
 from django_workerguard.config import memfd, settings_exchange
@@ -91,6 +92,14 @@ def test_a_handover_crosses_to_another_release():
     crossing.rewrite(fd, Handover())
     assert crossing.read(fd) == Handover(), "a shorter one leaves nothing of the longer one"
     os.close(fd)
+
+
+def test_a_lazy_object_in_workerguard_is_refused_and_not_evaluated():
+    def ask():
+        raise RuntimeError("the vault is closed")
+
+    with pytest.raises(ConfigurationError, match="is of type SimpleLazyObject"):
+        crossing.write(Handover(setting={"HEALTH_TOKEN": SimpleLazyObject(ask)}))
 
 
 @pytest.mark.parametrize("written", ["", "{", "[]", "3", '{"module": "x"}'])
