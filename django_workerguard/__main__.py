@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
         launch(
             Handover(
                 action=action,
-                project=directory,
+                project=_project(parsed.pythonpath, module, directory),
                 directory=directory,
                 settings_module=module,
                 settings_named_in=named_in,
@@ -74,6 +74,15 @@ def _settings(parsed: argparse.Namespace) -> tuple[str, str]:
     if parsed.settings:
         return parsed.settings, "--settings on the command line"
     return os.environ.get("DJANGO_SETTINGS_MODULE", ""), "DJANGO_SETTINGS_MODULE in the environment"
+
+
+def _project(given: str | None, module: str, directory: str) -> str:
+    """Return the directory that has the settings module, else the one that has a manage.py, else the working directory."""
+    path = module.replace(".", "/")
+    names = [*([f"{path}.py", f"{path}/__init__.py"] if path else []), "manage.py"]
+    places = (directory, os.path.normpath(os.path.join(directory, given or "")))
+    found = [place for name in names for place in places if os.path.exists(os.path.join(place, name))]
+    return found[0] if found else directory
 
 
 def _import_path(given: str | None, directory: str) -> list[str]:

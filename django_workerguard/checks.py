@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register  # noqa: A004
-from django.urls import Resolver404, resolve
+from django.urls import converters, get_resolver
 from django.utils.module_loading import import_string
 
 from django_workerguard.conf import settings_layer
 from django_workerguard.config.django_settings import settings_module
 from django_workerguard.config.gunicorn_settings import setting_names
 from django_workerguard.config.options import OPTIONS
-from django_workerguard.config.redact import message_of
+from django_workerguard.config.redact import describe_briefly, message_of
 from django_workerguard.config.resolve import POOL, SETTING, Layer, nearest, resolve_pool
 from django_workerguard.config.resolve import parse as parse_option
 from django_workerguard.config.text import plain
@@ -25,6 +25,8 @@ REFUSED = {
     "PRELOAD_APP": 'Remove it, and set "LOAD": "auto": one process loads the application, and the workers are forked from it.',
     "REUSE_PORT": "Remove it. The options reference gives the reason.",
     "DAEMON": "Remove it, and use systemd, a container or nohup.",
+    "CONFIG": "Name the file with --config on the command line or with WORKERGUARD_CONFIG in the environment: it is read "
+    "before the settings.",
 }
 
 
@@ -67,6 +69,12 @@ def _values(setting: Mapping[str, Any], values: dict[str, Any]) -> Iterator[Chec
             values[field] = parse_option(option, setting[option.key], layer.where(field))
         except ConfigurationError as error:
             yield Error(str(error), hint=option.help, id="workerguard.E003")
+        except Exception as error:  # a lazy object of the site: a check must not end the command
+            yield Error(
+                f"{option.key} cannot be read: {plain(': '.join(describe_briefly(error)))}",
+                hint=option.help,
+                id="workerguard.E003",
+            )
 
 
 def _pool(setting: Mapping[str, Any]) -> Iterator[CheckMessage]:
@@ -88,7 +96,7 @@ def _contradictions(setting: Mapping[str, Any], values: Mapping[str, Any]) -> It
     for key, hint in REFUSED.items():
         if setting.get(key):
             yield Error(
-                f"{key} cannot be used with serve_guarded.",
+                f"{key} cannot be set in WORKERGUARD.",
                 hint=hint,
                 id="workerguard.E005",
             )
@@ -199,20 +207,42 @@ def check_health_path(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
         path = (
             parse_option(option, setting.get(option.key), option.key) if isinstance(setting, Mapping) else ""
         )
-    except ConfigurationError:
+    except Exception:
         return []  # E003 reports it
     hint = (
         f'Add path("{path.lstrip("/")}", include("django_workerguard.urls")) to the URLconf, '
         "or set HEALTH_PATH to the path at which it is included."
     )
     try:
-        match = resolve(path)
-    except Resolver404:
+        leads_to = _place_of(path, [get_resolver()])
+    except Exception:  # Django's own check reports a broken URLconf
+        return []
+    if leads_to is None:
         text = f"HEALTH_PATH {path!r} is not in the URLconf: the probes answer at this path, but the list of checks does not."
         return [Warning(text, hint=hint, id="workerguard.W004")]
-    if "workerguard" not in match.app_names:
-        text = (
-            f"HEALTH_PATH {path!r} leads to {match.view_name or match.func}, which is not the guard's view."
-        )
+    apps, view = leads_to
+    if "workerguard" not in apps:
+        text = f"HEALTH_PATH {path!r} leads to {view}, which is not the guard's view."
         return [Warning(text, hint=hint, id="workerguard.W005")]
     return []
+
+
+def _place_of(path: str, entries: Iterable[Any]) -> tuple[list[str], str] | None:
+    """Return the app names of the first entry that matches a path, and the view's name; None if there is none.
+
+    A pattern with a converter of the site's is passed over: the converter may ask a database.
+    """
+    for entry in entries:
+        pattern = entry.pattern
+        if any(type(one).__module__ != converters.__name__ for one in pattern.converters.values()):
+            continue
+        match = pattern.match(path)
+        if match is None:
+            continue
+        if not hasattr(entry, "url_patterns"):
+            return [], entry.name or entry.lookup_str
+        if inner := _place_of(match[0], entry.url_patterns):
+            apps, view = inner
+            name = f"{entry.namespace}:{view}" if entry.namespace else view
+            return [entry.app_name or "", *apps], name
+    return None

@@ -6,7 +6,7 @@ of a server's start. Here only ``__init__`` is compiled, and the others are shar
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from typing import Any, TypeVar, dataclass_transform, overload
@@ -33,6 +33,15 @@ def value_class(cls: type[T] | None = None, /, *, kw_only: bool = False, slots: 
         return made
 
     return make if cls is None else make(cls)
+
+
+def from_known(cls: type[T], content: Mapping[str, Any]) -> T:
+    """Make a value of the fields in ``content`` that the class knows: another release may have written others.
+
+    Raises TypeError if a field is missing that has no default. A field that is new in a release needs a default.
+    """
+    known = {one.name for one in fields(cls)}  # type: ignore[arg-type] # a dataclass, as every value class
+    return cls(**{name: value for name, value in content.items() if name in known})
 
 
 def _equal(self: Any, other: Any) -> Any:

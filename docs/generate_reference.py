@@ -80,6 +80,10 @@ the first of these places wins:
 5. `gunicorn.conf.py`,
 6. `WORKERGUARD` in the settings.
 
+The path of `gunicorn.conf.py` is the exception: `config` can be set in the places 1 to 4 only, because the file is read
+before `WORKERGUARD`. If none of them names a file, the server reads the one in the working directory, else the one in the
+project's directory, if there is one.
+
 Two defaults differ from gunicorn's: `http_parser` is `python`, and the control socket is off.
 
 These settings of gunicorn cannot be used:

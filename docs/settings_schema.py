@@ -28,7 +28,10 @@ METAVARS = {
     "MODE": {"type": ["integer", "string"]},
     "worker|server|off": {"enum": [*NEED_APP, True, False, 1, 0, *NEED_APP_SYNONYMS]},
 }
-OF_GUNICORN = sorted({setting.name for setting in KNOWN_SETTINGS} - REFUSED.keys() - OPTIONS.keys())
+# gunicorn.conf.py is read before WORKERGUARD
+OF_GUNICORN = sorted(
+    {setting.name for setting in KNOWN_SETTINGS} - REFUSED.keys() - OPTIONS.keys() - {"config"}
+)
 
 
 def settings_schema() -> str:

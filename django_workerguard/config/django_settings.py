@@ -18,7 +18,7 @@ def settings_module(settings: Any) -> str:
 
 
 def all_settings() -> dict[str, Any]:
-    """Return every setting that can be read; {} if Django is not configured yet.
+    """Return every setting that can be read, without asking lazy ones; {} if Django is not configured yet.
 
     Reading a setting may warn (it is deprecated) or raise (an empty SECRET_KEY), although the site does not use it.
     """
@@ -26,6 +26,8 @@ def all_settings() -> dict[str, Any]:
     if configuration is None or not configuration.settings.configured:
         return {}
     settings = configuration.settings
+    if issubclass(type(settings), configuration.LazySettings):
+        settings = settings._wrapped  # the wrapper asks each value for an attribute when it is read again
     values: dict[str, Any] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

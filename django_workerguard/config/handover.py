@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-from dataclasses import asdict, field, fields
+from dataclasses import field
 from typing import Any
 
 from django_workerguard.config.memfd import need_written, read_all, write_all
 from django_workerguard.errors import ConfigurationError
-from django_workerguard.values import value_class
+from django_workerguard.values import from_known, value_class
 
 VERSION = 2
 STOP_SIGNALS = (
@@ -87,7 +87,7 @@ def rewrite(fd: int, handover: Handover) -> None:
 
 def _encoded(handover: Handover) -> bytes:
     try:
-        return json.dumps(asdict(handover), default=plain).encode()
+        return json.dumps(vars(handover), default=plain).encode()
     except TypeError as error:
         raise ConfigurationError(
             f"WORKERGUARD contains a value that cannot be passed to the server: {error}",
@@ -97,11 +97,12 @@ def _encoded(handover: Handover) -> bytes:
 
 def plain(value: Any) -> Any:
     """Convert a path to a string or a set to a list, for JSON. Raises TypeError for any other value."""
-    if hasattr(value, "__fspath__"):
+    kind = type(value)  # `isinstance` and `hasattr` make a lazy object evaluate itself
+    if hasattr(kind, "__fspath__"):
         return os.fspath(value)
-    if isinstance(value, set | frozenset):
+    if issubclass(kind, set | frozenset):
         return sorted(value)
-    raise TypeError(f"{value!r} is of type {type(value).__name__}")
+    raise TypeError(f"{value!r} is of type {kind.__name__}")
 
 
 def read(fd: int) -> Handover:
@@ -111,5 +112,4 @@ def read(fd: int) -> Handover:
 
 def decoded(data: bytes) -> Handover:
     """Return the handover without the fields that this release does not know."""
-    known = {one.name for one in fields(Handover)}
-    return Handover(**{name: value for name, value in json.loads(data).items() if name in known})
+    return from_known(Handover, json.loads(data))

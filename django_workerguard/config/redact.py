@@ -27,6 +27,7 @@ HARMLESS = re.compile(
 )
 TOKEN = 20  # characters; so long a secret is a token, and not a name that something else may have
 SHORTEST = 4  # characters; replacing shorter values would hide half of every text
+SHORTEST_LINE = 8  # characters of a line of a secret that has several
 DEEPEST = 6
 MOST_CAUSES = 20
 BRIEF = 160  # characters of a message that is one of several
@@ -105,6 +106,11 @@ _FRAME = re.compile(r"[\s|+-]*File \"[^\"]*\", line \d+")
 _CREDENTIALS = re.compile(
     r"(?P<scheme>\b[a-z][a-z0-9+.-]{0,32}://[^\s:/@'\"]{0,256}):[^\s'\"]+@", re.IGNORECASE
 )
+# a user name so long is a token, with or without a password after it
+_TOKEN_AS_USER = re.compile(
+    rf"(?P<scheme>\b[a-z][a-z0-9+.-]{{0,32}}://)[^\s:/@'\"]{{{TOKEN},}}(?=@|:[^\s/@'\"]*@)", re.IGNORECASE
+)
+_LINE_BREAK = re.compile(r"[\r\n]|\\[rn]")  # as it is, and as in a repr or in an .env file
 _BEARER = re.compile(r"(?P<scheme>\b(?:bearer|basic)\s+)(?=\S*\d)[\w.~+/=-]{8,}", re.IGNORECASE)
 
 
@@ -114,7 +120,7 @@ def describe_failure(error: BaseException) -> dict[str, Any]:
     lines = traceback.format_exception(error)
     return {
         "type": type(error).__name__,
-        "message": redact(str(error), secrets),
+        "message": redact(_text(error), secrets),
         "traceback": "".join(redact(line, secrets, source=True) for line in lines),
     }
 
@@ -123,9 +129,17 @@ def in_short(error: BaseException) -> str:
     """Return a failure in one line, with the file and the line, without secrets."""
     secrets = _all_secrets(error)
     if isinstance(error, OSError):
-        return plain(redact(error.strerror or str(error), secrets))
-    text = redact(" ".join(f"{type(error).__name__}: {error}".split()), secrets)
+        reason = error.strerror
+        return plain(redact(reason if type(reason) is str and reason else _text(error), secrets))
+    text = redact(" ".join(f"{type(error).__name__}: {_text(error)}".split()), secrets)
     return plain(text if isinstance(error, SyntaxError) else text + _place(error))
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return "<exception str() failed>"  # as in a traceback
 
 
 def _place(error: BaseException) -> str:
@@ -137,12 +151,12 @@ def _place(error: BaseException) -> str:
 
 def message_of(error: BaseException) -> str:
     """Return the message of a failure without secrets. It may have several lines."""
-    return redact(str(error), _all_secrets(error))
+    return redact(_text(error), _all_secrets(error))
 
 
 def describe_briefly(error: BaseException) -> tuple[str, str]:
     """Return the type of a failure and the first line of its message, redacted and short."""
-    lines = redact(str(error), _all_secrets(error)).strip().splitlines() or [""]
+    lines = redact(_text(error), _all_secrets(error)).strip().splitlines() or [""]
     return type(error).__name__, lines[0][:BRIEF]
 
 
@@ -164,6 +178,7 @@ def _redacted(line: str, secrets: list[str], *, in_source: bool) -> str:
         line = _without(secret, line)
     line = _shortened(line)
     line = _BEARER.sub(rf"\g<scheme>{SUBSTITUTE}", line)
+    line = _TOKEN_AS_USER.sub(rf"\g<scheme>{SUBSTITUTE}", line)
     line = _CREDENTIALS.sub(rf"\g<scheme>:{SUBSTITUTE}@", line)
     for pattern, kept in (
         (_FLAG, _ORDINARY),
@@ -177,7 +192,7 @@ def _redacted(line: str, secrets: list[str], *, in_source: bool) -> str:
 
 
 def _without(secret: str, line: str) -> str:
-    """Replace a secret: anywhere if it is unmistakable, else only as a whole value, not in a word or a path.
+    """Replace a secret: anywhere if it is unmistakable, else only as a whole value or line, not in a word or a path.
 
     An unmistakable secret of fewer than 20 characters is kept if it is the whole name of a directory or a file in the
     path of a file, because a project may be called like its password. A longer one is replaced there too.
@@ -185,7 +200,8 @@ def _without(secret: str, line: str) -> str:
     if secret not in line:
         return line
     if not _is_unmistakable(secret):
-        return re.sub(rf"(?<![\w./-]){re.escape(secret)}(?![\w/-]|\.\w)", SUBSTITUTE, line)
+        before = r"(?:(?<![\w./-])|(?<=\\[rn]))"
+        return re.sub(rf"{before}{re.escape(secret)}(?![\w/-]|\.\w)", SUBSTITUTE, line)
     if len(secret) >= TOKEN or not re.fullmatch(r"[\w.+-]+", secret):
         return line.replace(secret, SUBSTITUTE)
     return re.sub(re.escape(secret), _unless_in_path, line)
@@ -248,8 +264,8 @@ def _is_secret(name: str) -> bool:
 
 def _secrets() -> Iterator[str]:
     for name, value in os.environ.items():
-        if _is_secret(name) and len(value) >= SHORTEST:
-            yield value
+        if _is_secret(name):
+            yield from _forms(value)
     with contextlib.suppress(Exception):
         yield from _values(all_settings(), hidden=False, depth=0)
 
@@ -259,7 +275,7 @@ def _secrets_of_modules(error: BaseException) -> Iterator[str]:
     for one in _with_causes(error):
         for frame, _ in traceback.walk_tb(one.__traceback__):
             if frame.f_code.co_name == "<module>":
-                constants = {name: value for name, value in frame.f_globals.items() if name.isupper()}
+                constants = {name: value for name, value in list(frame.f_globals.items()) if name.isupper()}
                 yield from _values(constants, hidden=False, depth=0)
 
 
@@ -276,20 +292,49 @@ def _with_causes(error: BaseException) -> list[BaseException]:
 
 
 def _values(value: Any, *, hidden: bool, depth: int) -> Iterator[str]:
-    """Yield every string under a secret name."""
+    """Yield every string under a secret name. A value that cannot be read is passed over.
+
+    Types are looked up by ``type``: `isinstance` asks a lazy object for its class, and so makes it evaluate itself.
+    """
     if depth > DEEPEST:
         return
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            secret = hidden or (isinstance(key, str) and _is_secret(key))
-            yield from _values(inner, hidden=secret and not _is_dotted(inner), depth=depth + 1)
-    elif isinstance(value, list | tuple | set | frozenset):
-        for inner in value:
-            yield from _values(inner, hidden=hidden and not _is_dotted(inner), depth=depth + 1)
-    elif hidden and isinstance(value, str) and len(value) >= SHORTEST:
-        yield value
+    kind = type(value)
+    with contextlib.suppress(Exception):
+        if issubclass(kind, Mapping):
+            for key, inner in value.items():
+                secret = hidden or (issubclass(type(key), str) and _is_secret(key))
+                yield from _values(inner, hidden=secret and not _is_dotted(inner), depth=depth + 1)
+        elif issubclass(kind, list | tuple | set | frozenset):
+            for inner in value:
+                yield from _values(inner, hidden=hidden and not _is_dotted(inner), depth=depth + 1)
+        elif hidden and issubclass(kind, str | bytes | bytearray):
+            yield from _forms(value)
+
+
+def _forms(secret: str | bytes | bytearray) -> Iterator[str]:
+    """Yield a secret in each form that a text may show: as it is, as in a repr, and its lines one by one."""
+    if isinstance(secret, str):
+        forms = (str.__str__(secret), repr(str.__str__(secret))[1:-1])
+    else:
+        forms = (secret.decode(errors="replace"), repr(bytes(secret))[2:-1])
+    for form in forms:
+        if len(form) >= SHORTEST:
+            yield form
+        lines = map(str.strip, _LINE_BREAK.split(form))
+        yield from (line for line in lines if len(line) >= SHORTEST_LINE)
 
 
 def _is_dotted(value: Any) -> bool:
-    """Return whether a value is the name of a class, as in AUTHENTICATION_BACKENDS: that is not a secret."""
-    return isinstance(value, str) and bool(re.fullmatch(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+", value))
+    """Return whether a value is the name of a class, as in AUTHENTICATION_BACKENDS: that is not a secret.
+
+    The names of modules are in lower case, and the parts of a token with dots are not, or are long and have digits.
+    """
+    if not issubclass(type(value), str):
+        return False
+    parts = value.split(".")
+    return (
+        len(parts) > 1
+        and all(part.isidentifier() for part in parts)
+        and all(part == part.lower() for part in parts[:-1])
+        and not any(len(part) >= TOKEN and any(map(str.isdigit, part)) for part in parts)
+    )

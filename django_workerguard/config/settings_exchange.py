@@ -11,14 +11,18 @@ from django_workerguard.config import interpreter
 from django_workerguard.config.environment import Changes
 from django_workerguard.config.handover import Handover
 from django_workerguard.config.memfd import need_written, read_all
-from django_workerguard.values import value_class
+from django_workerguard.values import from_known, value_class
 
 READER = "django_workerguard.config.settings_reader"
 
 
 @value_class(kw_only=True)
 class Request:
-    """The settings module to read, and the project's own ways to it."""
+    """The settings module to read, and the project's own ways to it.
+
+    The process runs the release that is on the disk, and the arbiter the one from its start. So a reader ignores a field
+    that it does not know, here and in the answer, and a new field needs a default.
+    """
 
     module: str
     entry: str = ""  # a manage.py, which may prepare the environment before the settings are read
@@ -67,6 +71,11 @@ def encode(request: Request) -> str:
     return json.dumps(asdict(request))
 
 
+def decode(data: bytes) -> Request:
+    """Return the request as it was written, by this or another release."""
+    return from_known(Request, json.loads(data))
+
+
 def write_request(request: Request) -> int:
     """Write a request to a new file, in which the process leaves its answer. Return the descriptor.
 
@@ -99,6 +108,6 @@ def read_answer(fd: int) -> Answer:
         content = json.loads(read_all(fd))
         if "module" in content:  # still the request
             return SILENT
-        return Answer(**content)
-    except (ValueError, TypeError, RecursionError):
+        return from_known(Answer, content)
+    except (ValueError, TypeError, AttributeError, RecursionError):
         return SILENT

@@ -14,7 +14,6 @@ import runpy
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -23,7 +22,7 @@ from django_workerguard.config.environment import additions, change, difference
 from django_workerguard.config.handover import applications_of, plain
 from django_workerguard.config.memfd import read_all, write_all
 from django_workerguard.config.redact import in_short
-from django_workerguard.config.settings_exchange import Answer, Request
+from django_workerguard.config.settings_exchange import Answer, Request, decode
 
 DJANGO = "django.conf"  # imported by name: modules that the server may import must not import Django
 
@@ -81,13 +80,13 @@ def main(arguments: Sequence[str]) -> NoReturn:
     fd, patience = int(arguments[0]), float(arguments[1])
     standard_streams.open_missing()  # a file of manage.py's may have had the number
     signal.setitimer(signal.ITIMER_REAL, patience)
-    request = Request(**json.loads(read_all(fd)))
+    request = decode(read_all(fd))
     sys.path[:] = request.path
     try:
         answer = read(request)
     except BaseException as error:
         answer = Answer(error=in_short(error))
-    write_all(fd, json.dumps(asdict(answer), default=plain).encode())
+    write_all(fd, json.dumps(vars(answer), default=plain).encode())
     standard_streams.flush()
     os._exit(0)
 

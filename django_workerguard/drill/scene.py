@@ -186,7 +186,7 @@ class Scene:
 
     def _conf_file(self) -> str:
         start = self.wish.start
-        named = start.server.get("config")
+        named = start.server.get("config") or start.environ.get("WORKERGUARD_CONFIG")
         if named:
             return os.path.join(start.directory, str(named).removeprefix("file:"))
         for directory in (start.directory, os.path.dirname(start.entry)):

@@ -13,8 +13,9 @@ def close_new_connections(*, forget: bool) -> Iterator[None]:
     """Close the connections that the block opens, on every alias, even if the load fails, so that no fork inherits one.
 
     A connection that was open before stays open: under another server, or in a test, a request may be using it.
-    ``forget``: also drop the connection objects that the block has made. Django visits all its connection objects at
-    the start and the end of every request, even if the project never uses them.
+    ``forget``: also drop the database connection objects that the block has made. Django visits all its connection
+    objects at the start and the end of every request, even if the project never uses them. Those of caches are dropped in
+    any case: Django's cache for Redis closes nothing in its close(), but its connections are closed with the object.
     """
     before = {id(connection): _is_open(connection) for _, _, connection in _connections()}
     try:
@@ -27,7 +28,7 @@ def close_new_connections(*, forget: bool) -> Iterator[None]:
                 Exception
             ):  # the load must not fail because a connection cannot be closed
                 connection.close()
-            if forget and id(connection) not in before:
+            if id(connection) not in before and (forget or handler.settings_name == "CACHES"):
                 del handler[alias]
 
 

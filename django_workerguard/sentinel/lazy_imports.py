@@ -88,19 +88,21 @@ def _import_if_there(name: str) -> None:
 
 
 def _load_required(settings: Any) -> None:
-    """Build the caches and database back ends that Django or its middleware uses for each request."""
+    """Build the caches and database back ends that Django or its middleware uses for each request.
+
+    Neither "default" is one of them by its name: without models and sessions Django asks for none. Models import the
+    default database themselves.
+    """
     from django.core.cache import caches
 
-    for alias in settings.CACHES:
-        if alias in _caches_of_requests(settings):
-            caches[alias]
+    for alias in _caches_of_requests(settings):
+        caches[alias]
     for alias, values in settings.DATABASES.items():
-        if alias == "default" or values.get("ATOMIC_REQUESTS"):
+        if values.get("ATOMIC_REQUESTS"):
             _load_database(alias)
 
 
 def _caches_of_requests(settings: Any) -> Iterator[str]:
-    yield "default"
     for path in settings.MIDDLEWARE:
         if path.endswith(("UpdateCacheMiddleware", "FetchFromCacheMiddleware", ".CacheMiddleware")):
             yield settings.CACHE_MIDDLEWARE_ALIAS

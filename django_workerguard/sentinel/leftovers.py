@@ -105,25 +105,35 @@ def _family(number: int) -> str:
 
 def _service_ports() -> frozenset[int]:
     """Return the ports of databases, caches and brokers: the usual ones, and those in the settings."""
-    return SERVICE_PORTS | frozenset(_ports(all_settings(), depth=0))
+    ports = set(SERVICE_PORTS)
+    with contextlib.suppress(Exception):  # the settings are the site's
+        ports.update(_ports(all_settings(), depth=0))
+    return frozenset(ports)
 
 
 def _ports(value: Any, *, depth: int) -> Iterator[int]:
-    """Yield each port in a setting, at any depth: from a URL, a pair (host, port) or a PORT."""
+    """Yield each port in a setting, at any depth: from a URL, a pair (host, port) or a PORT.
+
+    Types are looked up by ``type``: `isinstance` and `match` ask a lazy object for its class, and so make it evaluate
+    itself.
+    """
+    kind = type(value)
     if depth > 5:
         return
-    match value:
-        case str():
+    with contextlib.suppress(Exception):
+        if issubclass(kind, str):
             for url in _URL.findall(value):
                 with contextlib.suppress(ValueError):
                     yield urlsplit(url).port or 0
-        case (str(), int(port)):
-            yield port
-        case dict():
-            with contextlib.suppress(TypeError, ValueError):
-                yield int(value.get("PORT") or 0)
+        elif issubclass(kind, dict):
+            port = value.get("PORT")
+            if type(port) in (int, str) and str(port).isdecimal():
+                yield int(port)
             for inner in value.values():
                 yield from _ports(inner, depth=depth + 1)
-        case list() | tuple() | set() | frozenset():
-            for inner in value:
+        elif issubclass(kind, list | tuple | set | frozenset):
+            inners = list(value)
+            if [type(inner) for inner in inners] == [str, int]:
+                yield inners[1]
+            for inner in inners:
                 yield from _ports(inner, depth=depth + 1)

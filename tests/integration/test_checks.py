@@ -7,7 +7,10 @@ import sys
 import pytest
 from django.core.checks import run_checks
 from django.test import override_settings
+from django.urls import converters
+from django.utils.functional import SimpleLazyObject
 
+from django_workerguard.checks import check_health_path
 from django_workerguard.management.commands.serve_guarded import Command
 
 GUARD = "django_workerguard.middleware.GuardMiddleware"
@@ -51,6 +54,46 @@ def test_what_is_wrong_with_the_setting(setting, number, says):
     assert says in messages[f"workerguard.{number}"]
 
 
+SITE_URLS = """
+from django.urls import include, path, register_converter
+
+class Tenant:
+    regex = "[^/]+"
+    def to_python(self, value): raise RuntimeError("the database was asked")
+    def to_url(self, value): return value
+
+register_converter(Tenant, "tenant")
+guard = include("django_workerguard.urls")
+urlpatterns = {patterns}
+"""
+
+
+@pytest.mark.parametrize(
+    ("patterns", "numbers"),
+    [
+        ("[path('<tenant:one>/', lambda request: None), path('health/', guard)]", set()),
+        ("[path('<tenant:one>/', include([path('', lambda request: None)])), path('health/', guard)]", set()),
+        ("[path('<tenant:one>/', lambda request: None)]", {"workerguard.W004"}),
+        ("[path('<slug:one>/', lambda request: None), path('health/', guard)]", {"workerguard.W005"}),
+        ("[path('<int:one>/', lambda request: None), path('health/', guard)]", set()),
+        ("[('x', 'y')]", set()),
+        ("None", set()),
+    ],
+)
+def test_the_health_path_is_sought_without_the_code_of_the_site(tmp_path, monkeypatch, patterns, numbers):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(converters, "REGISTERED_CONVERTERS", {})
+    sys.modules.pop("site_patterns", None)
+    (tmp_path / "site_patterns.py").write_text(SITE_URLS.replace("{patterns}", patterns))
+    with override_settings(ROOT_URLCONF="site_patterns"):
+        messages = check_health_path(None)
+    assert {message.id for message in messages} == numbers
+
+
+def test_a_view_at_the_health_path_is_named():
+    assert "leads to admin:index" in found(WORKERGUARD={"HEALTH_PATH": "/admin/"})["workerguard.W005"]
+
+
 @pytest.mark.parametrize("content", ["raise RuntimeError('out of order')", "allow = None", None])
 def test_an_access_rule_that_cannot_be_imported_ends_no_command(tmp_path, monkeypatch, content):
     monkeypatch.syspath_prepend(tmp_path)
@@ -59,6 +102,15 @@ def test_an_access_rule_that_cannot_be_imported_ends_no_command(tmp_path, monkey
     messages = found(WORKERGUARD={"DASHBOARD_ACCESS": "site_rules:allowed"})
     sys.modules.pop("site_rules", None)
     assert "DASHBOARD_ACCESS cannot be imported" in messages["workerguard.W009"]
+
+
+def test_a_lazy_value_that_raises_ends_no_command():
+    def ask():
+        raise RuntimeError("the vault is closed")
+
+    messages = found(WORKERGUARD={"HEALTH_PATH": SimpleLazyObject(ask)})
+    assert messages.keys() == {"workerguard.E003"}
+    assert "HEALTH_PATH cannot be read: RuntimeError: the vault is closed" in messages["workerguard.E003"]
 
 
 def test_a_secret_is_not_repeated():

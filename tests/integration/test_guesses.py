@@ -158,10 +158,33 @@ def test_a_spare_database_without_its_driver(load):
     assert skipped(result) == {"DATABASES: legacy": "ImproperlyConfigured"}
 
 
+@pytest.mark.parametrize(
+    ("settings", "part"),
+    [
+        ("CACHES = {'default': {'BACKEND': 'site_broken.Cache'}}", "CACHES: default"),
+        ("DATABASES = {'default': {'ENGINE': 'site_broken'}}", "DATABASES: default"),
+    ],
+)
+def test_a_default_that_no_request_uses_is_left_out_and_the_site_answers(load, settings, part):
+    result = load(
+        f"{settings}\nINSTALLED_APPS = ['django_workerguard']",
+        files={
+            "site_broken": "raise ImportError('no driver')",
+            "site_urls": """
+                from django.http import HttpResponse
+                from django.urls import path
+                urlpatterns = [path("", lambda request: HttpResponse("index"))]
+            """,
+        },
+        warmup_path=["/"],
+    )
+    assert part in skipped(result)
+    assert "warmup:/" in result["steps"]
+
+
 DUMMY = "'default': {'BACKEND': 'django.core.cache.backends.dummy.DummyCache'}"
 NEEDED = {
     "atomic-requests": "DATABASES['legacy'] = {'ENGINE': 'site_broken', 'ATOMIC_REQUESTS': True}",
-    "default-cache": "CACHES = {'default': {'BACKEND': 'site_broken.Cache'}}",
     "page-cache": f"""
         MIDDLEWARE = ['django.middleware.cache.UpdateCacheMiddleware']
         CACHE_MIDDLEWARE_ALIAS = 'pages'
@@ -173,6 +196,18 @@ NEEDED = {
         SESSION_CACHE_ALIAS = 'sessions'
         CACHES = {{{DUMMY}, 'sessions': {{'BACKEND': 'site_broken.Cache'}}}}
     """,
+    "session-cache-default": """
+        MIDDLEWARE = ['django.contrib.sessions.middleware.SessionMiddleware']
+        SESSION_ENGINE = 'django.contrib.sessions.backends.cached_db'
+        CACHES = {'default': {'BACKEND': 'site_broken.Cache'}}
+    """,
+    "session-cache-without-an-entry": f"""
+        MIDDLEWARE = ['django.contrib.sessions.middleware.SessionMiddleware']
+        SESSION_ENGINE = 'django.contrib.sessions.backends.cache'
+        SESSION_CACHE_ALIAS = 'sessions'
+        CACHES = {{{DUMMY}}}
+    """,
+    "models": "DATABASES = {'default': {'ENGINE': 'site_broken'}}",
     "middleware": "MIDDLEWARE = ['site_broken.Middleware']",
     "urlconf": "ROOT_URLCONF = 'site_broken'",
     "templates": "TEMPLATES = [{'BACKEND': 'site_broken.Engine'}]",
@@ -234,6 +269,48 @@ def test_a_connection_that_an_app_opens_in_ready_is_closed_after_the_load(load, 
     assert (result["opened"], result["open"]) == (1, [])
 
 
+def test_a_connection_of_a_cache_that_is_used_in_ready_is_closed_although_the_cache_does_not_close_it(load):
+    """As Django's cache for Redis: it has a pool of connections, and its close() does nothing."""
+    result = load(
+        "INSTALLED_APPS += ['site_app']\nCACHES = {'default': {'BACKEND': 'site_cache.Cache'}}",
+        files={
+            "site_cache": """
+                import socket, weakref
+                from django.core.cache.backends.locmem import LocMemCache
+
+                opened = weakref.WeakSet()
+
+                class Cache(LocMemCache):
+                    def __init__(self, *arguments):
+                        super().__init__(*arguments)
+                        self.sockets = socket.socketpair()
+                        opened.update(self.sockets)
+            """,
+            "site_app/__init__": "",
+            "site_app/apps": """
+                from django.apps import AppConfig
+
+                class Config(AppConfig):
+                    name = "site_app"
+
+                    def ready(self):
+                        from django.core.cache import cache
+                        cache.set("found", True)
+            """,
+            "site_probe": """
+                import site_cache
+                from django.core.cache import cache
+
+                def closed():
+                    assert not site_cache.opened
+                    assert cache.get("found")
+            """,
+        },
+        load_probe=("site_probe:closed",),
+    )
+    assert result["failure"] is None, result["failure"]["traceback"]
+
+
 def test_what_is_known_to_be_harmless_is_no_finding(load):
     result = load(
         "INSTALLED_APPS += ['site_app']",
@@ -288,3 +365,33 @@ def test_a_setting_that_cannot_be_read_is_no_failure(load):
     (part,) = result["steps"]["lazy"]["skipped"]
     assert part["message"].startswith("refused: ****")
     assert len(result["steps"]["urlconf"]["left"]) == 2
+
+
+def test_the_sentinel_asks_no_lazy_setting(load):
+    result = load(
+        """
+        import sys
+        from django.utils.functional import SimpleLazyObject
+
+        def ask():
+            print("the vault was asked", file=sys.stderr)
+            raise RuntimeError("the vault is closed")
+
+        API_TOKEN = SimpleLazyObject(ask)
+        SEARCH = {"HOSTS": [("search", SimpleLazyObject(ask)), SimpleLazyObject(ask)], "PORT": SimpleLazyObject(ask)}
+        EMAIL_BACKEND = "site_broken.Backend"
+        """,
+        files={
+            "site_urls": """
+                import socket
+                listener = socket.create_server(("127.0.0.1", 0))
+                client = socket.create_connection(listener.getsockname())
+                urlpatterns = []
+            """,
+            "site_broken": "raise RuntimeError('out of order')",
+        },
+    )
+    (part,) = result["steps"]["lazy"]["skipped"]
+    assert part["message"] == "out of order"
+    assert len(result["steps"]["urlconf"]["left"]) == 2
+    assert "the vault was asked" not in result["stderr"]

@@ -5,8 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
 
 import pytest
+from django.utils.functional import SimpleLazyObject
 
 from django_workerguard.config import handover as crossing
 from django_workerguard.config import memfd, settings_exchange
@@ -91,7 +94,15 @@ def test_a_handover_crosses_to_another_release():
     os.close(fd)
 
 
-@pytest.mark.parametrize("written", ["", "{", "[]", "3", '{"setting": {}, "unknown": 1}', '{"module": "x"}'])
+def test_a_lazy_object_in_workerguard_is_refused_and_not_evaluated():
+    def ask():
+        raise RuntimeError("the vault is closed")
+
+    with pytest.raises(ConfigurationError, match="is of type SimpleLazyObject"):
+        crossing.write(Handover(setting={"HEALTH_TOKEN": SimpleLazyObject(ask)}))
+
+
+@pytest.mark.parametrize("written", ["", "{", "[]", "3", '{"module": "x"}'])
 def test_an_answer_that_is_none_is_silence(written):
     fd = settings_exchange.write_request(settings_exchange.Request(module="shop.settings"))
     assert settings_exchange.read_answer(fd) is settings_exchange.SILENT
@@ -104,6 +115,24 @@ def test_an_answer_with_nothing_in_it_is_an_answer():
     fd = settings_exchange.write_request(settings_exchange.Request(module="shop.settings"))
     memfd.write_all(fd, b"{}")
     assert settings_exchange.read_answer(fd) == settings_exchange.Answer()
+    os.close(fd)
+
+
+def test_an_answer_of_another_release_is_an_answer():
+    fd = settings_exchange.write_request(settings_exchange.Request(module="shop.settings"))
+    memfd.write_all(fd, b'{"setting": {"WORKERS": 2}, "invented": [1]}')
+    assert settings_exchange.read_answer(fd) == settings_exchange.Answer(setting={"WORKERS": 2})
+    os.close(fd)
+
+
+def test_a_request_of_another_release_is_answered(tmp_path):
+    (tmp_path / "shop_settings.py").write_text("SECRET_KEY = 'x'\nWORKERGUARD = {'WORKERS': 2}\n")
+    path = (str(tmp_path), *sys.path)
+    request = {"module": "shop_settings", "path": path, "invented": [1]}
+    fd = settings_exchange.write_request(settings_exchange.Request(module="shop_settings"))
+    memfd.write_all(fd, json.dumps(request).encode())
+    subprocess.run(settings_exchange.command(fd, patience=60), pass_fds=[fd], check=False)
+    assert settings_exchange.read_answer(fd) == settings_exchange.Answer(setting={"WORKERS": 2})
     os.close(fd)
 
 

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import sys
+from importlib import import_module
+
 import pytest
 from gunicorn.util import load_class
 
-from django_workerguard.config.redact import LONGEST, SUBSTITUTE, _is_secret, redact
+from django_workerguard.config.redact import (
+    LONGEST,
+    SUBSTITUTE,
+    _is_dotted,
+    _is_secret,
+    describe_briefly,
+    describe_failure,
+    in_short,
+    message_of,
+    redact,
+)
 from django_workerguard.server.configuration.early_options import problem_with
 
 HIDDEN = "hunter22hunter"
@@ -195,7 +208,19 @@ def test_a_long_line_is_shortened(unit):
 @pytest.mark.parametrize(
     "unit",
     [
-        *("key='\\", "key=[", 'key="""', "key: str ", "key: str|None", "key: ", "key={", "key: (a.E00"),
+        *(
+            "key='\\",
+            "key=[",
+            'key="""',
+            "key: str ",
+            "key: str|None",
+            "a://",
+            "a://aaaaaaaaaaaaaaaaaaaa:",
+            "a.b.c.d.a://",
+            "key: ",
+            "key={",
+            "key: (a.E00",
+        ),
         *(
             "KeyError: ",
             "a.TokenError: ",
@@ -323,3 +348,153 @@ def test_a_class_that_cannot_be_imported_shows_no_secret_of_the_settings_that_it
     assert "'secretive.Worker' cannot be imported: ValueError: no postgres://shop:" in said
     assert "hunter22" not in said
     assert "correct-horse" not in said
+
+
+LAZY_SETTINGS = """
+from collections.abc import Mapping
+from django.utils.functional import SimpleLazyObject
+
+asked = []
+def ask():
+    asked.append("the vault")
+    raise RuntimeError("the vault is closed")
+
+class Broken(Mapping):
+    def __getitem__(self, key): return ask()
+    def __iter__(self): return ask()
+    def __len__(self): return ask()
+
+API_VAULT = SimpleLazyObject(ask)
+CREDENTIALS = {"token": SimpleLazyObject(ask), SimpleLazyObject(lambda: "lazy"): 1, "password": ["hunter22hunter"]}
+BROKEN = Broken()
+Z_TOKEN = "correct-horse"
+error = ValueError("refused: " + Z_TOKEN + ", hunter22hunter")
+error.asked = asked
+raise error
+"""
+
+
+def test_half_read_settings_are_searched_for_secrets_without_asking_a_lazy_object(tmp_path, monkeypatch):
+    (tmp_path / "lazy_settings.py").write_text(LAZY_SETTINGS)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match="refused") as caught:
+        import_module("lazy_settings")
+    shown = in_short(caught.value)
+    assert f"ValueError: refused: {SUBSTITUTE}, {SUBSTITUTE}" in shown
+    assert len(caught.value.asked) <= 1  # by the mapping, which is no lazy object of Django's
+
+
+def in_settings(tmp_path, monkeypatch, values: str) -> str:
+    """Return the description of an error whose message quotes SECRET_KEY, by `lines` as a repr too."""
+    text = f"SECRET_KEY = {values}\nraise ValueError(f'{{SECRET_KEY!s}}; {{SECRET_KEY!r}}; ' + repr([{{'x': SECRET_KEY}}]))"
+    (tmp_path / "secret_settings.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "secret_settings", raising=False)
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the message is the secret
+        import_module("secret_settings")
+    return str((in_short(caught.value), describe_failure(caught.value)))
+
+
+PEM = (
+    "-----BEGIN PRIVATE KEY-----",
+    "MIIEvQIBADANBgkqhkiG9w0BAQEF/ASCBKcwggSjAgEAAoIBAQC7VJTUt9Us8cKj",
+    "/MzEfYyjiWA4R4/M2bS1GB4t7NXp98C3SC6dVMvDuictGeurT8jNbvJZHtCSuYEv",
+    "uNMoSfm76oqFvAp8Gy0iz5sxjZ==",
+    "-----END PRIVATE KEY-----",
+)
+
+
+@pytest.mark.parametrize(
+    ("values", "parts"),
+    [
+        ("'eyJhbGciOi.eyJzdWIi.dozjgN'", ["eyJhbGciOi.eyJzdWIi.dozjgN"]),
+        ("b'Zm9yIHRoZSBzaG9wIG9ubHk1IQ=='", ["Zm9yIHRoZSBzaG9wIG9ubHk1IQ=="]),
+        ("bytearray(b'Zm9yIHRoZSBzaG9wIG9ubHk1IQ==')", ["Zm9yIHRoZSBzaG9wIG9ubHk1IQ=="]),
+        ("b'Zm9yIHRo\\xff\\x00for-the-shop-only'", ["Zm9yIHRo", "for-the-shop-only"]),
+        (repr("\n".join(PEM)), PEM[1:4]),
+        (repr("\r\n".join((*PEM, ""))), PEM[1:4]),
+        (repr("\\n".join(PEM)), PEM[1:4]),
+        (repr("\n".join(PEM).encode()), PEM[1:4]),
+        ("'correct \\'horse\\' \"battery\"\\n'", ["battery"]),
+    ],
+)
+def test_a_secret_is_hidden_in_each_way_that_it_is_shown(tmp_path, monkeypatch, values, parts):
+    shown = in_settings(tmp_path, monkeypatch, values)
+    assert [part for part in parts if part in shown] == []
+    assert "ValueError" in shown
+
+
+@pytest.mark.parametrize("value", ["\n".join(PEM), "\\n".join(PEM)])
+def test_a_key_in_the_environment_is_hidden_line_by_line(monkeypatch, value):
+    monkeypatch.setenv("SIGNING_KEY", value)
+    shown = message_of(ValueError(f"cannot read {PEM[2]!r} of {value!r}"))
+    assert [line for line in PEM[1:4] if line in shown] == []
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "django.contrib.auth.backends.ModelBackend",
+        "django.contrib.auth.password_validation.UserAttributeSimilarityValidator",
+        "rest_framework_simplejwt.authentication.default_user_authentication_rule",
+        "storages.backends.s3boto3.S3Boto3Storage",
+        "oauth2_provider.backends.OAuth2Backend",
+        "social_core.backends.open_id_connect.OpenIdConnectAuth",
+    ],
+)
+def test_the_name_of_a_class_is_no_secret(value):
+    assert _is_dotted(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "eyJhbGciOi.eyJzdWIi.dozjgN",
+        "SG.ngeVfQFYQlKU0ufo8x5d1A.TwL2iGABf9DHoTf09kqeF8tAmbihYzrnopKcYeJHg",
+        "a5f20e1c7b9d4e3f8a6b5c4d3e2f1a0b.k3JqP0xZ8vYt",
+        "correcthorse",
+    ],
+)
+def test_a_token_with_dots_is_no_name_of_a_class(value):
+    assert not _is_dotted(value)
+
+
+TOKEN = "ghp_1a2b3c4d5e6f7g8h9i0jKLMNOP"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"https://{TOKEN}@github.com/shop/site.git",
+        f"https://{TOKEN}:x-oauth-basic@github.com/shop/site.git",
+        f"https://{TOKEN}:@github.com/shop/site.git",
+        f"cannot fetch 'git+https://{TOKEN}@github.com/shop'",
+    ],
+)
+def test_a_token_that_is_the_user_of_a_url_is_hidden(text):
+    assert TOKEN not in redact(text, [])
+    assert "github.com/shop" in redact(text, [])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://deploy@github.com/shop/site.git",
+        "ssh://git@github.com/shop",
+        "http://a-host-with-quite-a-long-name.example.com:8000/users/me",
+        "http://a-host-with-quite-a-long-name.example.com/users/me@example.com",
+    ],
+)
+def test_a_user_and_a_host_of_a_url_stay(text):
+    assert redact(text, []) == text
+
+
+class UnprintableError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("the vault is closed")
+
+
+@pytest.mark.parametrize("describe", [in_short, message_of, describe_failure, describe_briefly])
+def test_an_error_whose_message_cannot_be_made_is_described(describe):
+    shown = str(describe(UnprintableError()))
+    assert "<exception str() failed>" in shown

@@ -66,3 +66,7 @@ def test_it_accepts_a_usual_setting(setting):
 )
 def test_it_refuses_what_the_server_refuses(setting):
     assert not VALIDATOR.is_valid(setting)
+
+
+def test_it_accepts_no_configuration_file():
+    assert not accepts("CONFIG", "gunicorn.conf.py")

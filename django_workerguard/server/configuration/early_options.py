@@ -178,7 +178,7 @@ def read_sources(handover: Handover, cfg: Config, environ: Mapping[str, str]) ->
     cmd_args = parser.read(cfg.get_cmd_args_from_env(), CMD_ARGS)
     return Sources(
         platform=of_platform(environ),
-        file=_read_file(*_named_file(handover, passed_on, cmd_args), names),
+        file=_read_file(*_named_file(handover, passed_on, server, cmd_args), names),
         cmd_args=cmd_args,
         passed_on=passed_on,
         environ_server=server,
@@ -189,11 +189,15 @@ def read_sources(handover: Handover, cfg: Config, environ: Mapping[str, str]) ->
 
 
 def _named_file(
-    handover: Handover, passed_on: Mapping[str, Any], cmd_args: Mapping[str, Any]
+    handover: Handover,
+    passed_on: Mapping[str, Any],
+    environ_server: Mapping[str, str],
+    cmd_args: Mapping[str, Any],
 ) -> tuple[str, str]:
     for values, where in (
         (handover.server, "--config on the command line"),
         (passed_on, "--config on the command line, after --"),
+        (environ_server, Layer(ENVIRONMENT, {}).where("config")),
         (cmd_args, CMD_ARGS),
     ):
         if values.get("config"):

@@ -64,6 +64,7 @@ INSTEAD = {
     "preload_app": "Remove it, and set load=auto: one process, which is not the arbiter, loads the application, and the "
     "workers are forked from it.",
 }
+NAME_FILE = "Name the file with --config on the command line or with WORKERGUARD_CONFIG in the environment."
 # packages of worker classes whose preparations the mold knows
 PREPARED_IN_MOLD = ("gunicorn.", "uvicorn.", "uvicorn_worker.")
 MOST_WORKERS = MAX_SEATS // 2
@@ -168,7 +169,7 @@ class GuardedApplication(Application):
         self.cfg.set("chdir", self.handover.directory or os.getcwd())
         for layer in self.read.defaults:
             self._apply(layer)
-        self._apply(Layer(SETTING, server_setting))
+        self._apply_dictionary(Layer(SETTING, server_setting))
         self._apply_file(self.read.file)
         for layer in self.read.server:
             self._apply(layer)
@@ -183,7 +184,18 @@ class GuardedApplication(Application):
         for name, value in file.content.items():
             if name in self.cfg.settings:
                 self._set(name, value, file.name)
-        self._apply(Layer(CONFIG_FILE, file.server, file=file.name))
+        self._apply_dictionary(Layer(CONFIG_FILE, file.server, file=file.name))
+
+    def _apply_dictionary(self, layer: Layer) -> None:
+        """Apply a WORKERGUARD, which is read after gunicorn.conf.py and so cannot name it."""
+        if layer.values.get("config"):
+            raise ConfigurationError(
+                "it is read before this place",
+                option="config",
+                where=layer.where("config"),
+                hint=NAME_FILE,
+            )
+        self._apply(layer)
 
     def _extend_path(self) -> None:
         """Take gunicorn's `pythonpath` into the import path, in front, as gunicorn does."""
