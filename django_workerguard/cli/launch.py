@@ -16,7 +16,7 @@ from django_workerguard.arbiter.program import execute
 from django_workerguard.config import handover as handovers
 from django_workerguard.config import interpreter, settings_exchange, standard_streams
 from django_workerguard.config.environment import as_started
-from django_workerguard.config.handover import STOP_SIGNALS, Handover
+from django_workerguard.config.handover import HELD_SIGNALS, Handover
 from django_workerguard.errors import ConfigurationError, ExitCode, WorkerguardError
 
 # by its path: the package may be in a directory that only manage.py adds to the import path
@@ -105,7 +105,7 @@ def _reset_signals() -> None:
             signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would leave no child to wait for
     # kept for the server, which takes signals later: as process 1 it would lose them, else be ended by them
-    signal.pthread_sigmask(signal.SIG_SETMASK, STOP_SIGNALS)
+    signal.pthread_sigmask(signal.SIG_SETMASK, HELD_SIGNALS)
 
 
 def require_linux() -> None:

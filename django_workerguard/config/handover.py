@@ -12,16 +12,15 @@ import signal
 from dataclasses import field
 from typing import Any
 
+from django_workerguard.config.arbiter_signals import FOR_ARBITER
 from django_workerguard.config.memfd import need_written, read_all, write_all
 from django_workerguard.errors import ConfigurationError
 from django_workerguard.values import from_known, value_class
 
 VERSION = 2
-STOP_SIGNALS = (
-    signal.SIGTERM,
-    signal.SIGINT,
-    signal.SIGQUIT,
-)  # blocked during the exec, until the server takes them
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+EARLY_SIGNALS = (signal.SIGUSR1, *FOR_ARBITER)  # while the server starts, they change nothing
+HELD_SIGNALS = (*STOP_SIGNALS, *EARLY_SIGNALS)  # blocked during the exec, until the server takes them
 
 
 @value_class(kw_only=True)

@@ -18,6 +18,7 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from django_workerguard.config import standard_streams
+from django_workerguard.config.arbiter_signals import FOR_ARBITER, ignore_signals
 from django_workerguard.config.environment import additions, change, difference
 from django_workerguard.config.handover import applications_of, plain
 from django_workerguard.config.memfd import read_all, write_all
@@ -79,6 +80,7 @@ def main(arguments: Sequence[str]) -> NoReturn:
     """Write the answer and end at once, without waiting for threads or exit hooks of the settings."""
     fd, patience = int(arguments[0]), float(arguments[1])
     standard_streams.open_missing()  # a file of manage.py's may have had the number
+    ignore_signals(signal.SIGUSR1, *FOR_ARBITER)
     signal.setitimer(signal.ITIMER_REAL, patience)
     request = decode(read_all(fd))
     sys.path[:] = request.path

@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 
+from django_workerguard.config.arbiter_signals import FOR_ARBITER, ignore_signals
 from django_workerguard.config.memfd import read_all
 from django_workerguard.config.output import say
 from django_workerguard.errors import ExitCode, WorkerguardError
@@ -37,6 +38,7 @@ def _serve() -> None:
     with open(os.devnull) as devnull:
         os.dup2(devnull.fileno(), SETTINGS)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    ignore_signals(signal.SIGUSR1, *FOR_ARBITER)
     board, listener = Board.attach(BOARD), socket.socket(fileno=LISTENER)
     listener.setblocking(False)
     _become(settings["uid"], settings["gid"])

@@ -14,7 +14,8 @@ from typing import NoReturn
 
 from django_workerguard.arbiter.final_kill import PATIENCE
 from django_workerguard.config import settings_exchange
-from django_workerguard.config.handover import STOP_SIGNALS, Handover
+from django_workerguard.config.arbiter_signals import ignore_signals
+from django_workerguard.config.handover import EARLY_SIGNALS, HELD_SIGNALS, STOP_SIGNALS, Handover
 from django_workerguard.config.options import GuardOptions
 from django_workerguard.config.output import say
 from django_workerguard.config.settings_exchange import Answer
@@ -29,10 +30,11 @@ def open_application(handover: Handover) -> GuardedApplication:
     """Read the configuration and the settings, with retries. Raises ConfigurationError and CannotLoadError."""
     for number in STOP_SIGNALS:
         signal.signal(number, _leave)  # as process 1 it would not end otherwise; gunicorn takes over later
+    ignore_signals(*EARLY_SIGNALS)  # the settings are being read, so a reload has nothing to do
     early_answer = EarlyAnswer(handover.reading)
     handover = replace(handover, reading={})
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # blocked since before the exec
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_SIGNALS)  # blocked since before the exec
         app = GuardedApplication(handover)
         app.settle(handover if handover.configured else _read_with_retries(app, early_answer))
     finally:

@@ -14,6 +14,7 @@ import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
 
+from django_workerguard.config.arbiter_signals import FOR_ARBITER, ignore_signals
 from django_workerguard.worker.current import set_current_worker
 from django_workerguard.worker.seat_handle import SeatHandle
 
@@ -51,26 +52,21 @@ def release_arbiter(descriptors: Iterable[int]) -> None:
     """Give up the arbiter's signal handlers and descriptors; a negative one is none."""
     for number in ARBITER_SIGNALS:
         signal.signal(number, signal.SIG_DFL)
-    # a log rotation or a hangup must not kill a worker that is starting
-    for number in (signal.SIGUSR1, signal.SIGHUP):
-        signal.signal(number, ignore_signal)
+    ignore_signals(
+        signal.SIGUSR1, *FOR_ARBITER
+    )  # a log rotation or a hangup must not kill a worker that is starting
     for fd in descriptors:
         if fd >= 0:
             with contextlib.suppress(OSError):
                 os.close(fd)
 
 
-def ignore_signal(_number: int, _frame: object) -> None:
-    """Ignore a signal. This is not SIG_IGN, because programs that the worker starts would inherit that."""
-
-
-class IgnoresHangup:
-    """A worker class that ignores SIGHUP, because SIGHUP is meant for the arbiter but can reach the whole process group."""
+class IgnoresSignalsForArbiter:
+    """A worker class that leaves alone what is meant for the arbiter."""
 
     def init_signals(self) -> None:
         super().init_signals()  # type: ignore[misc] # gunicorn's
-        signal.signal(signal.SIGHUP, ignore_signal)
-        signal.siginterrupt(signal.SIGHUP, False)
+        ignore_signals(*FOR_ARBITER)
 
 
 def die_with_parent(parent: int, *, by: int = signal.SIGTERM) -> bool:
@@ -161,9 +157,10 @@ def _redirect_to_devnull(fd: int) -> None:
 def _restore_signals() -> None:
     for number in signal.valid_signals():
         handler = signal.getsignal(number)
-        if callable(handler) and _is_server_handler(handler):
+        if callable(handler) and is_server_handler(handler):
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
-def _is_server_handler(handler: Callable[..., object]) -> bool:
+def is_server_handler(handler: Callable[..., object]) -> bool:
+    """Return whether a signal handler is one of the server's, and not the site's."""
     return f"{getattr(handler, '__module__', None)}.".startswith(SERVER_MODULES)

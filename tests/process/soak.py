@@ -68,6 +68,10 @@ class Footprint:
         )
 
 
+def _size(found: Footprint) -> tuple[int, int]:
+    return found.children, found.seats
+
+
 class Soak:
     """One server, and the ways in which its workers are replaced."""
 
@@ -177,7 +181,7 @@ class Soak:
                 and all(slot["generation"] == status["arbiter"]["generation"] for slot in status["slots"])
             ),
         )
-        self.server.wait("nobody is left over", lambda _: Footprint.of(self.server).children == 4)
+        self.server.wait("nobody is left over", lambda _: _size(Footprint.of(self.server)) == (4, 4))
 
     @property
     def replaced(self) -> int:

@@ -7,6 +7,9 @@ import signal
 import threading
 from pathlib import Path
 
+import pytest
+
+from django_workerguard.config.handover import EARLY_SIGNALS
 from tests.process.harness import Server
 
 SIGNALS = ("TERM", "HUP", "USR1", "QUIT", "ABRT")
@@ -78,3 +81,19 @@ def test_a_thread_that_never_ends_is_named_and_not_waited_for(serve):
     assert exited["threads"] == "'beat-of-the-shop'"
     assert exited["end"] == "exit code 0"
     assert not server.events("aborted"), "the mercy was not used up"
+
+
+@pytest.mark.parametrize("load", ["lazy", "mold"])
+def test_a_signal_for_the_arbiter_ends_and_stops_no_other_process(worker_class, load, serve):
+    server = serve("--load", load, "--monitor-bind", "127.0.0.1:0", "--", "-k", worker_class)
+    server.wait_ready()
+    _, *children = everybody(server)
+    assert len(children) == 4 + (load == "mold"), "workers, stand-in, monitor and mold"
+    for number in EARLY_SIGNALS:
+        for pid in children:
+            os.kill(pid, number)
+        assert server.statuses(6) == {200: 6}
+    assert everybody(server)[1:] == children
+    states = {Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] for pid in children}
+    assert "T" not in states
+    assert server.events("exited") == []

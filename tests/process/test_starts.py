@@ -7,10 +7,12 @@ import re
 import signal
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
 
+from django_workerguard.config.handover import EARLY_SIGNALS
 from django_workerguard.errors import ExitCode
 from django_workerguard.probe.process import start_time
 from tests.process.commands import order
@@ -576,9 +578,14 @@ def test_a_start_can_be_stopped_while_it_reads_the_settings(shop):
     )
     reading = shop.directory / "reading"
     server._poll("the settings are read", lambda: reading.exists() and reading.read_text(), TIMEOUT)
+    pid = int(reading.read_text())
+    for number in EARLY_SIGNALS:  # a hangup of the whole group, for example
+        server.process.send_signal(number)
+        os.kill(pid, number)
+    time.sleep(0.5)
+    assert start_time(pid), "it reads on"
     assert server.stop() == 0
     assert "Traceback" not in server.log
-    pid = int(reading.read_text())
     server._poll("the process has ended", lambda: not start_time(pid), TIMEOUT)
 
 

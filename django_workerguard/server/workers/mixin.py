@@ -24,7 +24,11 @@ from django_workerguard.server.workers.queue_time import Queue
 from django_workerguard.server.workers.request_counter import RequestCount, chain_hooks, request_count
 from django_workerguard.server.workers.wrapper import GuardedASGI, GuardedWSGI, HealthURLs, RegisteredWSGI
 from django_workerguard.worker import load
-from django_workerguard.worker.after_fork import IgnoresHangup, die_with_parent, release_seat_after_fork
+from django_workerguard.worker.after_fork import (
+    IgnoresSignalsForArbiter,
+    die_with_parent,
+    release_seat_after_fork,
+)
 from django_workerguard.worker.current import current_worker
 from django_workerguard.worker.register import Register, current_register, set_current_register
 from django_workerguard.worker.seat_handle import SeatHandle
@@ -97,7 +101,7 @@ def _ignore_request(_request: Any) -> None:
     """Do nothing after a request."""
 
 
-class GuardMixin(IgnoresHangup):
+class GuardMixin(IgnoresSignalsForArbiter):
     """Loads with the sentinel, waits for its admission, and reports when it accepts and when it leaves."""
 
     seat_handle: SeatHandle

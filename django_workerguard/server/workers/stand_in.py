@@ -21,7 +21,7 @@ from django_workerguard.scoreboard.layout import Orders, Seat, SeatState
 from django_workerguard.server.workers.certificate import load_certificate
 from django_workerguard.server.workers.connection_close import close_without_waiting
 from django_workerguard.server.workers.wrapper import GuardedWSGI, HealthURLs
-from django_workerguard.worker.after_fork import IgnoresHangup, die_with_parent
+from django_workerguard.worker.after_fork import IgnoresSignalsForArbiter, die_with_parent
 from django_workerguard.worker.seat_handle import SeatHandle
 
 THREADS = 4
@@ -64,7 +64,7 @@ def _prefix(cfg: Any) -> str:
     return str(uvicorn_prefix or cfg.settings["root_path"].get() or "")
 
 
-class StandIn(IgnoresHangup, ThreadWorker):
+class StandIn(IgnoresSignalsForArbiter, ThreadWorker):
     """The worker class of the stand-in."""
 
     seat_handle: SeatHandle
