@@ -60,7 +60,7 @@ class CannotStartError(Exception):
 
 
 class MoldUnreachableError(CannotStartError):
-    """The mold cannot be told what to do: its end is on the way."""
+    """No message reaches the mold, because it is ending."""
 
 
 @contextlib.contextmanager

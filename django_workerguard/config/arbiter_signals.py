@@ -1,4 +1,7 @@
-"""Signals that are meant for the arbiter. A process group, a closed terminal or ``systemctl kill`` sends them to every process."""
+"""Signals that are meant for the arbiter. Runs in every other process of the server, and in a server that starts.
+
+A process group, a closed terminal or ``systemctl kill`` sends them to each process.
+"""
 
 from __future__ import annotations
 
