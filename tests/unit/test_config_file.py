@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from django_workerguard.checks import check_setting
@@ -14,12 +16,15 @@ from django_workerguard.server.configuration.guarded_application import GuardedA
 @pytest.fixture
 def settled(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PWD", str(tmp_path))
+    monkeypatch.setattr(sys, "path", list(sys.path))  # settle() takes over that of the handover
     monkeypatch.setattr(guarded_application, "become_subreaper", lambda: None)
     for number, name in enumerate(("gunicorn.conf.py", "args.py", "env.py", "after.py", "line.py")):
         (tmp_path / name).write_text(f"backlog = {number}\n")
 
     def settled(environ=None, **handover) -> GuardedApplication:
-        given = Handover(project=str(tmp_path), directory=str(tmp_path), **handover)
+        place = {"project": str(tmp_path), "directory": str(tmp_path), "sys_path": list(sys.path)}
+        given = Handover(**place, **handover)
         application = GuardedApplication(given, environ=environ or {})
         application.settle(given)
         return application
