@@ -181,7 +181,9 @@ class Soak:
                 and all(slot["generation"] == status["arbiter"]["generation"] for slot in status["slots"])
             ),
         )
-        self.server.wait("nobody is left over", lambda _: _size(Footprint.of(self.server)) == (4, 4))
+        self.server.wait(
+            "only four children, each with its seat", lambda _: _size(Footprint.of(self.server)) == (4, 4)
+        )
 
     @property
     def replaced(self) -> int:

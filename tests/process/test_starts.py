@@ -7,7 +7,6 @@ import re
 import signal
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
@@ -570,6 +569,15 @@ def test_a_manage_py_that_becomes_another_process(serve, tmp_path):
 # while the settings are read
 
 
+def pending(pid: int) -> int:
+    """Return the signals that a process has still to take; 0 if it has ended by one."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return 0
+    return sum(int(mask, 16) for mask in re.findall(r"^(?:Sig|Shd)Pnd:\s+(\w+)", status, re.MULTILINE))
+
+
 def test_a_start_can_be_stopped_while_it_reads_the_settings(shop):
     shop.make(settings=HANG)
     module = None if shop.by_manage_py else "shop.settings"
@@ -582,7 +590,7 @@ def test_a_start_can_be_stopped_while_it_reads_the_settings(shop):
     for number in EARLY_SIGNALS:  # a hangup of the whole group, for example
         server.process.send_signal(number)
         os.kill(pid, number)
-    time.sleep(0.5)
+    server._poll("they are delivered", lambda: not pending(pid) and not pending(server.process.pid), TIMEOUT)
     assert start_time(pid), "it reads on"
     assert server.stop() == 0
     assert "Traceback" not in server.log
