@@ -278,8 +278,7 @@ def assert_hooks_of_a_change_and_of_the_end(server: Server, notes: Notes, worker
     assert pids(since("on_exit")) == [server.arbiter]
     assert notes.all()[-1].name == "on_exit"
     left = Counter(pids(since("worker_exit")))
-    if worker_class in REQUEST_HOOKS:  # uvicorn ends by the signal that stopped it
-        assert left == Counter([*workers, *pids(since("post_fork"))])
+    assert left == Counter([*workers, *pids(since("post_fork"))])
 
 
 # hooks that fail in the arbiter, whose end would be the server's
@@ -439,3 +438,49 @@ def answer_or_none(server: Server, path: str = "/") -> int | None:
         return server.get(path, timeout=2).status
     except OSError:
         return None
+
+
+SLOW_EXIT = """
+import os, pathlib, threading, time
+
+def wait():
+    time.sleep(600)
+
+def worker_exit(server, worker):
+    threading.Thread(target=wait, daemon=True).start()
+    pathlib.Path(os.environ["HOOKS_LOG"]).open("a").write(f"{worker.pid}\\n")
+    time.sleep(600)
+"""
+
+
+# gunicorn's asgi class takes uvloop where it is installed, as it is here; uvicorn's does so too
+@pytest.mark.parametrize(
+    "kind", ["sync", "gthread", "gevent", "asgi", "asgi+asyncio", "uvicorn_worker.UvicornWorker"]
+)
+def test_the_signals_of_a_worker_that_is_at_its_end(serve, tmp_path: Path, kind: str) -> None:
+    """Its event loop has ended, and with it the loop's handlers; a hook goes on."""
+    conf, ending = tmp_path / "gunicorn.conf.py", tmp_path / "ending"
+    conf.write_text(SLOW_EXIT)
+    worker_class, _, loop = kind.partition("+")
+    loop_of_asgi = f"--asgi-loop {loop}" if loop else ""
+    environ = {"HOOKS_LOG": str(ending), "GUNICORN_CMD_ARGS": loop_of_asgi}
+    server: Server = serve(
+        "-k", worker_class, "-c", str(conf), "--worker-reload-mercy", "5s", environ=environ
+    )
+    wait_whole(server)
+    quick, slow = server.pids()
+    for pid in (quick, slow):
+        os.kill(pid, signal.SIGTERM)
+    server._poll("the hooks", lambda: ending.exists() and len(ending.read_text().split()) == 2, TIMEOUT)
+
+    for number in (signal.SIGTERM, signal.SIGUSR1):  # a second request to leave, and a rotation of the logs
+        os.kill(slow, number)
+    os.kill(quick, signal.SIGQUIT)
+    ended = server.wait_event("exited", lambda event: event["pid"] == quick)
+    assert ended["end"] == "exit code 0"
+    aborted = server.wait_event("aborted")
+    assert (aborted["pid"], aborted["rule"]) == (slow, "worker-reload-mercy")
+    server.wait_event("exited", lambda event: event["pid"] == slow)
+    server._poll(
+        "its stacks", lambda: "in wait\n" in server.log and "in worker_exit\n" in server.log, TIMEOUT
+    )

@@ -224,12 +224,31 @@ class GuardMixin(IgnoresSignalsForArbiter):
     def run(self) -> None:
         if not self._has_lifespan and not load.wait_for_admission(self.seat_handle, alive=lambda: self.alive):
             return
-        super().run()  # type: ignore[misc]
+        try:
+            super().run()  # type: ignore[misc]
+        finally:
+            if self.asynchronous:
+                self._handle_signals_without_loop()
         if self._closer is not None:
             self._closer.finish()
         deadline = time.monotonic() + ANNOUNCE_TIMEOUT
         while self._retiring and not self._leaving_announced and time.monotonic() < deadline:
             time.sleep(0.01)
+
+    def _handle_signals_without_loop(self) -> None:
+        """Handle signals after the event loop: it leaves the defaults behind, and uvloop handlers that do nothing."""
+        handlers = {
+            signal.SIGTERM: self.handle_exit,  # type: ignore[attr-defined]
+            signal.SIGQUIT: self.handle_quit,  # type: ignore[attr-defined]
+            signal.SIGINT: self.handle_quit,  # type: ignore[attr-defined]
+            signal.SIGUSR1: self.handle_usr1,  # type: ignore[attr-defined]
+            signal.SIGABRT: self.handle_abort,
+        }
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        signal.siginterrupt(signal.SIGTERM, False)
+        signal.siginterrupt(signal.SIGUSR1, False)
+        load.dump_stacks(self.seat_handle)
 
     @property
     def _has_lifespan(self) -> bool:

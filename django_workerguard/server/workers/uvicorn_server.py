@@ -6,10 +6,12 @@ import asyncio
 import signal
 import socket
 import sys
+from types import FrameType
 from typing import Any
 
 from uvicorn import Config, Server
 
+from django_workerguard.errors import ExitCode
 from django_workerguard.server.workers.drain import POLL, drain_deadline, stop_accepting
 from django_workerguard.server.workers.executors import watch_executors
 from django_workerguard.server.workers.loop_lag import watch_loop
@@ -72,6 +74,10 @@ class DrainingServer(Server):
             await self.config.callback_notify()
 
 
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(ExitCode.OK)
+
+
 def _is_busy(connection: Any) -> bool:
     if hasattr(connection, "cycle"):  # HTTP/1
         return connection.cycle is not None and not connection.cycle.response_complete
@@ -89,13 +95,21 @@ class DrainingUvicorn:
     wsgi: Any
     WORKER_BOOT_ERROR = 3
 
+    def init_signals(self) -> None:
+        super().init_signals()  # type: ignore[misc] # gunicorn's
+        # uvicorn raises each signal once more when it has stopped; by default the process would end without its exit hooks
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _leave)
+
     async def _serve(self) -> None:
         watch_executors(self.seat_handle)
         watch_loop(self.seat_handle)
         self.config.app = self.wsgi
         server = DrainingServer(self.config, mercy=self.cfg.graceful_timeout)
         asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, server.quit)
-        await server.serve(sockets=self.sockets)
-        finish_register()  # the end of the loop cancels them
+        try:
+            await server.serve(sockets=self.sockets)
+        finally:
+            finish_register()  # the end of the loop cancels them
         if not server.started:
             sys.exit(self.WORKER_BOOT_ERROR)
