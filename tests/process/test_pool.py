@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from celery.app.defaults import NAMESPACES
 
+from django_workerguard.config.arbiter_signals import FOR_ARBITER
 from django_workerguard.report.verdict import LONGEST_SILENCE
 from tests.process.harness import LONG_ENOUGH
 from tests.process.pools import PATH, PoolWorker, rabbitmq_server, redis_server
@@ -479,6 +480,21 @@ def test_a_sigterm_to_every_process_of_the_group_loses_no_task(pool, broker):
         os.kill(pid, signal.SIGTERM)
     assert worker.wait_exit() == 0
     assert worker.ran() == {str(n): 1 for n in range(4)}
+
+
+@pytest.mark.needs("redis")
+def test_signals_for_a_main_process_cost_no_child_and_no_task(pool):
+    """A closed terminal and a key of job control reach each process of a group."""
+    worker = pool("redis")
+    worker.wait_ready()
+    before = worker.pids()
+    worker.send("note", *([n, 4.0] for n in range(4)))
+    worker.wait("four in hand", lambda: _sum(worker, "in_flight") == 4)
+    for number in {*FOR_ARBITER} - {signal.SIGUSR2}:  # the project of this test handles SIGUSR2 itself
+        for pid in before:
+            os.kill(pid, number)
+    worker.wait("all done", lambda: worker.ran() == {str(n): 1 for n in range(4)})
+    assert worker.pids() == before
 
 
 # need-app

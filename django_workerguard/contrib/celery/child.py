@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any
 
-from billiard.common import TERM_SIGNAL, pickle_loads
+from billiard.common import TERM_SIGNAL, _shutdown_cleanup, pickle_loads
 from billiard.pool import EX_FAILURE, EX_OK, EX_RECYCLE
 from billiard.pool import Worker as BlockingWorker
 from celery import signals
 from celery.concurrency.asynpool import Worker as AsyncWorker
 
+from django_workerguard.config.arbiter_signals import FOR_ARBITER, ignore_signals
 from django_workerguard.errors import ExitCode
 from django_workerguard.scoreboard.layout import Orders, Seat, SeatState
 from django_workerguard.worker import load
@@ -79,7 +80,7 @@ class GuardedChild:
         load.dump_stacks(self.seat_handle)
 
     def _ignore_signals_to_the_group(self) -> None:
-        """Take SIGTERM only from the pool: if a whole group gets it, the main process ends, and the tasks are finished."""
+        """Take SIGTERM only from the pool, so that a signal to the whole group costs no task; ignore what is not for a child."""
         before = signal.getsignal(TERM_SIGNAL)
 
         def terminate(number: int, frame: Any) -> None:
@@ -92,6 +93,7 @@ class GuardedChild:
 
         signal.signal(TERM_SIGNAL, terminate)
         signal.siginterrupt(TERM_SIGNAL, False)
+        ignore_signals(*(number for number in FOR_ARBITER if _is_of_pool(signal.getsignal(number))))
 
     def _load(self, sentinel: Any, reporter: load.SeatReporter) -> None:
         with sentinel.measure_step("init", reporter, shareable=False):
@@ -217,6 +219,11 @@ def _collected() -> Iterator[list[BaseException]]:
         yield failures
     finally:
         del init.send
+
+
+def _is_of_pool(handler: Any) -> bool:
+    """Whether a signal's handler is the default or billiard's, and not the project's own."""
+    return handler is signal.SIG_DFL or getattr(handler, "__module__", "") == _shutdown_cleanup.__module__
 
 
 def _first_of(failures: list[BaseException]) -> BaseException:
