@@ -24,6 +24,23 @@ def split_at_dashes(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     return argv[:at], argv[at + 1 :]
 
 
+def kept_by_program(started: Sequence[str], program: str, passed: Sequence[str]) -> list[str]:
+    """Return what a program such as manage.py was started with and has not passed on to Django.
+
+    ``manage.py --production serve_guarded`` may take its own arguments away. ``started``: the interpreter's command line;
+    ``passed``: the program's name, the command and its arguments. The command is part of the result.
+    """
+    _, command, *taken = passed
+    words = list(started[started.index(program) + 1 :]) if program in started else []
+    kept: list[str] = []
+    for word in reversed(words):  # the program's own usually come first
+        if word in taken:
+            taken.remove(word)
+        else:
+            kept.insert(0, word)
+    return kept if command in kept else [*kept, command]
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that both commands understand."""
     parser.usage = "%(prog)s [[host:]port] [OPTION …] [-- GUNICORN-OPTION …]"

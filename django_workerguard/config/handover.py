@@ -35,6 +35,7 @@ class Handover:
     project: str = "/"  # the project's directory, by the path with which the server was started
     directory: str = ""  # the working directory, by the path of the start; "": that of the process
     entry: str = ""  # the project's manage.py or command that started the server; "": none
+    entry_arguments: list[str] = field(default_factory=lambda: ["serve_guarded"])  # its own, and the command
     settings_module: str = ""
     settings_named_in: str = "DJANGO_SETTINGS_MODULE in the environment"
     configured: bool = False  # the entry has called settings.configure(): there is no settings module

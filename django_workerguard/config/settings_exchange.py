@@ -26,6 +26,7 @@ class Request:
 
     module: str
     entry: str = ""  # a manage.py, which may prepare the environment before the settings are read
+    entry_arguments: tuple[str, ...] = ("serve_guarded",)  # its own, and the command
     environ: dict[str, str | None] = field(default_factory=dict)  # changes of the entry when it last ran
     directory: str = ""  # the working directory; "": that of the server
     applications: tuple[str, ...] = ()  # module:callable; they may prepare the environment, too
@@ -59,6 +60,7 @@ def request_for(
     return Request(
         module=module or handover.settings_module,
         entry=handover.entry,
+        entry_arguments=tuple(handover.entry_arguments),
         environ=handover.environ,
         directory=chdir or handover.directory,
         applications=tuple(name for name in (app, *handover.applications.values()) if name),

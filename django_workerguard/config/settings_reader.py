@@ -128,7 +128,7 @@ def _read_without_entry(request: Request, hook: SettingsHook, started_with: dict
 
 def _run(request: Request) -> None:
     """Run manage.py up to the settings. If it does not stop there, it only prints a help text."""
-    sys.argv = [request.entry, "serve_guarded", "--settings", request.module, "--help"]
+    sys.argv = [request.entry, *request.entry_arguments, "--settings", request.module, "--help"]
     runpy.run_path(request.entry, run_name="__main__")
 
 

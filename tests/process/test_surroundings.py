@@ -156,3 +156,36 @@ def test_settings_that_clear_the_environment(shop):
     server.kill_worker()
     server.wait_event("ready", count=3)
     assert server.get("/").body == "two horse"
+
+
+# what manage.py does with its own arguments before Django gets the others
+OWN_ARGUMENTS = {
+    "before the command": (("manage.py", "--production", "serve_guarded"), "sys.argv.remove('--production')"),
+    "after the command": (("manage.py", "serve_guarded", "--production"), "sys.argv.remove('--production')"),
+    "a word": (("manage.py", "production", "serve_guarded"), "sys.argv.remove('production')"),
+    "argparse": (
+        ("manage.py", "--site", "production", "serve_guarded"),
+        """
+        import argparse
+        parser = argparse.ArgumentParser(add_help=False)
+        parser.add_argument("--site", required=True)
+        sys.argv[1:] = parser.parse_known_args()[1]
+        """,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", OWN_ARGUMENTS)
+def test_a_manage_py_with_arguments_of_its_own(serve, tmp_path, kind):
+    """Without them it does not get as far as the settings, or these are others."""
+    command, takes = OWN_ARGUMENTS[kind]
+    prepares = f"import os\nimport sys\n{textwrap.dedent(takes)}\nos.environ['SHOP_SITE'] = 'production'\n"
+    shop = Shop(serve, command, tmp_path / "shop")
+    shop.make(
+        settings='GREETING = os.environ.get("SHOP_SITE", "development")\n',
+        manage=prepares + textwrap.dedent(MANAGE_PY.format(settings="shop.settings")),
+    )
+    server = shop.start()
+    assert server.get("/").body == "production"
+    shop.change("manage.py", "= 'production'", "= 'changed'")
+    assert reloads(server) == "changed"

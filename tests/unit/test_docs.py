@@ -43,7 +43,7 @@ FENCE = re.compile(r"^ *```(?P<language>\w*)\n(?P<code>.*?)^ *```", re.MULTILINE
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]+")
 # of python -m django_workerguard, of Django, of Celery, and of what else a page has the reader call
 OTHERS_FLAGS = {
-    *("--settings", "--pythonpath", "--skip-checks", "--noinput", "--deploy"),
+    *("--settings", "--pythonpath", "--skip-checks", "--noinput", "--deploy", "--production"),
     *("--concurrency", "--autoscale", "--destination", "--terminate"),
     *("--duration", "--comment", "--author", "--from-literal", "--previous"),
     *("--no-deps", "--wheel-dir", "--find-links"),

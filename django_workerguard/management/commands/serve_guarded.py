@@ -17,7 +17,7 @@ from django.db import connections
 from django_workerguard.cli.launch import launch, reading_ahead, require_linux
 from django_workerguard.conf import settings_layer
 from django_workerguard.config import standard_streams
-from django_workerguard.config.arguments import add_arguments, collect, split_at_dashes
+from django_workerguard.config.arguments import add_arguments, collect, kept_by_program, split_at_dashes
 from django_workerguard.config.django_settings import settings_module
 from django_workerguard.config.environment import additions, as_started
 from django_workerguard.config.handover import Handover, applications_of
@@ -31,6 +31,7 @@ class Command(BaseCommand):
     help = "Serve the project with pre-forked workers. A worker serves only after it is loaded, and is replaced when it fails."
     from_command_line = False
     passed_on: list[str]
+    entry_arguments: list[str]
     reading: dict[str, Any]
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -42,6 +43,7 @@ class Command(BaseCommand):
 
     def run_from_argv(self, argv: list[str]) -> None:
         own, self.passed_on = split_at_dashes(argv)
+        self.entry_arguments = kept_by_program(sys.orig_argv, sys.argv[0], argv)
         self.from_command_line = True
         super().run_from_argv(own)
 
@@ -67,7 +69,13 @@ class Command(BaseCommand):
 
     def _handover(self, options: dict[str, Any]) -> Handover:
         action, guard, server = collect(options)
-        return _handover(action=action, guard=guard, server=server, passed_on=self.passed_on)
+        return _handover(
+            action=action,
+            guard=guard,
+            server=server,
+            passed_on=self.passed_on,
+            entry_arguments=self.entry_arguments,
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         if not self.from_command_line:
