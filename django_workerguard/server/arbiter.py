@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from gunicorn import util
@@ -33,6 +34,7 @@ from django_workerguard.arbiter.run_files import RunFiles
 from django_workerguard.arbiter.stack_requests import StackRequests
 from django_workerguard.arbiter.steps import act, run_steps
 from django_workerguard.arbiter.tracker import Tracker
+from django_workerguard.config.handover import STOP_SIGNALS
 from django_workerguard.config.text import plain
 from django_workerguard.errors import ConfigurationError
 from django_workerguard.notify.runner import Notifier
@@ -253,6 +255,14 @@ class GuardedArbiter(Arbiter):
         """Take the signals, at the start and after each reading of the configuration, which may have taken some."""
         super().init_signals()
         signal.signal(signal.SIGIO, lambda _number, _frame: self.wakeup())
+
+    def signal(self, number: int, frame: FrameType | None) -> None:
+        """Take a signal. In a process that gunicorn.conf.py or a hook has forked, SIGTERM and its like end that process."""
+        if os.getpid() == self.pid:
+            super().signal(number, frame)
+        elif number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
 
     def _remove_stale_pid_file(self) -> str | None:
         if self.cfg.pidfile is None:

@@ -31,7 +31,7 @@ from django_workerguard.worker.after_fork import (
 from django_workerguard.worker.import_caches import clear_import_caches
 from django_workerguard.worker.load import record_failure
 from django_workerguard.worker.seat_handle import SeatHandle
-from django_workerguard.worker.shutdown import limit_threads
+from django_workerguard.worker.shutdown import limit_wait
 
 
 class GunicornFork:
@@ -192,7 +192,7 @@ def _be_mold(host: Host, handle: SeatHandle, channel: socket) -> None:
     except BaseException as error:
         if handle.state in (SeatState.NONE, SeatState.LOADING):
             record_failure(handle, error)
-        limit_threads(host.log, handle)
+        limit_wait(host.log, handle)
         raise SystemExit(ExitCode.LOAD_FAILED) from None
     own = mold.serve()
     faulthandler.disable()  # it writes to a descriptor of the mold's, which is closed
@@ -232,5 +232,5 @@ def _live(host: Host, worker: Any, handle: SeatHandle, *, stand_in: bool) -> Non
             cfg.worker_exit(host, worker)
         except Exception:
             host.log.warning("Exception during worker exit:\n%s", traceback.format_exc())
-        limit_threads(host.log, handle)
+        limit_wait(host.log, handle)
     raise SystemExit(0)

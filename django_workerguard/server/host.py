@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import FrameType
 from typing import Any, Protocol
 
 from django_workerguard.scoreboard.board import Board
@@ -35,6 +36,9 @@ class Host(Protocol):
 
     def init_signals(self) -> None:
         """Take the signals."""
+
+    def signal(self, number: int, frame: FrameType | None) -> None:
+        """Take one signal."""
 
     def introduce(self) -> None:
         """Write onto the board which server this is."""

@@ -23,7 +23,7 @@ from django_workerguard.server.gunicorn_contract import require_contract
 from django_workerguard.server.start import open_application
 from django_workerguard.worker.package_sources import keep_sources
 from django_workerguard.worker.seat_handle import SeatBeat
-from django_workerguard.worker.shutdown import limit_threads_of_arbiter
+from django_workerguard.worker.shutdown import limit_wait_of_arbiter
 
 
 def run(handover: Handover, handover_fd: int) -> int:
@@ -37,7 +37,7 @@ def run(handover: Handover, handover_fd: int) -> int:
         raise
     finally:
         if os.getpid() == arbiter:  # every child leaves by here as well
-            limit_threads_of_arbiter(code)
+            limit_wait_of_arbiter(code)
     return code
 
 

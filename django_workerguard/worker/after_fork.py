@@ -12,7 +12,9 @@ import ctypes
 import faulthandler
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from django_workerguard.config.arbiter_signals import FOR_ARBITER, ignore_signals
 from django_workerguard.worker.current import set_current_worker
@@ -49,12 +51,15 @@ def block_signals() -> Iterator[None]:
 
 
 def release_arbiter(descriptors: Iterable[int]) -> None:
-    """Give up the arbiter's signal handlers and descriptors; a negative one is none."""
+    """Give up the arbiter's signal handlers, child processes and descriptors; a negative one is none."""
     for number in ARBITER_SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     ignore_signals(
         signal.SIGUSR1, *FOR_ARBITER
     )  # a log rotation or a hangup must not kill a worker that is starting
+    multiprocessing: Any = sys.modules.get("multiprocessing.process")
+    if multiprocessing is not None:
+        multiprocessing._children = set()  # multiprocessing ends or awaits them before this process ends
     for fd in descriptors:
         if fd >= 0:
             with contextlib.suppress(OSError):

@@ -72,8 +72,9 @@ def test_a_hangup_in_the_middle_of_a_load(serve, faults):
     assert not server.events("load-failed")
 
 
-def test_a_thread_that_never_ends_is_named_and_not_waited_for(serve):
-    server = serve("--worker-reload-mercy", "60s", environ={"GUINEA_SCHEDULER": "beat-of-the-shop"})
+@pytest.mark.parametrize("kind", ["GUINEA_SCHEDULER", "GUINEA_PROCESS"])
+def test_a_thread_or_process_that_runs_on_is_named_and_not_waited_for(serve, kind):
+    server = serve("--worker-reload-mercy", "60s", environ={kind: "beat-of-the-shop"})
     server.wait_ready()
     (slot, _) = server.status()["slots"]
     server.signal(signal.SIGHUP)

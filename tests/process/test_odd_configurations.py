@@ -26,6 +26,30 @@ THREAD_OF_A_HOOK = (
     "def when_ready(server):\n"
     "    threading.Thread(target=time.sleep, args=(3600,), name='watcher').start()\n"
 )
+PROCESS_OF_A_HOOK = (
+    "import multiprocessing, time\n\n\n"
+    "def when_ready(server):\n"
+    "    fork = multiprocessing.get_context('fork')\n"
+    "    fork.Process(target=time.sleep, args=(30,), name='watcher').start()\n"
+)
+PROCESSES = (
+    "import multiprocessing, pathlib, time\n\n"
+    "fork = multiprocessing.get_context('fork')\n"
+    "started = fork.Event()\n\n\n"
+    "def run():\n"
+    "    started.set()\n"
+    "    time.sleep(3600)\n\n\n"
+    "def when_ready(server):\n"
+    "    daemon, other = (fork.Process(target=run, daemon=True) for _ in range(2))\n"
+    "    daemon.start()\n"
+    "    pathlib.Path('daemon').write_text(str(daemon.pid))\n"
+    "    started.wait()\n"
+    "    started.clear()\n"
+    "    other.start()\n"
+    "    started.wait()\n"
+    "    other.terminate()\n"
+    "    other.join()\n"
+)
 PATCHES = "from gevent import monkey\n\nmonkey.patch_all()\n"
 TAKES_SIGNALS = (
     "import signal\n\n"
@@ -88,14 +112,30 @@ def test_a_child_that_ends_before_its_load_says_why(serve, tmp_path):
     assert "gunicorn.conf.py" in server.log
 
 
-@pytest.mark.parametrize("conf", [THREAD, THREAD_OF_A_HOOK], ids=["the file", "a hook"])
-def test_a_thread_of_the_configuration_does_not_keep_the_server(serve, tmp_path, conf):
+@pytest.mark.parametrize(
+    "conf", [THREAD, THREAD_OF_A_HOOK, PROCESS_OF_A_HOOK], ids=["the file", "a hook", "a process of a hook"]
+)
+def test_what_the_configuration_starts_does_not_keep_the_server(serve, tmp_path, conf):
     shop = Shop(serve, WAYS["python -m"], tmp_path / "shop")
     shop.make()
     shop.write("gunicorn.conf.py", conf)
     server = shop.start()
     assert server.stop() == 0
-    assert "non-daemon threads still ran after 5 s: 'watcher'" in server.log
+    assert "non-daemon threads or processes still ran after 5 s: 'watcher'" in server.log
+
+
+def test_a_process_of_the_configuration_ends_with_the_arbiter_and_not_with_a_worker(serve, tmp_path):
+    """multiprocessing ends its daemons when the process ends that has started them, and its forks inherit the list."""
+    shop = Shop(serve, WAYS["python -m"], tmp_path / "shop")
+    shop.make()
+    shop.write("gunicorn.conf.py", PROCESSES)
+    server = shop.start()
+    daemon = Path("/proc") / (shop.directory / "daemon").read_text()
+    reloads(server)
+    assert len(server.events("exited")) == 1
+    assert daemon.exists()
+    assert server.stop() == 0
+    assert not daemon.exists()
 
 
 def test_a_thread_of_the_configuration_and_a_wrong_option(serve, tmp_path):

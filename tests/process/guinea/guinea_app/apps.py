@@ -1,4 +1,5 @@
 import atexit
+import multiprocessing
 import os
 import sys
 import threading
@@ -30,6 +31,9 @@ class GuineaConfig(AppConfig):
         if "GUINEA_SCHEDULER" in os.environ:
             name = os.environ["GUINEA_SCHEDULER"]
             threading.Thread(target=time.sleep, args=(3600,), name=name).start()
+        if "GUINEA_PROCESS" in os.environ and current_worker() is not None:
+            name = os.environ["GUINEA_PROCESS"]
+            multiprocessing.get_context("fork").Process(target=time.sleep, args=(30,), name=name).start()
         if "GUINEA_WEIGHT" in os.environ and current_worker() is not None:
             weigh(*map(float, os.environ["GUINEA_WEIGHT"].split()))
         fault("ready")
