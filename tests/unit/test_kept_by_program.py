@@ -1,4 +1,4 @@
-"""What manage.py keeps of its command line is told from what it passes on to Django."""
+"""Which arguments of its command line manage.py has kept for itself, and which it has passed on to Django."""
 
 from __future__ import annotations
 
