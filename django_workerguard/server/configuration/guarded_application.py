@@ -135,7 +135,8 @@ class GuardedApplication(Application):
                 self.inheritance.functions.in_place()
             ):  # modules of classes that the configuration names are imported
                 self.load_config()
-                self.cfg.validate()
+                if hasattr(self.cfg, "validate"):  # from gunicorn 27 on
+                    self.cfg.validate()
                 self._conclude()
         except ConfigurationError:
             raise
