@@ -7,6 +7,7 @@ whole mercy. If gunicorn.conf.py or a hook starts one, the arbiter would never e
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -71,6 +72,10 @@ def _waited_for() -> list[str]:
     """Return the names of the threads and processes that Python waits for before this process ends."""
     own = threading.main_thread(), threading.current_thread()
     threads = [one for one in threading.enumerate() if one not in own and one.is_alive()]
+    names = [one.name for one in threads if not one.daemon]
     multiprocessing: Any = sys.modules.get("multiprocessing.process")
-    processes = multiprocessing.active_children() if multiprocessing else []
-    return [one.name for one in (*threads, *processes) if not one.daemon]
+    if multiprocessing:
+        # classes of the project; what fails here ends Python's own wait for them as well
+        with contextlib.suppress(Exception):
+            names += [one.name for one in multiprocessing.active_children() if not one.daemon]
+    return names

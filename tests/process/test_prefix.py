@@ -18,15 +18,23 @@ UVICORN = (
     "class Worker(UvicornWorker):\n    CONFIG_KWARGS = {'root_path': '/app'}\n"
 )
 
+HTTPS = (
+    "from guinea_settings import *\n"
+    "MIDDLEWARE = [*MIDDLEWARE, 'django.middleware.security.SecurityMiddleware']\n"
+    "SECURE_SSL_REDIRECT = True\n"
+)
+
 
 @pytest.fixture(params=FAMILIES.values(), ids=FAMILIES.keys())
 def behind_prefix(request, serve, tmp_path):
-    """Start a server of one family behind the prefix /app."""
+    """Start a server of one family behind the prefix /app, of a site that redirects every request to https."""
     arguments, environ = request.param
     (tmp_path / "guinea_prefix.py").write_text(UVICORN)
+    (tmp_path / "https_settings.py").write_text(HTTPS)
 
     def start(*more: str):
-        return serve(*more, "--pythonpath", str(tmp_path), *arguments, environ=environ)
+        place = "--pythonpath", str(tmp_path), "--settings", "https_settings"
+        return serve(*more, *place, *arguments, environ=environ)
 
     return start
 
@@ -42,7 +50,7 @@ def test_probes_behind_a_prefix(behind_prefix):
 
     # the last probe is in flight until gunicorn's hook has run, which may be after the client has the answer
     server.wait("no probe is counted", lambda status: counted(status) == 0)
-    assert server.get("/app/applications/health/live/", headers=PROBER).status != 200
+    assert server.get("/app/applications/health/live/").status == 301
 
 
 def test_probes_of_a_server_without_a_ready_worker(behind_prefix, faults):
