@@ -33,7 +33,7 @@ from django_workerguard.scoreboard.layout import (
     Seat,
     Slot,
 )
-from django_workerguard.scoreboard.report_text import as_json, fit
+from django_workerguard.scoreboard.report_text import as_json, fit, fit_about
 from django_workerguard.scoreboard.sanitise import clean_about, clean_report
 
 READ_ATTEMPTS = 50
@@ -43,6 +43,7 @@ MAP_FIXED = 0x10  # Linux; the module mmap does not name it
 MAX_WORD = (1 << 64) - 1  # of a word
 RELEASE_BYTES = 64
 REPORT_BYTES = (TEXT_WORDS - 2) * WORD
+ABOUT_BYTES = (ABOUT_WORDS - 2) * WORD
 
 
 class BoardError(WorkerguardError):
@@ -271,7 +272,7 @@ class Board:
 
     def write_about(self, about: dict[str, Any]) -> None:
         self.words[Header.PROJECT] = path_word(str(about.get("project", "")))
-        self.write_json(self.layout.about, ABOUT_WORDS, about)
+        self.write_json(self.layout.about, ABOUT_WORDS, fit_about(about, ABOUT_BYTES))
 
     def read_about(self) -> dict[str, Any]:
         return clean_about(self.read_json(self.layout.about, ABOUT_WORDS))

@@ -1,4 +1,4 @@
-"""Make the report of a load fit into its region of the scoreboard. Pure."""
+"""Make the report of a load and the description of a server fit into their regions of the scoreboard. Pure."""
 
 from __future__ import annotations
 
@@ -39,6 +39,15 @@ def fit(report: Mapping[str, Any], room: int) -> dict[str, Any]:
         {"error": {key: str(error.get(key))[:LAST_RESORT] for key in ("type", "message")}} if error else {}
     )
     return {"step": _bounded(fitted.get("step"), LAST_RESORT), "steps": [], **texts}
+
+
+def fit_about(about: Mapping[str, Any], room: int) -> dict[str, Any]:
+    """Shorten the description of a server until its JSON has at most ``room`` bytes: its texts and its list of addresses."""
+    for limit in (None, *LIMITS):
+        fitted: dict[str, Any] = _bounded(dict(about), limit)
+        if size(fitted) <= room:
+            return fitted
+    return {**fitted, "bind": []}
 
 
 def size(value: Any) -> int:

@@ -1,4 +1,4 @@
-"""A report of any size fits into its region, and keeps what explains a hang or a failure."""
+"""A report of any size fits into its region, and keeps what explains a hang or a failure; a server's description fits too."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from django_workerguard.scoreboard.board import Board
 from django_workerguard.scoreboard.header import WORD
-from django_workerguard.scoreboard.layout import TEXT_WORDS, Layout
-from django_workerguard.scoreboard.report_text import fit
+from django_workerguard.scoreboard.layout import ABOUT_WORDS, TEXT_WORDS, Layout
+from django_workerguard.scoreboard.report_text import fit, fit_about
 
 ROOM = (TEXT_WORDS - 2) * WORD
 # long texts are repetitions: Hypothesis draws no text of thousands of characters
@@ -34,6 +34,9 @@ reports = st.fixed_dictionaries(
         "error": error,
     },
 )
+abouts = st.fixed_dictionaries(
+    {"name": texts, "project": texts, "bind": lists, "debug": st.booleans(), "settings": texts, "host": texts}
+)
 
 
 @settings(max_examples=100, deadline=None)
@@ -49,6 +52,24 @@ def test_any_report_fits_and_keeps_its_step_and_the_cause(report):
             assert bool(fitted["error"][key]) == bool(report["error"][key])
     steps = fitted.get("steps", [])
     assert steps == report.get("steps", [])[len(report.get("steps", [])) - len(steps) :], "the newest"
+
+
+@settings(max_examples=100, deadline=None)
+@given(abouts)
+def test_any_description_of_a_server_fits(about):
+    fitted = fit_about(about, (ABOUT_WORDS - 2) * WORD)
+    assert len(json.dumps(fitted, separators=(",", ":"))) <= (ABOUT_WORDS - 2) * WORD
+    assert fitted.keys() == about.keys()
+    assert fitted["debug"] is about["debug"]
+
+
+def test_a_server_with_many_long_addresses_keeps_its_name():
+    board = Board.create(Layout(seats=1, slots=1), None)
+    addresses = [f"unix:/srv/{'long/' * 30}{number}.sock" for number in range(40)]
+    board.write_about({"name": "shop", "project": "/srv/shop", "bind": addresses})
+    about = board.read_about()
+    assert (about["name"], about["project"]) == ("shop", "/srv/shop")
+    assert about["bind"] == addresses[: len(about["bind"])] != []
 
 
 def warm_up(count: int) -> list[dict]:
