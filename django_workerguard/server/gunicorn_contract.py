@@ -10,6 +10,10 @@ from gunicorn import __version__, version_info
 
 from django_workerguard.errors import ConfigurationError
 
+OLDEST = (26, 1)
+# before these versions, a worker of the class that leaves closes connections that are kept alive, without saying so in the
+# answer before: a request that is on its way is lost
+LOSES_NOTHING = {"ASGIWorker": (27, 0, 0), "ThreadWorker": (27, 0, 1)}
 TESTED = 27  # the newest major version that the whole suite has passed on
 
 # the methods that the guard overrides or calls, by class
@@ -58,13 +62,23 @@ SIGNATURES_OF_WORKERS: Mapping[str, Mapping[str, str]] = {
 }
 
 
+def require_version() -> None:
+    """Raise ConfigurationError if the installed gunicorn is older than the guard needs."""
+    if version_info[:2] < OLDEST:
+        raise ConfigurationError(
+            f"it needs gunicorn {OLDEST[0]}.{OLDEST[1]} or newer, and gunicorn {__version__} is installed",
+            option="django-workerguard",
+            hint=f"Install gunicorn {TESTED}.",
+        )
+
+
 def require_contract(worker_class: type) -> list[str]:
-    """Return a warning about a gunicorn that is newer than the tested ones; none for a tested one.
+    """Return warnings about a gunicorn that is newer than the tested ones, or whose worker class loses requests.
 
     Raises ConfigurationError if something that the guard uses has changed there.
     """
     if version_info[0] <= TESTED:
-        return []
+        return _losses(worker_class)
     broken = next(differences(worker_class), None)
     if broken:
         raise ConfigurationError(
@@ -77,6 +91,17 @@ def require_contract(worker_class: type) -> list[str]:
         f"(up to {TESTED}); the functions that it uses there are unchanged, so the server starts"
     )
     return [warning]
+
+
+def _losses(worker_class: type) -> list[str]:
+    names = {cls.__name__ for cls in worker_class.__mro__}
+    since = next((version for name, version in LOSES_NOTHING.items() if name in names), version_info)
+    if version_info >= since:
+        return []
+    return [
+        f"gunicorn {__version__} closes kept-alive connections of a {worker_class.__name__} that leaves, and a request "
+        f"that is on its way may be lost: install gunicorn {'.'.join(map(str, since))} or newer"
+    ]
 
 
 def differences(worker_class: type) -> Iterator[str]:

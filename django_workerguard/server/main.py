@@ -19,7 +19,7 @@ from django_workerguard.scoreboard.layout import layout_for
 from django_workerguard.scoreboard.places import Opened, open_board, server_name
 from django_workerguard.server.arbiter import GuardedArbiter
 from django_workerguard.server.configuration.guarded_application import GuardedApplication
-from django_workerguard.server.gunicorn_contract import require_contract
+from django_workerguard.server.gunicorn_contract import require_contract, require_version
 from django_workerguard.server.start import open_application
 from django_workerguard.worker.package_sources import keep_sources
 from django_workerguard.worker.seat_handle import SeatBeat
@@ -43,6 +43,7 @@ def run(handover: Handover, handover_fd: int) -> int:
 
 def _run(handover: Handover, handover_fd: int) -> int:
     try:
+        require_version()
         app = open_application(handover)
         if handover.action == "print-config":
             from django_workerguard.server.configuration.listing import describe

@@ -180,3 +180,19 @@ def test_a_thread_that_cannot_be_had_keeps_nobody_from_leaving(monkeypatch):
     worker = GuardMixin()
     worker._announce_leaving_in_thread()
     assert worker._leaving_announced
+
+
+@pytest.mark.parametrize(
+    ("version", "worker_class", "since"),
+    [
+        ((26, 1, 0), ASGIWorker, "27.0.0"),
+        ((27, 0, 0), ASGIWorker, ""),
+        ((27, 0, 0), ThreadWorker, "27.0.1"),
+        ((27, 0, 1), ThreadWorker, ""),
+        ((26, 1, 0), SyncWorker, ""),
+    ],
+)
+def test_an_older_gunicorn_that_loses_requests_is_warned_about(monkeypatch, version, worker_class, since):
+    monkeypatch.setattr(gunicorn_contract, "version_info", version)
+    warnings = gunicorn_contract.require_contract(worker_class)
+    assert [since] * bool(since) == [warning.split("install gunicorn ")[1].split()[0] for warning in warnings]

@@ -141,12 +141,9 @@ class Closer:
         self._lingerer.finish()
 
 
-def close_without_waiting() -> Closer | None:
-    """Replace gunicorn's lingering close in this process; None if gunicorn has none (26.1 closes at once)."""
-    gunicorn_close = getattr(util, "close_graceful", None)
-    if gunicorn_close is None:
-        return None
-    closer = Closer(gunicorn_close)
+def close_without_waiting() -> Closer:
+    """Replace gunicorn's lingering close in this process."""
+    closer = Closer(util.close_graceful)
     util.close_graceful = closer.close
     return closer
 

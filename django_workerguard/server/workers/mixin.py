@@ -97,10 +97,6 @@ def task_identity() -> Callable[[], int]:
     return identity
 
 
-def _ignore_request(_request: Any) -> None:
-    """Do nothing after a request."""
-
-
 class GuardMixin(IgnoresSignalsForArbiter):
     """Loads with the sentinel, waits for its admission, and reports when it accepts and when it leaves."""
 
@@ -207,8 +203,7 @@ class GuardMixin(IgnoresSignalsForArbiter):
             self.asgi = self.wsgi
         else:
             self._closer = close_without_waiting()
-            answered = self._closer.record if self._closer else _ignore_request
-            chain_hooks(self, count, register, answered=answered)
+            chain_hooks(self, count, register, answered=self._closer.record)
             self.wsgi = GuardedWSGI(RegisteredWSGI(app, register, queue), health)
             if any(cls.__name__ == "ThreadWorker" for cls in type(self).__mro__):
                 force_every_thread(self.seat_handle.dump_fd)
