@@ -98,10 +98,11 @@ def _losses(worker_class: type) -> list[str]:
     since = next((version for name, version in LOSES_NOTHING.items() if name in names), version_info)
     if version_info >= since:
         return []
-    return [
+    warning = (
         f"gunicorn {__version__} closes kept-alive connections of a {worker_class.__name__} that leaves, and a request "
         f"that is on its way may be lost: install gunicorn {'.'.join(map(str, since))} or newer"
-    ]
+    )
+    return [warning]
 
 
 def differences(worker_class: type) -> Iterator[str]:

@@ -71,7 +71,7 @@ def test_every_method_of_the_contract_is_looked_at(monkeypatch):
 
 
 def test_a_gunicorn_newer_than_the_tested_ones(monkeypatch):
-    assert gunicorn_contract.require_contract(ThreadWorker) == []
+    assert gunicorn_contract.require_contract(SyncWorker) == []
     monkeypatch.setattr(gunicorn_contract, "version_info", (gunicorn_contract.TESTED + 1, 0, 0))
     (warning,) = gunicorn_contract.require_contract(ThreadWorker)
     assert "newer than the versions" in warning
