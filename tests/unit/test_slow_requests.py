@@ -30,7 +30,7 @@ FRAMES = 'Current thread 0x7 (most recent call first):\n  File "views.py", line 
 @given(st.lists(st.floats(0.001, 100), min_size=30, max_size=30))
 def test_a_worker_that_writes_nothing_is_forced_once_and_then_given_up(pauses):
     awaited, now, steps = AwaitedDump(0.0), 0.0, []
-    for pause in [*pauses, *[FORCE_AFTER] * 2]:
+    for pause in [*pauses, *[2 * FORCE_AFTER] * 2]:  # twice, because the sum of the pauses is rounded
         now += pause
         awaited, step = awaited.seen("", now)
         steps.append(step)
