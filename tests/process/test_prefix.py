@@ -50,6 +50,7 @@ def test_probes_behind_a_prefix(behind_prefix):
 
     # the last probe is in flight until gunicorn's hook has run, which may be after the client has the answer
     server.wait("no probe is counted", lambda status: counted(status) == 0)
+    assert server.get("/app/applications/health/live/", headers=PROBER).status == 400
     assert server.get("/app/applications/health/live/").status == 301
 
 

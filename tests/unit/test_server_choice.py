@@ -30,8 +30,9 @@ def planted(directory: Path, name: str, kind: int, size: int | None = None, **ab
 @pytest.mark.parametrize("size", [0, 20], ids=["no description", "half a description"])
 @pytest.mark.parametrize("here", [Path("/srv/other"), Path("/"), Path.cwd()])
 def test_it_is_near_to_nothing(tmp_path, size, here):
+    about = {"project": "/srv/shop"} if size else {}
     for kind in (ServerKind.WEB, ServerKind.POOL):
-        planted(tmp_path, f"starting-{kind}", kind, size, project="/srv/shop")
+        planted(tmp_path, f"starting-{kind}", kind, size, **about)
     (server,) = find_servers(str(tmp_path), environ={}, uid=os.geteuid())
     assert _nearest([server], here) == []
     assert pools_of(str(here), str(tmp_path), environ={}, uid=os.geteuid()) == []
